@@ -1,0 +1,207 @@
+//! Records and the columns they travel in. Owns the plain data; knows no time, no plugin, no I/O.
+//!
+//! From the source to the plugin a batch is a struct of columns ([`Records`]), because the sandbox takes columns and because a column
+//! is refilled without an allocation per record.
+
+/// "None" in a column of times: the least s64, as in the contract.
+pub const NO_TIME: i64 = i64::MIN;
+
+/// Byte strings one behind another: item `i` is `data[ends[i-1]..ends[i]]`, with `ends[-1]` = 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByteColumn {
+    /// All items, concatenated.
+    pub data: Vec<u8>,
+    /// The end of each item in `data`, ascending.
+    pub ends: Vec<u32>,
+}
+
+impl ByteColumn {
+    /// How many items there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no item.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Item `i`; panics past the end, as a slice does.
+    pub fn get(&self, i: usize) -> &[u8] {
+        &self.data[self.start(i)..self.ends[i] as usize]
+    }
+
+    /// Appends an item. A column holds less than 4 GiB: batches are cut by bytes long before.
+    pub fn push(&mut self, item: &[u8]) {
+        self.data.extend_from_slice(item);
+        self.end_item();
+    }
+
+    /// Ends the item whose bytes were appended to `data` directly.
+    pub fn end_item(&mut self) {
+        self.ends.push(u32::try_from(self.data.len()).expect("batches are cut by bytes below 4 GiB"));
+    }
+
+    /// Removes all items, keeps the buffers.
+    pub fn clear(&mut self) {
+        self.data.clear();
+        self.ends.clear();
+    }
+
+    /// The items in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len()).map(|i| self.get(i))
+    }
+
+    /// Appends all items of `other`.
+    pub fn extend(&mut self, other: &ByteColumn) {
+        for item in other.iter() {
+            self.push(item);
+        }
+    }
+
+    /// Where item `i` starts in `data`.
+    pub fn start(&self, i: usize) -> usize {
+        if i == 0 { 0 } else { self.ends[i - 1] as usize }
+    }
+}
+
+/// The headers of a batch of records: record `i` has the names and values `ends[i-1]..ends[i]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderColumns {
+    /// Where each record's headers end.
+    pub ends: Vec<u32>,
+    /// Header names (UTF-8 in Kafka).
+    pub names: ByteColumn,
+    /// Header values; a null value is an empty one.
+    pub values: ByteColumn,
+}
+
+impl HeaderColumns {
+    /// The headers of record `i`, in their order.
+    pub fn of(&self, i: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
+        (start..self.ends[i] as usize).map(|h| (self.names.get(h), self.values.get(h)))
+    }
+
+    /// Appends a header to the record that [`HeaderColumns::end_record`] will close.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.names.push(name);
+        self.values.push(value);
+    }
+
+    /// Closes a record: what was pushed since the last call are its headers.
+    pub fn end_record(&mut self) {
+        self.ends.push(u32::try_from(self.names.len()).expect("a batch has fewer than 2^32 headers"));
+    }
+
+    /// Removes all, keeps the buffers.
+    pub fn clear(&mut self) {
+        self.ends.clear();
+        self.names.clear();
+        self.values.clear();
+    }
+}
+
+/// A batch of records as columns, in the order in which they are folded (or, from a source, in offset order of one partition).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Partition of each record.
+    pub partitions: Vec<u32>,
+    /// Offset of each record in its partition.
+    pub offsets: Vec<u64>,
+    /// Milliseconds since 1970. From a source: the record's own timestamp ([`NO_TIME`] where it has none). After the merge: the append
+    /// time, which never decreases within a partition.
+    pub append_times: Vec<i64>,
+    /// Record keys; an absent key is an empty item that is named in `null_keys`.
+    pub keys: ByteColumn,
+    /// Rows without a key, ascending.
+    pub null_keys: Vec<u32>,
+    /// Payloads; a tombstone is an empty item that is named in `null_payloads`.
+    pub payloads: ByteColumn,
+    /// Rows without a payload, ascending.
+    pub null_payloads: Vec<u32>,
+    /// Headers of each record.
+    pub headers: HeaderColumns,
+}
+
+/// One record of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    /// Partition.
+    pub partition: u32,
+    /// Offset in the partition.
+    pub offset: u64,
+    /// See [`Records::append_times`].
+    pub append_time: i64,
+    /// Key, if any.
+    pub key: Option<&'a [u8]>,
+    /// Payload; none is a tombstone.
+    pub payload: Option<&'a [u8]>,
+    /// The batch's headers and this record's row in them.
+    pub headers: Option<(&'a HeaderColumns, usize)>,
+}
+
+impl Records {
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// Bytes of keys and payloads: what batches are cut by besides their count.
+    pub fn bytes(&self) -> usize {
+        self.keys.data.len() + self.payloads.data.len() + self.headers.values.data.len()
+    }
+
+    /// Appends a copy of `record`.
+    pub fn push(&mut self, record: RecordRef<'_>) {
+        let row = u32::try_from(self.len()).expect("a batch has fewer than 2^32 records");
+        self.partitions.push(record.partition);
+        self.offsets.push(record.offset);
+        self.append_times.push(record.append_time);
+        if record.key.is_none() {
+            self.null_keys.push(row);
+        }
+        self.keys.push(record.key.unwrap_or_default());
+        if record.payload.is_none() {
+            self.null_payloads.push(row);
+        }
+        self.payloads.push(record.payload.unwrap_or_default());
+        if let Some((headers, i)) = record.headers {
+            for (name, value) in headers.of(i) {
+                self.headers.push(name, value);
+            }
+        }
+        self.headers.end_record();
+    }
+
+    /// Record `i`.
+    pub fn get(&self, i: usize) -> RecordRef<'_> {
+        let row = u32::try_from(i).expect("a batch has fewer than 2^32 records");
+        RecordRef {
+            partition: self.partitions[i],
+            offset: self.offsets[i],
+            append_time: self.append_times[i],
+            key: self.null_keys.binary_search(&row).is_err().then(|| self.keys.get(i)),
+            payload: self.null_payloads.binary_search(&row).is_err().then(|| self.payloads.get(i)),
+            headers: Some((&self.headers, i)),
+        }
+    }
+
+    /// Removes all records, keeps the buffers.
+    pub fn clear(&mut self) {
+        self.partitions.clear();
+        self.offsets.clear();
+        self.append_times.clear();
+        self.keys.clear();
+        self.null_keys.clear();
+        self.payloads.clear();
+        self.null_payloads.clear();
+        self.headers.clear();
+    }
+}

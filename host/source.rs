@@ -1,0 +1,108 @@
+//! Where records come from. A source delivers each partition's records in offset order and says when it found a partition empty; it
+//! knows no order between partitions, no time, no state.
+
+use crate::failure::{Exit, Failure};
+use crate::record::Records;
+
+/// Where reading a partition starts, and what must stand there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// Partition.
+    pub partition: u32,
+    /// The next offset to deliver; none is the partition's beginning.
+    pub next: Option<u64>,
+    /// The last record before `next` that this pipeline folded. It is read again and compared, if it is still in the log: another
+    /// record there means that the topic was truncated or made anew.
+    pub last: Option<LastRecord>,
+}
+
+/// A record that the pipeline has folded, as the checkpoint remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LastRecord {
+    /// Its offset.
+    pub offset: u64,
+    /// Its own timestamp, ms.
+    pub timestamp: i64,
+    /// [`fingerprint`] of key and payload.
+    pub fingerprint: u64,
+}
+
+/// First 8 bytes of the SHA-256 of (key length, key, payload): stable across versions, stored in checkpoints. An absent key or payload
+/// counts as length u64::MAX.
+pub fn fingerprint(key: Option<&[u8]>, payload: Option<&[u8]>) -> u64 {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    for part in [key, payload] {
+        hash.update(part.map_or(u64::MAX, |p| p.len() as u64).to_le_bytes());
+        hash.update(part.unwrap_or_default());
+    }
+    let digest = hash.finalize();
+    u64::from_le_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"))
+}
+
+/// What a source says.
+#[derive(Debug)]
+pub enum Arrival {
+    /// Records of one partition, in offset order, following what was delivered before. `append_times` are the records' own timestamps.
+    Records {
+        /// Partition.
+        partition: u32,
+        /// Its next records.
+        records: Records,
+    },
+    /// All that was visible in the partition's leader, to a `read_uncommitted` client, when it was asked at `asked_ms` has been
+    /// delivered before this.
+    Empty {
+        /// Partition.
+        partition: u32,
+        /// The host's clock just before it was asked, ms since 1970.
+        asked_ms: i64,
+    },
+    /// The partition's last record has been delivered: end of a file, or the end as of the start under `--until-end`.
+    End {
+        /// Partition.
+        partition: u32,
+    },
+}
+
+/// A started source: a thread of its own behind a bounded channel, so that a slow consumer pauses it.
+pub trait Source: Send {
+    /// The partitions that this source delivers, ascending.
+    fn partitions(&self) -> &[u32];
+    /// The next arrival, waiting at most `timeout`; none after that.
+    fn next(&mut self, timeout: std::time::Duration) -> Result<Option<Arrival>, Error>;
+    /// Wants an [`Arrival::Empty`] for these partitions, asked after `after_ms`. Replaces the former wish; a source that cannot be asked
+    /// (a file) ignores it.
+    fn ask(&mut self, partitions: &[u32], after_ms: i64);
+    /// Tells the outside how far the pipeline has come: (partition, next offset). For lag tools only; failures are logged.
+    fn commit(&mut self, next: &[(u32, u64)]);
+}
+
+/// Why a source cannot go on. What passes by itself (a broker away, an election) is retried inside and never comes here.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration asks for what cannot be.
+    #[error("{0}")]
+    Config(String),
+    /// Broker, topic or credentials missing or refusing.
+    #[error("{0}")]
+    Outside(String),
+    /// The log no longer holds what the state needs, or is another log.
+    #[error("{0}")]
+    State(String),
+    /// Anything else.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let exit = match &error {
+            Error::Config(_) => Exit::Config,
+            Error::Outside(_) => Exit::Outside,
+            Error::State(_) => Exit::State,
+            Error::Unexpected(_) => Exit::Unexpected,
+        };
+        Failure::new(exit, error.to_string())
+    }
+}
