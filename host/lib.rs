@@ -7,3 +7,6 @@ pub mod row;
 pub mod source;
 pub mod sink;
 pub mod dead_letter;
+pub mod plugin;
+pub mod state;
+pub mod lane;

@@ -53,11 +53,11 @@ impl ByteColumn {
         (0..self.len()).map(|i| self.get(i))
     }
 
-    /// Appends all items of `other`.
-    pub fn extend(&mut self, other: &ByteColumn) {
-        for item in other.iter() {
-            self.push(item);
-        }
+    /// Appends copies of the items `rows` of `other`.
+    pub fn append(&mut self, other: &ByteColumn, rows: std::ops::Range<usize>) {
+        let (from, base) = (other.start(rows.start), self.data.len());
+        self.data.extend_from_slice(&other.data[from..other.start(rows.end)]);
+        self.ends.extend(other.ends[rows].iter().map(|&end| row_number(end as usize - from + base)));
     }
 
     /// Where item `i` starts in `data`.
@@ -80,8 +80,12 @@ pub struct HeaderColumns {
 impl HeaderColumns {
     /// The headers of record `i`, in their order.
     pub fn of(&self, i: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
-        (start..self.ends[i] as usize).map(|h| (self.names.get(h), self.values.get(h)))
+        (self.start(i)..self.ends[i] as usize).map(|h| (self.names.get(h), self.values.get(h)))
+    }
+
+    /// Where the headers of record `i` start.
+    pub fn start(&self, i: usize) -> usize {
+        if i == 0 { 0 } else { self.ends[i - 1] as usize }
     }
 
     /// Appends a header to the record that [`HeaderColumns::end_record`] will close.
@@ -160,7 +164,7 @@ impl Records {
 
     /// Appends a copy of `record`.
     pub fn push(&mut self, record: RecordRef<'_>) {
-        let row = u32::try_from(self.len()).expect("a batch has fewer than 2^32 records");
+        let row = row_number(self.len());
         self.partitions.push(record.partition);
         self.offsets.push(record.offset);
         self.append_times.push(record.append_time);
@@ -180,9 +184,31 @@ impl Records {
         self.headers.end_record();
     }
 
+    /// Appends copies of the records `rows` of `other`.
+    pub fn append(&mut self, other: &Records, rows: std::ops::Range<usize>) {
+        let shift = |nulls: &mut Vec<u32>, from: &[u32], base: usize| {
+            let first = from.partition_point(|&n| (n as usize) < rows.start);
+            let in_range = from[first..].iter().take_while(|&&n| (n as usize) < rows.end);
+            nulls.extend(in_range.map(|&n| row_number(n as usize - rows.start + base)));
+        };
+        shift(&mut self.null_keys, &other.null_keys, self.offsets.len());
+        shift(&mut self.null_payloads, &other.null_payloads, self.offsets.len());
+        self.partitions.extend_from_slice(&other.partitions[rows.clone()]);
+        self.offsets.extend_from_slice(&other.offsets[rows.clone()]);
+        self.append_times.extend_from_slice(&other.append_times[rows.clone()]);
+        self.keys.append(&other.keys, rows.clone());
+        self.payloads.append(&other.payloads, rows.clone());
+        let headers = other.headers.start(rows.start)..other.headers.start(rows.end);
+        let base = self.headers.names.len();
+        let ends = &other.headers.ends[rows];
+        self.headers.ends.extend(ends.iter().map(|&e| row_number(e as usize - headers.start + base)));
+        self.headers.names.append(&other.headers.names, headers.clone());
+        self.headers.values.append(&other.headers.values, headers);
+    }
+
     /// Record `i`.
     pub fn get(&self, i: usize) -> RecordRef<'_> {
-        let row = u32::try_from(i).expect("a batch has fewer than 2^32 records");
+        let row = row_number(i);
         RecordRef {
             partition: self.partitions[i],
             offset: self.offsets[i],
@@ -204,4 +230,9 @@ impl Records {
         self.null_payloads.clear();
         self.headers.clear();
     }
+}
+
+/// A count within a batch as the contract carries it.
+fn row_number(n: usize) -> u32 {
+    u32::try_from(n).expect("a batch is cut long before 2^32 records or bytes")
 }

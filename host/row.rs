@@ -103,6 +103,11 @@ impl TextColumn {
     pub fn bytes(&self) -> &ByteColumn {
         &self.0
     }
+
+    /// The bytes and ends, unwrapped.
+    pub fn into_bytes(self) -> ByteColumn {
+        self.0
+    }
 }
 
 fn is_boundary(data: &[u8], at: usize) -> bool {

@@ -4,6 +4,8 @@
 use crate::failure::{Exit, Failure};
 use crate::record::Records;
 
+pub mod merge;
+
 /// Where reading a partition starts, and what must stand there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Start {

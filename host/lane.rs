@@ -1,0 +1,4 @@
+//! lane
+pub mod batch;
+mod shard;
+pub mod time;

@@ -1,0 +1,485 @@
+//! One shard's part of a batch: groups the events by key, folds them, fires timers. Decides calls, halving and the place of every row;
+//! the plugin is called here and nowhere else. Keeps I1: what an event or a firing gives does not depend on what shares its batch or call.
+
+use std::collections::BTreeMap;
+
+use super::batch::{Batch, Letter, Place, PlacedRow, Strike, StrikeItem};
+use crate::dead_letter::Stage;
+use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, change};
+use crate::record::NO_TIME;
+use crate::row::Part;
+use crate::state::{KeyState, Shard};
+
+/// Firings of one key that one record may cause; the next is a strike.
+const MAX_FIRINGS: u32 = 10_000;
+
+/// What a shard made of a batch.
+#[derive(Debug, Default)]
+pub(super) struct ShardOutput {
+    pub(super) parts: Vec<Part>,
+    pub(super) rows: Vec<PlacedRow>,
+    pub(super) letters: Vec<Letter>,
+    pub(super) strikes: Vec<Strike>,
+    pub(super) firings: u64,
+    pub(super) calls: u64,
+}
+
+/// A key's events of a batch, and how far they are folded.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    slot: u32,
+    /// Next and last of its events in `Run::order`.
+    next: u32,
+    end: u32,
+    /// The step of the timeline before which no timer of this key can be due any more.
+    step: usize,
+    /// The record of the last folded event.
+    folded: Option<u32>,
+    /// Firings counted for a record.
+    firings: (usize, u32),
+}
+
+/// The groups of a shard in one batch, reused from batch to batch.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    groups: Vec<Group>,
+    /// Events in the order of their groups.
+    order: Vec<u32>,
+    members: Vec<(u32, u32)>,
+}
+
+impl Groups {
+    /// Groups the shard's events by key; gives the slots whose state must be read from the store first.
+    pub(super) fn group(&mut self, batch: &Batch, events: &[u32], shard: &mut Shard, complete: bool) -> Vec<u32> {
+        shard.begin_batch();
+        self.groups.clear();
+        self.members.clear();
+        let mut missing = Vec::new();
+        for &event in events {
+            let i = event as usize;
+            let slot = shard.slot_of(batch.hashes[i], batch.events.keys.get(i), complete);
+            let next = count(self.groups.len());
+            let group = shard.group_of(slot, next);
+            if group == next {
+                self.groups.push(Group::of(slot));
+                if !shard.slot(slot).loaded {
+                    missing.push(slot);
+                }
+            }
+            self.groups[group as usize].end += 1;
+            self.members.push((event, group));
+        }
+        self.lay_out();
+        missing
+    }
+
+    /// Counting sort of the members by group.
+    fn lay_out(&mut self) {
+        let mut start = 0;
+        for group in &mut self.groups {
+            let count = group.end;
+            (group.next, group.end) = (start, start);
+            start += count;
+        }
+        self.order.resize(self.members.len(), 0);
+        for &(event, group) in &self.members {
+            let group = &mut self.groups[group as usize];
+            self.order[group.end as usize] = event;
+            group.end += 1;
+        }
+    }
+}
+
+/// The run of one shard over one batch.
+pub(super) struct Run<'a> {
+    batch: &'a Batch<'a>,
+    plugin: &'a Plugin,
+    known: &'a BTreeMap<StrikeItem, String>,
+    shard: &'a mut Shard,
+    groups: &'a mut Groups,
+    instance: Option<Instance<'a>>,
+    /// The events of the last call of `fold`.
+    called: Vec<u32>,
+    fold_input: FoldInput,
+    timer_input: TimerInput,
+    output: ShardOutput,
+}
+
+/// A due timer and where its rows belong.
+#[derive(Clone, Copy, Debug)]
+struct Firing {
+    group: u32,
+    time: i64,
+    /// The step of the timeline at which it fires.
+    step: usize,
+    place: Place,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        batch: &'a Batch<'a>,
+        plugin: &'a Plugin,
+        known: &'a BTreeMap<StrikeItem, String>,
+        shard: &'a mut Shard,
+        groups: &'a mut Groups,
+    ) -> Run<'a> {
+        let (fold_input, timer_input) = (FoldInput::default(), TimerInput::default());
+        Run { batch, plugin, known, shard, groups, instance: None, called: Vec::new(), fold_input, timer_input, output: ShardOutput::default() }
+    }
+
+    /// Folds all events and fires all timers that the batch's watermarks make due.
+    pub(super) fn run(mut self) -> Result<ShardOutput, Fault> {
+        let mut pending: Vec<u32> = (0..count(self.groups.groups.len())).collect();
+        while !pending.is_empty() {
+            self.fold(&pending)?;
+            pending.retain(|&g| self.groups.groups[g as usize].next < self.groups.groups[g as usize].end);
+            let due: Vec<Firing> = pending.iter().map(|&g| self.before_next_event(g)).collect();
+            self.fire(&due)?;
+        }
+        for i in 0..self.groups.groups.len() {
+            self.shard.schedule(self.groups.groups[i].slot);
+        }
+        self.fire_all_due()?;
+        Ok(self.output)
+    }
+
+    // ---- events
+
+    /// Folds the remaining events of these groups, each until done or until its timer is due before its next event.
+    fn fold(&mut self, groups: &[u32]) -> Result<(), Fault> {
+        if groups.is_empty() {
+            return Ok(());
+        }
+        match self.call_fold(groups, u32::MAX) {
+            Ok(changes) => {
+                self.apply_fold(groups, changes);
+                Ok(())
+            }
+            Err(Fault::Plugin(_)) if groups.len() > 1 => {
+                let (left, right) = groups.split_at(groups.len() / 2);
+                self.fold(left)?;
+                self.fold(right)
+            }
+            Err(Fault::Plugin(_)) => self.fold_alone(groups[0]),
+            Err(halt) => Err(halt),
+        }
+    }
+
+    /// Folds one group by ever smaller calls, down to the single event in a fresh instance, which then is a strike.
+    fn fold_alone(&mut self, group: u32) -> Result<(), Fault> {
+        let mut limit = u32::MAX;
+        while !self.is_done_or_due(group) {
+            let Group { next, end, .. } = self.groups.groups[group as usize];
+            let count = limit.min(end - next);
+            match self.call_fold(&[group], count) {
+                Ok(changes) => {
+                    self.apply_fold(&[group], changes);
+                    limit = u32::MAX;
+                }
+                Err(Fault::Plugin(reason)) if count == 1 => {
+                    self.strike_event(group, reason);
+                    limit = u32::MAX;
+                }
+                Err(Fault::Plugin(_)) => limit = count / 2,
+                Err(halt) => return Err(halt),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_done_or_due(&self, group: u32) -> bool {
+        let group = &self.groups.groups[group as usize];
+        if group.next == group.end {
+            return true;
+        }
+        let timer = self.shard.slot(group.slot).state.timer;
+        timer != NO_TIME && timer <= self.batch.watermark_of(self.groups.order[group.next as usize])
+    }
+
+    fn call_fold(&mut self, groups: &[u32], max_events: u32) -> Result<Changes, Fault> {
+        let input = &mut self.fold_input;
+        input.clear();
+        self.called.clear();
+        for &g in groups {
+            let group = &self.groups.groups[g as usize];
+            let slot = self.shard.slot(group.slot);
+            input.keys.push(&slot.key);
+            input.value_present.push(u8::from(slot.state.value.is_some()));
+            input.values.push(slot.state.value.as_deref().unwrap_or_default());
+            input.timers.push(slot.state.timer);
+            let end = group.end.min(group.next.saturating_add(max_events));
+            for &event in &self.groups.order[group.next as usize..end as usize] {
+                self.batch.lower_event(event as usize, input);
+                self.called.push(event);
+            }
+            input.event_ends.push(count(self.called.len()));
+        }
+        self.output.calls += 1;
+        let result = instance(&mut self.instance, self.plugin)?.fold(&self.fold_input);
+        self.keep_instance(result)
+    }
+
+    fn apply_fold(&mut self, groups: &[u32], changes: Changes) {
+        for (i, &g) in groups.iter().enumerate() {
+            let group = &mut self.groups.groups[g as usize];
+            let consumed = changes.consumed[i];
+            if consumed > 0 {
+                let record = self.batch.events.records[self.groups.order[(group.next + consumed - 1) as usize] as usize];
+                group.folded = Some(record);
+                group.step = group.step.max(2 * record as usize + 1);
+            }
+            group.next += consumed;
+            apply(self.shard, group.slot, &changes, i, changes.timers[i]);
+        }
+        for rejection in &changes.rejections {
+            let event = self.called[rejection.item as usize];
+            self.output.letters.push(self.batch.event_letter(event, Stage::Fold, rejection.reason.clone()));
+        }
+        let call = self.output.calls;
+        for (part, items) in changes.rows {
+            for (row, &item) in items.iter().enumerate() {
+                let event = self.called[item as usize];
+                let place = self.batch.event_place(event);
+                let origin = self.batch.event_origin(event);
+                self.output.rows.push(PlacedRow::new(place, 0, (call, part.table), (self.output.parts.len(), row), origin));
+            }
+            self.output.parts.push(part);
+        }
+    }
+
+    fn strike_event(&mut self, group: u32, reason: String) {
+        let group = &mut self.groups.groups[group as usize];
+        let event = self.groups.order[group.next as usize];
+        group.next += 1;
+        let item = self.batch.event_strike(event);
+        let key = String::from_utf8_lossy(&self.shard.slot(group.slot).key).into_owned();
+        self.output.letters.push(self.batch.event_letter(event, Stage::Fold, reason.clone()));
+        self.output.strikes.push(Strike { item, key: Some(key), reason });
+    }
+
+    // ---- timers
+
+    /// The timer that stopped a group before its next event, and its place: before that event if it was set by an event of the same
+    /// record and is due already, else among the timers of the step that made it due.
+    fn before_next_event(&self, g: u32) -> Firing {
+        let group = &self.groups.groups[g as usize];
+        let time = self.shard.slot(group.slot).state.timer;
+        let event = self.groups.order[group.next as usize];
+        let record = self.batch.events.records[event as usize];
+        if group.folded == Some(record) && time <= self.batch.line.before(record as usize) {
+            return Firing { group: g, time, step: group.step, place: self.batch.event_place(event).ahead() };
+        }
+        let step = self.batch.line.due_step(time, group.step).expect("the timer is due before an event of this batch");
+        Firing { group: g, time, step, place: Place::of_timer(step, time) }
+    }
+
+    /// Fires what is due after the last event, of keys with and without events in this batch.
+    fn fire_all_due(&mut self) -> Result<(), Fault> {
+        let Some(&watermark) = self.batch.line.steps.last() else { return Ok(()) };
+        loop {
+            let mut due = Vec::new();
+            while let Some(slot) = self.shard.pop_due(watermark) {
+                let g = self.group_of(slot);
+                let group = &self.groups.groups[g as usize];
+                let time = self.shard.slot(slot).state.timer;
+                let step = self.batch.line.due_step(time, group.step).expect("the timer is due at the last step");
+                due.push(Firing { group: g, time, step, place: Place::of_timer(step, time) });
+            }
+            if due.is_empty() {
+                return Ok(());
+            }
+            self.fire(&due)?;
+            for firing in due {
+                self.shard.schedule(self.groups.groups[firing.group as usize].slot);
+            }
+        }
+    }
+
+    fn group_of(&mut self, slot: u32) -> u32 {
+        let next = count(self.groups.groups.len());
+        let group = self.shard.group_of(slot, next);
+        if group == next {
+            self.groups.groups.push(Group::of(slot));
+        }
+        group
+    }
+
+    /// Fires these timers, one of a key at most.
+    fn fire(&mut self, due: &[Firing]) -> Result<(), Fault> {
+        let mut allowed = Vec::with_capacity(due.len());
+        for &firing in due {
+            self.output.firings += 1;
+            match self.forbidden(firing) {
+                Some(reason) => self.strike_firing(firing, reason),
+                None => allowed.push(firing),
+            }
+        }
+        self.fire_halving(&allowed)
+    }
+
+    /// Why a firing is a strike without a call: it was one before, or its key fires without end.
+    fn forbidden(&mut self, firing: Firing) -> Option<String> {
+        let group = &mut self.groups.groups[firing.group as usize];
+        let record = firing.step / 2;
+        group.firings = if group.firings.0 == record { (record, group.firings.1 + 1) } else { (record, 1) };
+        if group.firings.1 > MAX_FIRINGS {
+            let reason = format!("the key's timer fired {MAX_FIRINGS} times at one record");
+            self.note_strike(firing, reason.clone());
+            return Some(reason);
+        }
+        if self.known.is_empty() {
+            return None;
+        }
+        self.known.get(&self.timer_strike(firing)).cloned()
+    }
+
+    fn timer_strike(&self, firing: Firing) -> StrikeItem {
+        let slot = self.groups.groups[firing.group as usize].slot;
+        StrikeItem::Timer { key: String::from_utf8_lossy(&self.shard.slot(slot).key).into_owned(), time: firing.time }
+    }
+
+    fn note_strike(&mut self, firing: Firing, reason: String) {
+        let item = self.timer_strike(firing);
+        let key = String::from_utf8_lossy(&self.shard.slot(self.slot_of(firing)).key).into_owned();
+        self.output.strikes.push(Strike { item, key: Some(key), reason });
+    }
+
+    fn fire_halving(&mut self, due: &[Firing]) -> Result<(), Fault> {
+        if due.is_empty() {
+            return Ok(());
+        }
+        match self.call_timers(due) {
+            Ok(changes) => {
+                self.apply_timers(due, changes);
+                Ok(())
+            }
+            Err(Fault::Plugin(reason)) if due.len() == 1 => {
+                self.note_strike(due[0], reason.clone());
+                self.strike_firing(due[0], reason);
+                Ok(())
+            }
+            Err(Fault::Plugin(_)) => {
+                let (left, right) = due.split_at(due.len() / 2);
+                self.fire_halving(left)?;
+                self.fire_halving(right)
+            }
+            Err(halt) => Err(halt),
+        }
+    }
+
+    fn call_timers(&mut self, due: &[Firing]) -> Result<Changes, Fault> {
+        let input = &mut self.timer_input;
+        input.clear();
+        for firing in due {
+            let slot = self.shard.slot(self.groups.groups[firing.group as usize].slot);
+            input.keys.push(&slot.key);
+            input.value_present.push(u8::from(slot.state.value.is_some()));
+            input.values.push(slot.state.value.as_deref().unwrap_or_default());
+            input.list_items.append(&slot.state.list, 0..slot.state.list.len());
+            input.list_ends.push(count(input.list_items.len()));
+            input.timers.push(firing.time);
+        }
+        self.output.calls += 1;
+        let result = instance(&mut self.instance, self.plugin)?.on_timer(&self.timer_input);
+        self.keep_instance(result)
+    }
+
+    fn apply_timers(&mut self, due: &[Firing], changes: Changes) {
+        for (i, &firing) in due.iter().enumerate() {
+            self.passed(firing);
+            apply(self.shard, self.slot_of(firing), &changes, i, changes.timers[i]);
+        }
+        for rejection in &changes.rejections {
+            let firing = due[rejection.item as usize];
+            self.timer_letter(firing, rejection.reason.clone());
+        }
+        let call = self.output.calls;
+        for (part, items) in changes.rows {
+            for (row, &item) in items.iter().enumerate() {
+                let firing = due[item as usize];
+                let (slot, origin) = (self.slot_of(firing), self.batch.step_origin(firing.step));
+                let at = (self.output.parts.len(), row);
+                self.output.rows.push(PlacedRow::new(firing.place, slot, (call, part.table), at, origin));
+            }
+            self.output.parts.push(part);
+        }
+    }
+
+    /// A firing that is a strike takes the key's state and timer with it.
+    fn strike_firing(&mut self, firing: Firing, reason: String) {
+        self.timer_letter(firing, reason);
+        self.passed(firing);
+        let slot = self.shard.change(self.slot_of(firing));
+        slot.state = KeyState { timer: NO_TIME, ..KeyState::default() };
+        slot.list_replaced = true;
+    }
+
+    /// No timer of this key can be due before this firing any more.
+    fn passed(&mut self, firing: Firing) {
+        let group = &mut self.groups.groups[firing.group as usize];
+        group.step = group.step.max(firing.step);
+    }
+
+    fn timer_letter(&mut self, firing: Firing, reason: String) {
+        let slot = self.shard.slot(self.slot_of(firing));
+        let letter = self.batch.timer_letter(firing.step, firing.time, firing.place, slot, reason);
+        self.output.letters.push(letter);
+    }
+
+    fn slot_of(&self, firing: Firing) -> u32 {
+        self.groups.groups[firing.group as usize].slot
+    }
+
+    /// A faulted instance is dead: the next call gets a fresh one.
+    fn keep_instance<T>(&mut self, result: Result<T, Fault>) -> Result<T, Fault> {
+        if result.is_err() {
+            self.instance = None;
+        }
+        result
+    }
+}
+
+impl Group {
+    fn of(slot: u32) -> Group {
+        Group { slot, next: 0, end: 0, step: 0, folded: None, firings: (usize::MAX, 0) }
+    }
+}
+
+fn instance<'i, 'p>(instance: &'i mut Option<Instance<'p>>, plugin: &'p Plugin) -> Result<&'i mut Instance<'p>, Fault> {
+    if instance.is_none() {
+        // A configuration that was accepted at the start is refused now: the plugin is not a function of its input.
+        *instance = Some(Instance::new(plugin).map_err(|f| Fault::Host(f.text()))?);
+    }
+    Ok(instance.as_mut().expect("just made"))
+}
+
+/// Applies the changes of key `i` of a call to its slot.
+fn apply(shard: &mut Shard, slot: u32, changes: &Changes, i: usize, timer: i64) {
+    let (value, list) = (changes.value_changes[i], changes.list_changes[i]);
+    if value == change::KEEP && list == change::KEEP && shard.slot(slot).state.timer == timer {
+        return;
+    }
+    let slot = shard.change(slot);
+    slot.state.timer = timer;
+    match value {
+        change::PUT => {
+            let stored = slot.state.value.get_or_insert_default();
+            stored.clear();
+            stored.extend_from_slice(changes.values.get(i));
+        }
+        change::CLEAR => slot.state.value = None,
+        _ => {}
+    }
+    if list == change::CLEAR || list == change::REPLACE {
+        slot.state.list.clear();
+        slot.list_replaced = true;
+    }
+    if list == change::PUT || list == change::REPLACE {
+        let first = if i == 0 { 0 } else { changes.list_ends[i - 1] as usize };
+        slot.state.list.append(&changes.list_items, first..changes.list_ends[i] as usize);
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).expect("a batch has fewer than 2^32 of anything")
+}

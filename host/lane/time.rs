@@ -1,0 +1,171 @@
+//! Event time of a lane: watermark, lateness, limits, idle advance. Pure: append times and event times in, verdicts and watermarks out;
+//! it reads no clock. Record by record, whatever the batch (DESIGN: the semantics are per record).
+
+use crate::config::{Late, Time};
+use crate::record::NO_TIME;
+
+/// 0001-01-01T00:00:00Z in ms.
+const YEAR_1: i64 = -62_135_596_800_000;
+/// 9999-12-31T23:59:59.999Z in ms.
+const YEAR_9999: i64 = 253_402_300_799_999;
+
+/// What becomes of an event before any plugin sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Folded.
+    Accepted,
+    /// Its time is outside the years 1 to 9999.
+    OutOfRange,
+    /// Its time lies more than `future_limit` past its record's append time.
+    Future,
+    /// Its time is at or before the watermark: dropped or kept, as `late` says.
+    Late,
+}
+
+/// A lane's event time: what a checkpoint keeps of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LaneTime {
+    /// The watermark, or [`NO_TIME`] until the first event.
+    pub watermark: i64,
+    /// Append time of the last record, or [`NO_TIME`].
+    pub last_append_time: i64,
+    /// The watermark just after that record: what an idle advance counts from.
+    pub base: i64,
+}
+
+impl Default for LaneTime {
+    fn default() -> LaneTime {
+        LaneTime { watermark: NO_TIME, last_append_time: NO_TIME, base: NO_TIME }
+    }
+}
+
+/// The watermarks of a batch and the verdicts on its events.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    /// Two watermarks per record: `[2 * record]` just before it (idle advance included), `[2 * record + 1]` just after it. Never
+    /// decreasing.
+    pub steps: Vec<i64>,
+    /// One per event.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Timeline {
+    /// The watermark before record `record`.
+    pub fn before(&self, record: usize) -> i64 {
+        self.steps[2 * record]
+    }
+
+    /// The first step at or after `from` at which a timer of `time` is due.
+    pub fn due_step(&self, time: i64, from: usize) -> Option<usize> {
+        let step = from + self.steps[from..].partition_point(|&w| w < time);
+        (step < self.steps.len()).then_some(step)
+    }
+}
+
+impl LaneTime {
+    /// Goes through a batch: `records` names the record of each event, ascending.
+    pub fn pass(&mut self, settings: &Time, append_times: &[i64], records: &[u32], event_times: &[i64], line: &mut Timeline) {
+        line.steps.clear();
+        line.verdicts.clear();
+        let mut event = 0;
+        for (record, &append_time) in append_times.iter().enumerate() {
+            self.idle(settings, append_time);
+            line.steps.push(self.watermark);
+            let mut greatest = NO_TIME;
+            while records.get(event).is_some_and(|&r| r as usize == record) {
+                let verdict = self.judge(settings, append_time, event_times[event]);
+                if verdict == Verdict::Accepted {
+                    greatest = greatest.max(event_times[event]);
+                }
+                line.verdicts.push(verdict);
+                event += 1;
+            }
+            if greatest != NO_TIME {
+                self.watermark = self.watermark.max(greatest.saturating_sub(settings.out_of_orderness_ms));
+            }
+            line.steps.push(self.watermark);
+            self.last_append_time = append_time;
+            self.base = self.watermark;
+        }
+    }
+
+    /// What the watermark becomes if the lane stays idle until `instant`; the same that a record appended then would make of it.
+    pub fn idle(&mut self, settings: &Time, instant: i64) {
+        let Some(timeout) = settings.idle_timeout_ms else { return };
+        if self.base == NO_TIME || self.last_append_time == NO_TIME {
+            return;
+        }
+        let gap = instant.saturating_sub(self.last_append_time);
+        if gap > timeout {
+            self.watermark = self.watermark.max(self.base.saturating_add(gap - timeout));
+        }
+    }
+
+    fn judge(&self, settings: &Time, append_time: i64, time: i64) -> Verdict {
+        if !(YEAR_1..=YEAR_9999).contains(&time) {
+            Verdict::OutOfRange
+        } else if time > append_time.saturating_add(settings.future_limit_ms) {
+            Verdict::Future
+        } else if self.watermark != NO_TIME && time <= self.watermark && settings.late != Late::Process {
+            Verdict::Late
+        } else {
+            Verdict::Accepted
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Time {
+        Time { out_of_orderness_ms: 10, late: Late::Drop, future_limit_ms: 100, clock_skew_ms: 0, idle_timeout_ms: None }
+    }
+
+    fn pass(settings: &Time, appends: &[i64], events: &[(u32, i64)]) -> (Vec<i64>, Vec<Verdict>) {
+        let (records, times): (Vec<u32>, Vec<i64>) = events.iter().copied().unzip();
+        let mut line = Timeline::default();
+        LaneTime::default().pass(settings, appends, &records, &times, &mut line);
+        (line.steps, line.verdicts)
+    }
+
+    #[test]
+    fn the_watermark_follows_the_greatest_accepted_event_after_its_record() {
+        let (steps, verdicts) = pass(&settings(), &[50, 50], &[(0, 40), (0, 60), (1, 50), (1, 51)]);
+        assert_eq!(steps, [NO_TIME, 50, 50, 50]);
+        assert_eq!(verdicts, [Verdict::Accepted, Verdict::Accepted, Verdict::Late, Verdict::Accepted]);
+    }
+
+    #[test]
+    fn an_event_past_the_future_limit_moves_nothing() {
+        let (steps, verdicts) = pass(&settings(), &[50, 50], &[(0, 151), (1, 150)]);
+        assert_eq!(verdicts, [Verdict::Future, Verdict::Accepted]);
+        assert_eq!(steps, [NO_TIME, NO_TIME, NO_TIME, 140]);
+    }
+
+    #[test]
+    fn years_outside_1_to_9999_are_out_of_range() {
+        let line = pass(&settings(), &[i64::MAX], &[(0, YEAR_1 - 1), (0, YEAR_1), (0, YEAR_9999), (0, YEAR_9999 + 1)]);
+        assert_eq!(line.1, [Verdict::OutOfRange, Verdict::Accepted, Verdict::Accepted, Verdict::OutOfRange]);
+    }
+
+    #[test]
+    fn a_gap_advances_the_watermark_from_the_base_of_the_earlier_record_once() {
+        let idle = Time { idle_timeout_ms: Some(30), ..settings() };
+        let (steps, _) = pass(&idle, &[1000, 1065, 1070], &[(0, 110)]);
+        // 100 after the first record; a gap of 65 exceeds the timeout by 35; then one of 5 does not.
+        assert_eq!(steps, [NO_TIME, 100, 135, 135, 135, 135]);
+    }
+
+    #[test]
+    fn a_live_advance_in_between_changes_nothing_at_the_next_record() {
+        let idle = Time { idle_timeout_ms: Some(30), ..settings() };
+        let mut line = Timeline::default();
+        let mut time = LaneTime::default();
+        time.pass(&idle, &[1000], &[0], &[110], &mut line);
+        time.idle(&idle, 1060);
+        assert_eq!(time.watermark, 130);
+        time.pass(&idle, &[1065], &[], &[], &mut line);
+        assert_eq!(line.steps, [135, 135]);
+    }
+}

@@ -1,0 +1,219 @@
+//! Keyed state and timers of a lane in memory, in shards so that workers need no locks. Owns slots, the timer queue and the dirty set;
+//! knows no plugin and no store. How many shards there are changes no row.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::hash::BuildHasher;
+
+use hashbrown::HashTable;
+
+use crate::record::{ByteColumn, NO_TIME};
+
+pub mod checkpoint;
+pub mod layout;
+pub mod store;
+
+/// What a key has, apart from where it lies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyState {
+    /// Value state.
+    pub value: Option<Vec<u8>>,
+    /// List state.
+    pub list: ByteColumn,
+    /// Timer, or [`NO_TIME`].
+    pub timer: i64,
+}
+
+/// What the store holds of a key as of the last checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The timer under which the store's timer index lists it, or [`NO_TIME`].
+    pub timer: i64,
+    /// Runs of list items in the store; 0 while the list is kept inline.
+    pub runs: u32,
+    /// List items in those runs (or inline).
+    pub items: usize,
+}
+
+/// A key of a lane.
+#[derive(Debug)]
+pub struct Slot {
+    /// The key.
+    pub key: Box<[u8]>,
+    /// Its state.
+    pub state: KeyState,
+    /// What the store holds of it; none if nothing.
+    pub stored: Option<Stored>,
+    /// Whether the list was cleared since the last checkpoint, so that stored items are void.
+    pub list_replaced: bool,
+    /// Whether `state` is known. Until then the store must be asked.
+    pub loaded: bool,
+    /// Whether the slot is in the shard's list of slots to look at, and whether it must be written.
+    listed: bool,
+    changed: bool,
+    queued_for: i64,
+    group: (u64, u32),
+}
+
+/// One shard of a lane's keys.
+#[derive(Debug, Default)]
+pub struct Shard {
+    index: HashTable<u32>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    timers: BinaryHeap<Reverse<(i64, u32)>>,
+    dirty: Vec<u32>,
+    batch: u64,
+}
+
+/// The hash by which keys are found and spread over shards; seeded with a constant, though no row depends on it.
+pub fn hash(key: &[u8]) -> u64 {
+    foldhash::fast::FixedState::with_seed(0x6b65_7966_6f6c_6421).hash_one(key)
+}
+
+/// The shard of a key with this hash. The upper half: the table uses the lower bits.
+pub fn shard_of(hash: u64, shards: usize) -> usize {
+    ((u128::from(hash) * shards as u128) >> 64) as usize
+}
+
+impl Shard {
+    /// Starts a batch: groups handed out before are forgotten.
+    pub fn begin_batch(&mut self) {
+        self.batch += 1;
+    }
+
+    /// The slot of a key, made if there is none. `complete`: what is not in memory is not in the store either.
+    pub fn slot_of(&mut self, hash: u64, key: &[u8], complete: bool) -> u32 {
+        if let Some(&slot) = self.index.find(hash, |&s| *self.slots[s as usize].key == *key) {
+            return slot;
+        }
+        let new = Slot {
+            key: key.into(),
+            state: KeyState { timer: NO_TIME, ..KeyState::default() },
+            stored: None,
+            list_replaced: false,
+            loaded: complete,
+            listed: true,
+            changed: false,
+            queued_for: NO_TIME,
+            group: (0, 0),
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = new;
+                slot
+            }
+            None => {
+                self.slots.push(new);
+                u32::try_from(self.slots.len() - 1).expect("a shard has fewer than 2^32 keys")
+            }
+        };
+        self.dirty.push(slot); // so that a slot that never gets any state is freed
+        let slots = &self.slots;
+        self.index.insert_unique(hash, slot, |&s| self::hash(&slots[s as usize].key));
+        slot
+    }
+
+    /// Whether the key is in memory.
+    pub fn contains(&self, hash: u64, key: &[u8]) -> bool {
+        self.index.find(hash, |&s| *self.slots[s as usize].key == *key).is_some()
+    }
+
+    /// The group that a slot has in this batch; `next` if it had none yet, which it then gets.
+    pub fn group_of(&mut self, slot: u32, next: u32) -> u32 {
+        let group = &mut self.slots[slot as usize].group;
+        if group.0 != self.batch {
+            *group = (self.batch, next);
+        }
+        group.1
+    }
+
+    /// A slot.
+    pub fn slot(&self, slot: u32) -> &Slot {
+        &self.slots[slot as usize]
+    }
+
+    /// A slot, to be changed: it will be part of the next checkpoint.
+    pub fn change(&mut self, slot: u32) -> &mut Slot {
+        let entry = &mut self.slots[slot as usize];
+        entry.changed = true;
+        if !entry.listed {
+            entry.listed = true;
+            self.dirty.push(slot);
+        }
+        entry
+    }
+
+    /// Gives a slot what the store has of it, and queues its timer.
+    pub fn fill(&mut self, slot: u32, loaded: Option<(KeyState, Stored)>) {
+        let entry = &mut self.slots[slot as usize];
+        entry.loaded = true;
+        if let Some((state, stored)) = loaded {
+            entry.state = state;
+            entry.stored = Some(stored);
+            self.schedule(slot);
+        }
+    }
+
+    /// Puts the slot's timer into the queue, if it is not there at that time or earlier.
+    pub fn schedule(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        let time = entry.state.timer;
+        if time != NO_TIME && (entry.queued_for == NO_TIME || time < entry.queued_for) {
+            entry.queued_for = time;
+            self.timers.push(Reverse((time, slot)));
+        }
+    }
+
+    /// A slot whose timer is due at `watermark`, taken out of the queue. The caller fires it and schedules it again.
+    pub fn pop_due(&mut self, watermark: i64) -> Option<u32> {
+        while let Some(&Reverse((time, slot))) = self.timers.peek() {
+            if watermark == NO_TIME || time > watermark {
+                return None;
+            }
+            self.timers.pop();
+            let entry = &mut self.slots[slot as usize];
+            if entry.queued_for != time {
+                continue; // an earlier entry of the same slot stood before this one
+            }
+            entry.queued_for = NO_TIME;
+            if entry.state.timer != NO_TIME && entry.state.timer <= watermark {
+                return Some(slot);
+            }
+            self.schedule(slot);
+        }
+        None
+    }
+
+    /// The slots changed since the last call, for a checkpoint; slots left without any state are then freed.
+    pub fn take_dirty(&mut self, mut each: impl FnMut(&mut Slot)) {
+        for slot in std::mem::take(&mut self.dirty) {
+            let entry = &mut self.slots[slot as usize];
+            entry.listed = false;
+            if entry.changed {
+                each(entry);
+            }
+            (entry.changed, entry.list_replaced) = (false, false);
+            if entry.state.is_empty() {
+                let hash = self::hash(&entry.key);
+                entry.queued_for = NO_TIME;
+                if let Ok(found) = self.index.find_entry(hash, |&s| s == slot) {
+                    found.remove();
+                }
+                self.free.push(slot);
+            }
+        }
+    }
+
+    /// How many keys have state in memory.
+    pub fn keys(&self) -> usize {
+        self.index.len()
+    }
+}
+
+impl KeyState {
+    /// Whether there is nothing to keep.
+    pub fn is_empty(&self) -> bool {
+        self.value.is_none() && self.list.is_empty() && self.timer == NO_TIME
+    }
+}
