@@ -1,4 +1,489 @@
-//! lane
+//! One lane: a thread that takes arrivals, performs what the pure parts decide ([`merge`](crate::source::merge), [`time`], [`batch`]) and
+//! checkpoints. Owns the order of effects: floors before the fold, strikes and frontier before rows, rows before the checkpoint, the
+//! checkpoint before Kafka's offsets.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::config::{OnStrike, Time};
+use crate::failure::{Exit, Failure};
+use crate::journal::Journal;
+use crate::plugin::{Fault, Plugin};
+use crate::progress::Progress;
+use crate::record::{NO_TIME, Records};
+use crate::row::Origin;
+use crate::sink::writer::{Lengths, Writer};
+use crate::source::merge::{Merge, Released};
+use crate::source::{Arrival, Source};
+use crate::state::checkpoint::{Checkpoint, FORMAT, PartitionProgress};
+use crate::state::store::Store;
+use batch::{Core, Counts, Output, Prepared, Strike};
+
 pub mod batch;
 mod shard;
 pub mod time;
+
+/// Bytes of keys and payloads in a batch, about: what goes into the sandbox at once must leave it room.
+const BATCH_BYTES: usize = 8 << 20;
+/// How long a batch that is not full waits for more.
+const FILL_WAIT: Duration = Duration::from_millis(2);
+/// How long an idle lane sleeps at most before it looks at its clock again.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// Least time between two live idle advances: each is an entry in the journal.
+const IDLE_ADVANCE_EVERY_MS: i64 = 1000;
+/// How long a stopping lane waits for the sink to acknowledge.
+const DRAIN: Duration = Duration::from_secs(8);
+/// Keys brought into memory after a restart between two batches, until all are there.
+const LOAD_KEYS: usize = 20_000;
+/// Batches that may wait per partition before it is held back.
+const QUEUED_BATCHES: usize = 2;
+
+/// What a lane is made of.
+pub struct Lane {
+    /// Its name in logs: `topic`, or the partition.
+    pub name: String,
+    /// Its source.
+    pub source: Box<dyn Source>,
+    /// Its order.
+    pub merge: Merge,
+    /// Its pure part.
+    pub core: Core,
+    /// Its plugin.
+    pub plugin: Arc<Plugin>,
+    /// Its keyed state.
+    pub store: Store,
+    /// Its journal.
+    pub journal: Journal,
+    /// Sink and dead letters.
+    pub writer: Writer,
+    /// `[time]`
+    pub time: Time,
+    /// `plugin.on_strike`
+    pub on_strike: OnStrike,
+    /// `run.batch_records`
+    pub batch_records: usize,
+    /// `state.checkpoint_interval`
+    pub checkpoint_interval: Duration,
+    /// Raised by a signal, or when another lane failed.
+    pub stop: Arc<AtomicBool>,
+    /// Records that were in the log at the start and not yet folded.
+    pub backlog: u64,
+}
+
+/// What a lane did in its life.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summary {
+    /// Counters over all batches.
+    pub counts: Counts,
+    /// Batches.
+    pub batches: u64,
+    /// Records of the largest.
+    pub largest_batch: u64,
+    /// Checkpoints written.
+    pub checkpoints: u64,
+    /// Floors journalled.
+    pub floors: u64,
+}
+
+/// A lane at work.
+pub struct Running {
+    lane: Lane,
+    records: Records,
+    summary: Summary,
+    /// Whether a release since the last durable frontier was a bet. After a restart: unknown, so yes.
+    asked: bool,
+    /// Whether anything happened since the last checkpoint.
+    dirty: bool,
+    next_checkpoint: Instant,
+    started: Instant,
+    progress: Progress,
+    /// All stored timers before this one are in memory.
+    timers_loaded: i64,
+    /// Where bringing keys into memory goes on.
+    keys_loaded: Vec<u8>,
+    idle_advanced_ms: i64,
+    reported_ahead: Option<i64>,
+    last_record: Origin,
+    /// Whether the stop came before the sink acknowledged.
+    abandoned: bool,
+}
+
+enum Step {
+    GoOn,
+    Finished,
+}
+
+impl Lane {
+    /// Runs until the source ends or `stop` is raised; then a final checkpoint.
+    pub fn run(self) -> Result<Summary, Failure> {
+        let name = self.name.clone();
+        let mut running = Running::new(self);
+        running.work()?;
+        let Running { lane, summary, mut progress, .. } = running;
+        progress.finish();
+        lane.journal.close()?;
+        lane.store.close()?;
+        let Summary { counts, batches, largest_batch, checkpoints, floors } = summary;
+        tracing::info!(
+            lane = name,
+            records = counts.records,
+            events = counts.events,
+            rejected = counts.rejected,
+            late = counts.late,
+            rows = counts.rows,
+            firings = counts.firings,
+            calls = counts.calls,
+            batches,
+            largest_batch,
+            checkpoints,
+            floors,
+            "lane stopped"
+        );
+        Ok(summary)
+    }
+}
+
+impl Running {
+    fn new(lane: Lane) -> Running {
+        let now = clock::instant();
+        Running {
+            next_checkpoint: now + lane.checkpoint_interval,
+            started: now,
+            progress: Progress::new(lane.backlog),
+            timers_loaded: if lane.core.complete { i64::MAX } else { NO_TIME },
+            keys_loaded: Vec::new(),
+            records: Records::default(),
+            summary: Summary::default(),
+            asked: true,
+            dirty: false,
+            idle_advanced_ms: 0,
+            reported_ahead: None,
+            last_record: Origin { partition: 0, offset: 0, event: None },
+            abandoned: false,
+            lane,
+        }
+    }
+
+    fn work(&mut self) -> Result<(), Failure> {
+        loop {
+            if self.abandoned {
+                tracing::warn!(
+                    lane = self.lane.name,
+                    "stopped before the sink acknowledged everything; the next start goes on from the last checkpoint"
+                );
+                return Ok(());
+            }
+            if self.lane.stop.load(Ordering::Relaxed) {
+                self.checkpoint()?;
+                if !self.abandoned {
+                    return Ok(());
+                }
+                continue;
+            }
+            if let Step::Finished = self.step()? {
+                return self.finish();
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Step, Failure> {
+        self.take_arrivals()?;
+        self.records.clear();
+        let released = self.lane.merge.release(self.lane.batch_records, BATCH_BYTES, &mut self.records);
+        if self.records.is_empty() {
+            if self.lane.merge.finished() {
+                return Ok(Step::Finished);
+            }
+            self.wait_for_partitions();
+            self.advance_idle()?;
+        } else {
+            self.fold(released)?;
+        }
+        self.load_more_keys()?;
+        if clock::instant() >= self.next_checkpoint {
+            self.checkpoint()?;
+            self.lane.journal.check_ownership()?;
+            self.lane.store.check_ownership()?;
+        }
+        Ok(Step::GoOn)
+    }
+
+    // ---- in
+
+    /// Takes what has arrived until a batch is full, or nothing comes for a moment.
+    fn take_arrivals(&mut self) -> Result<(), Failure> {
+        let mut wait = if self.lane.merge.drained() || self.lane.merge.blocked().is_some() { IDLE_WAIT } else { Duration::ZERO };
+        let until_checkpoint = self.next_checkpoint.saturating_duration_since(clock::instant());
+        wait = wait.min(until_checkpoint.max(Duration::from_millis(1)));
+        self.lane.source.hold(&self.lane.merge.overfull(self.lane.batch_records * QUEUED_BATCHES, BATCH_BYTES * QUEUED_BATCHES));
+        while self.lane.merge.queued() < self.lane.batch_records || self.lane.merge.blocked().is_some() {
+            let Some(arrival) = self.lane.source.next(wait)? else { break };
+            let answer = matches!(arrival, Arrival::Empty { .. });
+            self.arrive(arrival)?;
+            if answer && self.lane.merge.blocked().is_none() {
+                break;
+            }
+            wait = FILL_WAIT;
+        }
+        Ok(())
+    }
+
+    fn arrive(&mut self, arrival: Arrival) -> Result<(), Failure> {
+        match arrival {
+            Arrival::Empty { partition, asked_ms } => self.lane.merge.empty(partition, asked_ms),
+            Arrival::End { partition } => self.lane.merge.end(partition),
+            Arrival::Records { partition, records } => {
+                let floors = self.lane.merge.push(partition, records);
+                if let Some(first) = floors.first() {
+                    self.lane.journal.write_floors(&floors)?; // I4
+                    self.summary.floors += floors.len() as u64;
+                    tracing::warn!(
+                        lane = self.lane.name,
+                        partition,
+                        offset = first.offset,
+                        append_time = first.append_time,
+                        records = floors.len(),
+                        "floor: records became visible after later ones were folded; they are sorted behind those, now and in every replay"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the partitions for which heads wait.
+    fn wait_for_partitions(&mut self) {
+        let Some(blocked) = self.lane.merge.blocked() else {
+            if self.lane.time.idle_timeout_ms.is_some() {
+                let all = self.lane.source.partitions().to_vec();
+                self.lane.source.ask(&all, clock::now_ms());
+            }
+            return;
+        };
+        self.lane.source.ask(&blocked.partitions, blocked.after_ms);
+        let ahead_ms = blocked.after_ms - self.lane.time.clock_skew_ms - clock::now_ms();
+        if ahead_ms > self.lane.time.clock_skew_ms && self.reported_ahead != Some(blocked.after_ms) {
+            self.reported_ahead = Some(blocked.after_ms);
+            tracing::warn!(
+                lane = self.lane.name,
+                ahead_ms,
+                "a record stamped ahead of this host's clock holds its lane until the clock is past it: check the producer's or broker's clock"
+            );
+        }
+    }
+
+    // ---- fold
+
+    fn fold(&mut self, released: Released) -> Result<(), Failure> {
+        self.asked |= released.asked;
+        let records = std::mem::take(&mut self.records);
+        let plugin = Arc::clone(&self.lane.plugin);
+        let prepared = self.lane.core.prepare(&records, &plugin).map_err(|fault| self.halt(fault))?;
+        let last = records.len() - 1;
+        self.last_record = Origin { partition: records.partitions[last], offset: records.offsets[last], event: None };
+        self.complete_fold(prepared)?;
+        self.summary.batches += 1;
+        self.summary.largest_batch = self.summary.largest_batch.max(records.len() as u64);
+        let done = self.summary.counts.records;
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress.update(done, self.lane.backlog.saturating_sub(done), elapsed);
+        self.records = records;
+        Ok(())
+    }
+
+    fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Failure> {
+        self.load_missing(&prepared)?;
+        let output = self.lane.core.fold(prepared).map_err(|fault| self.halt(fault))?;
+        self.dirty = true;
+        self.journal_strikes(&output.strikes)?;
+        self.send(output)
+    }
+
+    /// What leaves: the frontier is durable first, if the order was a bet.
+    fn send(&mut self, output: Output) -> Result<(), Failure> {
+        self.summary.counts.add(&output.counts);
+        if output.rows.is_empty() && output.letters.is_empty() {
+            return Ok(());
+        }
+        self.keep_frontier()?;
+        let stop = &self.lane.stop;
+        let until_stop = DrainAfter::new(stop);
+        self.abandoned |= !self.lane.writer.write(output.rows, output.letters, || until_stop.patient())?;
+        Ok(())
+    }
+
+    fn keep_frontier(&mut self) -> Result<(), Failure> {
+        if let Some(frontier) = self.lane.merge.frontier().filter(|_| self.asked) {
+            self.lane.journal.write_frontier(&frontier)?; // I4
+            self.asked = false;
+        }
+        Ok(())
+    }
+
+    fn journal_strikes(&mut self, strikes: &[Strike]) -> Result<(), Failure> {
+        let Some(first) = strikes.first() else { return Ok(()) };
+        let plugin = &self.lane.plugin.description;
+        let what = format!("{:?}", first.item);
+        if self.lane.on_strike == OnStrike::Halt {
+            let key = first.key.as_ref().map(|key| format!(", key {key:?}")).unwrap_or_default();
+            let message = format!(
+                "plugin {} {} struck on {what}{key}: {}; it was not folded. Mend the plugin, or set plugin.on_strike = \"dead-letter\"",
+                plugin.name, plugin.version, first.reason
+            );
+            return Err(Failure::new(Exit::Plugin, message));
+        }
+        self.lane.journal.write_strikes(strikes)?;
+        tracing::warn!(
+            lane = self.lane.name,
+            plugin = plugin.name,
+            version = plugin.version,
+            strikes = strikes.len(),
+            item = what,
+            key = first.key,
+            reason = first.reason,
+            "strike: the plugin failed on an item alone in a fresh instance; it goes to the dead letters"
+        );
+        let known = strikes.iter().map(|strike| (strike.item.clone(), strike.reason.clone()));
+        self.lane.core.strikes.extend(known);
+        Ok(())
+    }
+
+    fn halt(&self, fault: Fault) -> Failure {
+        let plugin = &self.lane.plugin.description;
+        Failure::new(Exit::Plugin, format!("lane {} halts on plugin {} {}: {}", self.lane.name, plugin.name, plugin.version, fault.text()))
+    }
+
+    // ---- state that is not in memory
+
+    fn load_missing(&mut self, prepared: &Prepared<'_>) -> Result<(), Failure> {
+        if self.lane.core.complete {
+            return Ok(());
+        }
+        for (shard, slots) in self.lane.core.shards.iter_mut().zip(&prepared.missing) {
+            self.lane.store.fill(shard, slots)?;
+        }
+        let watermark = prepared.watermark;
+        if watermark != NO_TIME && watermark >= self.timers_loaded {
+            self.timers_loaded = self.lane.store.load_timers(&mut self.lane.core.shards, self.timers_loaded, watermark)?;
+        }
+        Ok(())
+    }
+
+    /// After a restart keys are read when they are met; between batches the others follow, until all are in memory and no new key costs a
+    /// look into the store.
+    fn load_more_keys(&mut self) -> Result<(), Failure> {
+        if self.lane.core.complete {
+            return Ok(());
+        }
+        match self.lane.store.load_keys(&mut self.lane.core.shards, &self.keys_loaded, LOAD_KEYS)? {
+            Some(last) => self.keys_loaded = last,
+            None => {
+                self.lane.core.complete = true;
+                self.timers_loaded = i64::MAX;
+            }
+        }
+        Ok(())
+    }
+
+    // ---- idle advance
+
+    /// With nothing to fold and every partition found empty, the lane's time may follow the clock, which the journal then knows.
+    fn advance_idle(&mut self) -> Result<(), Failure> {
+        if self.lane.time.idle_timeout_ms.is_none() || !self.lane.merge.drained() {
+            return Ok(());
+        }
+        let Some(empty_at) = self.lane.merge.all_empty_at_ms() else { return Ok(()) };
+        let instant = empty_at - self.lane.time.clock_skew_ms;
+        let mut then = self.lane.core.time;
+        then.idle(&self.lane.time, instant);
+        if then.watermark <= self.lane.core.time.watermark || instant < self.idle_advanced_ms + IDLE_ADVANCE_EVERY_MS {
+            return Ok(());
+        }
+        self.idle_advanced_ms = instant;
+        self.lane.merge.raise(instant);
+        self.asked = true;
+        self.keep_frontier()?;
+        let (none, plugin) = (Records::default(), Arc::clone(&self.lane.plugin));
+        let prepared = self.lane.core.prepare_idle(instant, &none, &plugin, self.last_record);
+        self.complete_fold(prepared)
+    }
+
+    // ---- checkpoint and end
+
+    /// All rows and dead letters acknowledged, then state, then offsets. A sink that does not acknowledge is waited for until a stop and
+    /// [`DRAIN`] more; then the lane is abandoned: nothing is lost, the next start goes on from the checkpoint before.
+    fn checkpoint(&mut self) -> Result<(), Failure> {
+        self.next_checkpoint = clock::instant() + self.lane.checkpoint_interval;
+        if !self.dirty || self.abandoned {
+            return Ok(());
+        }
+        let until_stop = DrainAfter::new(&self.lane.stop);
+        let Some(lengths) = self.lane.writer.sync(|| until_stop.patient())? else {
+            self.abandoned = true;
+            return Ok(());
+        };
+        let checkpoint = self.describe(lengths);
+        self.lane.store.write_checkpoint(&checkpoint, &mut self.lane.core.shards)?; // I2, I3
+        self.lane.source.commit(&checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset + 1)).collect::<Vec<_>>());
+        self.dirty = false;
+        self.summary.checkpoints += 1;
+        Ok(())
+    }
+
+    fn describe(&self, lengths: Lengths) -> Checkpoint {
+        let progress = self.lane.merge.resume().into_iter().filter_map(|(partition, resume)| {
+            Some((partition, PartitionProgress { envelope: resume.envelope, last: resume.last? }))
+        });
+        Checkpoint {
+            format: FORMAT,
+            partitions: progress.collect::<BTreeMap<_, _>>(),
+            last: self.lane.merge.frontier().map(|f| f.last),
+            time: self.lane.core.time,
+            sink_length: lengths.sink,
+            letters_length: lengths.letters,
+        }
+    }
+
+    /// The source has ended: what was released last was on the word that nothing more is there.
+    fn finish(&mut self) -> Result<(), Failure> {
+        self.keep_frontier()?;
+        self.checkpoint()
+    }
+}
+
+/// Patience without end until a stop, and then for [`DRAIN`].
+struct DrainAfter<'a> {
+    stop: &'a AtomicBool,
+    stopped: Cell<Option<Instant>>,
+}
+
+impl DrainAfter<'_> {
+    fn new(stop: &AtomicBool) -> DrainAfter<'_> {
+        DrainAfter { stop, stopped: Cell::new(None) }
+    }
+
+    fn patient(&self) -> bool {
+        if !self.stop.load(Ordering::Relaxed) {
+            return true;
+        }
+        let stopped = self.stopped.get().unwrap_or_else(clock::instant);
+        self.stopped.set(Some(stopped));
+        stopped.elapsed() < DRAIN
+    }
+}
+
+impl Counts {
+    fn add(&mut self, other: &Counts) {
+        self.records += other.records;
+        self.events += other.events;
+        self.rejected += other.rejected;
+        self.late += other.late;
+        self.rows += other.rows;
+        self.firings += other.firings;
+        self.calls += other.calls;
+    }
+}

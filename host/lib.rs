@@ -9,4 +9,5 @@ pub mod sink;
 pub mod dead_letter;
 pub mod plugin;
 pub mod state;
+pub mod journal;
 pub mod lane;

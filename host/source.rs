@@ -76,6 +76,8 @@ pub trait Source: Send {
     /// Wants an [`Arrival::Empty`] for these partitions, asked after `after_ms`. Replaces the former wish; a source that cannot be asked
     /// (a file) ignores it.
     fn ask(&mut self, partitions: &[u32], after_ms: i64);
+    /// Holds these partitions back: none of their records is fetched until a call leaves them out. What is under way still arrives.
+    fn hold(&mut self, partitions: &[u32]);
     /// Tells the outside how far the pipeline has come: (partition, next offset). For lag tools only; failures are logged.
     fn commit(&mut self, next: &[(u32, u64)]);
 }

@@ -81,6 +81,8 @@ pub struct Merge {
 struct Queue {
     partition: u32,
     chunks: VecDeque<Chunk>,
+    queued: usize,
+    queued_bytes: usize,
     /// Greatest append time pushed; what is queued and lost in a crash gets its append time again from `released`.
     envelope: i64,
     /// Append time of the last released record.
@@ -111,6 +113,8 @@ impl Merge {
         let queue = |(partition, resume): &(u32, Resume)| Queue {
             partition: *partition,
             chunks: VecDeque::new(),
+            queued: 0,
+            queued_bytes: 0,
             envelope: resume.envelope,
             released: resume.envelope,
             empty_at_ms: NO_TIME,
@@ -141,6 +145,8 @@ impl Merge {
         if !records.is_empty() {
             let queue = &mut self.queues[i];
             queue.empty_at_ms = NO_TIME;
+            queue.queued += records.len();
+            queue.queued_bytes += records.bytes();
             queue.chunks.push_back(Chunk { records, timestamps, row: 0 });
         }
         for floor in &new_floors {
@@ -192,6 +198,16 @@ impl Merge {
         let waits = |q: &&Queue| q.chunks.is_empty() && !q.ended && q.empty_at_ms <= after_ms;
         let partitions: Vec<_> = self.queues.iter().filter(waits).map(|q| q.partition).collect();
         (!partitions.is_empty()).then_some(Blocked { partitions, after_ms })
+    }
+
+    /// Records that wait to be released.
+    pub fn queued(&self) -> usize {
+        self.queues.iter().map(|q| q.queued).sum()
+    }
+
+    /// The partitions of which more than this waits: to be held back while others are waited for.
+    pub fn overfull(&self, records: usize, bytes: usize) -> Vec<u32> {
+        self.queues.iter().filter(|q| q.queued > records || q.queued_bytes > bytes).map(|q| q.partition).collect()
     }
 
     /// Whether every partition has ended and all its records were released.
@@ -288,7 +304,9 @@ impl Queue {
         chunk.row = end;
         self.released = chunk.records.append_times[end - 1];
         self.last = Some(LastRecord { offset: chunk.records.offsets[end - 1], timestamp: chunk.timestamps[end - 1], fingerprint: 0 });
+        self.queued -= end - first;
         if end == chunk.records.len() {
+            self.queued_bytes -= chunk.records.bytes();
             self.chunks.pop_front();
         }
     }

@@ -1,0 +1,139 @@
+//! The thread behind which sink and dead letters are: takes batches over a bounded channel, so that a slow or absent sink stops the
+//! lanes and they the consumer. Keeps I2 and I3 by answering a [`Writer::sync`] only when all before it is acknowledged.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{Refusal, Sink};
+use crate::dead_letter::{DeadLetter, DeadLetterWriter, Stage};
+use crate::failure::{Exit, Failure};
+use crate::record::{NO_TIME, RecordRef, Records};
+use crate::row::Rows;
+
+/// Batches of rows that may wait for the sink: one being written, one ready.
+const WAITING: usize = 2;
+/// How often a waiting lane looks whether it should go on waiting.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// How long the files are that sink and dead letters write, all of it on disk; none for what is no file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lengths {
+    /// The sink's file.
+    pub sink: Option<u64>,
+    /// The dead-letter file.
+    pub letters: Option<u64>,
+}
+
+enum Order {
+    Write { rows: Rows, letters: Vec<DeadLetter> },
+    Sync { reply: Sender<Lengths> },
+}
+
+/// A lane's handle on the writing thread, which ends with the last handle.
+#[derive(Clone)]
+pub struct Writer {
+    orders: SyncSender<Order>,
+    failure: Arc<Mutex<Option<Failure>>>,
+}
+
+impl Writer {
+    /// Starts the thread. `plugin`: the digest that dead letters of refused rows name.
+    pub fn start(sink: Box<dyn Sink>, letters: Box<dyn DeadLetterWriter>, plugin: String) -> Result<Writer, Failure> {
+        let (orders, inbox) = sync_channel(WAITING);
+        let failure = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&failure);
+        let mut desk = Desk { sink, letters, plugin };
+        let body = move || {
+            if let Err(failure) = desk.serve(&inbox) {
+                *slot.lock().expect("nobody panics while holding it") = Some(failure);
+            }
+        };
+        let thread = std::thread::Builder::new().name("writer".into()).spawn(body);
+        thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for the sink: {e}")))?;
+        Ok(Writer { orders, failure })
+    }
+
+    /// Hands a batch over, waiting while the sink is behind and `patient`; false if it was not taken.
+    pub fn write(&self, rows: Rows, letters: Vec<DeadLetter>, patient: impl Fn() -> bool) -> Result<bool, Failure> {
+        self.order(Order::Write { rows, letters }, &patient)
+    }
+
+    /// Back when all that was handed over is acknowledged; none if `patient` ends before.
+    pub fn sync(&self, patient: impl Fn() -> bool) -> Result<Option<Lengths>, Failure> {
+        let (reply, answer) = channel();
+        if !self.order(Order::Sync { reply }, &patient)? {
+            return Ok(None);
+        }
+        loop {
+            match answer.recv_timeout(LOOK) {
+                Ok(lengths) => return Ok(Some(lengths)),
+                Err(RecvTimeoutError::Timeout) if patient() => {}
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.failure()),
+            }
+        }
+    }
+
+    fn order(&self, mut order: Order, patient: &impl Fn() -> bool) -> Result<bool, Failure> {
+        loop {
+            match self.orders.try_send(order) {
+                Ok(()) => return Ok(true),
+                Err(TrySendError::Full(_)) if !patient() => return Ok(false),
+                Err(TrySendError::Full(back)) => order = back,
+                Err(TrySendError::Disconnected(_)) => return Err(self.failure()),
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn failure(&self) -> Failure {
+        let failure = self.failure.lock().expect("nobody panics while holding it").clone();
+        failure.unwrap_or_else(|| Failure::new(Exit::Unexpected, "the writing thread ended by a panic: this is a bug"))
+    }
+}
+
+/// What the thread owns.
+struct Desk {
+    sink: Box<dyn Sink>,
+    letters: Box<dyn DeadLetterWriter>,
+    plugin: String,
+}
+
+impl Desk {
+    fn serve(&mut self, inbox: &Receiver<Order>) -> Result<(), Failure> {
+        for order in inbox {
+            match order {
+                Order::Write { rows, letters } => self.write(&rows, letters)?,
+                Order::Sync { reply } => {
+                    self.letters.flush()?;
+                    let lengths = Lengths { sink: self.sink.length()?, letters: self.letters.length()? };
+                    let _ = reply.send(lengths); // the lane may have lost patience
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, rows: &Rows, mut letters: Vec<DeadLetter>) -> Result<(), Failure> {
+        if !rows.is_empty() {
+            let refused = self.sink.write(rows)?;
+            letters.extend(refused.into_iter().map(|refusal| self.letter(refusal)));
+        }
+        if letters.is_empty() { Ok(()) } else { self.letters.write(&letters) }
+    }
+
+    fn letter(&self, refusal: Refusal) -> DeadLetter {
+        let origin = refusal.row.origin;
+        let mut record = Records::default();
+        record.push(RecordRef {
+            partition: origin.partition,
+            offset: origin.offset,
+            append_time: NO_TIME,
+            key: None,
+            payload: Some(refusal.json.as_bytes()),
+            headers: None,
+        });
+        DeadLetter { stage: Stage::Sink, reason: refusal.reason, plugin: self.plugin.clone(), event: origin.event, record }
+    }
+}
