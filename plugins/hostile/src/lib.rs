@@ -50,7 +50,9 @@ pub mod modes;
 use std::cell::OnceCell;
 
 use keyfold_sdk::glue::{Instance, describe};
-use keyfold_sdk::raw::{self, ByteColumn, ChangeBatch, EventBatch, FoldBatch, Guest, RecordBatch, StateBatch, TimerBatch};
+use keyfold_sdk::raw::{
+    self, ByteColumn, ChangeBatch, EventBatch, FoldBatch, Guest, RecordBatch, StateBatch, TimerBatch,
+};
 use modes::{Hostile, Mode};
 
 /// The plugin: the SDK's glue, and answers that it would not give.

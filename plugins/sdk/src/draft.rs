@@ -40,14 +40,7 @@ impl Draft {
     pub(crate) fn new() -> Draft {
         let marks =
             Marks { present: false, value_change: KEEP, list_change: KEEP, timer: NONE, live_from: 0, items: 0 };
-        Draft {
-            value: Vec::new(),
-            value_before: Vec::new(),
-            value_touched: false,
-            marks,
-            before: marks,
-            first_item: 0,
-        }
+        Draft { value: Vec::new(), value_before: Vec::new(), value_touched: false, marks, before: marks, first_item: 0 }
     }
 
     /// Takes up a key; `items` is how many items the call has appended for others.
@@ -55,14 +48,8 @@ impl Draft {
         self.value.clear();
         self.value.extend_from_slice(value.unwrap_or_default());
         self.first_item = items;
-        self.marks = Marks {
-            present: value.is_some(),
-            value_change: KEEP,
-            list_change: KEEP,
-            timer,
-            live_from: items,
-            items,
-        };
+        self.marks =
+            Marks { present: value.is_some(), value_change: KEEP, list_change: KEEP, timer, live_from: items, items };
     }
 
     /// What follows can be undone.

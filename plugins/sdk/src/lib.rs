@@ -80,6 +80,8 @@ pub mod collections;
 pub mod glue;
 #[doc(hidden)]
 pub mod panic;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
 
 pub use describe::{Description, Table};
 pub use key::{Event, Firing, Items, Key};

@@ -2,6 +2,9 @@
 //!
 //! The text lies in a static of the data section: the 16 bytes of [`MARKER`], its length (u32, little-endian; 0 until a panic), and at
 //! most [`TEXT_BYTES`] bytes of UTF-8. The host looks for the marker in the trap's core dump.
+//!
+//! A serialised core dump cuts memory into chunks of 4096 bytes and drops the zeros at both ends of each. So the buffer lies within one
+//! such chunk, and a byte that is not zero stands behind it: what follows the marker in the dump is always the length.
 
 use std::panic::PanicHookInfo;
 use std::sync::Once;
@@ -13,17 +16,18 @@ pub const MARKER: [u8; 16] = *b"%%KEYFOLD-PANIC%";
 /// How much of a text is kept.
 pub const TEXT_BYTES: usize = 1024;
 
-#[repr(C)]
+#[repr(C, align(2048))]
 struct LastWords {
     marker: [u8; 16],
     length: AtomicU32,
     text: [AtomicU8; TEXT_BYTES],
+    end: u8,
 }
 
 // Atomics, for a static that can be written without `unsafe`; `used`, so that the writes, which nobody here reads, are kept.
 #[used]
 static LAST_WORDS: LastWords =
-    LastWords { marker: MARKER, length: AtomicU32::new(0), text: [const { AtomicU8::new(0) }; TEXT_BYTES] };
+    LastWords { marker: MARKER, length: AtomicU32::new(0), text: [const { AtomicU8::new(0) }; TEXT_BYTES], end: 1 };
 
 /// From now on a panic leaves its text. To be called before anything that may panic; more than once does no harm.
 pub fn keep_text() {
@@ -61,6 +65,7 @@ mod tests {
         assert_eq!(LAST_WORDS.length.load(Ordering::Relaxed), 5);
         let text: Vec<u8> = LAST_WORDS.text[..5].iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
         assert_eq!(text, b"short");
-        assert_eq!(LAST_WORDS.marker, MARKER);
+        assert_eq!((LAST_WORDS.marker, LAST_WORDS.end), (MARKER, 1));
+        assert!(size_of::<LastWords>() <= align_of::<LastWords>() && 4096 % align_of::<LastWords>() == 0);
     }
 }

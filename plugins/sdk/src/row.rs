@@ -211,9 +211,7 @@ fn empty_data(kind: ColumnType) -> ColumnData {
         ColumnType::Text => ColumnData::Texts(texts(0, 0)),
         ColumnType::Blob => ColumnData::Blobs(bytes(0, 0)),
         ColumnType::TextList => ColumnData::TextLists(TextListColumn { items: texts(0, 0), ends: Vec::new() }),
-        ColumnType::IntegerList => {
-            ColumnData::IntegerLists(IntegerListColumn { items: Vec::new(), ends: Vec::new() })
-        }
+        ColumnType::IntegerList => ColumnData::IntegerLists(IntegerListColumn { items: Vec::new(), ends: Vec::new() }),
         ColumnType::Json => ColumnData::Json(texts(0, 0)),
     }
 }

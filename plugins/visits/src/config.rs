@@ -83,9 +83,7 @@ impl Visitor<'_> for Timeout {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<i64, E> {
-        text_ms(text)
-            .filter(|ms| in_range(*ms))
-            .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+        text_ms(text).filter(|ms| in_range(*ms)).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
     }
 
     fn visit_i64<E: Error>(self, ms: i64) -> Result<i64, E> {

@@ -65,3 +65,6 @@ impl Mapper for Visits {
 }
 
 keyfold_sdk::plugin!(Visits);
+
+#[cfg(test)]
+mod walkthrough_tests;

@@ -27,9 +27,8 @@ fn a_plain_document_is_read_in_place() {
 #[test]
 fn fields_come_in_any_order_beside_others() {
     for other in [r#""x""#, r#""äöü €""#, "12", "-0", "true", "false", "null"] {
-        let document = format!(
-            r#"{{"a":{other},"event_time":"2024-10-02T12:51:48Z","page":"","user_id":-7,"z":{other}}}"#
-        );
+        let document =
+            format!(r#"{{"a":{other},"event_time":"2024-10-02T12:51:48Z","page":"","user_id":-7,"z":{other}}}"#);
         let visit = Visit { user_id: -7, page: Cow::Borrowed(""), event_time: PLAIN_TIME };
         assert_eq!(fast(document.as_bytes()), Some(visit), "{document}");
     }
@@ -51,7 +50,8 @@ fn the_last_of_duplicate_fields_counts() {
 
 #[test]
 fn escapes_are_read_in_names_and_values() {
-    let document = r#"{"user\u005fid": 1, "p\u0061ge": "\"\\\/\n\u00e9\ud83d\ude00", "event_time": "2024-10-02T12\u003a51:48"}"#;
+    let document =
+        r#"{"user\u005fid": 1, "p\u0061ge": "\"\\\/\n\u00e9\ud83d\ude00", "event_time": "2024-10-02T12\u003a51:48"}"#;
     assert_eq!(accepted(document).page, "\"\\/\n\u{e9}\u{1f600}");
     assert_eq!(accepted(document).event_time, PLAIN_TIME);
     let document = PLAIN.replace("A.html", "\\ud800");

@@ -24,12 +24,7 @@ pub struct First {
 impl First {
     /// The record of this event.
     pub fn of(event: &Event<'_, Visits>) -> First {
-        First {
-            append_time: event.append_time,
-            partition: event.partition,
-            offset: event.offset,
-            index: event.index,
-        }
+        First { append_time: event.append_time, partition: event.partition, offset: event.offset, index: event.index }
     }
 
     /// The id of the session of the user with this key.
