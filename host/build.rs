@@ -1,1 +1,118 @@
-fn main() {}
+//! Builds the plugins that the host carries (`visits`) and that its tests need (`hostile`), with the cargo that builds the host.
+//!
+//! They are core modules for `wasm32-unknown-unknown` at `<target folder>/plugins/wasm32-unknown-unknown/plugin/<name>.wasm`; the host
+//! wraps them into components when it loads them. Their paths go to the host as `KEYFOLD_VISITS_WASM` and `KEYFOLD_HOSTILE_WASM`.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PLUGINS: [&str; 2] = ["visits", "hostile"];
+const TARGET: &str = "wasm32-unknown-unknown";
+
+/// What the outer build sets for itself and must not reach the plugins.
+const OUTER: [&str; 6] = [
+    "RUSTFLAGS",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "CARGO_BUILD_RUSTFLAGS",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "CARGO_BUILD_TARGET",
+];
+
+fn main() {
+    let result = plugins_folder().and_then(|folder| {
+        build(&folder)?;
+        PLUGINS.iter().try_for_each(|name| announce(name, &folder.join(TARGET).join("plugin")))
+    });
+    if let Err(reason) = result {
+        for line in reason.lines() {
+            println!("cargo::error={line}");
+        }
+    }
+}
+
+/// `plugins` in the target folder of the outer build. Its own, since the outer build holds the lock of the outer one.
+fn plugins_folder() -> Result<PathBuf, String> {
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    // <target>[/<triple>]/<profile>/build/keyfold-<hash>/out
+    let mut target = out.ancestors().nth(4).ok_or("OUT_DIR is not in a target folder")?;
+    if target.file_name().is_some_and(|name| Some(name) == env::var_os("TARGET").as_deref()) {
+        target = target.parent().unwrap_or(target);
+    }
+    Ok(target.join("plugins"))
+}
+
+fn build(folder: &Path) -> Result<(), String> {
+    let first = cargo(folder)?;
+    if first.is_ok() {
+        return Ok(());
+    }
+    let said = first.err().unwrap_or_default();
+    // E0463: the compiler has no `core` or `std` for the target.
+    if !(said.contains("E0463") && said.contains(TARGET)) {
+        return Err(format!("the plugins do not build:\n{said}"));
+    }
+    let added = Command::new("rustup").args(["target", "add", TARGET]).status().is_ok_and(|status| status.success());
+    if !added {
+        return Err(format!("the plugins need the target {TARGET}: run `rustup target add {TARGET}`"));
+    }
+    cargo(folder)?.map_err(|said| format!("the plugins do not build:\n{said}"))
+}
+
+/// Runs cargo; gives what it said if it failed.
+fn cargo(folder: &Path) -> Result<Result<(), String>, String> {
+    let mut command = Command::new(variable("CARGO")?);
+    command.args(["build", "--locked", "--quiet", "--profile", "plugin", "--target", TARGET, "--target-dir"]);
+    command.arg(folder);
+    for name in PLUGINS {
+        command.args(["-p", name]);
+    }
+    for name in OUTER {
+        command.env_remove(name);
+    }
+    if let Some(flags) = same_paths_everywhere() {
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags);
+    }
+    let output = command.output().map_err(|error| format!("cargo cannot be run for the plugins: {error}"))?;
+    Ok(if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) })
+}
+
+/// A plugin is known by the digest of its file, and the texts of panics in it name source files: the folder that the dependencies'
+/// sources lie in on this machine must not be in it.
+fn same_paths_everywhere() -> Option<OsString> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")))?;
+    let mut flags = OsString::from("--remap-path-prefix=");
+    flags.push(home);
+    flags.push("=/cargo");
+    Some(flags)
+}
+
+/// Tells the host where a plugin is, and cargo which files it was made of.
+fn announce(name: &str, built: &Path) -> Result<(), String> {
+    let wasm = built.join(name).with_extension("wasm");
+    println!("cargo::rustc-env=KEYFOLD_{}_WASM={}", name.to_uppercase(), wasm.display());
+    println!("cargo::rerun-if-changed={}", wasm.display());
+    let sources = wasm.with_extension("d");
+    let rule = fs::read_to_string(&sources).map_err(|error| format!("{}: {error}", sources.display()))?;
+    for source in prerequisites(&rule) {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    for manifest in ["Cargo.toml", "Cargo.lock", "host/build.rs", "plugins/sdk/Cargo.toml"] {
+        println!("cargo::rerun-if-changed={manifest}");
+    }
+    println!("cargo::rerun-if-changed=plugins/{name}/Cargo.toml");
+    Ok(())
+}
+
+/// The files after the colon of a rule for make, where a space in a name is `\ `.
+fn prerequisites(rule: &str) -> impl Iterator<Item = String> {
+    let files = rule.split_once(": ").map_or("", |(_, files)| files).trim_end();
+    files.replace("\\ ", "\0").split(' ').map(|file| file.replace('\0', " ")).collect::<Vec<_>>().into_iter()
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|_| format!("{name} is not set: host/build.rs is run by cargo"))
+}

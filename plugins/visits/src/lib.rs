@@ -1,1 +1,70 @@
-//! visits
+//! Sessions of page visits: a user's visits, until there is none for `session_timeout` of event time, make one row.
+//!
+//! A record's payload is `{"user_id": <integer>, "page": <text>, "event_time": <ISO 8601>}` ([`parse`] says exactly what it takes). Its
+//! event's key is the user id in decimal, its value the page. The table is `sessions (session_id, user_id, pages)`.
+
+pub mod config;
+pub mod parse;
+pub mod session;
+
+use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Mapper, Record, Table};
+
+use config::Config;
+use session::First;
+
+/// The plugin.
+pub struct Visits {
+    config: Config,
+}
+
+const SESSIONS: usize = 0;
+
+impl Mapper for Visits {
+    type Event = str;
+    type Value = First;
+    type Item = str;
+
+    fn describe() -> Description {
+        let sessions = Table::new("sessions")
+            .key("session_id", ColumnType::Integer)
+            .key("user_id", ColumnType::Integer)
+            .column("pages", ColumnType::TextList);
+        Description::new("visits", env!("CARGO_PKG_VERSION")).table(sessions).config_schema(config::SCHEMA)
+    }
+
+    fn configure(config: &str) -> Result<Visits, String> {
+        Ok(Visits { config: Config::parse(config)? })
+    }
+
+    fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+        let payload = record.payload.ok_or("payload is missing: the record is a tombstone")?;
+        let visit = parse::visit(payload)?;
+        out.push(visit.user_id, visit.event_time, &visit.page);
+        Ok(())
+    }
+
+    fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
+        if key.value().is_none() {
+            key.put(&First::of(event));
+        }
+        key.append(event.value());
+        let now = event.watermark.unwrap_or(event.time);
+        key.set_timer(now.saturating_add(self.config.session_timeout_ms));
+        Ok(())
+    }
+
+    fn on_timer(&self, key: &mut Firing<'_, Self>, _time: i64) -> Result<(), String> {
+        let first = key.value().ok_or("the timer of a user without an open session fired")?;
+        let session_id = first.session_id(self.config.session_id, key.name());
+        let user_id = key.name().parse().map_err(|_| "the key is not a user id: a whole number of 64 bits")?;
+        let pages = key.items();
+        key.row(SESSIONS).integer("session_id", session_id).integer("user_id", user_id).texts("pages", pages).end();
+        key.clear();
+        Ok(())
+    }
+}
+
+keyfold_sdk::plugin!(Visits);
+
+#[cfg(test)]
+mod walkthrough_tests;

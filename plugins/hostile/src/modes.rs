@@ -1,0 +1,287 @@
+//! The modes, as far as they can be written with the SDK; the crate's documentation says what each does.
+
+use std::borrow::Cow;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Record, Stored, Table};
+use serde::Deserialize;
+
+/// What the plugin is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the crate's documentation has a table of them")]
+pub enum Mode {
+    #[default]
+    Ok,
+    Multi,
+    Log,
+    Trap,
+    Loop,
+    Grow,
+    Burn,
+    Rows,
+    Reject,
+    RejectMap,
+    Err,
+    Malformed,
+    ForeignItems,
+    StopEarly,
+    PastTimer,
+    RejectTimer,
+    StdHashmap,
+    StaticCounter,
+    SharedKey,
+    State,
+    Timers,
+    TimerNow,
+}
+
+/// Where `trap`, `loop`, `grow` and `burn` strike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum At {
+    /// In `map-records`.
+    Map,
+    /// In `fold`.
+    #[default]
+    Fold,
+    /// In `on-timer`.
+    Timer,
+}
+
+/// The configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What to do.
+    pub mode: Mode,
+    /// The `v` of the event to do it on.
+    pub n: i64,
+    /// Where to do it.
+    pub at: At,
+    /// Rounds of `burn`.
+    pub units: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { mode: Mode::Ok, n: 13, at: At::Fold, units: 1_000_000 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Payload<'a> {
+    Many {
+        #[serde(borrow)]
+        events: Vec<One<'a>>,
+    },
+    One(#[serde(borrow)] One<'a>),
+}
+
+#[derive(Deserialize)]
+struct One<'a> {
+    #[serde(borrow)]
+    key: Cow<'a, str>,
+    time: i64,
+    v: i64,
+}
+
+/// A key's value state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// How many.
+    pub count: i64,
+    /// How much.
+    pub sum: i64,
+}
+
+impl Stored for Counts {
+    type Read<'a> = Counts;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        self.count.write(out);
+        self.sum.write(out);
+    }
+
+    fn read(bytes: &[u8]) -> Result<Counts, String> {
+        let (count, sum) = bytes.split_at_checked(8).ok_or("fewer than 8 bytes")?;
+        Ok(Counts { count: i64::read(count)?, sum: i64::read(sum)? })
+    }
+}
+
+/// The mapper.
+pub struct Hostile {
+    /// What it was told.
+    pub config: Config,
+}
+
+const OUT: usize = 0;
+
+impl Mapper for Hostile {
+    type Event = i64;
+    type Value = Counts;
+    type Item = str;
+
+    fn describe() -> Description {
+        let out = Table::new("out")
+            .key("k", ColumnType::Text)
+            .key("n", ColumnType::Integer)
+            .column("v", ColumnType::Integer)
+            .column("items", ColumnType::TextList);
+        Description::new("hostile", env!("CARGO_PKG_VERSION")).table(out)
+    }
+
+    fn configure(config: &str) -> Result<Hostile, String> {
+        let config = serde_json::from_str(config).map_err(|error| format!("configuration of hostile: {error}"))?;
+        Ok(Hostile { config })
+    }
+
+    fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+        let payload = record.payload.ok_or("payload is missing")?;
+        let events = match serde_json::from_slice(payload).map_err(|error| format!("payload: {error}"))? {
+            Payload::Many { events } => events,
+            Payload::One(event) => vec![event],
+        };
+        for One { key, time, v } in events {
+            self.strike(At::Map, v);
+            if self.config.mode == Mode::RejectMap && v == self.config.n {
+                return Err(format!("rejected {v}"));
+            }
+            out.push(&*key, time, &v);
+        }
+        Ok(())
+    }
+
+    fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
+        let v = event.value();
+        match self.config.mode {
+            Mode::State => state_event(key, event.time, v),
+            Mode::Timers => {
+                key.put(&Counts::default());
+                key.set_timer(event.time.saturating_add(10_000));
+            }
+            Mode::SharedKey => row(key, "all", v.rem_euclid(7), v),
+            Mode::StaticCounter => plain_row(key, event.time, count_events()),
+            Mode::StdHashmap => hash_order_row(key, event.time, v),
+            Mode::TimerNow => {
+                plain_row(key, event.time, v);
+                key.set_timer(event.watermark.unwrap_or(event.time));
+            }
+            Mode::Log => {
+                let line = format!("event {v} of {}", key.name());
+                key.log(Level::Info, line);
+                plain_row(key, event.time, v);
+            }
+            _ if v == self.config.n => return self.struck_event(key, event.time, v),
+            _ => plain_row(key, event.time, v),
+        }
+        Ok(())
+    }
+
+    fn on_timer(&self, key: &mut Firing<'_, Self>, time: i64) -> Result<(), String> {
+        match self.config.mode {
+            Mode::State => {
+                let (name, sum, items) = (key.name(), key.value().unwrap_or_default().sum, key.items());
+                key.row(OUT).text("k", name).integer("n", time).integer("v", sum).texts("items", items).end();
+                key.clear_items();
+            }
+            Mode::Timers => chained_timer(key, time),
+            Mode::TimerNow => plain_row(key, time, -1),
+            Mode::PastTimer => key.set_timer(time),
+            Mode::RejectTimer => {
+                plain_row(key, time, -1);
+                return Err("rejected timer".into());
+            }
+            _ => self.strike(At::Timer, self.config.n),
+        }
+        Ok(())
+    }
+}
+
+impl Hostile {
+    /// The event with `v` = `n`, in the modes that spare all others.
+    fn struck_event(&self, key: &mut Key<'_, Self>, time: i64, v: i64) -> Result<(), String> {
+        self.strike(At::Fold, v);
+        let last = if self.config.mode == Mode::Rows { 1_000_000 } else { 0 };
+        let name = key.name();
+        (0..last).for_each(|i| row(key, name, i, v));
+        if last == 0 {
+            plain_row(key, time, v);
+        }
+        let timer_strikes = self.config.at == At::Timer;
+        if timer_strikes || matches!(self.config.mode, Mode::PastTimer | Mode::RejectTimer | Mode::Reject) {
+            key.put(&Counts { count: 1, sum: v });
+            key.append(&v.to_string());
+            key.set_timer(time.saturating_add(10_000));
+        }
+        if self.config.mode == Mode::Reject { Err(format!("rejected {v}")) } else { Ok(()) }
+    }
+
+    fn strike(&self, at: At, v: i64) {
+        if at != self.config.at || v != self.config.n {
+            return;
+        }
+        match self.config.mode {
+            Mode::Trap => panic!("struck by {v}"),
+            Mode::Loop => loop {
+                black_box(v);
+            },
+            Mode::Grow => {
+                let mut kept = Vec::new();
+                loop {
+                    kept.push(black_box(vec![1_u8; 1 << 20]));
+                }
+            }
+            Mode::Burn => {
+                (0..self.config.units).fold(v, |sum, unit| black_box(sum.wrapping_mul(31)).wrapping_add_unsigned(unit));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn row(key: &mut Key<'_, Hostile>, k: &str, n: i64, v: i64) {
+    key.row(OUT).text("k", k).integer("n", n).integer("v", v).texts("items", [""; 0]).end();
+}
+
+fn plain_row(key: &mut Key<'_, Hostile>, n: i64, v: i64) {
+    let name = key.name();
+    row(key, name, n, v);
+}
+
+fn count_events() -> i64 {
+    static EVENTS: AtomicI64 = AtomicI64::new(0);
+    EVENTS.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+#[expect(clippy::disallowed_types, reason = "the mode is there to be found out")]
+fn hash_order_row(key: &mut Key<'_, Hostile>, n: i64, v: i64) {
+    let numbers: std::collections::HashMap<i32, ()> = (0..16).map(|i| (i, ())).collect();
+    let (name, items) = (key.name(), numbers.into_keys().map(|i| i.to_string()));
+    key.row(OUT).text("k", name).integer("n", n).integer("v", v).texts("items", items).end();
+}
+
+fn state_event(key: &mut Key<'_, Hostile>, time: i64, v: i64) {
+    let Counts { count, sum } = key.value().unwrap_or_default();
+    let counts = Counts { count: count + 1, sum: sum.wrapping_add(v) };
+    key.put(&counts);
+    key.append(&v.to_string());
+    key.set_timer(time.saturating_add(20_000));
+    if v.rem_euclid(5) == 0 {
+        plain_row(key, time, counts.count);
+        key.clear();
+    }
+}
+
+fn chained_timer(key: &mut Key<'_, Hostile>, time: i64) {
+    let Counts { count, sum } = key.value().unwrap_or_default();
+    plain_row(key, time, count + 1);
+    if count + 1 < 5 {
+        key.put(&Counts { count: count + 1, sum });
+        key.set_timer(time.saturating_add(7000));
+    } else {
+        key.clear();
+    }
+}

@@ -1,0 +1,28 @@
+//! Hash maps and sets whose order depends on nothing but what was put into them: the same in every instance and for every map.
+//!
+//! Made by `HashMap::default()` or `collect()`; std's `new` is for its random hasher only. Where the order of iteration shows in a row,
+//! prefer `BTreeMap` and `BTreeSet`: their order survives a change of the code before the iteration.
+
+use std::hash::{BuildHasherDefault, DefaultHasher};
+
+/// std's hasher without its seed.
+pub type Hasher = BuildHasherDefault<DefaultHasher>;
+
+/// std's map, with a fixed hasher.
+#[allow(clippy::disallowed_types, reason = "the hasher is fixed")]
+pub type HashMap<K, V> = std::collections::HashMap<K, V, Hasher>;
+
+/// std's set, with a fixed hasher.
+#[allow(clippy::disallowed_types, reason = "the hasher is fixed")]
+pub type HashSet<K> = std::collections::HashSet<K, Hasher>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_maps_of_the_same_content_iterate_alike() {
+        let order = || (0..100).map(|i| (i, ())).collect::<HashMap<i32, ()>>().into_keys().collect::<Vec<_>>();
+        assert_eq!(order(), order());
+    }
+}

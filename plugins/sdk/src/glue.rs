@@ -1,0 +1,217 @@
+//! Between the contract's columns and [`Mapper`]: what a plugin exports, as functions that run natively too.
+//!
+//! Keeps, for every mapper: the rule of `consumed`, the codes of changes, the order of rows, and that a rejected record, event or firing
+//! leaves nothing behind.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use crate::columns::{Column, bytes, count, item, texts};
+use crate::draft::Draft;
+use crate::key::{Event, Firing, Items, Key, Output};
+use crate::raw::{
+    self, ByteColumn, ChangeBatch, EventBatch, FoldBatch, RecordBatch, Rejection, StateBatch, TableSpec, TimerBatch,
+};
+use crate::record::{Events, Records};
+use crate::row::Rows;
+use crate::stored::Migrated;
+use crate::{Mapper, NONE};
+
+/// The description of a mapper, in the contract's form.
+pub fn describe<M: Mapper>() -> raw::Description {
+    M::describe().into_raw()
+}
+
+/// A configured mapper that takes batches.
+pub struct Instance<M: Mapper> {
+    mapper: M,
+    tables: Rc<[TableSpec]>,
+}
+
+impl<M: Mapper> Instance<M> {
+    /// Makes the mapper from its configuration.
+    pub fn configure(config: &str) -> Result<Instance<M>, String> {
+        Ok(Instance { mapper: M::configure(config)?, tables: describe::<M>().tables.into() })
+    }
+
+    /// The mapper.
+    pub fn mapper(&self) -> &M {
+        &self.mapper
+    }
+
+    /// The contract's `map-records`.
+    pub fn map_records(&self, batch: &RecordBatch) -> EventBatch {
+        let records = batch.offsets.len();
+        let mut out = EventBatch {
+            records: Vec::with_capacity(records),
+            keys: texts(records, records * 16),
+            event_times: Vec::with_capacity(records),
+            values: bytes(records, batch.payloads.data.len() / 2),
+            rejections: Vec::new(),
+            logs: Vec::new(),
+        };
+        for (row, record) in Records::of(batch).enumerate() {
+            let (row, events) = (count(row), out.records.len());
+            if let Err(reason) = self.mapper.map(&record, &mut Events::of(row, &mut out)) {
+                out.records.truncate(events);
+                out.event_times.truncate(events);
+                out.keys.truncate(events);
+                out.values.truncate(events);
+                out.rejections.push(Rejection { item: row, reason });
+            }
+        }
+        out
+    }
+
+    /// The contract's `fold`.
+    pub fn fold(&self, batch: &FoldBatch) -> ChangeBatch {
+        let keys = batch.timers.len();
+        let mut call = Call::new(&self.tables, keys, batch.event_values.data.len(), batch.event_times.len());
+        let mut first = 0;
+        for key in 0..keys {
+            let end = batch.event_ends[key] as usize;
+            call.begin_key(value(&batch.value_present, &batch.values, key), batch.timers[key]);
+            let name = item(&batch.keys.data, &batch.keys.ends, key);
+            let consumed = self.fold_key(&mut call, name, batch, first..end);
+            call.end_key(consumed);
+            first = end;
+        }
+        call.end()
+    }
+
+    /// Folds a key's events until its timer is due; gives how many those were.
+    fn fold_key(&self, call: &mut Call, name: &[u8], batch: &FoldBatch, events: Range<usize>) -> u32 {
+        for i in events.clone() {
+            if call.draft.is_due(batch.watermarks[i]) {
+                return count(i - events.start);
+            }
+            call.begin_item(count(i));
+            let mut key = Key::of(name, &mut call.draft, &mut call.output);
+            let result = self.mapper.on_event(&mut key, &Event::of(batch, i));
+            call.end_item(count(i), result);
+        }
+        count(events.len())
+    }
+
+    /// The contract's `on-timer`.
+    pub fn on_timer(&self, batch: &TimerBatch) -> ChangeBatch {
+        let keys = batch.timers.len();
+        let mut call = Call::new(&self.tables, keys, 0, 0);
+        for i in 0..keys {
+            call.begin_key(value(&batch.value_present, &batch.values, i), NONE);
+            call.begin_item(count(i));
+            let name = item(&batch.keys.data, &batch.keys.ends, i);
+            let key = Key::of(name, &mut call.draft, &mut call.output);
+            let mut firing = Firing::of(key, Items::of(&batch.list_items, &batch.list_ends, i));
+            let result = self.mapper.on_timer(&mut firing, batch.timers[i]);
+            if !call.end_item(count(i), result) {
+                // A rejected firing takes the key's state with it.
+                call.draft.clear_value();
+                call.draft.clear_items();
+            }
+            call.end_key(0);
+        }
+        call.end()
+    }
+
+    /// The contract's `migrate`.
+    pub fn migrate(&self, version: u32, states: &StateBatch) -> Result<StateBatch, String> {
+        Ok(StateBatch {
+            values: migrate(&states.values, |old, new| {
+                let mut new = Migrated::new(new);
+                self.mapper.migrate_value(version, old, &mut new)?;
+                new.done()
+            })?,
+            list_items: migrate(&states.list_items, |old, new| {
+                let mut new = Migrated::new(new);
+                self.mapper.migrate_item(version, old, &mut new)?;
+                new.done()
+            })?,
+        })
+    }
+}
+
+fn migrate(
+    old: &ByteColumn,
+    mut one: impl FnMut(&[u8], &mut Vec<u8>) -> Result<(), String>,
+) -> Result<ByteColumn, String> {
+    let mut new = bytes(old.ends.len(), old.data.len());
+    for i in 0..old.ends.len() {
+        one(item(&old.data, &old.ends, i), &mut new.data)?;
+        new.ends.push(count(new.data.len()));
+    }
+    Ok(new)
+}
+
+fn value<'a>(present: &[u8], values: &'a ByteColumn, i: usize) -> Option<&'a [u8]> {
+    (present[i] != 0).then(|| item(&values.data, &values.ends, i))
+}
+
+/// The answer to a call, in the making.
+struct Call {
+    draft: Draft,
+    output: Output,
+    changes: ChangeBatch,
+}
+
+impl Call {
+    fn new(tables: &Rc<[TableSpec]>, keys: usize, item_bytes: usize, items: usize) -> Call {
+        let changes = ChangeBatch {
+            consumed: Vec::with_capacity(keys),
+            value_changes: Vec::with_capacity(keys),
+            values: bytes(keys, 0),
+            list_changes: Vec::with_capacity(keys),
+            list_ends: Vec::with_capacity(keys),
+            list_items: bytes(0, 0),
+            timers: Vec::with_capacity(keys),
+            rows: Vec::new(),
+            rejections: Vec::new(),
+            logs: Vec::new(),
+        };
+        let output = Output { items: bytes(items, item_bytes), rows: Rows::new(tables.clone()), logs: Vec::new() };
+        Call { draft: Draft::new(), output, changes }
+    }
+
+    fn begin_key(&mut self, value: Option<&[u8]>, timer: i64) {
+        self.draft.begin_key(value, timer, self.output.items.ends.len());
+    }
+
+    /// Begins an event or a firing.
+    fn begin_item(&mut self, item: u32) {
+        self.draft.begin_event();
+        self.output.rows.begin_item(item);
+    }
+
+    /// Ends an event or a firing: undoes it if it was rejected, and says whether it was not.
+    fn end_item(&mut self, item: u32, result: Result<(), String>) -> bool {
+        match result {
+            Ok(()) => {
+                self.output.rows.end_item();
+                true
+            }
+            Err(reason) => {
+                self.draft.undo(&mut self.output.items);
+                self.output.rows.undo_item();
+                self.changes.rejections.push(Rejection { item, reason });
+                false
+            }
+        }
+    }
+
+    fn end_key(&mut self, consumed: u32) {
+        let (value_change, list_change, value, timer) = self.draft.end_key(&mut self.output.items);
+        self.changes.consumed.push(consumed);
+        self.changes.value_changes.push(value_change);
+        self.changes.values.push(value);
+        self.changes.list_changes.push(list_change);
+        self.changes.list_ends.push(count(self.output.items.ends.len()));
+        self.changes.timers.push(timer);
+    }
+
+    fn end(mut self) -> ChangeBatch {
+        self.changes.list_items = self.output.items;
+        self.changes.rows = self.output.rows.into_batches();
+        self.changes.logs = self.output.logs;
+        self.changes
+    }
+}

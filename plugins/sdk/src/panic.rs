@@ -1,0 +1,71 @@
+//! Keeps a panic's text where the host finds it: a trap ends the call, and a plugin imports nothing to say why.
+//!
+//! The text lies in a static of the data section: the 16 bytes of [`MARKER`], its length (u32, little-endian; 0 until a panic), and at
+//! most [`TEXT_BYTES`] bytes of UTF-8. The host looks for the marker in the trap's core dump.
+//!
+//! A serialised core dump cuts memory into chunks of 4096 bytes and drops the zeros at both ends of each. So the buffer lies within one
+//! such chunk, and a byte that is not zero stands behind it: what follows the marker in the dump is always the length.
+
+use std::panic::PanicHookInfo;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+/// What the host looks for.
+pub const MARKER: [u8; 16] = *b"%%KEYFOLD-PANIC%";
+
+/// How much of a text is kept.
+pub const TEXT_BYTES: usize = 1024;
+
+#[repr(C, align(2048))]
+struct LastWords {
+    marker: [u8; 16],
+    length: AtomicU32,
+    text: [AtomicU8; TEXT_BYTES],
+    end: u8,
+}
+
+// Atomics, for a static that can be written without `unsafe`; `used`, so that the writes, which nobody here reads, are kept.
+#[used]
+static LAST_WORDS: LastWords =
+    LastWords { marker: MARKER, length: AtomicU32::new(0), text: [const { AtomicU8::new(0) }; TEXT_BYTES], end: 1 };
+
+/// From now on a panic leaves its text. To be called before anything that may panic; more than once does no harm.
+pub fn keep_text() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| std::panic::set_hook(Box::new(|info| write(&text(info)))));
+}
+
+fn text(info: &PanicHookInfo<'_>) -> String {
+    let message = info.payload_as_str().unwrap_or("a panic without a text");
+    match info.location() {
+        Some(at) => format!("{message} ({}:{})", at.file(), at.line()),
+        None => message.into(),
+    }
+}
+
+fn write(text: &str) {
+    let kept = &text.as_bytes()[..text.floor_char_boundary(TEXT_BYTES)];
+    for (cell, byte) in LAST_WORDS.text.iter().zip(kept) {
+        cell.store(*byte, Ordering::Relaxed);
+    }
+    LAST_WORDS.length.store(u32::try_from(kept.len()).unwrap_or(0).to_le(), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        write(&"ä".repeat(TEXT_BYTES));
+        assert_eq!(LAST_WORDS.length.load(Ordering::Relaxed), 1024);
+        write(&format!("x{}", "ä".repeat(TEXT_BYTES)));
+        assert_eq!(LAST_WORDS.length.load(Ordering::Relaxed), 1023);
+        write("short");
+        assert_eq!(LAST_WORDS.length.load(Ordering::Relaxed), 5);
+        let text: Vec<u8> = LAST_WORDS.text[..5].iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
+        assert_eq!(text, b"short");
+        assert_eq!((LAST_WORDS.marker, LAST_WORDS.end), (MARKER, 1));
+        assert!(size_of::<LastWords>() <= align_of::<LastWords>() && 4096 % align_of::<LastWords>() == 0);
+    }
+}

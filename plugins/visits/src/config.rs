@@ -1,0 +1,177 @@
+//! The plugin's configuration: `{"session_timeout": "50s", "session_id": "record"}`, both optional.
+
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// JSON Schema of the configuration.
+pub const SCHEMA: &str = r#"{
+  "$schema": "https://json-schema.org/draft/2020-12/schema",
+  "title": "visits",
+  "type": "object",
+  "additionalProperties": false,
+  "properties": {
+    "session_timeout": {
+      "description": "A session ends when its user makes no visit for this long, in event time: a whole number with a unit (ms, s, m, h), or milliseconds. From 1 ms to 8760 h.",
+      "default": "50s",
+      "oneOf": [
+        {"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"},
+        {"type": "integer", "minimum": 1, "maximum": 31536000000}
+      ]
+    },
+    "session_id": {
+      "description": "What a session's id is a hash of. record: its user and first record, so that no two sessions share one. append-second: the second in which its first record was appended, as the system did that this one replaces; sessions of one user that begin within one second share it, and the later replaces the earlier.",
+      "default": "record",
+      "enum": ["record", "append-second"]
+    }
+  }
+}"#;
+
+/// A year: a session that stays open for longer is a mistake in the unit.
+const LONGEST_TIMEOUT_MS: i64 = 365 * 24 * 3_600_000;
+
+/// What a session's id is a hash of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionId {
+    /// The user and the session's first record.
+    #[default]
+    Record,
+    /// The second in which the session's first record was appended.
+    AppendSecond,
+}
+
+/// The configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How long a user makes no visit before the session ends; event time.
+    #[serde(rename = "session_timeout", default = "default_timeout_ms", deserialize_with = "timeout_ms")]
+    pub session_timeout_ms: i64,
+    /// What ids are made of.
+    #[serde(default)]
+    pub session_id: SessionId,
+}
+
+impl Config {
+    /// Reads the JSON document; the error says which key is wrong and what it should be.
+    pub fn parse(json: &str) -> Result<Config, String> {
+        // serde would take an array of the values too.
+        if !json.trim_start().starts_with('{') {
+            return Err("configuration of visits: not a JSON object".into());
+        }
+        serde_json::from_str(json).map_err(|error| format!("configuration of visits: {error}"))
+    }
+}
+
+fn default_timeout_ms() -> i64 {
+    50_000
+}
+
+fn timeout_ms<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    from.deserialize_any(Timeout)
+}
+
+struct Timeout;
+
+impl Visitor<'_> for Timeout {
+    type Value = i64;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "session_timeout as text like \"50s\" (units ms, s, m, h) or as whole milliseconds, from 1 ms to 8760 h",
+        )
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<i64, E> {
+        text_ms(text).filter(|ms| in_range(*ms)).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
+
+    fn visit_i64<E: Error>(self, ms: i64) -> Result<i64, E> {
+        if in_range(ms) { Ok(ms) } else { Err(E::invalid_value(Unexpected::Signed(ms), &self)) }
+    }
+
+    fn visit_u64<E: Error>(self, ms: u64) -> Result<i64, E> {
+        i64::try_from(ms)
+            .ok()
+            .filter(|ms| in_range(*ms))
+            .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(ms), &self))
+    }
+}
+
+fn in_range(ms: i64) -> bool {
+    (1..=LONGEST_TIMEOUT_MS).contains(&ms)
+}
+
+fn text_ms(text: &str) -> Option<i64> {
+    let unit = text.find(|c: char| !c.is_ascii_digit())?;
+    let unit_ms = match &text[unit..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    text[..unit].parse::<i64>().ok()?.checked_mul(unit_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeout(json: &str) -> Result<i64, String> {
+        Config::parse(json).map(|config| config.session_timeout_ms)
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let config = Config { session_timeout_ms: 50_000, session_id: SessionId::Record };
+        assert_eq!(Config::parse("{}"), Ok(config));
+    }
+
+    #[test]
+    fn a_timeout_has_a_unit_or_is_in_milliseconds() {
+        for (json, ms) in [
+            (r#"{"session_timeout": "50s"}"#, 50_000),
+            (r#"{"session_timeout": "1ms"}"#, 1),
+            (r#"{"session_timeout": "30m"}"#, 1_800_000),
+            (r#"{"session_timeout": "8760h"}"#, LONGEST_TIMEOUT_MS),
+            (r#"{"session_timeout": 1500, "session_id": "append-second"}"#, 1500),
+        ] {
+            assert_eq!(timeout(json), Ok(ms), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        for (json, word) in [
+            (r#"{"session_timeout": "0s"}"#, "session_timeout"),
+            (r#"{"session_timeout": "8761h"}"#, "session_timeout"),
+            (r#"{"session_timeout": "99999999999999999999h"}"#, "session_timeout"),
+            (r#"{"session_timeout": "50"}"#, "session_timeout"),
+            (r#"{"session_timeout": "50 s"}"#, "session_timeout"),
+            (r#"{"session_timeout": "-50s"}"#, "session_timeout"),
+            (r#"{"session_timeout": "s"}"#, "session_timeout"),
+            (r#"{"session_timeout": ""}"#, "session_timeout"),
+            (r#"{"session_timeout": 0}"#, "session_timeout"),
+            (r#"{"session_timeout": -5}"#, "session_timeout"),
+            (r#"{"session_timeout": 1.5}"#, "session_timeout"),
+            (r#"{"session_timeout": 18446744073709551615}"#, "session_timeout"),
+            (r#"{"session_timeout": null}"#, "session_timeout"),
+            (r#"{"session_id": "second"}"#, "append-second"),
+            (r#"{"sesion_id": "record"}"#, "sesion_id"),
+            ("[]", "object"),
+            ("", "object"),
+            ("{", "EOF"),
+        ] {
+            let error = Config::parse(json).expect_err(json);
+            assert!(error.contains(word), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_schema_is_json_and_names_every_key() {
+        let schema: serde_json::Value = serde_json::from_str(SCHEMA).expect("a constant");
+        assert!(schema["properties"]["session_timeout"].is_object());
+        assert!(schema["properties"]["session_id"].is_object());
+    }
+}
