@@ -7,3 +7,5 @@ pub mod row;
 pub mod source;
 pub mod sink;
 pub mod dead_letter;
+mod append_file;
+mod backoff;
