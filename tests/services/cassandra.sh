@@ -2,7 +2,7 @@
 # Apache Cassandra (one node) from Maven Central, no Docker.
 #   cassandra.sh start | stop | status | cql FILE | query 'CQL'
 # Env: DATA_DIR (./.services)  CQL_PORT (9042)  CASSANDRA_STORAGE_PORT (CQL_PORT+1000)  CASSANDRA_HEAP (-Xms512m -Xmx1g)
-#      SERVICES_LIB (jar cache, default .services/lib of the repository)  CQL_PYTHON (python3 with cassandra-driver or scylla-driver)  START_TIMEOUT_S (120)
+#      SERVICES_LIB (jar cache, default target/services-lib of the repository)  CQL_PYTHON (python3 with cassandra-driver or scylla-driver)  START_TIMEOUT_S (120)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 DATA_DIR=${DATA_DIR:-./.services}
@@ -11,7 +11,7 @@ CQL_PORT=${CQL_PORT:-9042}
 STORAGE_PORT=${CASSANDRA_STORAGE_PORT:-$((CQL_PORT + 1000))}
 CASSANDRA_HEAP=${CASSANDRA_HEAP:--Xms512m -Xmx1g}
 START_TIMEOUT_S=${START_TIMEOUT_S:-120}
-LIB=${SERVICES_LIB:-$HERE/../../.services/lib}/cassandra
+LIB=${SERVICES_LIB:-$HERE/../../target/services-lib}/cassandra
 POM=$HERE/pom-cassandra.xml
 RUN=$DATA_DIR/cassandra
 PIDFILE=$RUN/pid
