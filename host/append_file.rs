@@ -135,7 +135,8 @@ mod tests {
     fn a_missing_folder_is_refused_by_name() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("no/lines");
-        for error in [AppendFile::open(&path).expect_err("no folder"), AppendFile::check(&path).expect_err("no folder")] {
+        for error in [AppendFile::open(&path).expect_err("no folder"), AppendFile::check(&path).expect_err("no folder")]
+        {
             assert!(error.contains("no is not there, make it first"), "{error}");
         }
     }

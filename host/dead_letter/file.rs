@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_dead_letter_is_a_record_of_the_file_source_with_a_reason() {
-        let text = written(&[samples::letter(Some(b"7"), Some(b"{\"page\":\"A\"}"), &[(b"trace", b"x"), (b"raw", b"\xff")])]);
+        let text =
+            written(&[samples::letter(Some(b"7"), Some(b"{\"page\":\"A\"}"), &[(b"trace", b"x"), (b"raw", b"\xff")])]);
         let plugin = "ab".repeat(32);
         assert_eq!(
             text,

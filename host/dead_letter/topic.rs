@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
 use super::{DeadLetter, DeadLetterWriter};
@@ -99,9 +99,8 @@ impl DeadLetterTopic {
 /// The line of `keyfold check`.
 pub(super) fn check(brokers: &str, topic: &str, properties: &BTreeMap<String, String>) -> Check {
     let subject = format!("topic {topic}");
-    let found = producer(brokers, properties).and_then(|producer| {
-        partitions(&producer, topic).map_err(|outage| unreachable(brokers, &outage))
-    });
+    let found = producer(brokers, properties)
+        .and_then(|producer| partitions(&producer, topic).map_err(|outage| unreachable(brokers, &outage)));
     match found {
         Ok(Some(partitions)) => Check::fine(subject, format!("dead letters go there, {partitions} partition(s)")),
         Ok(None) => Check::refused(subject, missing(brokers, topic)),
@@ -167,7 +166,9 @@ impl ProducerContext for Deliveries {
 fn producer(brokers: &str, properties: &BTreeMap<String, String>) -> Result<BaseProducer<Deliveries>, Failure> {
     let own = |name: &String| OWN.iter().any(|(own, _)| own == name) || OWN_ALIASES.contains(&name.as_str());
     if let Some(name) = properties.keys().find(|name| own(name)) {
-        let message = format!("dead_letters.properties: {name} decides whether dead letters are lost, so keyfold sets it; take it out");
+        let message = format!(
+            "dead_letters.properties: {name} decides whether dead letters are lost, so keyfold sets it; take it out"
+        );
         return Err(Failure::new(Exit::Config, message));
     }
     let mut config = ClientConfig::new();
@@ -180,7 +181,9 @@ fn producer(brokers: &str, properties: &BTreeMap<String, String>) -> Result<Base
         config.set(name, value);
     }
     config.set("bootstrap.servers", brokers);
-    config.create_with_context(Deliveries::default()).map_err(|e| Failure::new(Exit::Config, format!("dead_letters.properties: {e}")))
+    config
+        .create_with_context(Deliveries::default())
+        .map_err(|e| Failure::new(Exit::Config, format!("dead_letters.properties: {e}")))
 }
 
 /// How many partitions the topic has; none if there is no such topic. It asks for all topics, because a producer that asks for one by name
@@ -229,7 +232,9 @@ fn undelivered(topic: &str, partition: u32, offset: u64, error: &KafkaError) -> 
     let what_to_do = match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => "raise max.message.bytes of the topic and start again",
         Some(RDKafkaErrorCode::TopicAuthorizationFailed) => "allow this user to write to the topic and start again",
-        Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => "make the topic and start again",
+        Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+            "make the topic and start again"
+        }
         _ => "mend it and start again",
     };
     let message = format!(
@@ -247,18 +252,22 @@ fn missing(brokers: &str, topic: &str) -> Failure {
 }
 
 fn refused(brokers: &str, outage: &str) -> Failure {
-    Failure::new(Exit::Outside, format!("dead_letters: {brokers} refuse the credentials: {outage}; set them in dead_letters.properties"))
+    Failure::new(
+        Exit::Outside,
+        format!("dead_letters: {brokers} refuse the credentials: {outage}; set them in dead_letters.properties"),
+    )
 }
 
 fn unreachable(brokers: &str, outage: &str) -> Failure {
-    let message = format!("dead_letters: none of {brokers} can be reached: {outage}; start the broker or correct the addresses");
+    let message =
+        format!("dead_letters: none of {brokers} can be reached: {outage}; start the broker or correct the addresses");
     Failure::new(Exit::Outside, message)
 }
 
 #[cfg(test)]
 mod tests {
     use rdkafka::consumer::{BaseConsumer, Consumer};
-    use rdkafka::message::Headers;
+    use rdkafka::message::{Headers, Message};
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::DefaultProducerContext;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -289,7 +298,8 @@ mod tests {
         let message = || consumer.poll(Duration::from_secs(30)).expect("comes in time").expect("is one").detach();
         let read = (0..count).map(|_| message()).map(|m| {
             let headers = m.headers().expect("has headers").iter();
-            let headers = headers.map(|h| format!("{}={}", h.key, String::from_utf8_lossy(h.value.unwrap_or_default())));
+            let headers =
+                headers.map(|h| format!("{}={}", h.key, String::from_utf8_lossy(h.value.unwrap_or_default())));
             (m.key().map(<[u8]>::to_vec), m.payload().map(<[u8]>::to_vec), headers.collect())
         });
         read.collect()
@@ -300,7 +310,12 @@ mod tests {
         let cluster = cluster();
         let brokers = cluster.bootstrap_servers();
         let mut writer = open(&config(&brokers, "letters", &[]), Some("visits"), None).expect("opens");
-        writer.write(&[samples::letter(Some(b"\xfe"), Some(b"\xff"), &[(b"trace", b"x")]), samples::letter(None, None, &[])]).expect("writes");
+        writer
+            .write(&[
+                samples::letter(Some(b"\xfe"), Some(b"\xff"), &[(b"trace", b"x")]),
+                samples::letter(None, None, &[]),
+            ])
+            .expect("writes");
         writer.flush().expect("is acknowledged");
         let read = read(&brokers, 2);
         assert_eq!((read[0].0.as_deref(), read[0].1.as_deref()), (Some(&b"\xfe"[..]), Some(&b"\xff"[..])));
@@ -359,7 +374,10 @@ mod tests {
         writer.write(&[samples::letter(None, Some(b"large"), &[])]).expect("is queued");
         let failure = writer.flush().expect_err("is refused");
         assert_eq!(failure.exit, Exit::Outside);
-        assert!(failure.message.starts_with("dead letter of partition 3, offset 42 cannot be kept in topic letters: "), "{failure}");
+        assert!(
+            failure.message.starts_with("dead letter of partition 3, offset 42 cannot be kept in topic letters: "),
+            "{failure}"
+        );
         assert!(failure.message.contains("raise max.message.bytes of the topic and start again"), "{failure}");
     }
 
@@ -373,7 +391,8 @@ mod tests {
     #[test]
     fn properties_that_could_lose_dead_letters_are_refused_by_name() {
         for name in ["acks", "delivery.timeout.ms"] {
-            let failure = open(&config("127.0.0.1:1", "letters", &[(name, "1")]), None, None).err().expect("is refused");
+            let failure =
+                open(&config("127.0.0.1:1", "letters", &[(name, "1")]), None, None).err().expect("is refused");
             assert_eq!(failure.exit, Exit::Config);
             assert!(failure.message.starts_with(&format!("dead_letters.properties: {name} decides")), "{failure}");
         }

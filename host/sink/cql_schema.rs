@@ -33,9 +33,11 @@ pub(super) fn fit(keyspace: &str, table: &Table, now: &[String], real: &[RealCol
     }
     let mut wrong: Vec<String> = table.columns.iter().filter_map(|c| misfit(c, real)).collect();
     wrong.extend(now.iter().filter_map(|n| now_misfit(n, real)));
-    wrong.extend(real.iter().filter(|r| r.cql_type == "counter").map(|r| {
-        format!("column {} is a counter, and counters count a row again that is written again", r.name)
-    }));
+    wrong.extend(
+        real.iter()
+            .filter(|r| r.cql_type == "counter")
+            .map(|r| format!("column {} is a counter, and counters count a row again that is written again", r.name)),
+    );
     let keys = |names: Vec<&str>| names.join(", ");
     let real_key: Vec<&str> = real.iter().filter(|r| r.in_primary_key()).map(|r| r.name.as_str()).collect();
     let key = key_names(table);
@@ -45,7 +47,9 @@ pub(super) fn fit(keyspace: &str, table: &Table, now: &[String], real: &[RealCol
     if !wrong.is_empty() {
         let wrong = wrong.join("; ");
         let create = create_table(keyspace, table, now);
-        return Err(Error::Outside(format!("table {name} does not fit the plugin's rows: {wrong}; a table that fits: {create}")));
+        return Err(Error::Outside(format!(
+            "table {name} does not fit the plugin's rows: {wrong}; a table that fits: {create}"
+        )));
     }
     Ok(found(table, real))
 }
@@ -63,7 +67,9 @@ fn misfit(column: &ColumnSpec, real: &[RealColumn]) -> Option<String> {
         return Some(format!("column {name} is static: the rows of a partition would overwrite each other's"));
     }
     if *primary_key && *kind == ColumnType::Json {
-        return Some(format!("column {name} is declared json in the primary key, where two spellings of one value would be two rows"));
+        return Some(format!(
+            "column {name} is declared json in the primary key, where two spellings of one value would be two rows"
+        ));
     }
     (!takes(*kind, &found.cql_type)).then(|| {
         format!(
@@ -92,7 +98,9 @@ fn found(table: &Table, real: &[RealColumn]) -> String {
     let fits = "has the columns and the primary key that the plugin declares";
     match lists.as_slice() {
         [] => fits.to_owned(),
-        lists => format!("{fits}; not frozen: {}, written with rising timestamps so that nothing doubles", lists.join(", ")),
+        lists => {
+            format!("{fits}; not frozen: {}, written with rising timestamps so that nothing doubles", lists.join(", "))
+        }
     }
 }
 
@@ -138,7 +146,8 @@ pub(super) fn create_table(keyspace: &str, table: &Table, now: &[String]) -> Str
 /// The upsert of one row: the plugin's columns in their order, then the host's. JSON goes through the database's own conversion; into a text
 /// column it goes as it is, because there `fromJson` takes nothing but a JSON string.
 pub(super) fn insert(keyspace: &str, table: &Table, now: &[String], real: &[RealColumn]) -> String {
-    let text = |c: &ColumnSpec| real.iter().any(|r| r.name == c.name && matches!(r.cql_type.as_str(), "text" | "varchar"));
+    let text =
+        |c: &ColumnSpec| real.iter().any(|r| r.name == c.name && matches!(r.cql_type.as_str(), "text" | "varchar"));
     let marker = |c: &ColumnSpec| if c.kind == ColumnType::Json && !text(c) { "fromJson(?)" } else { "?" };
     let names: Vec<String> = table.columns.iter().map(|c| &c.name).chain(now).map(|n| quoted(n)).collect();
     let markers: Vec<&str> = table.columns.iter().map(marker).chain(now.iter().map(|_| "?")).collect();
@@ -157,11 +166,68 @@ fn key_names(table: &Table) -> Vec<&str> {
 
 /// CQL's reserved words, of Cassandra and ScyllaDB: as a name they need quotes.
 const RESERVED: &[&str] = &[
-    "add", "allow", "alter", "and", "apply", "asc", "authorize", "batch", "begin", "by", "columnfamily", "create", "default", "delete",
-    "desc", "describe", "drop", "entries", "execute", "from", "full", "grant", "if", "in", "index", "infinity", "insert", "into", "is",
-    "keyspace", "limit", "materialized", "mbean", "mbeans", "modify", "nan", "norecursive", "not", "null", "of", "on", "or", "order",
-    "primary", "rename", "replace", "revoke", "schema", "select", "set", "table", "to", "token", "truncate", "unlogged", "unset",
-    "update", "use", "using", "view", "where", "with",
+    "add",
+    "allow",
+    "alter",
+    "and",
+    "apply",
+    "asc",
+    "authorize",
+    "batch",
+    "begin",
+    "by",
+    "columnfamily",
+    "create",
+    "default",
+    "delete",
+    "desc",
+    "describe",
+    "drop",
+    "entries",
+    "execute",
+    "from",
+    "full",
+    "grant",
+    "if",
+    "in",
+    "index",
+    "infinity",
+    "insert",
+    "into",
+    "is",
+    "keyspace",
+    "limit",
+    "materialized",
+    "mbean",
+    "mbeans",
+    "modify",
+    "nan",
+    "norecursive",
+    "not",
+    "null",
+    "of",
+    "on",
+    "or",
+    "order",
+    "primary",
+    "rename",
+    "replace",
+    "revoke",
+    "schema",
+    "select",
+    "set",
+    "table",
+    "to",
+    "token",
+    "truncate",
+    "unlogged",
+    "unset",
+    "update",
+    "use",
+    "using",
+    "view",
+    "where",
+    "with",
 ];
 
 /// A name as a person would write it: quoted only where it must be.
@@ -210,15 +276,27 @@ mod tests {
     fn the_seeds_table_fits_and_its_list_is_mentioned() {
         let fits = "has the columns and the primary key that the plugin declares";
         check(&[], &format!("{fits}; not frozen: pages, written with rising timestamps so that nothing doubles"));
-        check(&[("pages", "regular", "frozen<list<text>>"), ("note", "regular", "int"), ("team", "static", "text")], fits);
+        check(
+            &[("pages", "regular", "frozen<list<text>>"), ("note", "regular", "int"), ("team", "static", "text")],
+            fits,
+        );
     }
 
     #[test]
     fn a_column_that_is_missing_or_of_another_type_is_named_with_both_types() {
         check(&[("pages", "", "")], "column pages is missing (the plugin declares text-list, which needs list<text>)");
-        check(&[("pages", "regular", "set<text>")], "column pages is set<text>, the plugin declares text-list, which needs list<text>");
-        check(&[("user_id", "clustering", "int")], "column user_id is int, the plugin declares integer, which needs bigint");
-        check(&[("pages", "static", "list<text>")], "column pages is static: the rows of a partition would overwrite each other's");
+        check(
+            &[("pages", "regular", "set<text>")],
+            "column pages is set<text>, the plugin declares text-list, which needs list<text>",
+        );
+        check(
+            &[("user_id", "clustering", "int")],
+            "column user_id is int, the plugin declares integer, which needs bigint",
+        );
+        check(
+            &[("pages", "static", "list<text>")],
+            "column pages is static: the rows of a partition would overwrite each other's",
+        );
         let two = "column user_id is varint, the plugin declares integer, which needs bigint; \
                    column pages is text, the plugin declares text-list, which needs list<text>";
         check(&[("user_id", "clustering", "varint"), ("pages", "regular", "text")], two);
@@ -226,12 +304,18 @@ mod tests {
 
     #[test]
     fn counters_are_refused_wherever_they_are() {
-        check(&[("visits", "regular", "counter")], "column visits is a counter, and counters count a row again that is written again");
+        check(
+            &[("visits", "regular", "counter")],
+            "column visits is a counter, and counters count a row again that is written again",
+        );
     }
 
     #[test]
     fn another_primary_key_is_refused() {
-        check(&[("user_id", "regular", "bigint")], "the primary key is (session_id), where (session_id, user_id) is needed");
+        check(
+            &[("user_id", "regular", "bigint")],
+            "the primary key is (session_id), where (session_id, user_id) is needed",
+        );
         check(
             &[("day", "clustering", "date")],
             "the primary key is (session_id, user_id, day), where (session_id, user_id) is needed",
@@ -240,8 +324,14 @@ mod tests {
 
     #[test]
     fn a_now_column_is_a_timestamp_outside_the_primary_key() {
-        check(&[("ingestion_time", "", "")], "column ingestion_time is missing (`sink.cql.now` names it, it needs timestamp)");
-        check(&[("ingestion_time", "regular", "date")], "column ingestion_time is date, `sink.cql.now` names it, it needs timestamp");
+        check(
+            &[("ingestion_time", "", "")],
+            "column ingestion_time is missing (`sink.cql.now` names it, it needs timestamp)",
+        );
+        check(
+            &[("ingestion_time", "regular", "date")],
+            "column ingestion_time is date, `sink.cql.now` names it, it needs timestamp",
+        );
         check(
             &[("ingestion_time", "clustering", "timestamp")],
             "sink.cql.now: column ingestion_time is in the primary key of ndc_porto.sessions: a row written again would be another row; \
@@ -252,9 +342,8 @@ mod tests {
     #[test]
     fn json_is_converted_by_the_database_but_into_text_it_goes_as_it_is() {
         let table = &samples::documents(&[]).tables[0];
-        let real = |cql_type: &str| {
-            vec![RealColumn { name: "doc".into(), kind: "regular".into(), cql_type: cql_type.into() }]
-        };
+        let real =
+            |cql_type: &str| vec![RealColumn { name: "doc".into(), kind: "regular".into(), cql_type: cql_type.into() }];
         let into = "INSERT INTO \"k\".\"documents\" (\"id\", \"doc\") VALUES";
         assert_eq!(insert("k", table, &[], &real("map<text, int>")), format!("{into} (?, fromJson(?))"));
         assert_eq!(insert("k", table, &[], &real("text")), format!("{into} (?, ?)"));

@@ -203,10 +203,8 @@ mod tests {
 
     fn lines(now: &[&str], rows: &Rows) -> (String, Vec<Refusal>) {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let config = NdjsonSink {
-            path: folder.path().join("rows.ndjson"),
-            now: now.iter().map(|n| (*n).to_owned()).collect(),
-        };
+        let config =
+            NdjsonSink { path: folder.path().join("rows.ndjson"), now: now.iter().map(|n| (*n).to_owned()).collect() };
         let mut sink = Ndjson::open(&config, &rows.tables).expect("opens");
         let refusals = sink.write(rows).expect("writes");
         let length = sink.length().expect("syncs").expect("is a file");

@@ -78,7 +78,14 @@ impl Scylla {
             }
         };
         backoff.over();
-        Ok(Scylla { config: config.clone(), tables: tables.clone(), runtime: runtime.clone(), session, upserts, backoff })
+        Ok(Scylla {
+            config: config.clone(),
+            tables: tables.clone(),
+            runtime: runtime.clone(),
+            session,
+            upserts,
+            backoff,
+        })
     }
 
     /// Compares and prepares once more, waiting as long as it takes: a refusal now means that somebody changed the tables.
@@ -167,7 +174,13 @@ struct Round {
 }
 
 /// Sends the rows at `waiting`, `in_flight` at a time. After the first failure nothing new is sent, what is in flight is awaited.
-async fn send(session: &Session, upserts: &[PreparedStatement], config: &CqlSink, rows: &Rows, waiting: &[usize]) -> Round {
+async fn send(
+    session: &Session,
+    upserts: &[PreparedStatement],
+    config: &CqlSink,
+    rows: &Rows,
+    waiting: &[usize],
+) -> Round {
     let failed = Flag::new(false);
     let requests = futures::stream::iter(waiting.iter().take_while(|_| !failed.get()).map(|&at| {
         let row = rows.order[at];
@@ -221,7 +234,9 @@ fn meaning(error: &ExecutionError) -> Meaning {
 fn meaning_of_attempt(error: &RequestAttemptError) -> Meaning {
     match error {
         RequestAttemptError::SerializationError(_) | RequestAttemptError::CqlRequestSerialization(_) => Meaning::Row,
-        RequestAttemptError::RepreparedIdChanged { .. } | RequestAttemptError::RepreparedIdMissingInBatch => Meaning::Changed,
+        RequestAttemptError::RepreparedIdChanged { .. } | RequestAttemptError::RepreparedIdMissingInBatch => {
+            Meaning::Changed
+        }
         RequestAttemptError::DbError(error, _) => meaning_of_answer(error),
         // A broken connection, or an answer that the driver cannot read.
         _ => Meaning::Passes,
@@ -245,7 +260,8 @@ fn meaning_of_answer(error: &DbError) -> Meaning {
 /// Where the last row of each primary key stands in the order of the batch.
 fn last_of_each_key(rows: &Rows) -> Vec<usize> {
     let mut seen = HashSet::with_capacity(rows.len());
-    let mut last: Vec<usize> = (0..rows.len()).rev().filter(|&at| seen.insert(key_bytes(rows, rows.order[at]))).collect();
+    let mut last: Vec<usize> =
+        (0..rows.len()).rev().filter(|&at| seen.insert(key_bytes(rows, rows.order[at]))).collect();
     last.reverse();
     last
 }
@@ -394,7 +410,10 @@ async fn cluster(session: &Session, config: &CqlSink) -> Result<Check, String> {
     let local: Vec<(String, String)> = ask(session, select, &[]).await?;
     let nodes = session.get_cluster_state().get_nodes_info().len();
     let (name, version) = local.into_iter().next().unwrap_or_default();
-    Ok(Check::fine(subject(config), format!("cluster {name}, version {version}, {nodes} node(s), consistency {}", config.consistency)))
+    Ok(Check::fine(
+        subject(config),
+        format!("cluster {name}, version {version}, {nodes} node(s), consistency {}", config.consistency),
+    ))
 }
 
 /// Rows of a system table, from one node: those are not replicated, so the consistency of the writes means nothing there.
@@ -410,7 +429,12 @@ where
     rows.collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 
-fn connect(config: &CqlSink, runtime: &Handle, deadline: Option<Instant>, backoff: &mut Backoff) -> Result<Session, Error> {
+fn connect(
+    config: &CqlSink,
+    runtime: &Handle,
+    deadline: Option<Instant>,
+    backoff: &mut Backoff,
+) -> Result<Session, Error> {
     let builder = session_builder(config)?;
     loop {
         match runtime.block_on(builder.build()) {
@@ -552,12 +576,16 @@ mod tests {
         assert_eq!(consistency("local_quorum").expect("is one"), Consistency::LocalQuorum);
         let error = consistency("MOST").expect_err("is none");
         assert!(matches!(error, Error::Config(_)));
-        assert!(error.to_string().starts_with("sink.cql.consistency: MOST is none for writes, use one of LOCAL_QUORUM, "));
+        assert!(
+            error.to_string().starts_with("sink.cql.consistency: MOST is none for writes, use one of LOCAL_QUORUM, ")
+        );
     }
 
     #[test]
     fn outages_pass_refused_rows_go_back_and_schema_errors_halt() {
-        let answer = |error: DbError| meaning(&ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, String::new())));
+        let answer = |error: DbError| {
+            meaning(&ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, String::new())))
+        };
         assert_eq!(answer(DbError::Overloaded), Meaning::Passes);
         assert_eq!(answer(DbError::IsBootstrapping), Meaning::Passes);
         assert_eq!(answer(DbError::ServerError), Meaning::Passes);

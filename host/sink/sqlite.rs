@@ -91,7 +91,9 @@ fn check_table(config: &SqliteSink, connection: &Connection, table: &Table) -> C
     let subject = format!("table {} in {path}", table.name);
     let found = real_columns(connection, &table.name)
         .map_err(|e| Error::Outside(format!("sink.sqlite: {path}: {e}")))
-        .and_then(|real| if real.is_empty() { Ok(true) } else { fit(&path, table, &config.now, &real).map(|()| false) });
+        .and_then(
+            |real| if real.is_empty() { Ok(true) } else { fit(&path, table, &config.now, &real).map(|()| false) },
+        );
     match found {
         Ok(true) => Check::fine(subject, "will be made"),
         Ok(false) => Check::fine(subject, "has the columns and the primary key that the plugin declares"),
@@ -159,7 +161,8 @@ fn write_row(
 /// SQLite would take null for "make up a key" in an integer key, so the host refuses it as any other database does.
 fn null_in_key(rows: &Rows, row: RowRef) -> Option<String> {
     let columns = &rows.table(row).1.columns;
-    let column = columns.iter().zip(rows.cells(row)).find(|(column, cell)| column.primary_key && *cell == Cell::Null)?.0;
+    let column =
+        columns.iter().zip(rows.cells(row)).find(|(column, cell)| column.primary_key && *cell == Cell::Null)?.0;
     Some(format!("column {} of the primary key is null", column.name))
 }
 
@@ -195,10 +198,7 @@ fn prepare_file(connection: &mut Connection) -> rusqlite::Result<()> {
 }
 
 fn passes(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
-    )
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull))
 }
 
 fn refuses_row(error: &rusqlite::Error) -> bool {
@@ -220,7 +220,8 @@ struct RealColumn {
 
 /// The columns of a table; none if there is no such table. A view is refused when it is written to.
 fn real_columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<RealColumn>> {
-    let mut statement = connection.prepare("SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_info(?)")?;
+    let mut statement =
+        connection.prepare("SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_info(?)")?;
     let columns = statement.query_map([table], |row| {
         Ok(RealColumn {
             name: row.get(0)?,
@@ -341,7 +342,10 @@ fn folder(path: &Path) -> &Path {
 fn cannot_open(path: &Path, error: &rusqlite::Error) -> Error {
     if !folder(path).is_dir() {
         let folder = folder(path).display();
-        return Error::Outside(format!("sink.sqlite: {}: the folder {folder} is not there, make it first", path.display()));
+        return Error::Outside(format!(
+            "sink.sqlite: {}: the folder {folder} is not there, make it first",
+            path.display()
+        ));
     }
     Error::Outside(format!("sink.sqlite: {}: {error}", path.display()))
 }
@@ -507,7 +511,8 @@ mod tests {
     #[test]
     fn what_is_no_database_or_has_no_folder_is_refused_by_name() {
         let place = place(&[]);
-        std::fs::write(&place.config.path, "this is no database, but it is long enough to be looked at").expect("writes");
+        std::fs::write(&place.config.path, "this is no database, but it is long enough to be looked at")
+            .expect("writes");
         let error = place.refused(&samples::sessions(&[]));
         assert!(error.contains("rows.db: file is not a database"), "{error}");
 
