@@ -9,7 +9,7 @@
 //! the driver neither retries nor speculates, and nothing here calls `set_timestamp`.
 
 use std::cell::Cell as Flag;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,10 +88,14 @@ impl Scylla {
         })
     }
 
-    /// Compares and prepares once more, waiting as long as it takes: a refusal now means that somebody changed the tables.
+    /// Compares and prepares once more, as soon as all nodes know the same tables: a refusal now means that somebody changed them.
     fn inspect_again(&mut self) -> Result<(), Error> {
         loop {
-            match self.runtime.block_on(inspect(&self.session, &self.config, &self.tables)) {
+            let inspected = self.runtime.block_on(async {
+                self.session.await_schema_agreement().await.map_err(|e| e.to_string())?;
+                inspect(&self.session, &self.config, &self.tables).await
+            });
+            match inspected {
                 Ok(inspection) => {
                     first_refused(inspection.checks)?;
                     self.upserts = inspection.upserts;
@@ -122,33 +126,28 @@ pub(super) fn check(config: &CqlSink, tables: &Arc<[Table]>, runtime: &Handle) -
 impl Sink for Scylla {
     /// Sends the last row of each primary key. All of them are acknowledged when this returns, so of one key one is in flight at a time.
     fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Error> {
-        let mut refused = Vec::new();
         let mut waiting = last_of_each_key(rows);
-        waiting.retain(|&at| match bad_json(rows, rows.order[at]) {
-            None => true,
-            Some(reason) => {
-                refused.push((at, reason));
-                false
-            }
-        });
+        let bad = |&at: &usize| bad_json(rows, rows.order[at]).map(|reason| (at, reason));
+        let mut refused: BTreeMap<usize, String> = waiting.iter().filter_map(bad).collect();
+        let mut suspects = HashSet::new();
+        waiting.retain(|at| !refused.contains_key(at));
         while !waiting.is_empty() {
             let round = self.runtime.block_on(send(&self.session, &self.upserts, &self.config, rows, &waiting));
-            waiting.retain(|at| !round.acknowledged.contains(at));
             if let Some(reason) = round.halts {
                 return Err(Error::Outside(format!("sink.cql: {reason}")));
             }
             if round.changed || !round.refused.is_empty() {
-                // "Invalid" is what the database says of a value that it will not take and of a column that is gone: look which.
+                // "Invalid" is what a node says of a value that it will not take, and of a column that is gone or that it does not
+                // know yet. So a row is refused by its second answer, given after the tables were found to fit and all nodes agree.
                 self.inspect_again()?;
             }
-            waiting.retain(|at| !round.refused.iter().any(|(refused, _)| refused == at));
-            refused.extend(round.refused);
+            refused.extend(round.refused.into_iter().filter(|(at, _)| !suspects.insert(*at)));
+            waiting.retain(|at| !round.acknowledged.contains(at) && !refused.contains_key(at));
             match round.outage {
                 Some(outage) => self.backoff.pause(&outage),
                 None => self.backoff.over(),
             }
         }
-        refused.sort();
         Ok(refused.into_iter().map(|(at, reason)| refusal(rows, rows.order[at], reason)).collect())
     }
 
@@ -201,7 +200,10 @@ async fn send(
                 round.refused.push((at, error.to_string()));
                 continue;
             }
-            Meaning::Changed => round.changed = true,
+            Meaning::Changed => {
+                round.changed = true;
+                round.outage = Some(error.to_string());
+            }
             Meaning::Halts => round.halts = Some(error.to_string()),
         }
         failed.set(true);
