@@ -1,7 +1,49 @@
 //! What could not be folded, kept: original bytes verbatim, with the reason. Keeps I3: dead letters are acknowledged before a checkpoint
 //! that covers them is written.
 
+mod file;
+mod topic;
+
+use std::time::Instant;
+
+use crate::config;
+use crate::failure::{Check, Failure};
 use crate::record::Records;
+
+/// Where dead letters are kept. Outages are retried inside for ever, with backoff and a warning; what comes back as a failure halts the lane.
+pub trait DeadLetterWriter: Send {
+    /// Takes dead letters; [`DeadLetterWriter::flush`] says when they are kept.
+    fn write(&mut self, letters: &[DeadLetter]) -> Result<(), Failure>;
+    /// Back when all that was written is acknowledged: on disk, or by all in-sync replicas.
+    fn flush(&mut self) -> Result<(), Failure>;
+    /// For a file: its length, all of it on disk. None for what needs no cutting at recovery.
+    fn length(&mut self) -> Result<Option<u64>, Failure>;
+    /// For a file: cuts it back to what the checkpoint covers. Called before the first `write` only.
+    fn truncate(&mut self, length: u64) -> Result<(), Failure>;
+}
+
+/// Opens where `config` wants dead letters kept. They name `source_topic` as where they come from, if there is one. A broker is waited for
+/// until `deadline` (without one it is tried once); a missing topic or folder is refused at once.
+pub fn open(
+    config: &config::DeadLetters,
+    source_topic: Option<&str>,
+    deadline: Option<Instant>,
+) -> Result<Box<dyn DeadLetterWriter>, Failure> {
+    Ok(match config {
+        config::DeadLetters::File(path) => Box::new(file::DeadLetterFile::open(path, source_topic)?),
+        config::DeadLetters::Topic { brokers, topic, properties } => {
+            Box::new(topic::DeadLetterTopic::open(brokers, topic, properties, source_topic, deadline)?)
+        }
+    })
+}
+
+/// What [`open`] would find, a line for each thing looked at, nothing changed. The outside is tried once.
+pub fn check(config: &config::DeadLetters) -> Vec<Check> {
+    vec![match config {
+        config::DeadLetters::File(path) => file::check(path),
+        config::DeadLetters::Topic { brokers, topic, properties } => topic::check(brokers, topic, properties),
+    }]
+}
 
 /// Where in the pipeline it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +60,19 @@ pub enum Stage {
     Sink,
 }
 
+impl Stage {
+    /// As dead letters name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Map => "map",
+            Stage::Time => "time",
+            Stage::Fold => "fold",
+            Stage::Timer => "timer",
+            Stage::Sink => "sink",
+        }
+    }
+}
+
 /// One dead letter. `Map`, `Time` and `Fold` carry the original record; `Timer` carries the key and its lost state as JSON; `Sink` the row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeadLetter {
@@ -32,4 +87,28 @@ pub struct DeadLetter {
     /// The record (exactly one row; partition, offset, append time, key, payload, headers). For `Timer` and `Sink`: coordinates of the
     /// record that made it happen, with the key (`Timer`) and a JSON payload in place of the original bytes.
     pub record: Records,
+}
+
+#[cfg(test)]
+mod samples {
+    use super::{DeadLetter, Stage};
+    use crate::record::{HeaderColumns, RecordRef, Records};
+
+    /// A dead letter of the first event of record 3/42.
+    pub(super) fn letter(key: Option<&[u8]>, payload: Option<&[u8]>, headers: &[(&[u8], &[u8])]) -> DeadLetter {
+        let mut columns = HeaderColumns::default();
+        headers.iter().for_each(|(name, value)| columns.push(name, value));
+        columns.end_record();
+        let mut record = Records::default();
+        record.push(RecordRef {
+            partition: 3,
+            offset: 42,
+            append_time: 1_727_873_508_000,
+            key,
+            payload,
+            headers: Some((&columns, 0)),
+        });
+        let reason = "user_id is missing".to_owned();
+        DeadLetter { stage: Stage::Map, reason, plugin: "ab".repeat(32), event: Some(0), record }
+    }
 }

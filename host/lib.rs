@@ -1,13 +1,21 @@
-//! keyfold
+#![doc = include_str!("ARCHITECTURE.md")]
 // The order of the modules is the life of a record.
+pub mod cli;
 pub mod config;
+pub mod log;
+pub mod progress;
 pub mod failure;
+pub mod check;
+pub mod run;
+pub mod clock;
 pub mod record;
-pub mod row;
 pub mod source;
-pub mod sink;
-pub mod dead_letter;
+pub mod lane;
 pub mod plugin;
 pub mod state;
 pub mod journal;
-pub mod lane;
+pub mod row;
+mod backoff;
+pub mod sink;
+pub mod dead_letter;
+pub mod demo;

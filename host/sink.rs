@@ -1,8 +1,20 @@
 //! Where rows go. A sink writes the rows of one batch in order and returns when the outside has acknowledged them; it is called from one
 //! thread of its own. Keeps I2: rows are acknowledged before a checkpoint that covers them is written.
 
-use crate::failure::{Exit, Failure};
-use crate::row::{RowRef, Rows};
+mod cql_schema;
+mod discard;
+mod ndjson;
+#[cfg(test)]
+mod samples;
+mod scylla;
+mod sqlite;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config;
+use crate::failure::{Check, Exit, Failure, Finding};
+use crate::row::{RowRef, Rows, Table};
 
 /// A row that the database refuses for good: it goes to the dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +35,73 @@ pub trait Sink: Send {
     fn length(&mut self) -> Result<Option<u64>, Error>;
     /// For a file: cuts it back to what the checkpoint covers. Called before the first `write` only.
     fn truncate(&mut self, length: u64) -> Result<(), Error>;
+}
+
+/// Opens the sink that `config` names for rows of `tables`. The outside is waited for until `deadline` (without one it is tried once); what
+/// is missing or does not fit is refused at once.
+pub fn open(
+    config: &config::Sink,
+    tables: &Arc<[Table]>,
+    runtime: &tokio::runtime::Handle,
+    deadline: Option<Instant>,
+) -> Result<Box<dyn Sink>, Error> {
+    Ok(match config {
+        config::Sink::Cql(config) => Box::new(scylla::Scylla::open(config, tables, runtime, deadline)?),
+        config::Sink::Sqlite(config) => Box::new(sqlite::Sqlite::open(config, tables)?),
+        config::Sink::Ndjson(config) => Box::new(ndjson::Ndjson::open(config, tables)?),
+        config::Sink::Discard => Box::new(discard::Discard),
+    })
+}
+
+/// What [`open`] would find, a line for each thing looked at, nothing changed. The outside is tried once.
+pub fn check(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runtime::Handle) -> Vec<Check> {
+    match config {
+        config::Sink::Cql(config) => scylla::check(config, tables, runtime),
+        config::Sink::Sqlite(config) => sqlite::check(config, tables),
+        config::Sink::Ndjson(config) => ndjson::check(config, tables),
+        config::Sink::Discard => vec![Check::fine("sink", "rows are discarded")],
+    }
+}
+
+/// The first refused line, as the error with which [`open`] fails.
+fn first_refused(checks: Vec<Check>) -> Result<(), Error> {
+    for check in checks {
+        if let Finding::Refused(exit) = check.finding {
+            return Err(match exit {
+                Exit::Config => Error::Config(check.detail),
+                Exit::Outside => Error::Outside(check.detail),
+                Exit::Unexpected | Exit::Plugin | Exit::State => Error::Unexpected(check.detail),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Columns under `now` that the plugin declares itself: the host may not fill those.
+fn now_is_free(section: &str, now: &[String], tables: &[Table]) -> Result<(), Error> {
+    for table in tables {
+        if let Some(column) = table.columns.iter().find(|c| now.contains(&c.name)) {
+            return Err(Error::Config(format!(
+                "{section}.now: column {} of table {} is one of the plugin's own, the host cannot fill it; take it out of `now`",
+                column.name, table.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The time of writing, ms since 1970.
+fn now_ms() -> i64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds since 1970 as `2024-10-02T12:55:19.148Z`; outside the years -9999 to 9999, where no such text exists, as a number.
+fn iso(ms: i64) -> String {
+    match jiff::Timestamp::from_millisecond(ms) {
+        Ok(time) => format!("{time:.3}"),
+        Err(_) => ms.to_string(),
+    }
 }
 
 /// Why a sink cannot go on.

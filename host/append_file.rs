@@ -1,0 +1,143 @@
+//! A file of lines that only grows, and is cut back at recovery to what a checkpoint covers. Owns the file's length and what a full disk
+//! means; knows no rows and no dead letters.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::backoff::Backoff;
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct AppendFile {
+    path: PathBuf,
+    file: File,
+    /// What was written whole; a write that failed half-way is cut back to it.
+    length: u64,
+    backoff: Backoff,
+}
+
+impl AppendFile {
+    /// Opens the file, or makes it; its folder must be there.
+    pub(crate) fn open(path: &Path) -> Result<AppendFile, String> {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|e| refusal(path, &e))?;
+        let length = file.seek(SeekFrom::End(0)).map_err(|e| refusal(path, &e))?;
+        let backoff = Backoff::new(path.display().to_string());
+        Ok(AppendFile { path: path.to_owned(), file, length, backoff })
+    }
+
+    /// Whether [`AppendFile::open`] would succeed, without making the file.
+    pub(crate) fn check(path: &Path) -> Result<String, String> {
+        match OpenOptions::new().write(true).open(path) {
+            Ok(file) => {
+                let length = file.metadata().map_err(|e| refusal(path, &e))?.len();
+                Ok(format!("{} has {length} bytes", path.display()))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound && folder(path).is_dir() => {
+                Ok(format!("{} will be made", path.display()))
+            }
+            Err(e) => Err(refusal(path, &e)),
+        }
+    }
+
+    /// Appends all of `lines`. A full disk is waited for; any other failure is told.
+    pub(crate) fn append(&mut self, lines: &[u8]) -> Result<(), String> {
+        while let Err(e) = self.file.write_all(lines) {
+            if !matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                return Err(refusal(&self.path, &e));
+            }
+            self.cut(self.length)?;
+            self.backoff.pause(&e);
+        }
+        self.backoff.over();
+        self.length += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Its length, all of it on disk.
+    pub(crate) fn sync(&mut self) -> Result<u64, String> {
+        self.file.sync_data().map_err(|e| refusal(&self.path, &e))?;
+        Ok(self.length)
+    }
+
+    /// Cuts the file back to `length`.
+    pub(crate) fn truncate(&mut self, length: u64) -> Result<(), String> {
+        if length > self.length {
+            return Err(format!(
+                "{} has {} bytes, but the checkpoint covers {length}: it was cut or replaced since; put it back, or start \
+                 over with `keyfold reset` and the file moved away",
+                self.path.display(),
+                self.length
+            ));
+        }
+        self.cut(length)?;
+        self.length = length;
+        Ok(())
+    }
+
+    fn cut(&mut self, length: u64) -> Result<(), String> {
+        let cut = self.file.set_len(length).and_then(|()| self.file.seek(SeekFrom::Start(length)));
+        cut.map(drop).map_err(|e| refusal(&self.path, &e))
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn refusal(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("{}: the folder {} is not there, make it first", path.display(), folder(path).display())
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("{} may not be written, give this user the right to: {error}", path.display())
+        }
+        _ => format!("{}: {error}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_cut_back_and_grows_from_there() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("lines");
+        let mut file = AppendFile::open(&path).expect("opens");
+        file.append(b"one\ntwo\n").expect("appends");
+        assert_eq!(file.sync(), Ok(8));
+        drop(file);
+
+        let mut file = AppendFile::open(&path).expect("opens again");
+        file.truncate(4).expect("cuts");
+        file.append(b"three\n").expect("appends");
+        assert_eq!(file.sync(), Ok(10));
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), "one\nthree\n");
+    }
+
+    #[test]
+    fn a_file_shorter_than_its_checkpoint_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut file = AppendFile::open(&folder.path().join("lines")).expect("opens");
+        let error = file.truncate(4).expect_err("is shorter");
+        assert!(error.contains("has 0 bytes, but the checkpoint covers 4"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_folder_is_refused_by_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("no/lines");
+        for error in [AppendFile::open(&path).expect_err("no folder"), AppendFile::check(&path).expect_err("no folder")]
+        {
+            assert!(error.contains("no is not there, make it first"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! How an outage is waited for: in growing pauses, with a warning now and then. Owns the pauses, not the decision what is an outage. It
+//! blocks, because the sink and the dead letters have a thread of their own, and everything behind it is to wait.
+
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(10);
+/// At most one warning in this time: an outage is one event, not one per attempt.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
+
+/// The pauses of one thing that may be away.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    what: String,
+    next: Duration,
+    since: Option<Instant>,
+    warned: Option<Instant>,
+}
+
+impl Backoff {
+    /// For `what`, as the warnings name it.
+    pub(crate) fn new(what: impl Into<String>) -> Backoff {
+        Backoff { what: what.into(), next: FIRST, since: None, warned: None }
+    }
+
+    /// An attempt failed with `error`: warns if it is time to, and waits.
+    pub(crate) fn pause(&mut self, error: &dyn Display) {
+        self.warn(error);
+        std::thread::sleep(self.step());
+    }
+
+    /// As [`Backoff::pause`], but without waiting: for what does its own.
+    pub(crate) fn warn(&mut self, error: &dyn Display) {
+        let now = Instant::now();
+        self.since.get_or_insert(now);
+        if self.warned.is_none_or(|last| now.duration_since(last) >= BETWEEN_WARNINGS) {
+            self.warned = Some(now);
+            tracing::warn!(what = self.what, %error, "the outside does not answer, it is tried again");
+        }
+    }
+
+    /// As [`Backoff::pause`], but false instead of a wait past `deadline`; without a deadline there is one attempt only.
+    pub(crate) fn pause_until(&mut self, deadline: Option<Instant>, error: &dyn Display) -> bool {
+        let wait = self.step();
+        if deadline.is_none_or(|deadline| Instant::now() + wait > deadline) {
+            return false;
+        }
+        self.warn(error);
+        std::thread::sleep(wait);
+        true
+    }
+
+    /// An attempt succeeded.
+    pub(crate) fn over(&mut self) {
+        if let Some(since) = self.since.take() {
+            tracing::info!(what = self.what, seconds = since.elapsed().as_secs(), "the outside answers again");
+        }
+        self.next = FIRST;
+        self.warned = None;
+    }
+
+    fn step(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(LONGEST);
+        wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_from_100_ms_to_10_s_and_begin_anew_after_success() {
+        let mut backoff = Backoff::new("test");
+        let pauses: Vec<u128> = (0..9).map(|_| backoff.step().as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        backoff.over();
+        assert_eq!(backoff.step(), FIRST);
+    }
+
+    #[test]
+    fn nothing_is_tried_again_without_a_deadline_or_past_it() {
+        assert!(!Backoff::new("test").pause_until(None, &"away"));
+        assert!(!Backoff::new("test").pause_until(Some(Instant::now()), &"away"));
+    }
+}

@@ -1,0 +1,600 @@
+//! Rows in ScyllaDB, Cassandra or any other CQL database: one prepared upsert per table, sent to the shard that owns the row, a bounded
+//! number at a time. Everything that passes by itself is retried here for ever, while what stands behind the sink waits; what concerns
+//! the tables halts; a row that the database refuses goes back to the lane.
+//!
+//! Write timestamps. An upsert of a list that is not frozen doubles its elements if it is applied twice with *equal* timestamps
+//! (scylladb/scylladb#3559, #7937, CASSANDRA-11368). So each attempt has a new, greater one: the driver asks its timestamp generator in
+//! `Connection::execute_raw_with_consistency`, that is once for each EXECUTE that it sends, and its own `MonotonicTimestampGenerator`
+//! rises strictly within a session. (It sends one twice only after `Unprepared`, when the first was not applied.) For the same reason
+//! the driver neither retries nor speculates, and nothing here calls `set_timestamp`.
+
+use std::cell::Cell as Flag;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslVerifyMode};
+use openssl::x509::{X509, store::X509StoreBuilder};
+use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::errors::{
+    ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError, MetadataError,
+    NewSessionError, PrepareError, RequestAttemptError,
+};
+use scylla::frame::types::Consistency;
+use scylla::policies::retry::FallthroughRetryPolicy;
+use scylla::policies::timestamp_generator::MonotonicTimestampGenerator;
+use scylla::serialize::SerializationError;
+use scylla::serialize::row::{RowSerializationContext, SerializeRow};
+use scylla::serialize::writers::{CellOverflowError, CellWriter, RowWriter};
+use scylla::statement::Statement;
+use scylla::statement::prepared::PreparedStatement;
+use tokio::runtime::Handle;
+
+use super::cql_schema::{RealColumn, create_table, fit, insert};
+use super::ndjson::{bad_json, refusal};
+use super::{Error, Refusal, Sink, first_refused, now_is_free, now_ms};
+use crate::backoff::Backoff;
+use crate::config::{CqlSink, CqlTls};
+use crate::failure::{Check, Failure};
+use crate::row::{Cell, RowRef, Rows, Table};
+
+/// An answer that takes longer than this is none. Above the databases' own time-outs (2 s for a write), so that theirs, which say more, come first.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// Upserts rows over CQL.
+#[derive(Debug)]
+pub(super) struct Scylla {
+    config: CqlSink,
+    tables: Arc<[Table]>,
+    runtime: Handle,
+    session: Session,
+    /// One upsert per table.
+    upserts: Vec<PreparedStatement>,
+    backoff: Backoff,
+}
+
+impl Scylla {
+    /// Connects, compares the tables, prepares the upserts.
+    pub(super) fn open(
+        config: &CqlSink,
+        tables: &Arc<[Table]>,
+        runtime: &Handle,
+        deadline: Option<Instant>,
+    ) -> Result<Scylla, Error> {
+        now_is_free("sink.cql", &config.now, tables)?;
+        let mut backoff = Backoff::new(subject(config));
+        let session = connect(config, runtime, deadline, &mut backoff)?;
+        let upserts = loop {
+            match runtime.block_on(inspect(&session, config, tables)) {
+                Ok(inspection) => {
+                    first_refused(inspection.checks)?;
+                    break inspection.upserts;
+                }
+                Err(outage) if backoff.pause_until(deadline, &outage) => {}
+                Err(outage) => return Err(unreachable(config, &outage)),
+            }
+        };
+        backoff.over();
+        Ok(Scylla {
+            config: config.clone(),
+            tables: tables.clone(),
+            runtime: runtime.clone(),
+            session,
+            upserts,
+            backoff,
+        })
+    }
+
+    /// Compares and prepares once more, as soon as all nodes know the same tables: a refusal now means that somebody changed them.
+    fn inspect_again(&mut self) -> Result<(), Error> {
+        loop {
+            let inspected = self.runtime.block_on(async {
+                self.session.await_schema_agreement().await.map_err(|e| e.to_string())?;
+                inspect(&self.session, &self.config, &self.tables).await
+            });
+            match inspected {
+                Ok(inspection) => {
+                    first_refused(inspection.checks)?;
+                    self.upserts = inspection.upserts;
+                    return Ok(());
+                }
+                Err(outage) => self.backoff.pause(&outage),
+            }
+        }
+    }
+}
+
+/// The lines of `keyfold check`.
+pub(super) fn check(config: &CqlSink, tables: &Arc<[Table]>, runtime: &Handle) -> Vec<Check> {
+    let refused = |e: Error| vec![Check::refused(subject(config), Failure::from(e))];
+    if let Err(e) = now_is_free("sink.cql", &config.now, tables) {
+        return refused(e);
+    }
+    let session = match connect(config, runtime, None, &mut Backoff::new(subject(config))) {
+        Ok(session) => session,
+        Err(e) => return refused(e),
+    };
+    match runtime.block_on(inspect(&session, config, tables)) {
+        Ok(inspection) => inspection.checks,
+        Err(outage) => refused(unreachable(config, &outage)),
+    }
+}
+
+impl Sink for Scylla {
+    /// Sends the last row of each primary key. All of them are acknowledged when this returns, so of one key one is in flight at a time.
+    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Error> {
+        let mut waiting = last_of_each_key(rows);
+        let bad = |&at: &usize| bad_json(rows, rows.order[at]).map(|reason| (at, reason));
+        let mut refused: BTreeMap<usize, String> = waiting.iter().filter_map(bad).collect();
+        let mut suspects = HashSet::new();
+        waiting.retain(|at| !refused.contains_key(at));
+        while !waiting.is_empty() {
+            let round = self.runtime.block_on(send(&self.session, &self.upserts, &self.config, rows, &waiting));
+            if let Some(reason) = round.halts {
+                return Err(Error::Outside(format!("sink.cql: {reason}")));
+            }
+            if round.changed || !round.refused.is_empty() {
+                // "Invalid" is what a node says of a value that it will not take, and of a column that is gone or that it does not
+                // know yet. So a row is refused by its second answer, given after the tables were found to fit and all nodes agree.
+                self.inspect_again()?;
+            }
+            refused.extend(round.refused.into_iter().filter(|(at, _)| !suspects.insert(*at)));
+            waiting.retain(|at| !round.acknowledged.contains(at) && !refused.contains_key(at));
+            match round.outage {
+                Some(outage) => self.backoff.pause(&outage),
+                None => self.backoff.over(),
+            }
+        }
+        Ok(refused.into_iter().map(|(at, reason)| refusal(rows, rows.order[at], reason)).collect())
+    }
+
+    /// None: rows that are written again replace themselves.
+    fn length(&mut self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
+    fn truncate(&mut self, _length: u64) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// What came of sending rows once; rows are named by their place in the order of the batch.
+#[derive(Debug, Default)]
+struct Round {
+    acknowledged: HashSet<usize>,
+    refused: Vec<(usize, String)>,
+    /// The upserts must be prepared anew.
+    changed: bool,
+    outage: Option<String>,
+    halts: Option<String>,
+}
+
+/// Sends the rows at `waiting`, `in_flight` at a time. After the first failure nothing new is sent, what is in flight is awaited.
+async fn send(
+    session: &Session,
+    upserts: &[PreparedStatement],
+    config: &CqlSink,
+    rows: &Rows,
+    waiting: &[usize],
+) -> Round {
+    let failed = Flag::new(false);
+    let requests = futures::stream::iter(waiting.iter().take_while(|_| !failed.get()).map(|&at| {
+        let row = rows.order[at];
+        let upsert = &upserts[rows.table(row).0];
+        let values = RowValues { rows, row, now: config.now.len() };
+        async move { (at, session.execute_unpaged(upsert, values).await.map(drop)) }
+    }));
+    let mut answers = requests.buffer_unordered(config.in_flight.max(1));
+    let mut round = Round::default();
+    while let Some((at, answer)) = answers.next().await {
+        let Err(error) = answer else {
+            round.acknowledged.insert(at);
+            continue;
+        };
+        match meaning(&error) {
+            Meaning::Passes => round.outage = Some(error.to_string()),
+            Meaning::Row => {
+                round.refused.push((at, error.to_string()));
+                continue;
+            }
+            Meaning::Changed => {
+                round.changed = true;
+                round.outage = Some(error.to_string());
+            }
+            Meaning::Halts => round.halts = Some(error.to_string()),
+        }
+        failed.set(true);
+    }
+    round
+}
+
+/// What a failed write means for the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// Away, overloaded, too slow: send it again, for ever.
+    Passes,
+    /// This row is refused, if the table still is what it was.
+    Row,
+    /// The statement is another one than was prepared.
+    Changed,
+    /// Nothing will pass until a person acts.
+    Halts,
+}
+
+fn meaning(error: &ExecutionError) -> Meaning {
+    match error {
+        ExecutionError::BadQuery(_) => Meaning::Row,
+        ExecutionError::LastAttemptError(attempt) => meaning_of_attempt(attempt),
+        // The other kinds are of the connection, of a time-out, or of statements that this sink does not send.
+        _ => Meaning::Passes,
+    }
+}
+
+fn meaning_of_attempt(error: &RequestAttemptError) -> Meaning {
+    match error {
+        RequestAttemptError::SerializationError(_) | RequestAttemptError::CqlRequestSerialization(_) => Meaning::Row,
+        RequestAttemptError::RepreparedIdChanged { .. } | RequestAttemptError::RepreparedIdMissingInBatch => {
+            Meaning::Changed
+        }
+        RequestAttemptError::DbError(error, _) => meaning_of_answer(error),
+        // A broken connection, or an answer that the driver cannot read.
+        _ => Meaning::Passes,
+    }
+}
+
+fn meaning_of_answer(error: &DbError) -> Meaning {
+    match error {
+        DbError::Invalid | DbError::FunctionFailure { .. } => Meaning::Row,
+        DbError::SyntaxError
+        | DbError::AuthenticationError
+        | DbError::Unauthorized
+        | DbError::ConfigError
+        | DbError::AlreadyExists { .. }
+        | DbError::ProtocolError => Meaning::Halts,
+        // Unavailable, overloaded, bootstrapping, time-outs, failures of replicas, rate limits, and codes of a newer server.
+        _ => Meaning::Passes,
+    }
+}
+
+/// Where the last row of each primary key stands in the order of the batch.
+fn last_of_each_key(rows: &Rows) -> Vec<usize> {
+    let mut seen = HashSet::with_capacity(rows.len());
+    let mut last: Vec<usize> =
+        (0..rows.len()).rev().filter(|&at| seen.insert(key_bytes(rows, rows.order[at]))).collect();
+    last.reverse();
+    last
+}
+
+/// Table and primary key as bytes that differ if the keys do.
+fn key_bytes(rows: &Rows, row: RowRef) -> Vec<u8> {
+    let (index, table) = rows.table(row);
+    let mut key = index.to_be_bytes().to_vec();
+    for (column, cell) in table.columns.iter().zip(rows.cells(row)) {
+        if column.primary_key {
+            put_cell(cell, CellWriter::new(&mut key)).expect("a batch is cut below 2 GiB");
+        }
+    }
+    key
+}
+
+/// One row as the values of its upsert. The types were compared when the sink was opened.
+struct RowValues<'a> {
+    rows: &'a Rows,
+    row: RowRef,
+    /// How many columns take the time of writing.
+    now: usize,
+}
+
+impl SerializeRow for RowValues<'_> {
+    fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter<'_>) -> Result<(), SerializationError> {
+        let now = std::iter::repeat_with(|| Cell::Timestamp(now_ms())).take(self.now);
+        for cell in self.rows.cells(self.row).chain(now) {
+            put_cell(cell, writer.make_cell_writer()).map_err(SerializationError::new)?;
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+fn put_cell(cell: Cell<'_>, writer: CellWriter<'_>) -> Result<(), CellOverflowError> {
+    let written = match cell {
+        Cell::Null => Ok(writer.set_null()),
+        Cell::Boolean(value) => writer.set_value(&[u8::from(value)]),
+        Cell::Integer(value) | Cell::Timestamp(value) => writer.set_value(&value.to_be_bytes()),
+        Cell::Float(value) => writer.set_value(&value.to_be_bytes()),
+        Cell::Text(value) | Cell::Json(value) => writer.set_value(value.as_bytes()),
+        Cell::Blob(value) => writer.set_value(value),
+        Cell::TextList(list) => return put_list(list.iter(), str::as_bytes, writer),
+        Cell::IntegerList(list) => return put_list(list.iter(), |i: &i64| i.to_be_bytes(), writer),
+    };
+    written.map(drop)
+}
+
+fn put_list<'a, T: ?Sized + 'a, B: AsRef<[u8]>>(
+    items: impl ExactSizeIterator<Item = &'a T>,
+    bytes: impl Fn(&'a T) -> B,
+    writer: CellWriter<'_>,
+) -> Result<(), CellOverflowError> {
+    let mut list = writer.into_value_builder();
+    let count = i32::try_from(items.len()).map_err(|_| CellOverflowError)?;
+    list.append_bytes(&count.to_be_bytes());
+    for item in items {
+        list.make_sub_writer().set_value(bytes(item).as_ref())?;
+    }
+    list.finish().map(drop)
+}
+
+/// What the tables are like, and the upserts if all fit.
+struct Inspection {
+    checks: Vec<Check>,
+    upserts: Vec<PreparedStatement>,
+}
+
+/// Looks at keyspace and tables. An error is an outage; what is missing or does not fit is among the checks.
+async fn inspect(session: &Session, config: &CqlSink, tables: &[Table]) -> Result<Inspection, String> {
+    let mut found = Inspection { checks: vec![cluster(session, config).await?], upserts: Vec::new() };
+    let keyspace = &config.keyspace;
+    let keyspaces: Vec<(String,)> =
+        ask(session, "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?", &[keyspace]).await?;
+    let subject = format!("keyspace {keyspace}");
+    if keyspaces.is_empty() {
+        let message = format!(
+            "keyspace {keyspace} does not exist on {}; make it and its tables: {}",
+            config.nodes.join(", "),
+            tables.iter().map(|t| create_table(keyspace, t, &config.now)).collect::<Vec<_>>().join("; ")
+        );
+        found.checks.push(Check::refused(subject, Failure::from(Error::Outside(message))));
+        return Ok(found);
+    }
+    found.checks.push(Check::fine(subject, "exists"));
+    for table in tables {
+        let subject = format!("table {keyspace}.{}", table.name);
+        match inspect_table(session, config, table).await? {
+            Ok((detail, upsert)) => {
+                found.checks.push(Check::fine(subject, detail));
+                found.upserts.push(upsert);
+            }
+            Err(refusal) => found.checks.push(Check::refused(subject, Failure::from(refusal))),
+        }
+    }
+    Ok(found)
+}
+
+async fn inspect_table(
+    session: &Session,
+    config: &CqlSink,
+    table: &Table,
+) -> Result<Result<(String, PreparedStatement), Error>, String> {
+    let keyspace = &config.keyspace;
+    let select = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
+    let tables: Vec<(String,)> = ask(session, select, &[keyspace, &table.name]).await?;
+    if tables.is_empty() {
+        return Ok(Err(Error::Outside(format!(
+            "table {keyspace}.{} does not exist; one that fits: {}",
+            table.name,
+            create_table(keyspace, table, &config.now)
+        ))));
+    }
+    let select = "SELECT column_name, kind, type, position FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
+    let mut columns: Vec<(String, String, String, i32)> = ask(session, select, &[keyspace, &table.name]).await?;
+    columns.sort_by_key(|(_, kind, _, position)| (kind != "partition_key", *position));
+    let real: Vec<RealColumn> =
+        columns.into_iter().map(|(name, kind, cql_type, _)| RealColumn { name, kind, cql_type }).collect();
+    let detail = match fit(keyspace, table, &config.now, &real) {
+        Ok(detail) => detail,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    match session.prepare(insert(keyspace, table, &config.now, &real)).await {
+        Ok(mut upsert) => {
+            upsert.set_is_idempotent(true);
+            Ok(Ok((detail, upsert)))
+        }
+        Err(e) if is_refusal(&e) => Ok(Err(Error::Outside(format!("table {keyspace}.{}: {e}", table.name)))),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn is_refusal(error: &PrepareError) -> bool {
+    match error {
+        PrepareError::AllAttemptsFailed { first_attempt } => meaning_of_attempt(first_attempt) != Meaning::Passes,
+        _ => false,
+    }
+}
+
+async fn cluster(session: &Session, config: &CqlSink) -> Result<Check, String> {
+    let select = "SELECT cluster_name, release_version FROM system.local";
+    let local: Vec<(String, String)> = ask(session, select, &[]).await?;
+    let nodes = session.get_cluster_state().get_nodes_info().len();
+    let (name, version) = local.into_iter().next().unwrap_or_default();
+    Ok(Check::fine(
+        subject(config),
+        format!("cluster {name}, version {version}, {nodes} node(s), consistency {}", config.consistency),
+    ))
+}
+
+/// Rows of a system table, from one node: those are not replicated, so the consistency of the writes means nothing there.
+async fn ask<R>(session: &Session, select: &str, values: &[&String]) -> Result<Vec<R>, String>
+where
+    R: for<'f, 'm> scylla::deserialize::row::DeserializeRow<'f, 'm>,
+{
+    let mut statement = Statement::new(select);
+    statement.set_consistency(Consistency::LocalOne);
+    let answer = session.query_unpaged(statement, values).await.map_err(|e| e.to_string())?;
+    let rows = answer.into_rows_result().map_err(|e| e.to_string())?;
+    let rows = rows.rows::<R>().map_err(|e| e.to_string())?;
+    rows.collect::<Result<_, _>>().map_err(|e| e.to_string())
+}
+
+fn connect(
+    config: &CqlSink,
+    runtime: &Handle,
+    deadline: Option<Instant>,
+    backoff: &mut Backoff,
+) -> Result<Session, Error> {
+    let builder = session_builder(config)?;
+    loop {
+        match runtime.block_on(builder.build()) {
+            Ok(session) => return Ok(session),
+            Err(e) => match refused_for_good(&e) {
+                Some(refused) => return Err(refused_credentials(config, &refused)),
+                None if backoff.pause_until(deadline, &e) => {}
+                None => return Err(unreachable(config, &e.to_string())),
+            },
+        }
+    }
+}
+
+fn session_builder(config: &CqlSink) -> Result<SessionBuilder, Error> {
+    if config.nodes.is_empty() {
+        return Err(Error::Config("sink.cql.nodes: is empty, name at least one host:port".to_owned()));
+    }
+    let profile = ExecutionProfile::builder()
+        .consistency(consistency(&config.consistency)?)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
+        .speculative_execution_policy(None)
+        .build();
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&config.nodes)
+        .default_execution_profile_handle(profile.into_handle())
+        .timestamp_generator(Arc::new(MonotonicTimestampGenerator::new()))
+        .keyspaces_to_fetch([&config.keyspace])
+        .fetch_full_schema_metadata(false)
+        .keepalive_interval(Duration::from_secs(10))
+        .keepalive_timeout(Duration::from_secs(10));
+    if let Some(user) = &config.user {
+        builder = builder.user(user, config.password.as_deref().unwrap_or_default());
+    }
+    if let Some(tls) = &config.tls {
+        builder = builder.tls_context(Some(tls_context(tls)?));
+    }
+    Ok(builder)
+}
+
+/// The driver checks a certificate against the node's IP address, so that is what it must name.
+fn tls_context(tls: &CqlTls) -> Result<SslConnectorBuilder, Error> {
+    let broken = |e: openssl::error::ErrorStack| Error::Config(format!("sink.cql.tls: {e}"));
+    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(broken)?;
+    if let Some(ca) = &tls.ca {
+        let wrong = |e: &dyn std::fmt::Display| Error::Config(format!("sink.cql.tls.ca: {}: {e}", ca.display()));
+        let pem = std::fs::read(ca).map_err(|e| wrong(&e))?;
+        let authorities = X509::stack_from_pem(&pem).map_err(|e| wrong(&e))?;
+        if authorities.is_empty() {
+            return Err(wrong(&"holds no certificate in PEM form"));
+        }
+        let mut store = X509StoreBuilder::new().map_err(broken)?;
+        for authority in authorities {
+            store.add_cert(authority).map_err(|e| wrong(&e))?;
+        }
+        builder.set_cert_store(store.build());
+    }
+    if let Some((certificate, key)) = &tls.certificate {
+        let wrong = |path: &std::path::Path, e: &dyn std::fmt::Display| {
+            Error::Config(format!("sink.cql.tls.certificate: {}: {e}", path.display()))
+        };
+        builder.set_certificate_chain_file(certificate).map_err(|e| wrong(certificate, &e))?;
+        builder.set_private_key_file(key, SslFiletype::PEM).map_err(|e| wrong(key, &e))?;
+    }
+    if !tls.verify {
+        builder.set_verify(SslVerifyMode::NONE);
+    }
+    Ok(builder)
+}
+
+const CONSISTENCIES: [(&str, Consistency); 9] = [
+    ("LOCAL_QUORUM", Consistency::LocalQuorum),
+    ("QUORUM", Consistency::Quorum),
+    ("EACH_QUORUM", Consistency::EachQuorum),
+    ("LOCAL_ONE", Consistency::LocalOne),
+    ("ONE", Consistency::One),
+    ("TWO", Consistency::Two),
+    ("THREE", Consistency::Three),
+    ("ALL", Consistency::All),
+    ("ANY", Consistency::Any),
+];
+
+fn consistency(name: &str) -> Result<Consistency, Error> {
+    let found = CONSISTENCIES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.map(|(_, consistency)| *consistency).ok_or_else(|| {
+        let known = CONSISTENCIES.map(|(known, _)| known).join(", ");
+        Error::Config(format!("sink.cql.consistency: {name} is none for writes, use one of {known}"))
+    })
+}
+
+/// The node's own words, if it answered and will have none of us: wrong credentials, or none where it wants some.
+fn refused_for_good(error: &NewSessionError) -> Option<String> {
+    let NewSessionError::MetadataError(MetadataError::ConnectionPoolError(ConnectionPoolError::Broken {
+        last_connection_error: ConnectionError::ConnectionSetupRequestError(setup),
+    })) = error
+    else {
+        return None;
+    };
+    match setup.get_error() {
+        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError | DbError::Unauthorized, words) => {
+            Some(words.clone())
+        }
+        ConnectionSetupRequestErrorKind::MissingAuthentication => Some("it asks for a user and a password".to_owned()),
+        _ => None,
+    }
+}
+
+fn refused_credentials(config: &CqlSink, words: &str) -> Error {
+    Error::Outside(format!(
+        "{} refuses the credentials: {words}; set sink.cql.user and sink.cql.password (or password_file)",
+        config.nodes.join(", ")
+    ))
+}
+
+fn unreachable(config: &CqlSink, outage: &str) -> Error {
+    Error::Outside(format!(
+        "none of sink.cql.nodes ({}) can be reached: {outage}; start the database or name its nodes as host:port",
+        config.nodes.join(", ")
+    ))
+}
+
+fn subject(config: &CqlSink) -> String {
+    format!("cql {}", config.nodes.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::samples;
+
+    #[test]
+    fn only_the_last_row_of_each_primary_key_is_sent() {
+        let rows = samples::sessions(&[(1, 1, &["A"]), (1, 2, &["B"]), (1, 1, &["C"]), (2, 1, &["D"]), (1, 1, &["E"])]);
+        assert_eq!(last_of_each_key(&rows), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_consistency_that_is_none_is_refused_by_its_key() {
+        assert_eq!(consistency("local_quorum").expect("is one"), Consistency::LocalQuorum);
+        let error = consistency("MOST").expect_err("is none");
+        assert!(matches!(error, Error::Config(_)));
+        assert!(
+            error.to_string().starts_with("sink.cql.consistency: MOST is none for writes, use one of LOCAL_QUORUM, ")
+        );
+    }
+
+    #[test]
+    fn outages_pass_refused_rows_go_back_and_schema_errors_halt() {
+        let answer = |error: DbError| {
+            meaning(&ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, String::new())))
+        };
+        assert_eq!(answer(DbError::Overloaded), Meaning::Passes);
+        assert_eq!(answer(DbError::IsBootstrapping), Meaning::Passes);
+        assert_eq!(answer(DbError::ServerError), Meaning::Passes);
+        assert_eq!(answer(DbError::Invalid), Meaning::Row);
+        assert_eq!(answer(DbError::SyntaxError), Meaning::Halts);
+        assert_eq!(answer(DbError::Unauthorized), Meaning::Halts);
+        assert_eq!(meaning(&ExecutionError::RequestTimeout(REQUEST_TIMEOUT)), Meaning::Passes);
+        assert_eq!(meaning(&ExecutionError::EmptyPlan), Meaning::Passes);
+    }
+}

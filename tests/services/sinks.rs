@@ -1,0 +1,412 @@
+//! The CQL sink on a real database: every type, lists that never double, refusals, and outages in the middle of a batch.
+
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use keyfold::config;
+use keyfold::failure::Finding;
+use keyfold::record::ByteColumn;
+use keyfold::row::{Column, ColumnData, ColumnSpec, ColumnType, Origin, Part, RowRef, Rows, Table, TextColumn};
+use keyfold::sink::{self, Sink};
+use serde_json::{Value, json};
+
+use crate::tables::{SESSIONS, Tables};
+
+/// A keyspace of its own, and the sink's configuration for it.
+struct Place {
+    tables: Tables,
+    keyspace: String,
+    config: config::CqlSink,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Place {
+    /// An empty keyspace, read through `port`, written through `through`.
+    fn new(port: u16, through: u16, keyspace: &str) -> Place {
+        let tables = Tables::connect(port);
+        tables.create_keyspace(keyspace);
+        let config = config::CqlSink {
+            nodes: vec![format!("127.0.0.1:{through}")],
+            keyspace: keyspace.to_owned(),
+            now: Vec::new(),
+            user: None,
+            password: None,
+            tls: None,
+            consistency: "LOCAL_QUORUM".to_owned(),
+            in_flight: 64,
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        Place { tables, keyspace: keyspace.to_owned(), config, runtime: runtime.expect("the system has threads") }
+    }
+
+    fn create(&self, table: &str) {
+        self.tables.execute(&format!("CREATE TABLE {}.{table}", self.keyspace));
+    }
+
+    fn open(&self, tables: &Arc<[Table]>, deadline: Option<Instant>) -> Result<Box<dyn Sink>, sink::Error> {
+        sink::open(&config::Sink::Cql(self.config.clone()), tables, self.runtime.handle(), deadline)
+    }
+
+    fn sink(&self, rows: &Rows) -> Box<dyn Sink> {
+        self.open(&rows.tables, None).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The refusal, which does not wait for the deadline, and is also what `check` says.
+    fn refused(&self, tables: &Arc<[Table]>) -> sink::Error {
+        let begin = Instant::now();
+        let error = self.open(tables, Some(begin + Duration::from_secs(600))).err().expect("is refused");
+        assert!(begin.elapsed() < Duration::from_secs(300), "nothing was waited for");
+        let checks = sink::check(&config::Sink::Cql(self.config.clone()), tables, self.runtime.handle());
+        let refused = checks.into_iter().find(|c| matches!(c.finding, Finding::Refused(_))).expect("is refused");
+        assert_eq!(refused.detail, error.to_string());
+        error
+    }
+}
+
+/// A way to the database that can be cut.
+struct Wire {
+    port: u16,
+    cut: Arc<AtomicBool>,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Wire {
+    fn to(database: u16) -> Wire {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the system has a free port");
+        let port = listener.local_addr().expect("a bound listener has an address").port();
+        let wire = Wire { port, cut: Arc::default(), connections: Arc::default() };
+        let (cut, connections) = (wire.cut.clone(), wire.connections.clone());
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                if cut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let Ok(far) = TcpStream::connect(("127.0.0.1", database)) else { continue };
+                for (from, into) in [(&near, &far), (&far, &near)] {
+                    let both = from.try_clone().and_then(|from| Ok((from, into.try_clone()?)));
+                    let (mut from, mut into) = both.expect("the system has descriptors");
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut into);
+                        let _ = into.shutdown(Shutdown::Both);
+                    });
+                }
+                connections.lock().expect("nothing panics under it").extend([near, far]);
+            }
+        });
+        wire
+    }
+
+    /// Requests under way lose their answers, new connections are closed at once.
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        for connection in self.connections.lock().expect("nothing panics under it").drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn mend(&self) {
+        self.cut.store(false, Ordering::SeqCst);
+    }
+}
+
+fn texts<S: AsRef<str>>(items: &[S]) -> TextColumn {
+    let mut column = ByteColumn::default();
+    items.iter().for_each(|item| column.push(item.as_ref().as_bytes()));
+    TextColumn::new(column).expect("is UTF-8")
+}
+
+fn rows(table: &str, specs: &[(&str, ColumnType, bool)], columns: Vec<(ColumnData, &[u32])>, count: usize) -> Rows {
+    let spec =
+        |&(name, kind, primary_key): &(&str, ColumnType, bool)| ColumnSpec { name: name.to_owned(), kind, primary_key };
+    let origin = Origin { partition: 0, offset: 0, event: None };
+    let columns = columns.into_iter().map(|(data, nulls)| Column { data, nulls: nulls.to_vec() }).collect();
+    Rows {
+        tables: Arc::new([Table { name: table.to_owned(), columns: specs.iter().map(spec).collect() }]),
+        parts: vec![Part { table: 0, columns }],
+        order: (0..).take(count).map(|row| RowRef { part: 0, row, origin }).collect(),
+    }
+}
+
+/// Rows of the seed's table: id of session and user, pages.
+fn sessions(sessions: &[(i64, Vec<String>)]) -> Rows {
+    let specs = [
+        ("session_id", ColumnType::Integer, true),
+        ("user_id", ColumnType::Integer, true),
+        ("pages", ColumnType::TextList, false),
+    ];
+    let ids: Vec<i64> = sessions.iter().map(|s| s.0).collect();
+    let pages: Vec<&String> = sessions.iter().flat_map(|s| &s.1).collect();
+    let mut end = 0;
+    let ends = sessions.iter().map(|s| {
+        end += u32::try_from(s.1.len()).expect("few");
+        end
+    });
+    let lists = ColumnData::TextLists { items: texts(&pages), ends: ends.collect() };
+    let columns = vec![(ColumnData::Integers(ids.clone()), &[][..]), (ColumnData::Integers(ids), &[]), (lists, &[])];
+    rows("sessions", &specs, columns, sessions.len())
+}
+
+fn pages(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// Rows with a text as key and a JSON document.
+fn documents(ids: &[&str], documents: &[&str], null_ids: &[u32]) -> Rows {
+    let specs = [("id", ColumnType::Text, true), ("doc", ColumnType::Json, false)];
+    let columns = vec![(ColumnData::Texts(texts(ids)), null_ids), (ColumnData::Json(texts(documents)), &[][..])];
+    rows("documents", &specs, columns, ids.len())
+}
+
+#[test]
+fn rows_of_every_type_are_written_and_read_back() {
+    let Some(port) = crate::cassandra() else { return };
+    let mut place = Place::new(port, port, "every_type");
+    place.config.now = vec!["ingestion_time".to_owned()];
+    place.create(
+        "\"Things\" (id bigint PRIMARY KEY, yes boolean, ratio double, at timestamp, name text, bytes blob, pages list<text>, \
+         \"frozenPages\" frozen<list<text>>, counts list<bigint>, doc map<text, int>, text_doc text, more int, ingestion_time timestamp)",
+    );
+    use ColumnType::{Blob, Boolean, Float, Integer, IntegerList, Json, Text, TextList, Timestamp};
+    let names = ["id", "yes", "ratio", "at", "name", "bytes", "pages", "frozenPages", "counts", "doc", "text_doc"];
+    let kinds = [Integer, Boolean, Float, Timestamp, Text, Blob, TextList, TextList, IntegerList, Json, Json];
+    let specs: Vec<_> = names.into_iter().zip(kinds).map(|(name, kind)| (name, kind, name == "id")).collect();
+    let mut bytes = ByteColumn::default();
+    [&b"\x00\xff"[..], b""].iter().for_each(|item| bytes.push(item));
+    let lists = || ColumnData::TextLists { items: texts(&["A", "A", ""]), ends: vec![3, 3] };
+    let null = &[1][..];
+    let columns = vec![
+        (ColumnData::Integers(vec![i64::MIN, 2]), &[][..]),
+        (ColumnData::Booleans(vec![1, 0]), null),
+        (ColumnData::Floats(vec![0.1, 0.0]), null),
+        (ColumnData::Timestamps(vec![1_727_873_719_148, 0]), null),
+        (ColumnData::Texts(texts(&["größer", ""])), null),
+        (ColumnData::Blobs(bytes), null),
+        (lists(), null),
+        (lists(), null),
+        (ColumnData::IntegerLists { items: vec![i64::MAX, -1], ends: vec![2, 2] }, null),
+        (ColumnData::Json(texts(&["{\"a\": 1, \"b\": -2}", "{}"])), null),
+        (ColumnData::Json(texts(&["{\"a\": 1}", "{}"])), null),
+    ];
+    let rows = rows("Things", &specs, columns, 2);
+    assert_eq!(place.sink(&rows).write(&rows).expect("writes"), []);
+    let quoted = |name: &str| place.tables.rows(&place.keyspace, "\"Things\"", &[name]);
+    let column = |name: &str| -> Vec<Value> {
+        let column = if name == "frozenPages" { "\"frozenPages\"" } else { name };
+        quoted(column).iter().map(|row| row[column].clone()).collect()
+    };
+    let null_and = |value: Value| {
+        let mut both = vec![value, Value::Null];
+        both.sort_by_key(Value::to_string);
+        both
+    };
+    let check = |name: &str, expect: Value| {
+        let mut got = column(name);
+        got.sort_by_key(Value::to_string);
+        assert_eq!(got, null_and(expect), "{name}");
+    };
+    check("yes", json!(true));
+    check("ratio", json!("Double(0.1)"));
+    check("at", json!(1_727_873_719_148_i64));
+    check("name", json!("größer"));
+    check("bytes", json!("Blob([0, 255])"));
+    check("pages", json!(["A", "A", ""]));
+    check("frozenPages", json!(["A", "A", ""]));
+    check("counts", json!([i64::MAX, -1]));
+    check("doc", json!("Map([(Text(\"a\"), Int(1)), (Text(\"b\"), Int(-2))])"));
+    check("text_doc", json!("{\"a\": 1}"));
+    let times = column("ingestion_time");
+    let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis())
+        .expect("before the year 292 million");
+    assert!(times.iter().all(|t| t.as_i64().is_some_and(|t| (now - t).abs() < 600_000)), "{times:?}");
+}
+
+#[test]
+fn no_page_is_doubled_however_often_and_fast_a_row_is_written() {
+    let Some(port) = crate::cassandra() else { return };
+    let place = Place::new(port, port, "doubling");
+    place.create(SESSIONS);
+    let batch: Vec<_> = (0..20).map(|id| (id, pages(&["A", "B", "A"]))).collect();
+    let rows = sessions(&batch);
+    let mut sink = place.sink(&rows);
+    for _ in 0..50 {
+        assert_eq!(sink.write(&rows).expect("writes"), []);
+    }
+    let found = place.tables.sessions(&place.keyspace);
+    assert_eq!(found.len(), 20);
+    assert!(found.iter().all(|row| row["pages"] == json!(["A", "B", "A"])), "{found:?}");
+}
+
+#[test]
+fn the_last_row_of_a_primary_key_wins() {
+    let Some(port) = crate::cassandra() else { return };
+    let place = Place::new(port, port, "last_wins");
+    place.create(SESSIONS);
+    let batch: Vec<_> = (0..1000).map(|i| (i % 7, vec![format!("page {i}")])).collect();
+    let rows = sessions(&batch);
+    place.sink(&rows).write(&rows).expect("writes");
+    let mut found = place.tables.sessions(&place.keyspace);
+    found.sort_by_key(|row| row["session_id"].as_i64());
+    let last: Vec<Value> = found.iter().map(|row| row["pages"][0].clone()).collect();
+    assert_eq!(last, ["page 994", "page 995", "page 996", "page 997", "page 998", "page 999", "page 993"]);
+}
+
+#[test]
+fn a_row_that_the_database_refuses_comes_back_with_its_reason_and_the_others_are_written() {
+    let Some(port) = crate::cassandra() else { return };
+    let place = Place::new(port, port, "refused_rows");
+    place.create("documents (id text PRIMARY KEY, doc map<text, int>)");
+    let long = "x".repeat(70_000);
+    let rows = documents(
+        &["first", &long, "none", "other type", "no json", "last"],
+        &["{\"a\":1}", "{}", "{}", "[1]", "{oops", "{\"a\":2}"],
+        &[2],
+    );
+    let mut sink = place.sink(&rows);
+    for _ in 0..2 {
+        let refusals = sink.write(&rows).expect("goes on");
+        let refused: Vec<usize> = refusals.iter().map(|r| r.row.row as usize).collect();
+        assert_eq!(refused, [1, 2, 3, 4], "{:?}", refusals.iter().map(|r| &r.reason).collect::<Vec<_>>());
+        assert_eq!(refusals[2].json, "{\"table\":\"documents\",\"id\":\"other type\",\"doc\":[1]}");
+    }
+    let ids = place.tables.rows(&place.keyspace, "documents", &["id"]);
+    assert_eq!(ids.iter().map(|row| &row["id"]).collect::<Vec<_>>(), ["first", "last"]);
+}
+
+#[test]
+fn what_is_missing_is_refused_at_once_with_the_table_that_would_fit() {
+    let Some(port) = crate::cassandra() else { return };
+    let place = Place::new(port, port, "without_table");
+    let create = "CREATE TABLE without_table.sessions (session_id bigint, user_id bigint, pages list<text>, PRIMARY KEY (session_id, user_id))";
+    let tables = sessions(&[]).tables;
+    let error = place.refused(&tables);
+    assert!(matches!(error, sink::Error::Outside(_)));
+    assert_eq!(error.to_string(), format!("table without_table.sessions does not exist; one that fits: {create}"));
+    place.tables.execute(create);
+    assert!(place.open(&tables, None).is_ok(), "the printed table fits");
+
+    let mut place = place;
+    place.config.keyspace = "nowhere".to_owned();
+    let error = place.refused(&tables);
+    assert!(matches!(error, sink::Error::Outside(_)));
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("keyspace nowhere does not exist on 127.0.0.1:{port}; make it and its tables: ")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_table_that_does_not_fit_is_refused_by_column_and_type() {
+    let Some(port) = crate::cassandra() else { return };
+    let mut place = Place::new(port, port, "misfits");
+    let tables = sessions(&[]).tables;
+    let mut check = |table: &str, now: &[&str], expect: &str| {
+        place.tables.execute(&format!("DROP TABLE IF EXISTS {}.sessions", place.keyspace));
+        place.create(&format!("sessions ({table})"));
+        place.config.now = now.iter().map(|n| (*n).to_owned()).collect();
+        let error = place.refused(&tables).to_string();
+        assert!(error.contains(expect), "{error}");
+    };
+    let key = "PRIMARY KEY (session_id, user_id)";
+    check(
+        &format!("session_id bigint, user_id bigint, {key}"),
+        &[],
+        "column pages is missing (the plugin declares text-list, which needs list<text>)",
+    );
+    check(
+        &format!("session_id bigint, user_id int, pages list<bigint>, {key}"),
+        &[],
+        "column user_id is int, the plugin declares integer, which needs bigint; \
+         column pages is list<bigint>, the plugin declares text-list, which needs list<text>",
+    );
+    check(
+        "session_id bigint, user_id bigint, pages list<text>, PRIMARY KEY (user_id)",
+        &[],
+        "the primary key is (user_id), where (session_id, user_id) is needed",
+    );
+    check(
+        &format!("session_id bigint, user_id bigint, pages list<text>, {key}"),
+        &["ingestion_time"],
+        "column ingestion_time is missing (`sink.cql.now` names it, it needs timestamp)",
+    );
+    check(
+        "session_id bigint, user_id bigint, pages list<text>, at timestamp, PRIMARY KEY (session_id, user_id, at)",
+        &["at"],
+        "sink.cql.now: column at is in the primary key of misfits.sessions",
+    );
+    check(
+        &format!("session_id bigint, user_id bigint, visits counter, {key}"),
+        &[],
+        "column visits is a counter, and counters count a row again that is written again",
+    );
+}
+
+#[test]
+fn a_table_that_changes_under_the_sink_halts_it_and_sends_no_row_to_the_dead_letters() {
+    let Some(port) = crate::cassandra() else { return };
+    let place = Place::new(port, port, "changes");
+    place.create(SESSIONS);
+    let rows = sessions(&[(1, pages(&["A"])), (2, pages(&["B"]))]);
+    let mut sink = place.sink(&rows);
+    sink.write(&rows).expect("writes");
+    place.tables.execute("ALTER TABLE changes.sessions DROP pages");
+    let error = sink.write(&rows).expect_err("halts");
+    assert!(error.to_string().contains("column pages is missing"), "{error}");
+
+    place.tables.execute("ALTER TABLE changes.sessions ADD pages list<text>");
+    let mut sink = place.sink(&rows);
+    sink.write(&rows).expect("writes");
+    place.tables.execute("DROP TABLE changes.sessions");
+    let error = sink.write(&rows).expect_err("halts");
+    assert!(matches!(error, sink::Error::Outside(_)));
+    assert!(error.to_string().starts_with("table changes.sessions does not exist; "), "{error}");
+}
+
+#[test]
+fn an_outage_in_the_middle_of_a_batch_is_waited_out_and_nothing_is_lost_or_doubled() {
+    let Some(port) = crate::cassandra() else { return };
+    let wire = Wire::to(port);
+    let place = Place::new(port, wire.port, "outage_of_the_sink");
+    place.create(SESSIONS);
+    let batch: Vec<_> = (0..20_000).map(|id| (id, pages(&["A", "B"]))).collect();
+    let rows = sessions(&batch);
+    let mut sink = place.sink(&rows);
+    std::thread::scope(|threads| {
+        let writer = threads.spawn(|| sink.write(&rows).map_err(|error| error.to_string()));
+        let deadline = Instant::now() + Duration::from_secs(120);
+        for written in [1, 5_000] {
+            while place.tables.sessions(&place.keyspace).len() < written {
+                assert!(Instant::now() < deadline, "rows arrive");
+            }
+            assert!(!writer.is_finished(), "the batch is under way");
+            wire.cut();
+            wire.mend();
+        }
+        assert_eq!(writer.join().expect("does not panic"), Ok(Vec::new()));
+    });
+    let found = place.tables.sessions(&place.keyspace);
+    assert_eq!(found.len(), 20_000);
+    assert!(found.iter().all(|row| row["pages"] == json!(["A", "B"])), "no page is doubled");
+}
+
+#[test]
+fn a_database_that_is_away_at_the_start_is_waited_for_until_the_deadline() {
+    let Some(port) = crate::cassandra() else { return };
+    let wire = Wire::to(port);
+    let place = Place::new(port, wire.port, "late_start");
+    place.create(SESSIONS);
+    let tables = sessions(&[]).tables;
+    wire.cut();
+    let error = place.open(&tables, Some(Instant::now() + Duration::from_secs(1))).err().expect("is away");
+    assert!(matches!(error, sink::Error::Outside(_)));
+    let expect = format!("none of sink.cql.nodes (127.0.0.1:{}) can be reached: ", wire.port);
+    assert!(error.to_string().starts_with(&expect), "{error}");
+    std::thread::scope(|threads| {
+        let opens = threads.spawn(|| place.open(&tables, Some(Instant::now() + Duration::from_secs(120))).map(drop));
+        wire.mend();
+        assert!(opens.join().expect("does not panic").is_ok());
+    });
+}
