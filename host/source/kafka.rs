@@ -220,18 +220,22 @@ impl Reader {
     fn read(&mut self) -> Result<(), Stop> {
         self.flush_all()?;
         while !self.stopped.load(Ordering::Acquire) {
-            let filled = match self.batch.fill(&self.connection, CHUNK_RECORDS, 0) {
-                0 => self.batch.fill(&self.connection, 1, IDLE_MS),
-                filled => filled,
-            };
-            while let Some(message) = self.batch.next() {
-                self.take(&message)?;
-            }
-            if filled > 0 {
+            // A wait for many would last its whole time: wait for one, then take what came with it.
+            if self.drain(1, IDLE_MS)? > 0 {
+                self.drain(CHUNK_RECORDS - 1, 0)?;
                 self.flush_all()?;
             }
         }
         Ok(())
+    }
+
+    /// Takes what there is; how much it was.
+    fn drain(&mut self, at_most: usize, timeout_ms: c_int) -> Result<usize, Stop> {
+        let filled = self.batch.fill(&self.connection, at_most, timeout_ms);
+        while let Some(message) = self.batch.next() {
+            self.take(&message)?;
+        }
+        Ok(filled)
     }
 
     fn take(&mut self, message: &Message) -> Result<(), Stop> {
