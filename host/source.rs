@@ -1,6 +1,11 @@
 //! Where records come from. A source delivers each partition's records in offset order and says when it found a partition empty; it
 //! knows no order between partitions, no time, no state.
 
+mod ask;
+mod broker;
+pub mod file;
+pub mod kafka;
+
 use crate::failure::{Exit, Failure};
 use crate::record::Records;
 

@@ -1,0 +1,224 @@
+//! The Kafka source on a real broker: what librdkafka's mock brokers cannot show (transactions, trimmed logs, the broker's timestamps,
+//! compression).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use keyfold::config;
+use keyfold::record::Records;
+use keyfold::source::kafka::{KafkaSource, Timestamps, inspect};
+use keyfold::source::{Arrival, Error, LastRecord, Source, Start, fingerprint};
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::topics::{create_topic, producer, trim};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn config(brokers: &str, topic: &str) -> config::KafkaSource {
+    config::KafkaSource {
+        brokers: brokers.into(),
+        topic: topic.into(),
+        group: format!("{topic}-group"),
+        ordering: config::Ordering::Topic,
+        properties: BTreeMap::new(),
+    }
+}
+
+fn start(partition: u32) -> Start {
+    Start { partition, ..Start::default() }
+}
+
+fn deadline() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+fn send(producer: &BaseProducer, topic: &str, partition: i32, payloads: &[&str]) {
+    for payload in payloads {
+        let record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).payload(payload.as_bytes()).timestamp(1_000);
+        producer.send(record).map_err(|(error, _)| error).expect("the producer's queue has room");
+    }
+    producer.flush(PATIENCE).expect("the broker acknowledges");
+}
+
+fn next(source: &mut KafkaSource) -> Arrival {
+    source.next(PATIENCE).expect("the source is well").expect("something arrives")
+}
+
+/// All records of all partitions until they end.
+fn until_ends(config: &config::KafkaSource, starts: &[Start]) -> Records {
+    let mut source = KafkaSource::open(config, starts, true, deadline()).expect("it opens");
+    let (mut all, mut open) = (Records::default(), starts.len());
+    while open > 0 {
+        match next(&mut source) {
+            Arrival::End { .. } => open -= 1,
+            Arrival::Empty { .. } => panic!("nobody asked"),
+            Arrival::Records { records, .. } => (0..records.len()).for_each(|row| all.push(records.get(row))),
+        }
+    }
+    all
+}
+
+fn state_error(result: Result<KafkaSource, Error>) -> String {
+    match result.map(drop) {
+        Err(Error::State(message)) => message,
+        other => panic!("{other:?} is no error of the state"),
+    }
+}
+
+#[test]
+fn an_open_transaction_is_not_empty_and_a_commit_marker_is() {
+    let Some(brokers) = crate::kafka() else { return };
+    create_topic(&brokers, "sources-open", 2, &[]);
+    let open = producer(&brokers, Some("sources-open"));
+    open.begin_transaction().expect("none is open");
+    send(&open, "sources-open", 0, &["a", "b"]);
+    let mut source = KafkaSource::open(&config(&brokers, "sources-open"), &[start(0), start(1)], false, deadline()).expect("it opens");
+    source.ask(&[0, 1], 0);
+    assert!(matches!(next(&mut source), Arrival::Empty { partition: 1, .. }));
+    let quiet = source.next(Duration::from_secs(1)).expect("the source is well");
+    assert!(quiet.is_none(), "partition 0 has an open transaction, but: {quiet:?}");
+
+    open.commit_transaction(PATIENCE).expect("the broker commits");
+    let mut offsets = Vec::new();
+    loop {
+        match next(&mut source) {
+            Arrival::Records { records, .. } => offsets.extend(records.offsets),
+            Arrival::Empty { partition, .. } => break assert_eq!(partition, 0, "the marker at the end is no record"),
+            Arrival::End { .. } => panic!("there is no end"),
+        }
+    }
+    assert_eq!(offsets, [0, 1]);
+}
+
+#[test]
+fn aborted_records_never_arrive_and_do_not_hold_the_end() {
+    let Some(brokers) = crate::kafka() else { return };
+    create_topic(&brokers, "sources-aborted", 1, &[]);
+    let log = producer(&brokers, Some("sources-aborted"));
+    for (payload, kept) in [("a", true), ("b", false), ("c", true), ("d", false)] {
+        log.begin_transaction().expect("none is open");
+        send(&log, "sources-aborted", 0, &[payload]);
+        match kept {
+            true => log.commit_transaction(PATIENCE).expect("the broker commits"),
+            false => log.abort_transaction(PATIENCE).expect("the broker aborts"),
+        }
+    }
+    let config = config(&brokers, "sources-aborted");
+    let records = until_ends(&config, &[start(0)]);
+    assert_eq!(records.payloads.iter().collect::<Vec<_>>(), [b"a", b"c"]);
+    assert_eq!(records.offsets, [0, 4]);
+    let mut source = KafkaSource::open(&config, &[Start { next: Some(5), ..start(0) }], false, deadline()).expect("it opens");
+    source.ask(&[0], 0);
+    assert!(matches!(next(&mut source), Arrival::Empty { partition: 0, .. }), "markers and aborted records are not waited for");
+}
+
+#[test]
+fn the_broker_s_timestamps_are_told_and_kept() {
+    let Some(brokers) = crate::kafka() else { return };
+    create_topic(&brokers, "sources-append", 1, &[("message.timestamp.type", "LogAppendTime")]);
+    send(&producer(&brokers, None), "sources-append", 0, &["a"]);
+    let config = config(&brokers, "sources-append");
+    let topic = inspect(&config, deadline()).expect("it is there");
+    assert_eq!(topic.timestamps, Some(Timestamps::LogAppendTime));
+    assert_eq!((topic.low, topic.high), (vec![0], vec![1]));
+    assert!(until_ends(&config, &[start(0)]).append_times[0] > 1_700_000_000_000, "the producer's timestamp is 1000");
+}
+
+#[test]
+fn a_trimmed_log_is_refused_with_both_offsets() {
+    let Some(brokers) = crate::kafka() else { return };
+    create_topic(&brokers, "sources-trimmed", 1, &[]);
+    send(&producer(&brokers, None), "sources-trimmed", 0, &["0", "1", "2", "3", "4", "5"]);
+    trim(&brokers, "sources-trimmed", 0, 4);
+    let config = config(&brokers, "sources-trimmed");
+    let open = |next, last| KafkaSource::open(&config, &[Start { partition: 0, next: Some(next), last }], false, deadline());
+    let message = state_error(open(3, None));
+    assert!(message.contains("offset 3") && message.contains("begins at 4"), "{message}");
+    assert_eq!(open(4, None).expect("4 is still there").first_offsets(), [(0, 4)]);
+    let last = LastRecord { offset: 3, timestamp: 1, fingerprint: 1 };
+    open(4, Some(last)).expect("the last record is gone, the next is there");
+    assert_eq!(until_ends(&config, &[start(0)]).offsets, [4, 5]);
+}
+
+#[test]
+fn a_log_that_is_trimmed_past_a_slow_reader_ends_the_source() {
+    let Some(brokers) = crate::kafka() else { return };
+    create_topic(&brokers, "sources-outrun", 1, &[]);
+    let single: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &brokers)
+        .set("batch.num.messages", "1")
+        .create()
+        .expect("a valid configuration");
+    let payload = "x".repeat(10_000);
+    send(&single, "sources-outrun", 0, &vec![&payload[..]; 2_000]);
+    let mut config = config(&brokers, "sources-outrun");
+    for (key, value) in [("queued.min.messages", "1"), ("queued.max.messages.kbytes", "1"), ("fetch.message.max.bytes", "1000")] {
+        config.properties.insert(key.into(), value.into());
+    }
+    let mut source = KafkaSource::open(&config, &[start(0)], false, deadline()).expect("it opens");
+    assert!(matches!(next(&mut source), Arrival::Records { .. }));
+    trim(&brokers, "sources-outrun", 0, 2_000);
+    let error = loop {
+        match source.next(PATIENCE) {
+            Ok(arrival) => assert!(arrival.is_some(), "neither a record nor an error"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&error, Error::State(text) if text.contains("begins at 2000")), "{error}");
+}
+
+#[test]
+fn a_topic_made_anew_is_refused() {
+    let Some(brokers) = crate::kafka() else { return };
+    create_topic(&brokers, "sources-anew", 1, &[]);
+    send(&producer(&brokers, None), "sources-anew", 0, &["another", "log"]);
+    let last = LastRecord { offset: 0, timestamp: 1_000, fingerprint: fingerprint(None, Some(b"the former log")) };
+    let start = Start { partition: 0, next: Some(1), last: Some(last) };
+    let message = state_error(KafkaSource::open(&config(&brokers, "sources-anew"), &[start], false, deadline()));
+    assert!(message.contains("offset 0") && message.contains("made anew"), "{message}");
+}
+
+#[test]
+fn a_missing_topic_is_refused_at_once() {
+    let Some(brokers) = crate::kafka() else { return };
+    let begun = Instant::now();
+    match inspect(&config(&brokers, "sources-missing"), deadline()) {
+        Err(Error::Outside(message)) => assert!(message.contains("topic sources-missing does not exist"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(begun.elapsed() < PATIENCE / 4, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn every_compression_is_read() {
+    let Some(brokers) = crate::kafka() else { return };
+    create_topic(&brokers, "sources-compressed", 1, &[]);
+    let payload = "page ".repeat(1_000);
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &brokers).set("compression.type", codec);
+        send(&client.create().expect("a valid configuration"), "sources-compressed", 0, &[&payload, &payload]);
+    }
+    let records = until_ends(&config(&brokers, "sources-compressed"), &[start(0)]);
+    assert_eq!(records.len(), 10);
+    assert!(records.payloads.iter().all(|p| p == payload.as_bytes()));
+}
+
+#[test]
+fn the_position_is_committed_for_lag_tools() {
+    let Some(brokers) = crate::kafka() else { return };
+    create_topic(&brokers, "sources-commit", 1, &[]);
+    send(&producer(&brokers, None), "sources-commit", 0, &["a", "b"]);
+    let config = config(&brokers, "sources-commit");
+    let mut source = KafkaSource::open(&config, &[start(0)], false, deadline()).expect("it opens");
+    assert!(matches!(next(&mut source), Arrival::Records { .. }));
+    source.commit(&[(0, 2)]);
+    drop(source);
+    let group: rdkafka::consumer::BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", &brokers).set("group.id", &config.group).create().expect("a valid configuration");
+    let mut list = rdkafka::TopicPartitionList::new();
+    list.add_partition("sources-commit", 0);
+    let found = rdkafka::consumer::Consumer::committed_offsets(&group, list, PATIENCE).expect("the broker answers");
+    assert_eq!(found.elements()[0].offset(), rdkafka::Offset::Offset(2));
+}
