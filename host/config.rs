@@ -1,8 +1,23 @@
-//! The configuration: one TOML file, overridden by `KEYFOLD_*` variables. Every default stands here.
+//! The configuration: one TOML file, overridden by `KEYFOLD_*` variables. `config/keys.rs` holds every key with its default,
+//! `config/read.rs` what was given, `config/value.rs` what fits; here is what it all makes. Every problem is told at once.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::failure::{Exit, Failure};
+
+mod keys;
+mod read;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use keys::reference;
+use keys::{Absent, KEYS};
+use read::{Given, Origin, Problem};
+use value::Typed;
 
 /// How partitions become lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,4 +262,361 @@ pub struct Run {
     pub batch_records: usize,
     /// How long the outside is waited for at start. Default 30 s.
     pub startup_timeout: Duration,
+}
+
+/// Reads the configuration at `path` with the variables over it; refused with [`Exit::Config`]. Relative paths in it are relative to its
+/// folder.
+pub fn load(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Result<Config, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot read the configuration {}: {error}; name another with -c", path.display());
+        Failure::new(Exit::Config, message)
+    })?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    whole(&text, base, environment).map_err(|problems| failure(&path.display().to_string(), problems))
+}
+
+/// The variables of this process. What is not UTF-8 gets replacement characters, which `load` refuses in a `KEYFOLD_*`.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+}
+
+impl Config {
+    /// Reads a configuration from its text; `base` is the folder that relative paths in it start from.
+    pub fn from_toml(
+        text: &str,
+        base: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, Failure> {
+        whole(text, base, environment).map_err(|problems| failure("the configuration", problems))
+    }
+}
+
+fn failure(name: &str, problems: Vec<Problem>) -> Failure {
+    let message = match &problems[..] {
+        [problem] if matches!(problem.origin, Origin::Variable(_)) => problem.to_string(),
+        [problem] => format!("{name}: {problem}"),
+        problems => {
+            let lines: Vec<String> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+            format!("{name} has {} problems:{}", problems.len(), lines.concat())
+        }
+    };
+    Failure::new(Exit::Config, message)
+}
+
+fn whole(text: &str, base: &Path, environment: impl Iterator<Item = (String, String)>) -> Result<Config, Vec<Problem>> {
+    let base = std::path::absolute(base.join(".")).unwrap_or_else(|_| base.to_owned());
+    let mut given = Given::read(text, environment)?;
+    let values = Values(value::all(&mut given, &base));
+    sections(&mut given);
+    missing(&mut given);
+    contradictions(&mut given, &values);
+    if given.problems.is_empty() {
+        return Ok(values.config(&given).expect("every required key was seen to be there"));
+    }
+    given.problems.sort();
+    given.problems.dedup();
+    Err(given.problems)
+}
+
+/// Exactly one source, exactly one sink.
+fn sections(given: &mut Given) {
+    for of in ["source", "sink"] {
+        let kinds = keys::children(of);
+        let found: Vec<String> =
+            kinds.into_iter().map(|kind| keys::join(of, &kind)).filter(|path| given.has(path)).collect();
+        let listed: Vec<String> = found.iter().map(|path| format!("[{path}] ({})", given.origin(path))).collect();
+        match found.len() {
+            1 => {}
+            0 => {
+                let all: Vec<String> = keys::children(of).iter().map(|kind| format!("[{of}.{kind}]")).collect();
+                given.problem(Origin::Whole, format!("no {of} is given; give one of {}", all.join(", ")));
+            }
+            many => given.problem(Origin::Whole, format!("{many} {of}s are given, keep one: {}", listed.join(", "))),
+        }
+    }
+}
+
+/// Required keys, but those of sources and sinks that were not chosen.
+fn missing(given: &mut Given) {
+    for key in KEYS.iter().filter(|key| key.absent == Absent::Required) {
+        let section = keys::sections(key.path).last().unwrap_or_default();
+        let chosen = !(section.starts_with("source.") || section.starts_with("sink.")) || given.has(section);
+        if chosen && !given.has(key.path) && !given.broken.contains(section) {
+            given.problem(given.origin(section), format!("{} is missing: {}", key.path, key.meaning));
+        }
+    }
+}
+
+/// Keys that fit alone and not together.
+fn contradictions(given: &mut Given, values: &Values) {
+    source_file(given, values);
+    cql_credentials(given);
+    dead_letters(given);
+    shared_files(given, values);
+}
+
+fn source_file(given: &mut Given, values: &Values) {
+    let payloads = values.text("source.file.format").as_deref() == Some("payloads");
+    let start = given.has("source.file.timestamp_start");
+    if given.has("source.file") && payloads && !start {
+        let message =
+            "source.file.timestamp_start is missing: format = \"payloads\" needs the first line's timestamp in ms";
+        given.problem(given.origin("source.file"), message);
+    }
+    if start && values.text("source.file.format").as_deref() == Some("records") {
+        let message =
+            "source.file.timestamp_start goes with format = \"payloads\" only; records carry their own \"timestamp\"";
+        given.problem(given.origin("source.file.timestamp_start"), message);
+    }
+}
+
+fn cql_credentials(given: &mut Given) {
+    let password = given.has("sink.cql.password") || given.has("sink.cql.password_file");
+    let pairs = [
+        ("sink.cql.user", given.has("sink.cql.user"), "sink.cql.password", password),
+        (
+            "sink.cql.tls.certificate",
+            given.has("sink.cql.tls.certificate"),
+            "sink.cql.tls.key",
+            given.has("sink.cql.tls.key"),
+        ),
+    ];
+    for (one, has_one, other, has_other) in pairs {
+        if has_one != has_other {
+            let (there, absent) = if has_one { (one, other) } else { (other, one) };
+            given.problem(given.origin(there), format!("{there} needs {absent} beside it"));
+        }
+    }
+}
+
+fn dead_letters(given: &mut Given) {
+    let topic = given.has("dead_letters.topic");
+    if topic && given.has("dead_letters.file") {
+        let message = "dead_letters.topic and dead_letters.file are both given; keep one";
+        given.problem(given.origin("dead_letters.topic"), message);
+    }
+    for path in ["dead_letters.brokers", "dead_letters.properties"] {
+        if given.has(path) && !topic {
+            given.problem(given.origin(path), format!("{path} goes with dead_letters.topic only"));
+        }
+    }
+    if topic && !given.has("source.kafka") && !given.has("dead_letters.brokers") {
+        let message = "dead_letters.brokers is missing: the source has no brokers that the topic could be on";
+        given.problem(given.origin("dead_letters.topic"), message);
+    }
+}
+
+/// No file is read and written, or written by two.
+fn shared_files(given: &mut Given, values: &Values) {
+    let dead_letters = !given.has("dead_letters.topic");
+    let active = |path: &&str| match *path {
+        "dead_letters.file" => dead_letters,
+        other => keys::sections(other).last().is_some_and(|section| given.has(section)),
+    };
+    let paths = ["source.file.path", "sink.sqlite.path", "sink.ndjson.path", "dead_letters.file"];
+    let files: Vec<(&str, PathBuf)> = paths
+        .into_iter()
+        .filter(active)
+        .filter_map(|path| Some((path, values.path(path)?)))
+        .filter(|(_, file)| file != Path::new("-"))
+        .collect();
+    for (at, (path, file)) in files.iter().enumerate() {
+        for (other, _) in files[..at].iter().filter(|(_, other)| other == file) {
+            given.problem(given.origin(path), format!("{path} and {other} are the same file {}", file.display()));
+        }
+    }
+}
+
+/// The values of the keys that have one, each of its key's type.
+struct Values(BTreeMap<&'static str, Typed>);
+
+impl Values {
+    fn config(&self, given: &Given) -> Option<Config> {
+        let name = self.text("name")?;
+        let source = self.source(given, &name)?;
+        let dead_letters = self.dead_letters(&source)?;
+        Some(Config {
+            time: self.time()?,
+            plugin: self.plugin()?,
+            state: State {
+                url: self.url("state.url")?,
+                checkpoint_interval: self.duration("state.checkpoint_interval")?,
+            },
+            sink: self.sink(given)?,
+            run: self.run()?,
+            name,
+            source,
+            dead_letters,
+        })
+    }
+
+    fn source(&self, given: &Given, name: &str) -> Option<Source> {
+        if given.has("source.file") {
+            return Some(Source::File(FileSource {
+                path: self.path("source.file.path")?,
+                format: match self.text("source.file.format")?.as_str() {
+                    "payloads" => FileFormat::Payloads,
+                    _ => FileFormat::Records,
+                },
+                timestamp_start_ms: self.integer("source.file.timestamp_start"),
+                ordering: self.ordering("source.file.ordering")?,
+            }));
+        }
+        Some(Source::Kafka(KafkaSource {
+            brokers: self.text("source.kafka.brokers")?,
+            topic: self.text("source.kafka.topic")?,
+            group: self.text("source.kafka.group").unwrap_or_else(|| name.to_owned()),
+            ordering: self.ordering("source.kafka.ordering")?,
+            properties: self.properties("source.kafka.properties")?,
+        }))
+    }
+
+    fn ordering(&self, path: &str) -> Option<Ordering> {
+        Some(match self.text(path)?.as_str() {
+            "partition" => Ordering::Partition,
+            _ => Ordering::Topic,
+        })
+    }
+
+    fn time(&self) -> Option<Time> {
+        Some(Time {
+            out_of_orderness_ms: self.ms("time.out_of_orderness")?,
+            late: match self.text("time.late")?.as_str() {
+                "dead-letter" => Late::DeadLetter,
+                "process" => Late::Process,
+                _ => Late::Drop,
+            },
+            future_limit_ms: self.ms("time.future_limit")?,
+            clock_skew_ms: self.ms("time.clock_skew")?,
+            idle_timeout_ms: self.ms("time.idle_timeout"),
+        })
+    }
+
+    fn plugin(&self) -> Option<Plugin> {
+        Some(Plugin {
+            component: match self.0.get("plugin.component")? {
+                Typed::Component(component) => component.clone(),
+                _ => return None,
+            },
+            config: match self.0.get("plugin.config")? {
+                Typed::Json(config) => config.clone(),
+                _ => return None,
+            },
+            limits: Limits {
+                memory_bytes: self.size("plugin.memory")?,
+                fuel: self.count("plugin.fuel")?,
+                output_rows: self.count("plugin.output_rows")?,
+                output_bytes: self.size("plugin.output_bytes")?,
+            },
+            on_strike: match self.text("plugin.on_strike")?.as_str() {
+                "halt" => OnStrike::Halt,
+                _ => OnStrike::DeadLetter,
+            },
+        })
+    }
+
+    fn sink(&self, given: &Given) -> Option<Sink> {
+        if given.has("sink.cql") {
+            return self.cql(given).map(Sink::Cql);
+        }
+        if given.has("sink.sqlite") {
+            let sink = SqliteSink { path: self.path("sink.sqlite.path")?, now: self.texts("sink.sqlite.now")? };
+            return Some(Sink::Sqlite(sink));
+        }
+        if given.has("sink.ndjson") {
+            let sink = NdjsonSink { path: self.path("sink.ndjson.path")?, now: self.texts("sink.ndjson.now")? };
+            return Some(Sink::Ndjson(sink));
+        }
+        Some(Sink::Discard)
+    }
+
+    fn cql(&self, given: &Given) -> Option<CqlSink> {
+        let tls = CqlTls {
+            ca: self.path("sink.cql.tls.ca"),
+            certificate: self.path("sink.cql.tls.certificate").zip(self.path("sink.cql.tls.key")),
+            verify: self.flag("sink.cql.tls.verify")?,
+        };
+        Some(CqlSink {
+            nodes: self.texts("sink.cql.nodes")?,
+            keyspace: self.text("sink.cql.keyspace")?,
+            now: self.texts("sink.cql.now")?,
+            user: self.text("sink.cql.user"),
+            password: self.text("sink.cql.password"),
+            tls: given.has("sink.cql.tls").then_some(tls),
+            consistency: self.text("sink.cql.consistency")?,
+            in_flight: usize::try_from(self.count("sink.cql.in_flight")?).ok()?,
+        })
+    }
+
+    fn dead_letters(&self, source: &Source) -> Option<DeadLetters> {
+        let Some(topic) = self.text("dead_letters.topic") else {
+            return self.path("dead_letters.file").map(DeadLetters::File);
+        };
+        let kafka = match source {
+            Source::Kafka(kafka) => Some(kafka),
+            Source::File(_) => None,
+        };
+        let brokers = self.text("dead_letters.brokers").or_else(|| kafka.map(|kafka| kafka.brokers.clone()))?;
+        let properties = self.properties("dead_letters.properties");
+        let properties = properties.or_else(|| kafka.map(|kafka| kafka.properties.clone())).unwrap_or_default();
+        Some(DeadLetters::Topic { brokers, topic, properties })
+    }
+
+    fn run(&self) -> Option<Run> {
+        let workers = self.count("run.workers").and_then(|count| usize::try_from(count).ok());
+        Some(Run {
+            workers: workers.unwrap_or_else(default_workers),
+            batch_records: usize::try_from(self.count("run.batch_records")?).ok()?,
+            startup_timeout: self.duration("run.startup_timeout")?,
+        })
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        if let Some(Typed::Text(text)) = self.0.get(path) { Some(text.clone()) } else { None }
+    }
+
+    fn path(&self, path: &str) -> Option<PathBuf> {
+        if let Some(Typed::Path(file)) = self.0.get(path) { Some(file.clone()) } else { None }
+    }
+
+    fn url(&self, path: &str) -> Option<url::Url> {
+        if let Some(Typed::Url(url)) = self.0.get(path) { Some(url.clone()) } else { None }
+    }
+
+    fn integer(&self, path: &str) -> Option<i64> {
+        if let Some(Typed::Integer(number)) = self.0.get(path) { Some(*number) } else { None }
+    }
+
+    fn count(&self, path: &str) -> Option<u64> {
+        self.integer(path).and_then(|number| u64::try_from(number).ok())
+    }
+
+    fn flag(&self, path: &str) -> Option<bool> {
+        if let Some(Typed::Flag(flag)) = self.0.get(path) { Some(*flag) } else { None }
+    }
+
+    fn size(&self, path: &str) -> Option<u64> {
+        if let Some(Typed::Size(bytes)) = self.0.get(path) { Some(*bytes) } else { None }
+    }
+
+    fn duration(&self, path: &str) -> Option<Duration> {
+        if let Some(Typed::Duration(duration)) = self.0.get(path) { Some(*duration) } else { None }
+    }
+
+    fn ms(&self, path: &str) -> Option<i64> {
+        self.duration(path).and_then(|duration| i64::try_from(duration.as_millis()).ok())
+    }
+
+    fn texts(&self, path: &str) -> Option<Vec<String>> {
+        if let Some(Typed::Texts(texts)) = self.0.get(path) { Some(texts.clone()) } else { None }
+    }
+
+    fn properties(&self, path: &str) -> Option<BTreeMap<String, String>> {
+        if let Some(Typed::Properties(properties)) = self.0.get(path) { Some(properties.clone()) } else { None }
+    }
+}
+
+/// The machine's threads, at most a few.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(keys::MOST_DEFAULT_WORKERS)
 }

@@ -1,0 +1,296 @@
+//! The command line: what may be asked for, and how answers look. Performs nothing.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::failure::{Check, Exit, Failure, Finding};
+use crate::log::{self, Format};
+use crate::progress;
+
+const ABOUT: &str = "Runs keyed folds, written as WebAssembly components, over Kafka topics into idempotent rows";
+
+const LONG_ABOUT: &str = "\
+Runs keyed folds, written as WebAssembly components, over Kafka topics into idempotent rows.
+
+A plugin maps records to keyed events, folds the events of each key with state and timers, and emits rows. keyfold owns order, \
+time, state and delivery. The rows are a function of the log: a crash, another batch size or a deleted checkpoint changes none.";
+
+const AFTER_HELP: &str = "\
+Examples:
+  keyfold demo                                see it work, with nothing else running
+  keyfold check -c keyfold.toml               look at plugin, topic, table and state; consume nothing
+  keyfold run -c keyfold.toml                 run until told to stop (SIGTERM and SIGINT end it with a checkpoint)
+  keyfold run -c keyfold.toml --until-end     run up to the ends that the topic has now
+  keyfold reset -c keyfold.toml               forget the checkpoints; the next run reads the log anew
+
+Exit codes:
+  0  done
+  1  unexpected: a bug, or a failure that nobody foresaw
+  2  the command line or the configuration is wrong
+  3  something outside is missing or refuses: broker, topic, credentials, keyspace, table
+  4  the plugin is refused, or struck under on_strike = \"halt\"
+  5  the state does not allow it: another host has taken over, trimmed log, other source, newer format
+
+Environment:
+  KEYFOLD_CONFIG       the configuration file, where -c does not name one
+  KEYFOLD_LOG          what is logged, like \"debug\" or \"warn,keyfold=info\" (the default)
+  KEYFOLD_LOG_FORMAT   \"human\" or \"json\", where --log-format does not say it
+  KEYFOLD_...          any key of the configuration: KEYFOLD_SOURCE__KAFKA__BROKERS is source.kafka.brokers";
+
+/// What was asked for.
+#[derive(Debug, Parser)]
+#[command(name = "keyfold", version, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Form of the logs on standard error.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<Format>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Folds records into rows until told to stop
+    ///
+    /// Begins where the checkpoint ends, or at the beginning of the log. SIGTERM and SIGINT stop it: what was read is folded, written and
+    /// covered by a checkpoint, and the exit code is 0. The source decides the end otherwise: a file ends, a topic does not.
+    Run {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Stop at the ends that the topic's partitions have at the start.
+        #[arg(long)]
+        until_end: bool,
+    },
+    /// Plays a whole run with crash and replay, with nothing else running
+    ///
+    /// Starts a Kafka in this process and a database file, folds visits into sessions, deletes the checkpoint, folds them again, and shows
+    /// that each session is there once. Exits with 1 if anything differs.
+    Demo {
+        /// Keep configuration, state and database in this folder.
+        #[arg(long, value_name = "DIR")]
+        keep: Option<PathBuf>,
+    },
+    /// Looks at all that a run needs, and consumes nothing
+    ///
+    /// A line `ok`, `warn` or `FAIL` for the configuration, plugin, topic, tables and state; the exit code is that of the first FAIL.
+    Check {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Forgets the checkpoints, so that the next run reads the log from its beginning
+    ///
+    /// The journal stays: with it the next run gives the same rows. Refused while a host runs on the state.
+    Reset {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// For authors of plugins
+    Plugin {
+        /// What about plugins.
+        #[command(subcommand)]
+        command: PluginCommand,
+    },
+}
+
+/// What can be done with plugins alone.
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Looks whether a file is a plugin that keyfold would run, and what it declares
+    Check {
+        /// A component or core module, or builtin:visits.
+        file: PathBuf,
+        /// Configuration to hand to it, as JSON.
+        #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json)]
+        config: serde_json::Value,
+    },
+}
+
+/// Which configuration a command works with.
+#[derive(Args, Debug)]
+pub struct ConfigFile {
+    /// The configuration file [default: KEYFOLD_CONFIG, or keyfold.toml]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// The file that was named here, or by `KEYFOLD_CONFIG`, or the usual one.
+    pub fn path(&self) -> PathBuf {
+        let variable = || std::env::var_os("KEYFOLD_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.file.clone().or_else(variable).unwrap_or_else(|| PathBuf::from("keyfold.toml"))
+    }
+}
+
+fn json(text: &str) -> Result<serde_json::Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+}
+
+/// Starts the logs as arguments and environment ask; the form that they have.
+pub fn start_logs(arguments: &Arguments) -> Result<Format, Failure> {
+    let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let format = match (arguments.log_format, variable("KEYFOLD_LOG_FORMAT")) {
+        (Some(format), _) => format,
+        (None, Some(text)) => Format::from_variable(&text)?,
+        (None, None) => Format::Human,
+    };
+    // The demo tells its own story; the host's would interrupt it.
+    let default = if matches!(arguments.command, Command::Demo { .. }) { "error" } else { log::DEFAULT_FILTER };
+    log::start(format, variable("KEYFOLD_LOG").as_deref().unwrap_or(default))?;
+    Ok(format)
+}
+
+/// Tells a failure on standard error, and gives its exit code.
+pub fn report(failure: &Failure, format: Format) -> ExitCode {
+    match format {
+        Format::Human => progress::beside(|| eprintln!("keyfold: {failure}")),
+        Format::Json => tracing::error!(exit = failure.exit as u8, "{failure}"),
+    }
+    exit_code(failure.exit)
+}
+
+/// Writes a command's answer to standard output. A reader that has gone away is no failure.
+pub fn answer(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
+}
+
+/// The exit code of `keyfold check`: that of the first refusal.
+pub fn check_code(checks: &[Check]) -> ExitCode {
+    first_refusal(checks).map_or(ExitCode::SUCCESS, exit_code)
+}
+
+fn first_refusal(checks: &[Check]) -> Option<Exit> {
+    checks.iter().find_map(|check| match check.finding {
+        Finding::Refused(exit) => Some(exit),
+        Finding::Fine | Finding::Warning => None,
+    })
+}
+
+fn exit_code(exit: Exit) -> ExitCode {
+    ExitCode::from(exit as u8)
+}
+
+/// A line for each thing that was checked, in columns.
+pub fn check_lines(checks: &[Check]) -> String {
+    let width = checks.iter().map(|check| check.subject.chars().count()).max().unwrap_or(0);
+    let lines: Vec<String> = checks.iter().map(|check| check_line(check, width)).collect();
+    lines.join("\n")
+}
+
+fn check_line(check: &Check, width: usize) -> String {
+    let verdict = match check.finding {
+        Finding::Fine => "ok",
+        Finding::Warning => "warn",
+        Finding::Refused(_) => "FAIL",
+    };
+    let indent = format!("\n{:1$}", "", "FAIL  ".len() + width + 2);
+    let detail = check.detail.replace('\n', &indent);
+    format!("{verdict:4}  {:width$}  {detail}", check.subject).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::path::Path;
+
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_a_file_and_an_end() {
+        let arguments = parse("keyfold run -c a.toml --until-end --log-format json").expect("the line is right");
+        assert_eq!(arguments.log_format, Some(Format::Json));
+        let Command::Run { config, until_end } = arguments.command else { panic!("expected run") };
+        assert!(until_end);
+        assert_eq!(config.path(), Path::new("a.toml"));
+    }
+
+    #[test]
+    fn the_log_format_may_stand_before_the_command() {
+        let arguments = parse("keyfold --log-format human demo --keep here").expect("the line is right");
+        assert_eq!(arguments.log_format, Some(Format::Human));
+        assert!(matches!(arguments.command, Command::Demo { keep: Some(keep) } if keep == Path::new("here")));
+    }
+
+    #[test]
+    fn a_plugin_is_checked_with_json() {
+        let arguments = parse("keyfold plugin check a.wasm --config {\"a\":1}").expect("the line is right");
+        let Command::Plugin { command: PluginCommand::Check { file, config } } = arguments.command else {
+            panic!("expected plugin check")
+        };
+        assert_eq!((file.as_path(), config), (Path::new("a.wasm"), serde_json::json!({"a": 1})));
+        let error = parse("keyfold plugin check a.wasm --config {a").expect_err("that is not JSON");
+        assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2));
+    }
+
+    #[test]
+    fn wrong_lines_exit_with_2_and_help_with_0() {
+        for line in [
+            "keyfold",
+            "keyfold rnu",
+            "keyfold run --until-ends",
+            "keyfold plugin check",
+            "keyfold run --log-format xml",
+        ] {
+            assert_eq!(parse(line).expect_err("the line is wrong").exit_code(), 2, "{line}");
+        }
+        for line in ["keyfold --help", "keyfold run --help", "keyfold --version"] {
+            assert_eq!(parse(line).expect_err("help is no command").exit_code(), 0, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_tells_examples_exit_codes_and_environment() {
+        let help = Arguments::command().render_long_help().to_string();
+        for part in [
+            "Examples:",
+            "Exit codes:",
+            "Environment:",
+            "KEYFOLD_SOURCE__KAFKA__BROKERS",
+            "The rows are a function of the log",
+        ] {
+            assert!(help.contains(part), "{part} is not in:\n{help}");
+        }
+        for exit in [Exit::Unexpected, Exit::Config, Exit::Outside, Exit::Plugin, Exit::State] {
+            assert!(help.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn checks_are_lines_in_columns() {
+        let checks = [
+            Check::fine("config", "keyfold.toml"),
+            Check::warning("topic visits", "one partition"),
+            Check::refused("table a.b", Failure::new(Exit::Outside, "missing\n  create it")),
+            Check::refused("state", Failure::new(Exit::State, "newer format")),
+        ];
+        let expected = "\
+ok    config        keyfold.toml
+warn  topic visits  one partition
+FAIL  table a.b     missing
+                      create it
+FAIL  state         newer format";
+        assert_eq!(check_lines(&checks), expected);
+        assert_eq!(first_refusal(&checks), Some(Exit::Outside));
+        assert_eq!(first_refusal(&checks[..2]), None);
+    }
+}
