@@ -23,7 +23,7 @@ fn sessions(events: usize, users: u64) -> Case {
     assert!(lane.rows.len() > events / 10 && !lane.fold.open.is_empty(), "sessions end, and some stay open");
     assert_pages_once(&lane);
     let settings = Settings { source: written(&format!("visits-{events}"), &log), ..Settings::default() };
-    Case { settings, records: log.len(), rows: lane.values(), counts: lane.counts }
+    Case { settings, records: log.len(), rows: lane.values(), counts: lane.counts, until_end: false }
 }
 
 /// Each accepted event's page is in exactly one session, ended or open, exactly once. The pages of a generated log are all different.
@@ -137,7 +137,7 @@ fn small_with(time: Time, toml: &str) -> Case {
     let log = generate(SMALL, 500, 20_241_002);
     let lane = model::run(Visits::new(SessionId::Record), &log, time);
     let settings = Settings { time: toml.to_owned(), ..small().settings.clone() };
-    Case { settings, records: log.len(), rows: lane.values(), counts: lane.counts }
+    Case { settings, records: log.len(), rows: lane.values(), counts: lane.counts, until_end: false }
 }
 
 /// Cut finely and coarsely, with crashes and without.
@@ -216,6 +216,7 @@ fn hostile(mode: Mode) -> Case {
         records: log.len(),
         rows: lane.values(),
         counts: lane.counts,
+        until_end: false,
     }
 }
 

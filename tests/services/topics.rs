@@ -21,13 +21,15 @@ pub(crate) fn create_topic(brokers: &str, name: &str, partitions: i32, configs: 
     let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
     topic.config.extend_from_slice(configs);
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
-    let created = futures::executor::block_on(admin(brokers).create_topics([&topic], &options)).expect("the broker answers");
+    let created =
+        futures::executor::block_on(admin(brokers).create_topics([&topic], &options)).expect("the broker answers");
     created[0].as_ref().expect("the topic can be made");
     let consumer = consumer(brokers);
     crate::support::host::wait_until("the topic has leaders", || {
         let metadata = consumer.fetch_metadata(Some(name), PATIENCE).expect("the broker answers");
         let partitions_now = metadata.topics()[0].partitions();
-        partitions_now.len() == usize::try_from(partitions).expect("small") && partitions_now.iter().all(|p| p.leader() >= 0)
+        partitions_now.len() == usize::try_from(partitions).expect("small")
+            && partitions_now.iter().all(|p| p.leader() >= 0)
     });
 }
 

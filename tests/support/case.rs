@@ -22,6 +22,14 @@ pub(crate) struct Case {
     pub(crate) rows: Vec<Value>,
     /// What became of the events.
     pub(crate) counts: Counts,
+    /// Whether the source is a topic, which ends only when it is told to.
+    pub(crate) until_end: bool,
+}
+
+impl Case {
+    fn arguments(&self) -> &'static [&'static str] {
+        if self.until_end { &["--until-end"] } else { &[] }
+    }
 }
 
 /// One way to run a case.
@@ -71,7 +79,7 @@ fn run_once(case: &Case, way: Way, pipeline: &Pipeline, random: &mut Random) -> 
     let cut = if way.crashes {
         crash_until_done(case, pipeline, random)
     } else {
-        let outcome = pipeline.run_to_end(&[]);
+        let outcome = pipeline.run_to_end(case.arguments());
         outcome.expect_code(0);
         assert_figures(case, way, &outcome);
         0
@@ -103,7 +111,7 @@ fn crash_until_done(case: &Case, pipeline: &Pipeline, random: &mut Random) -> u6
     let mut cut = 0;
     for kill in 0..KILLS {
         let target = whole * kill / KILLS + random.below(whole / KILLS + 1) + 1;
-        let mut running = pipeline.spawn(&[]);
+        let mut running = pipeline.spawn(case.arguments());
         let outcome = match running.wait_until_or_end(|| size() >= target) {
             true => running.kill(),
             false => running.wait(PATIENCE),
@@ -113,7 +121,7 @@ fn crash_until_done(case: &Case, pipeline: &Pipeline, random: &mut Random) -> u6
             outcome.expect_code(0);
         }
     }
-    let outcome = pipeline.run_to_end(&[]);
+    let outcome = pipeline.run_to_end(case.arguments());
     outcome.expect_code(0);
     cut + cut_back(&outcome)
 }
