@@ -108,9 +108,13 @@ fn dead_letters_can_be_read_again() {
         .expect("the first run left dead letters");
     let outcome = second.run_to_end(&[]);
     assert_eq!(number(&outcome.expect_code(0).logged("lane stopped"), "rejected"), 3);
-    let text =
-        |pipeline: &Pipeline| std::fs::read_to_string(pipeline.path("dead-letters.ndjson")).expect("it was written");
-    assert_eq!(text(&second), text(&first));
+    let letters = |pipeline: &Pipeline| {
+        let mut letters = from_ndjson(&pipeline.path("dead-letters.ndjson"));
+        // The source's name: it lies in another folder.
+        letters.iter_mut().for_each(|letter| drop(letter.as_object_mut().and_then(|fields| fields.remove("topic"))));
+        letters
+    };
+    assert_eq!(letters(&second), letters(&first));
 }
 
 #[test]

@@ -98,19 +98,38 @@ pub(crate) fn generate(events: usize, users: u64, seed: u64) -> Vec<TestRecord> 
         .collect()
 }
 
-/// A log for the hostile plugin: `{"key", "time", "v"}`, otherwise like [`generate`].
+/// A log for the hostile plugin, otherwise like [`generate`]: records of one event `{"key", "time", "v"}`, or of `{"events": [..]}`, which
+/// often share a key.
 pub(crate) fn generate_hostile(events: usize, keys: u64, seed: u64) -> Vec<TestRecord> {
     let mut line = Line::new(keys, seed);
     (0..events)
         .map(|_| {
             line.advance();
-            let bad = line.random.chance(1);
-            let event =
-                json!({"key": line.user(keys).to_string(), "time": line.event_time(), "v": line.random.below(1_000)});
-            let value = if bad { b"[]".to_vec() } else { event.to_string().into_bytes() };
-            line.record(Some(value))
+            let value = match line.random.below(100) {
+                0 => json!([]),
+                1..15 => hostile_events(&mut line, keys),
+                _ => {
+                    let key = line.user(keys);
+                    hostile_event(&mut line, key)
+                }
+            };
+            line.record(Some(value.to_string().into_bytes()))
         })
         .collect()
+}
+
+fn hostile_event(line: &mut Line, key: i64) -> Value {
+    json!({"key": key.to_string(), "time": line.event_time(), "v": line.random.below(1_000)})
+}
+
+fn hostile_events(line: &mut Line, keys: u64) -> Value {
+    let first = line.user(keys);
+    let count = line.random.below(5);
+    let events = (0..count).map(|_| {
+        let key = if line.random.chance(60) { first } else { line.user(keys) };
+        hostile_event(line, key)
+    });
+    json!({"events": events.collect::<Vec<Value>>()})
 }
 
 /// A visit whose page occurs once in the log: `p<i>` and what a page may look like besides.

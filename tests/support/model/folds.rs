@@ -128,6 +128,8 @@ pub(crate) enum Mode {
     State,
     /// Timers that set timers.
     Timers,
+    /// Timers that are due already, so that they fire before the next event of their key in the same record.
+    TimerNow,
 }
 
 impl Mode {
@@ -137,6 +139,7 @@ impl Mode {
             Mode::SharedKey => "shared-key",
             Mode::State => "state",
             Mode::Timers => "timers",
+            Mode::TimerNow => "timer-now",
         }
     }
 }
@@ -147,7 +150,6 @@ struct HostileState {
     count: i64,
     sum: i64,
     items: Vec<String>,
-    chain: u32,
 }
 
 /// `hostile`, as far as it behaves.
@@ -172,31 +174,40 @@ impl Fold for Hostile {
     fn map(&self, record: &TestRecord) -> Result<Vec<Event>, String> {
         let fields: Value =
             serde_json::from_slice(record.value.as_deref().ok_or("tombstone")?).map_err(|error| error.to_string())?;
-        let key = fields["key"].as_str().ok_or("key")?.as_bytes().to_vec();
-        let v = fields["v"].as_i64().ok_or("v")?;
-        Ok(vec![Event { key, time: fields["time"].as_i64().ok_or("time")?, value: v.to_string() }])
+        let event = |fields: &Value| {
+            let key = fields["key"].as_str().ok_or("key")?.as_bytes().to_vec();
+            let v = fields["v"].as_i64().ok_or("v")?;
+            Ok(Event { key, time: fields["time"].as_i64().ok_or("time")?, value: v.to_string() })
+        };
+        match fields["events"].as_array() {
+            Some(events) => events.iter().map(event).collect(),
+            None => event(&fields).map(|event| vec![event]),
+        }
     }
 
-    fn on_event(&mut self, event: &Event, _place: Place, _watermark: Option<i64>, effects: &mut Effects) {
+    fn on_event(&mut self, event: &Event, _place: Place, watermark: Option<i64>, effects: &mut Effects) {
         let v: i64 = event.value.parse().expect("map wrote a number");
         let key = String::from_utf8_lossy(&event.key);
         let state = self.states.entry(event.key.clone()).or_default();
         match self.mode {
-            Mode::SharedKey => effects.rows.push(out("all", v % 7, v, &[])),
+            Mode::SharedKey => effects.rows.push(out("all", v.rem_euclid(7), v, &[])),
             Mode::State => {
                 state.count += 1;
                 state.sum += v;
                 state.items.push(v.to_string());
                 effects.timer = Some(event.time + 20_000);
                 if v % 5 == 0 {
-                    effects.rows.push(out(&key, state.count, state.sum, &[]));
+                    effects.rows.push(out(&key, event.time, state.count, &[]));
                     *state = HostileState::default();
                 }
             }
             Mode::Timers => {
-                state.count += 1;
-                state.chain = 0;
+                state.count = 0;
                 effects.timer = Some(event.time + 10_000);
+            }
+            Mode::TimerNow => {
+                effects.rows.push(out(&key, event.time, v, &[]));
+                effects.timer = Some(watermark.unwrap_or(event.time));
             }
         }
     }
@@ -207,16 +218,19 @@ impl Fold for Hostile {
         match self.mode {
             Mode::SharedKey => panic!("this mode sets no timer"),
             Mode::State => {
-                effects.rows.push(out(&text, time, state.count, &state.items));
+                effects.rows.push(out(&text, time, state.sum, &state.items));
                 state.items.clear();
             }
             Mode::Timers => {
+                state.count += 1;
                 effects.rows.push(out(&text, time, state.count, &[]));
-                if state.chain < 5 {
-                    state.chain += 1;
+                if state.count < 5 {
                     effects.timer = Some(time + 7_000);
+                } else {
+                    *state = HostileState::default();
                 }
             }
+            Mode::TimerNow => effects.rows.push(out(&text, time, -1, &[])),
         }
     }
 }
