@@ -1,0 +1,8 @@
+//! Tests that need nothing but this repository.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod input;
+mod replay;
+mod tidy;

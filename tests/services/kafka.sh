@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Apache Kafka (KRaft, one node) from Maven Central, no Docker.
+#   kafka.sh start | stop | status | create-topic NAME PARTS [k=v ...] | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
+# Env: DATA_DIR (./.services)  KAFKA_PORT (9092)  KAFKA_CONTROLLER_PORT (KAFKA_PORT+1)  KAFKA_HEAP (-Xms256m -Xmx512m)
+#      SERVICES_LIB (jar cache, default target/services-lib of the checkout)  START_TIMEOUT_S (120)  CONSUME_TIMEOUT_MS (5000)
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+DATA_DIR=${DATA_DIR:-./.services}
+mkdir -p "$DATA_DIR"; DATA_DIR=$(cd "$DATA_DIR" && pwd)
+KAFKA_PORT=${KAFKA_PORT:-9092}
+KAFKA_CONTROLLER_PORT=${KAFKA_CONTROLLER_PORT:-$((KAFKA_PORT + 1))}
+KAFKA_HEAP=${KAFKA_HEAP:--Xms256m -Xmx512m}
+START_TIMEOUT_S=${START_TIMEOUT_S:-120}
+CONSUME_TIMEOUT_MS=${CONSUME_TIMEOUT_MS:-5000}
+LIB=${SERVICES_LIB:-$HERE/../../target/services-lib}/kafka
+POM=$HERE/pom-kafka.xml
+RUN=$DATA_DIR/kafka
+PIDFILE=$RUN/pid
+LOG=$RUN/server.log
+BOOT=127.0.0.1:$KAFKA_PORT
+
+die() { echo "kafka.sh: $*" >&2; exit 1; }
+ensure_jars() {            # copy once; again only when the pom changes; one process at a time
+  local want; want=$(sha256sum "$POM" | cut -d' ' -f1)
+  [[ -f $LIB/.complete && $(cat "$LIB/.complete") == "$want" ]] && return
+  mkdir -p "$(dirname "$LIB")"
+  exec 8> "$LIB.lock"; flock 8
+  [[ -f $LIB/.complete && $(cat "$LIB/.complete") == "$want" ]] && { exec 8>&-; return; }
+  command -v mvn >/dev/null || die "mvn not found and no jar cache in $LIB"
+  echo "kafka.sh: fetching jars into $LIB" >&2
+  rm -rf "$LIB"; mkdir -p "$LIB"
+  mvn -q -B -f "$POM" dependency:copy-dependencies -DoutputDirectory="$LIB" -DincludeScope=runtime >&2 || die "mvn failed"
+  echo "$want" > "$LIB/.complete"
+  exec 8>&-
+}
+running() {                # true when the pid on file is alive and is our broker
+  [[ -f $PIDFILE ]] || return 1
+  local p; p=$(cat "$PIDFILE")
+  [[ -n $p && -r /proc/$p/cmdline ]] && tr '\0' ' ' < "/proc/$p/cmdline" | grep -q "kafka.Kafka $RUN/server.properties"
+}
+port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+tool() {                   # a short-lived CLI JVM
+  local cls=$1; shift
+  java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$LIB/*" "$cls" "$@"
+}
+start() {
+  ensure_jars
+  if running; then echo "kafka already running pid $(cat "$PIDFILE") on $BOOT"; return; fi
+  local p
+  for p in "$KAFKA_PORT" "$KAFKA_CONTROLLER_PORT"; do
+    for _ in 1 2 3 4 5 6 7 8 9 10; do port_open "$p" || break; sleep 0.3; done   # a dying predecessor may hold it for a moment
+    ! port_open "$p" || die "port $p is already in use by another process (set KAFKA_PORT / KAFKA_CONTROLLER_PORT)"
+  done
+  mkdir -p "$RUN/log"
+  cat > "$RUN/server.properties" <<EOF
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:$KAFKA_CONTROLLER_PORT
+listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT
+advertised.listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs=$RUN/log
+auto.create.topics.enable=false
+num.partitions=1
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+num.network.threads=2
+num.io.threads=2
+log.retention.hours=-1
+log.retention.check.interval.ms=600000
+message.max.bytes=12582912
+replica.fetch.max.bytes=12582912
+transaction.max.timeout.ms=900000
+log.segment.bytes=268435456
+log.cleaner.dedupe.buffer.size=16777216
+EOF
+  if [[ ! -f $RUN/log/meta.properties ]]; then
+    tool kafka.tools.StorageTool format -t "${KAFKA_CLUSTER_ID:-AAAAAAAAAAAAAAAAAAAAAQ}" -c "$RUN/server.properties" > "$RUN/format.log" 2>&1 \
+      || { cat "$RUN/format.log" >&2; die "storage format failed"; }
+  fi
+  : > "$LOG"   # a stale ready line must not be taken for this start
+  local t0=$SECONDS
+  # shellcheck disable=SC2086
+  nohup setsid java $KAFKA_HEAP -XX:+UseSerialGC -Xshare:auto -Djava.awt.headless=true \
+    -Dorg.slf4j.simpleLogger.defaultLogLevel=info -Dorg.slf4j.simpleLogger.showDateTime=true \
+    -cp "$LIB/*" kafka.Kafka "$RUN/server.properties" > "$LOG" 2>&1 < /dev/null &
+  echo $! > "$PIDFILE"
+  local i
+  for ((i = 0; i < START_TIMEOUT_S * 10; i++)); do
+    if grep -q "Kafka Server started" "$LOG" 2>/dev/null && port_open "$KAFKA_PORT"; then
+      echo "kafka ready pid $(cat "$PIDFILE") on $BOOT after $((SECONDS - t0)) s"; return
+    fi
+    kill -0 "$(cat "$PIDFILE")" 2>/dev/null || { tail -25 "$LOG" >&2; rm -f "$PIDFILE"; die "broker exited while starting (log: $LOG)"; }
+    sleep 0.1
+  done
+  die "not ready after $START_TIMEOUT_S s (log: $LOG)"
+}
+stop() {
+  running || { rm -f "$PIDFILE"; echo "kafka not running"; return; }
+  local p i; p=$(cat "$PIDFILE"); kill "$p"
+  for ((i = 0; i < 200; i++)); do kill -0 "$p" 2>/dev/null || break; sleep 0.1; done
+  kill -0 "$p" 2>/dev/null && kill -9 "$p" || true
+  rm -f "$PIDFILE"; echo "kafka stopped"
+}
+case ${1:-} in
+  start) start ;;
+  stop) stop ;;
+  status) if running; then echo "kafka running pid $(cat "$PIDFILE") on $BOOT"; else echo "kafka not running"; exit 3; fi ;;
+  create-topic)
+    shift; [[ $# -ge 2 ]] || die "create-topic NAME PARTS [k=v ...]"; ensure_jars
+    name=$1 parts=$2; shift 2; cfg=(); for kv in "$@"; do cfg+=(--config "$kv"); done
+    tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$BOOT" --create --if-not-exists --topic "$name" --partitions "$parts" --replication-factor 1 "${cfg[@]}" ;;
+  delete-topic)
+    shift; ensure_jars; tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$BOOT" --delete --if-exists --topic "$1" ;;
+  produce)
+    shift; [[ $# -ge 2 ]] || die "produce TOPIC FILE"; ensure_jars
+    t=$1 f=$2; shift 2; [[ $f == - ]] && f=/dev/stdin
+    tool org.apache.kafka.tools.ConsoleProducer --bootstrap-server "$BOOT" --topic "$t" "$@" < "$f" ;;
+  consume)
+    shift; [[ $# -ge 1 ]] || die "consume TOPIC"; ensure_jars
+    t=$1; shift
+    tool org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server "$BOOT" --topic "$t" --from-beginning --timeout-ms "$CONSUME_TIMEOUT_MS" "$@" 2> >(grep -v -E 'TimeoutException|^\s+at |Error processing message|Processed a total|KIP-848' >&2) || true ;;
+  *) sed -n 2,5p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
+esac

@@ -1,0 +1,18 @@
+//! Tests on real services, which they start by themselves. `kafka()` and `cassandra()` give addresses, or nothing where a test is to be
+//! skipped.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod service;
+mod topics;
+mod tables;
+
+mod input;
+mod live_edge;
+mod operation;
+mod outages;
+mod replay;
+mod seed;
+
+pub(crate) use service::{cassandra, kafka};

@@ -1,0 +1,76 @@
+//! Outages in mid-run are waited out, for ever: the host goes on by itself and nothing is lost or doubled.
+
+use serde_json::json;
+
+use crate::service::{Kind, start};
+use crate::support::generate::{START_MS, TestRecord};
+use crate::support::host::{PATIENCE, Pipeline};
+use crate::support::model::folds::{SessionId, Visits};
+use crate::support::model::{self, Time};
+use crate::support::rows::{assert_same, from_ndjson, sorted};
+use crate::support::settings::Settings;
+use crate::tables::{SESSIONS, Tables};
+use crate::topics::{create_topic, produce, read_back};
+
+/// `count` records from number `first` on, over two partitions, a minute apart: each ends the session before it.
+fn minutes(first: i64, count: i64) -> Vec<TestRecord> {
+    let record = |i: i64| {
+        let ms = START_MS + i * 60_000;
+        let time = chrono::DateTime::from_timestamp_millis(ms).expect("near the present").format("%Y-%m-%dT%H:%M:%S");
+        let value = json!({"user_id": i % 3, "page": format!("p{i}"), "event_time": time.to_string()}).to_string();
+        let partition = u32::from(i % 2 == 1);
+        TestRecord { partition, offset: 0, timestamp: ms, key: None, value: Some(value.into_bytes()) }
+    };
+    (first..first + count).map(record).collect()
+}
+
+#[test]
+fn a_broker_that_goes_away_is_waited_for() {
+    let Some(broker) = start(Kind::Kafka) else { return };
+    let brokers = broker.address();
+    create_topic(&brokers, "outage", 2, &[]);
+    let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, "outage").to_toml());
+    let rows = || from_ndjson(&pipeline.path("rows.ndjson"));
+    let mut host = pipeline.spawn(&[]);
+    produce(&brokers, "outage", &minutes(0, 10));
+    host.wait_until("the first sessions are written", || rows().len() >= 8);
+    broker.stop();
+    broker.start_again();
+    produce(&brokers, "outage", &minutes(10, 10));
+    let want = model::run(Visits::new(SessionId::Record), &read_back(&brokers, "outage"), Time::default()).values();
+    host.wait_until("all sessions are written", || rows().len() >= want.len());
+    host.terminate(PATIENCE).expect_code(0);
+    assert_same("outage", &rows(), &want);
+}
+
+#[test]
+fn a_database_that_goes_away_is_waited_for() {
+    let (Some(brokers), Some(database)) = (crate::kafka(), start(Kind::Cassandra)) else { return };
+    create_topic(&brokers, "database-outage", 2, &[]);
+    let tables = Tables::connect(database.port());
+    tables.create("outage", SESSIONS);
+    let settings = Settings::default().from_kafka(&brokers, "database-outage").into_cql(database.port(), "outage");
+    let pipeline = Pipeline::new(&settings.to_toml());
+    let mut host = pipeline.spawn(&[]);
+    produce(&brokers, "database-outage", &minutes(0, 10));
+    host.wait_until("the first sessions are written", || tables.sessions("outage").len() >= 8);
+    drop(tables);
+    database.stop();
+    produce(&brokers, "database-outage", &minutes(10, 10));
+    // The host meets the outage before it ends: it says so.
+    host.wait_until("the host warns", || host_warned(&pipeline));
+    database.start_again();
+    let tables = Tables::connect(database.port());
+    let want =
+        model::run(Visits::new(SessionId::Record), &read_back(&brokers, "database-outage"), Time::default()).values();
+    host.wait_until("all sessions are written", || tables.sessions("outage").len() >= want.len());
+    host.terminate(PATIENCE).expect_code(0);
+    assert_same("outage", &tables.sessions("outage"), &sorted(want));
+}
+
+/// Whether a log file of this pipeline holds a warning.
+fn host_warned(pipeline: &Pipeline) -> bool {
+    let entries = std::fs::read_dir(pipeline.path("")).expect("the test's folder is readable").flatten();
+    let mut logs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("err-"));
+    logs.any(|log| std::fs::read_to_string(log.path()).is_ok_and(|text| text.contains("\"WARN\"")))
+}

@@ -1,0 +1,76 @@
+//! Tables of the test's database: made and read back, independently of the host's sink.
+
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::value::{CqlValue, Row};
+use serde_json::{Value, json};
+
+/// A session that blocks.
+pub(crate) struct Tables {
+    runtime: tokio::runtime::Runtime,
+    session: Session,
+}
+
+/// The seed's table.
+pub(crate) const SESSIONS: &str = "sessions (session_id bigint, user_id bigint, pages list<text>, ingestion_time timestamp, \
+                                   PRIMARY KEY (session_id, user_id))";
+
+impl Tables {
+    /// A session with the node on this port.
+    pub(crate) fn connect(port: u16) -> Tables {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("the system has threads");
+        let session = runtime.block_on(SessionBuilder::new().known_node(format!("127.0.0.1:{port}")).build());
+        Tables { runtime, session: session.expect("the database answers") }
+    }
+
+    /// Runs a statement without a result.
+    pub(crate) fn execute(&self, statement: &str) {
+        let done = self.runtime.block_on(self.session.query_unpaged(statement, ()));
+        done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+
+    /// A keyspace with this table in it.
+    pub(crate) fn create(&self, keyspace: &str, table: &str) {
+        self.create_keyspace(keyspace);
+        self.execute(&format!("CREATE TABLE {keyspace}.{table}"));
+    }
+
+    /// A keyspace, as the seed's `init.cql` makes it.
+    pub(crate) fn create_keyspace(&self, keyspace: &str) {
+        self.execute(&format!(
+            "CREATE KEYSPACE {keyspace} WITH REPLICATION = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
+        ));
+    }
+
+    /// The rows of `table` in the form of the NDJSON sink, these columns of them, sorted.
+    pub(crate) fn rows(&self, keyspace: &str, table: &str, columns: &[&str]) -> Vec<Value> {
+        let statement = format!("SELECT {} FROM {keyspace}.{table}", columns.join(", "));
+        let result = self.runtime.block_on(self.session.query_unpaged(statement, ())).expect("the table can be read");
+        let result = result.into_rows_result().expect("a select gives rows");
+        let rows = result.rows::<Row>().expect("any row can be read").map(|row| {
+            let mut object = json!({"table": table});
+            for (name, value) in columns.iter().zip(row.expect("any row can be read").columns) {
+                object[name] = value.map_or(Value::Null, json_value);
+            }
+            object
+        });
+        crate::support::rows::sorted(rows.collect())
+    }
+
+    /// The seed's table without the time of writing.
+    pub(crate) fn sessions(&self, keyspace: &str) -> Vec<Value> {
+        self.rows(keyspace, "sessions", &["session_id", "user_id", "pages"])
+    }
+}
+
+fn json_value(value: CqlValue) -> Value {
+    match value {
+        CqlValue::BigInt(n) => json!(n),
+        CqlValue::Text(text) => json!(text),
+        CqlValue::Boolean(b) => json!(b),
+        CqlValue::Timestamp(time) => json!(time.0),
+        CqlValue::List(items) => items.into_iter().map(json_value).collect(),
+        other => json!(format!("{other:?}")),
+    }
+}

@@ -1,0 +1,287 @@
+//! The semantics of a lane, record by record, written down a second time and as plainly as possible. Shares no code with the host or the
+//! plugins: its own order, its own reading of JSON and times, its own ids. Slow where slow is clearer.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::support::generate::TestRecord;
+
+pub(crate) mod folds;
+#[cfg(test)]
+mod tests;
+
+/// 0001-01-01T00:00:00.000Z
+const FIRST_MS: i64 = -62_135_596_800_000;
+/// 9999-12-31T23:59:59.999Z
+const LAST_MS: i64 = 253_402_300_799_999;
+
+/// What happens to late events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Late {
+    /// They go nowhere (or to the dead letters): for the rows it is the same.
+    Drop,
+    /// They are folded like any other.
+    Process,
+}
+
+/// `[time]`, with the defaults of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Time {
+    /// How far the watermark stays behind.
+    pub(crate) out_of_orderness_ms: i64,
+    /// Late policy.
+    pub(crate) late: Late,
+    /// How far an event may lie ahead of its record's append time.
+    pub(crate) future_limit_ms: i64,
+    /// Idle advance, off by default.
+    pub(crate) idle_timeout_ms: Option<i64>,
+}
+
+impl Default for Time {
+    fn default() -> Time {
+        Time { out_of_orderness_ms: 10_000, late: Late::Drop, future_limit_ms: 3_600_000, idle_timeout_ms: None }
+    }
+}
+
+/// What `map` makes of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// Key bytes.
+    pub(crate) key: Vec<u8>,
+    /// Event time, ms.
+    pub(crate) time: i64,
+    /// What the fold wants to know besides.
+    pub(crate) value: String,
+}
+
+/// Where an event stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The record's append time, after the envelope.
+    pub(crate) append_time: i64,
+    /// Partition.
+    pub(crate) partition: u32,
+    /// Offset.
+    pub(crate) offset: u64,
+    /// Which event of the record.
+    pub(crate) index: u32,
+}
+
+/// What a fold may do besides changing its state.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// The key's timer: as it is, and as it shall be.
+    pub(crate) timer: Option<i64>,
+    /// Rows emitted, in order.
+    pub(crate) rows: Vec<serde_json::Value>,
+}
+
+/// The logic of a plugin, in its plainest form. Keeps the state of all keys itself.
+pub(crate) trait Fold {
+    /// The record's events, or why it has none.
+    fn map(&self, record: &TestRecord) -> Result<Vec<Event>, String>;
+    /// One event, told the watermark as it was before the record.
+    fn on_event(&mut self, event: &Event, place: Place, watermark: Option<i64>, effects: &mut Effects);
+    /// The key's timer fired; `effects.timer` is none when this begins.
+    fn on_timer(&mut self, key: &[u8], time: i64, effects: &mut Effects);
+}
+
+/// What became of the events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Records that the plugin refused, and events out of range or too far ahead.
+    pub(crate) rejected: u64,
+    /// Of these, events too far ahead of their record.
+    pub(crate) future: u64,
+    /// Late events.
+    pub(crate) late: u64,
+    /// Events that were folded.
+    pub(crate) accepted: u64,
+}
+
+/// One row and what caused it: partition, offset, and the event unless a timer of the record's watermark did.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    /// The row in the form of the NDJSON sink.
+    pub(crate) values: serde_json::Value,
+    /// Partition, offset, event.
+    pub(crate) origin: (u32, u64, Option<u32>),
+}
+
+/// A folded lane.
+#[derive(Debug)]
+pub(crate) struct Lane<F> {
+    /// The fold with its state: open sessions and the like.
+    pub(crate) fold: F,
+    /// Rows in the lane's order.
+    pub(crate) rows: Vec<Row>,
+    /// What became of the events.
+    pub(crate) counts: Counts,
+    /// The watermark after the last record.
+    pub(crate) watermark: Option<i64>,
+    /// Pages, or whatever the events carried, of the accepted events in lane order.
+    pub(crate) accepted: Vec<String>,
+    time: Time,
+    timers: BTreeSet<(i64, Vec<u8>)>,
+    timer_of: HashMap<Vec<u8>, i64>,
+}
+
+/// `ordering = "topic"`: all partitions in one lane.
+pub(crate) fn run<F: Fold>(fold: F, records: &[TestRecord], time: Time) -> Lane<F> {
+    run_with_floors(fold, records, time, &BTreeMap::new())
+}
+
+/// The same, where the journal holds floors: (partition, offset) -> least append time.
+pub(crate) fn run_with_floors<F: Fold>(
+    fold: F,
+    records: &[TestRecord],
+    time: Time,
+    floors: &BTreeMap<(u32, u64), i64>,
+) -> Lane<F> {
+    let mut lane = Lane {
+        fold,
+        rows: Vec::new(),
+        counts: Counts::default(),
+        watermark: None,
+        accepted: Vec::new(),
+        time,
+        timers: BTreeSet::new(),
+        timer_of: HashMap::new(),
+    };
+    let mut before = None;
+    for (append_time, record) in in_lane_order(records, floors) {
+        if let Some(before) = before {
+            lane.idle(append_time - before, (record.partition, record.offset, None));
+        }
+        lane.record(append_time, record);
+        before = Some(append_time);
+    }
+    lane
+}
+
+/// `ordering = "partition"`: a lane of its own for each.
+pub(crate) fn run_by_partition<F: Fold>(
+    fold: impl Fn() -> F,
+    records: &[TestRecord],
+    time: Time,
+) -> BTreeMap<u32, Lane<F>> {
+    let partitions: BTreeSet<u32> = records.iter().map(|r| r.partition).collect();
+    let lane = |partition: u32| {
+        let own: Vec<TestRecord> = records.iter().filter(|r| r.partition == partition).cloned().collect();
+        (partition, run(fold(), &own, time))
+    };
+    partitions.into_iter().map(lane).collect()
+}
+
+/// The records with their append times, in the order (append time, partition, offset).
+fn in_lane_order<'a>(records: &'a [TestRecord], floors: &BTreeMap<(u32, u64), i64>) -> Vec<(i64, &'a TestRecord)> {
+    let mut by_offset: Vec<&TestRecord> = records.iter().collect();
+    by_offset.sort_by_key(|r| (r.partition, r.offset));
+    let mut envelope: HashMap<u32, i64> = HashMap::new();
+    let mut ordered = Vec::new();
+    for record in by_offset {
+        let append_time = envelope.entry(record.partition).or_insert(i64::MIN);
+        let floor = floors.get(&(record.partition, record.offset)).copied().unwrap_or(i64::MIN);
+        *append_time = (*append_time).max(record.timestamp).max(floor);
+        ordered.push((*append_time, record));
+    }
+    ordered.sort_by_key(|(append_time, r)| (*append_time, r.partition, r.offset));
+    ordered
+}
+
+impl<F: Fold> Lane<F> {
+    /// The rows without their origins.
+    pub(crate) fn values(&self) -> Vec<serde_json::Value> {
+        self.rows.iter().map(|row| row.values.clone()).collect()
+    }
+
+    /// Step 1 to 3 of the semantics.
+    fn record(&mut self, append_time: i64, record: &TestRecord) {
+        let Ok(events) = self.fold.map(record) else {
+            self.counts.rejected += 1;
+            return;
+        };
+        let watermark_before = self.watermark;
+        let mut greatest = None;
+        for (index, event) in (0..).zip(&events) {
+            let place = Place { append_time, partition: record.partition, offset: record.offset, index };
+            if self.event(event, place, watermark_before) {
+                greatest = greatest.max(Some(event.time));
+            }
+        }
+        if let Some(greatest) = greatest {
+            let reached = greatest.saturating_sub(self.time.out_of_orderness_ms);
+            self.watermark = Some(watermark_before.map_or(reached, |w| w.max(reached)));
+        }
+        self.fire_due((record.partition, record.offset, None));
+    }
+
+    /// Step 2 for one event; whether it was accepted.
+    fn event(&mut self, event: &Event, place: Place, watermark: Option<i64>) -> bool {
+        if !(FIRST_MS..=LAST_MS).contains(&event.time) {
+            self.counts.rejected += 1;
+            return false;
+        }
+        if event.time > place.append_time.saturating_add(self.time.future_limit_ms) {
+            self.counts.rejected += 1;
+            self.counts.future += 1;
+            return false;
+        }
+        if watermark.is_some_and(|w| event.time <= w) {
+            self.counts.late += 1;
+            if self.time.late == Late::Drop {
+                return false;
+            }
+        }
+        let origin = (place.partition, place.offset, Some(place.index));
+        if let Some(due) = self.timer_of.get(&event.key).copied().filter(|t| watermark.is_some_and(|w| *t <= w)) {
+            self.fire(due, &event.key, origin);
+        }
+        let mut effects = Effects { timer: self.timer_of.get(&event.key).copied(), rows: Vec::new() };
+        self.fold.on_event(event, place, watermark, &mut effects);
+        self.apply(&event.key, effects, origin);
+        self.counts.accepted += 1;
+        self.accepted.push(event.value.clone());
+        true
+    }
+
+    /// The gap before a record.
+    fn idle(&mut self, gap: i64, origin: (u32, u64, Option<u32>)) {
+        let (Some(idle_timeout), Some(base)) = (self.time.idle_timeout_ms, self.watermark) else { return };
+        self.watermark = Some(base.max(base.saturating_add(gap).saturating_sub(idle_timeout)));
+        self.fire_due(origin);
+    }
+
+    /// All due timers, by (time, key).
+    fn fire_due(&mut self, origin: (u32, u64, Option<u32>)) {
+        let Some(watermark) = self.watermark else { return };
+        while let Some((time, key)) = self.timers.first().cloned().filter(|(time, _)| *time <= watermark) {
+            self.fire(time, &key, origin);
+        }
+    }
+
+    fn fire(&mut self, time: i64, key: &[u8], origin: (u32, u64, Option<u32>)) {
+        self.set_timer(key, None);
+        let mut effects = Effects::default();
+        self.fold.on_timer(key, time, &mut effects);
+        assert!(
+            effects.timer.is_none_or(|next| next > time),
+            "a timer set by on-timer is later than the one that fired"
+        );
+        self.apply(key, effects, origin);
+    }
+
+    fn apply(&mut self, key: &[u8], effects: Effects, origin: (u32, u64, Option<u32>)) {
+        self.set_timer(key, effects.timer);
+        self.rows.extend(effects.rows.into_iter().map(|values| Row { values, origin }));
+    }
+
+    fn set_timer(&mut self, key: &[u8], timer: Option<i64>) {
+        if let Some(former) = self.timer_of.remove(key) {
+            self.timers.remove(&(former, key.to_vec()));
+        }
+        if let Some(time) = timer {
+            self.timer_of.insert(key.to_vec(), time);
+            self.timers.insert((time, key.to_vec()));
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The plugins' logic for the model: the seed's sessions, and the three shapes of the hostile plugin.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use siphasher::sip::SipHasher24;
+
+use super::{Effects, Event, Fold, Place};
+use crate::support::generate::TestRecord;
+
+/// The two forms of a session's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SessionId {
+    /// The seed's own: of the first append time in whole seconds.
+    AppendSecond,
+    /// The default: of the key and the first record.
+    Record,
+}
+
+/// `visits`.
+#[derive(Clone, Debug)]
+pub(crate) struct Visits {
+    /// How long after the watermark a session ends.
+    pub(crate) session_timeout_ms: i64,
+    /// Form of the id.
+    pub(crate) session_id: SessionId,
+    /// Open sessions: the first record's place and the pages.
+    pub(crate) open: HashMap<Vec<u8>, (Place, Vec<String>)>,
+}
+
+impl Visits {
+    /// With the seed's timeout of 50 s.
+    pub(crate) fn new(session_id: SessionId) -> Visits {
+        Visits { session_timeout_ms: 50_000, session_id, open: HashMap::new() }
+    }
+}
+
+impl Fold for Visits {
+    fn map(&self, record: &TestRecord) -> Result<Vec<Event>, String> {
+        let fields: Value =
+            serde_json::from_slice(record.value.as_deref().ok_or("tombstone")?).map_err(|error| error.to_string())?;
+        let user_id = fields["user_id"].as_i64().ok_or("user_id")?;
+        let page = fields["page"].as_str().ok_or("page")?;
+        let time = event_time(fields["event_time"].as_str().ok_or("event_time")?).ok_or("event_time")?;
+        Ok(vec![Event { key: user_id.to_string().into_bytes(), time, value: page.to_owned() }])
+    }
+
+    fn on_event(&mut self, event: &Event, place: Place, watermark: Option<i64>, effects: &mut Effects) {
+        let (_, pages) = self.open.entry(event.key.clone()).or_insert_with(|| (place, Vec::new()));
+        pages.push(event.value.clone());
+        effects.timer = Some(watermark.unwrap_or(event.time).saturating_add(self.session_timeout_ms));
+    }
+
+    fn on_timer(&mut self, key: &[u8], _time: i64, effects: &mut Effects) {
+        let (first, pages) = self.open.remove(key).expect("a session's timer is set while it is open");
+        let user_id: i64 = String::from_utf8_lossy(key).parse().expect("the key is a user id in decimal");
+        let session_id = session_id(self.session_id, key, first);
+        effects.rows.push(json!({"table": "sessions", "session_id": session_id, "user_id": user_id, "pages": pages}));
+    }
+}
+
+/// SipHash-2-4 with a zero key, as a signed number.
+pub(crate) fn session_id(form: SessionId, key: &[u8], first: Place) -> i64 {
+    let text = match form {
+        SessionId::AppendSecond => (first.append_time.div_euclid(1000) * 1000).to_string().into_bytes(),
+        SessionId::Record => {
+            let mut bytes = key.to_vec();
+            bytes.push(0);
+            bytes.extend_from_slice(&first.append_time.to_le_bytes());
+            bytes.extend_from_slice(&first.partition.to_le_bytes());
+            bytes.extend_from_slice(&first.offset.to_le_bytes());
+            bytes.extend_from_slice(&first.index.to_le_bytes());
+            bytes
+        }
+    };
+    SipHasher24::new().hash(&text).cast_signed()
+}
+
+/// `YYYY-MM-DDTHH:MM:SS[.1-9 digits][Z|+HH:MM|-HH:MM]` as ms since 1970, floored.
+pub(crate) fn event_time(text: &str) -> Option<i64> {
+    let (instant, rest) = text.split_at_checked(19)?;
+    let shape: String = instant.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    if shape != "0000-00-00T00:00:00" {
+        return None;
+    }
+    let seconds = chrono::NaiveDateTime::parse_from_str(instant, "%Y-%m-%dT%H:%M:%S").ok()?;
+    if instant.ends_with("60") {
+        return None;
+    }
+    let (fraction_ms, zone) = fraction(rest)?;
+    Some(seconds.and_utc().timestamp_millis() + fraction_ms - zone_ms(zone)?)
+}
+
+/// The fraction's milliseconds and what follows it.
+fn fraction(rest: &str) -> Option<(i64, &str)> {
+    let Some(digits) = rest.strip_prefix('.') else { return Some((0, rest)) };
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let (digits, zone) = digits.split_at(end);
+    if !(1..=9).contains(&digits.len()) {
+        return None;
+    }
+    let nanos: i64 = format!("{digits:0<9}").parse().ok()?;
+    Some((nanos / 1_000_000, zone))
+}
+
+/// How far local time is ahead of UTC.
+fn zone_ms(zone: &str) -> Option<i64> {
+    let sign = match zone.bytes().next() {
+        None => return Some(0),
+        Some(b'Z') if zone.len() == 1 => return Some(0),
+        Some(b'+') => 1,
+        Some(b'-') => -1,
+        Some(_) => return None,
+    };
+    let (hours, minutes) = zone[1..].split_once(':')?;
+    let two_digits =
+        |s: &str| (s.len() == 2 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse::<i64>().ok()).flatten();
+    let (hours, minutes) = (two_digits(hours)?, two_digits(minutes)?);
+    (hours < 24 && minutes < 60).then_some(sign * (hours * 60 + minutes) * 60_000)
+}
+
+/// The hostile plugin's modes that fold as any plugin may, in ways that sessions do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Several keys emit rows of one primary key.
+    SharedKey,
+    /// Value and list state, reset on their own and together.
+    State,
+    /// Timers that set timers.
+    Timers,
+    /// Timers that are due already, so that they fire before the next event of their key in the same record.
+    TimerNow,
+}
+
+impl Mode {
+    /// Its name in the plugin's configuration.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Mode::SharedKey => "shared-key",
+            Mode::State => "state",
+            Mode::Timers => "timers",
+            Mode::TimerNow => "timer-now",
+        }
+    }
+}
+
+/// State of one key.
+#[derive(Clone, Debug, Default)]
+struct HostileState {
+    count: i64,
+    sum: i64,
+    items: Vec<String>,
+}
+
+/// `hostile`, as far as it behaves.
+#[derive(Clone, Debug)]
+pub(crate) struct Hostile {
+    mode: Mode,
+    states: HashMap<Vec<u8>, HostileState>,
+}
+
+impl Hostile {
+    /// In one of its modes.
+    pub(crate) fn new(mode: Mode) -> Hostile {
+        Hostile { mode, states: HashMap::new() }
+    }
+}
+
+fn out(k: &str, n: i64, v: i64, items: &[String]) -> Value {
+    json!({"table": "out", "k": k, "n": n, "v": v, "items": items})
+}
+
+impl Fold for Hostile {
+    fn map(&self, record: &TestRecord) -> Result<Vec<Event>, String> {
+        let fields: Value =
+            serde_json::from_slice(record.value.as_deref().ok_or("tombstone")?).map_err(|error| error.to_string())?;
+        let event = |fields: &Value| {
+            let key = fields["key"].as_str().ok_or("key")?.as_bytes().to_vec();
+            let v = fields["v"].as_i64().ok_or("v")?;
+            Ok(Event { key, time: fields["time"].as_i64().ok_or("time")?, value: v.to_string() })
+        };
+        match fields["events"].as_array() {
+            Some(events) => events.iter().map(event).collect(),
+            None => event(&fields).map(|event| vec![event]),
+        }
+    }
+
+    fn on_event(&mut self, event: &Event, _place: Place, watermark: Option<i64>, effects: &mut Effects) {
+        let v: i64 = event.value.parse().expect("map wrote a number");
+        let key = String::from_utf8_lossy(&event.key);
+        let state = self.states.entry(event.key.clone()).or_default();
+        match self.mode {
+            Mode::SharedKey => effects.rows.push(out("all", v.rem_euclid(7), v, &[])),
+            Mode::State => {
+                state.count += 1;
+                state.sum += v;
+                state.items.push(v.to_string());
+                effects.timer = Some(event.time + 20_000);
+                if v % 5 == 0 {
+                    effects.rows.push(out(&key, event.time, state.count, &[]));
+                    *state = HostileState::default();
+                }
+            }
+            Mode::Timers => {
+                state.count = 0;
+                effects.timer = Some(event.time + 10_000);
+            }
+            Mode::TimerNow => {
+                effects.rows.push(out(&key, event.time, v, &[]));
+                effects.timer = Some(watermark.unwrap_or(event.time));
+            }
+        }
+    }
+
+    fn on_timer(&mut self, key: &[u8], time: i64, effects: &mut Effects) {
+        let text = String::from_utf8_lossy(key);
+        let state = self.states.entry(key.to_vec()).or_default();
+        match self.mode {
+            Mode::SharedKey => panic!("this mode sets no timer"),
+            Mode::State => {
+                effects.rows.push(out(&text, time, state.sum, &state.items));
+                state.items.clear();
+            }
+            Mode::Timers => {
+                state.count += 1;
+                effects.rows.push(out(&text, time, state.count, &[]));
+                if state.count < 5 {
+                    effects.timer = Some(time + 7_000);
+                } else {
+                    *state = HostileState::default();
+                }
+            }
+            Mode::TimerNow => effects.rows.push(out(&text, time, -1, &[])),
+        }
+    }
+}
