@@ -15,6 +15,7 @@ pub mod plugin;
 pub mod state;
 pub mod journal;
 pub mod row;
+mod append_file;
 mod backoff;
 pub mod sink;
 pub mod dead_letter;

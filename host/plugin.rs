@@ -230,3 +230,25 @@ fn table(spec: bindings::exports::keyfold::mapper::mapper::TableSpec) -> Table {
     };
     Table { name: spec.name, columns: spec.columns.into_iter().map(column).collect() }
 }
+
+/// `keyfold plugin check FILE`: loads it and says what it is.
+pub fn check_file(path: &Path, config: &str) -> Result<String, Failure> {
+    let named = |message: String| format!("{}: {message}", path.display());
+    let config: serde_json::Value =
+        serde_json::from_str(config).map_err(|e| Failure::new(Exit::Config, format!("--config is not JSON: {e}")))?;
+    let bytes = std::fs::read(path).map_err(|e| Failure::new(Exit::Config, named(format!("cannot be read: {e}"))))?;
+    let limits = crate::config::DEFAULT_LIMITS;
+    let size = bytes.len();
+    let plugin = Plugin::load(&engine(2, limits.memory_bytes)?, bytes, &config, limits, None).map_err(|e| {
+        let failure = Failure::from(e);
+        Failure::new(failure.exit, named(failure.message))
+    })?;
+    let Description { name, version, state_version, tables, .. } = &plugin.description;
+    let mut text = format!("{name} {version}, state version {state_version}, {size} bytes, imports nothing\nSHA-256 {}", plugin.digest.0);
+    for table in tables.iter() {
+        let column = |c: &ColumnSpec| format!("{} {}{}", c.name, c.kind.name(), if c.primary_key { " (primary key)" } else { "" });
+        let columns: Vec<_> = table.columns.iter().map(column).collect();
+        text.push_str(&format!("\ntable {}: {}", table.name, columns.join(", ")));
+    }
+    Ok(text)
+}

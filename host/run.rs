@@ -1,0 +1,418 @@
+//! `keyfold run`: from a checked configuration to lanes at work, and back on a signal. Owns what is shared by lanes: engine, plugin, sink,
+//! stores, signals.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use futures::{StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::runtime::Runtime;
+
+use crate::clock;
+use crate::config::{self, Component, Config};
+use crate::failure::{Exit, Failure};
+use crate::journal::{Beginning, Contents, Journal, PipelineLog};
+use crate::lane::batch::Core;
+use crate::lane::{Lane, Summary};
+use crate::plugin::{self, Plugin};
+use crate::record::NO_TIME;
+use crate::sink::writer::Writer;
+use crate::source::merge::{Merge, Resume};
+use crate::source::{Source, Start, file, kafka};
+use crate::state::checkpoint::Checkpoint;
+use crate::state::store::Store;
+use crate::{dead_letter, sink};
+
+/// The seed's mapper, part of the binary.
+const VISITS: &[u8] = include_bytes!(env!("KEYFOLD_VISITS_WASM"));
+
+/// How to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Stop at the ends of the partitions as of the start.
+    pub until_end: bool,
+}
+
+/// Runs a pipeline until its source ends or a signal (SIGTERM, SIGINT) asks to stop.
+pub fn run(config: &Config, options: Options) -> Result<(), Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    run_until(config, options, &stop, true).map(drop)
+}
+
+/// Runs a pipeline until its source ends or `stop` is raised; gives what each lane did.
+pub fn run_until(config: &Config, options: Options, stop: &Arc<AtomicBool>, signals: bool) -> Result<Vec<Summary>, Failure> {
+    let runtime = runtime()?;
+    if signals {
+        raise_on_signals(&runtime, stop)?;
+    }
+    let deadline = clock::instant() + config.run.startup_timeout;
+    let (plugin, workers) = load_plugin(config)?;
+    let objects = objects(&config.state.url)?;
+    let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
+    log.check(config, &plugin)?;
+    let log_source = LogSource::inspect(config, deadline)?;
+    let mut sink = sink::open(&config.sink, &plugin.description.tables, runtime.handle(), Some(deadline))?;
+    let mut letters = dead_letter::open(&config.dead_letters, topic(config), Some(deadline))?;
+    log.begin(config, &plugin)?;
+
+    let opening = Opening { config, options, deadline, plugin: &plugin, runtime: &runtime, objects: &objects, source: &log_source };
+    let mut opened = Vec::new();
+    for partitions in log_source.lanes(config) {
+        opened.push(opening.lane(partitions)?);
+    }
+    if let [lane] = opened.as_mut_slice() {
+        lane.cut_files(&mut *sink, &mut *letters)?;
+    }
+    let lengths = (sink.length()?, letters.length()?);
+    let writer = Writer::start(sink, letters, plugin.digest.0.clone())?;
+    let mut lanes = Vec::new();
+    for lane in opened {
+        lanes.push(lane.assemble(&opening, &writer, &workers, stop, lengths)?);
+    }
+    tracing::info!(
+        pipeline = config.name,
+        plugin = plugin.description.name,
+        version = plugin.description.version,
+        digest = plugin.digest.0,
+        lanes = lanes.len(),
+        "folding"
+    );
+    work(lanes, stop)
+}
+
+/// Runs each lane on a thread of its own; a failure of one stops all.
+fn work(lanes: Vec<Lane>, stop: &Arc<AtomicBool>) -> Result<Vec<Summary>, Failure> {
+    let mut threads = Vec::new();
+    for lane in lanes {
+        let stop = Arc::clone(stop);
+        let body = move || lane.run().inspect_err(|_| stop.store(true, Ordering::Relaxed));
+        let thread = std::thread::Builder::new().name("lane".into()).spawn(body);
+        threads.push(thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for a lane: {e}")))?);
+    }
+    let panicked = || Failure::new(Exit::Unexpected, "a lane ended by a panic: this is a bug; its state is as of the last checkpoint");
+    threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
+}
+
+/// `keyfold reset`: deletes the checkpoints, not the journal.
+pub fn reset(config: &Config) -> Result<String, Failure> {
+    let (runtime, objects) = (runtime()?, objects(&config.state.url)?);
+    let delete = async {
+        let lanes = object_store::path::Path::from("lanes");
+        let found: Vec<_> = objects.list(Some(&lanes)).map_ok(|o| o.location).boxed().try_collect().await?;
+        for location in &found {
+            objects.delete(location).await?;
+        }
+        Ok::<_, object_store::Error>(found.len())
+    };
+    match runtime.block_on(delete) {
+        Ok(0) => Ok("there was no checkpoint".into()),
+        Ok(n) => Ok(format!("deleted the checkpoints ({n} files); the journal is kept, the next run reads from the beginning of the log")),
+        Err(e) => Err(Failure::new(Exit::Outside, format!("state.url: the checkpoints cannot be deleted: {e}"))),
+    }
+}
+
+/// The two clients' runtime.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.map_err(|e| Failure::new(Exit::Unexpected, format!("cannot start the runtime: {e}")))
+}
+
+fn raise_on_signals(runtime: &Runtime, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let _inside = runtime.enter();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).map_err(|e| Failure::new(Exit::Unexpected, format!("cannot listen for signals: {e}")))?;
+        let stop = Arc::clone(stop);
+        runtime.spawn(async move {
+            while signals.recv().await.is_some() {
+                tracing::info!("stopping: draining, then a last checkpoint");
+                stop.store(true, Ordering::Relaxed);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The workers, and the plugin that they run.
+pub(crate) fn load_plugin(config: &Config) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
+    let workers = config.run.workers;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).stack_size(4 << 20).thread_name(|n| format!("worker-{n}")).build();
+    let pool = pool.map_err(|e| Failure::new(Exit::Unexpected, format!("no threads for workers: {e}")))?;
+    let instances = u32::try_from(workers * 2 + 4).unwrap_or(u32::MAX);
+    let engine = plugin::engine(instances, config.plugin.limits.memory_bytes)?;
+    let (bytes, name) = component(&config.plugin.component)?;
+    let cache = cache(&config.state.url);
+    let loaded = Plugin::load(&engine, bytes, &config.plugin.config, config.plugin.limits, cache.as_deref());
+    let plugin = loaded.map_err(|e| {
+        let failure = Failure::from(e);
+        Failure::new(failure.exit, format!("plugin {name} is refused: {}", failure.message))
+    })?;
+    Ok((Arc::new(plugin), Arc::new(pool)))
+}
+
+fn component(component: &Component) -> Result<(Vec<u8>, String), Failure> {
+    match component {
+        Component::Builtin(name) if name == "visits" => Ok((VISITS.to_vec(), "builtin:visits".into())),
+        Component::Builtin(name) => {
+            Err(Failure::new(Exit::Config, format!("plugin.component: there is no builtin:{name}, only builtin:visits")))
+        }
+        Component::File(path) => match std::fs::read(path) {
+            Ok(bytes) => Ok((bytes, path.display().to_string())),
+            Err(e) => Err(Failure::new(Exit::Config, format!("plugin.component: {} cannot be read: {e}", path.display()))),
+        },
+    }
+}
+
+/// Compiled components are native code: they are kept only in a folder of this host.
+fn cache(state: &url::Url) -> Option<PathBuf> {
+    (state.scheme() == "file").then(|| state.to_file_path().ok()).flatten().map(|folder| folder.join("cache"))
+}
+
+/// The store that `state.url` names.
+pub(crate) fn objects(url: &url::Url) -> Result<Arc<dyn ObjectStore>, Failure> {
+    if url.scheme() != "file" {
+        let (store, prefix) = object_store::parse_url_opts(url, std::env::vars())
+            .map_err(|e| Failure::new(Exit::Config, format!("state.url: {url} cannot be used: {e}")))?;
+        return Ok(Arc::new(object_store::prefix::PrefixStore::new(store, prefix)));
+    }
+    let folder = url.to_file_path().map_err(|()| Failure::new(Exit::Config, format!("state.url: {url} is not a folder of this host")))?;
+    let refused = |e: &dyn std::fmt::Display| Failure::new(Exit::Outside, format!("state.url: {} cannot be used: {e}", folder.display()));
+    std::fs::create_dir_all(&folder).map_err(|e| refused(&e))?;
+    Ok(Arc::new(LocalFileSystem::new_with_prefix(&folder).map_err(|e| refused(&e))?))
+}
+
+fn topic(config: &Config) -> Option<&str> {
+    match &config.source {
+        config::Source::Kafka(kafka) => Some(&kafka.topic),
+        config::Source::File(_) => None,
+    }
+}
+
+/// What is known of the source before it is read.
+pub(crate) enum LogSource {
+    /// A topic.
+    Kafka(kafka::Topic),
+    /// A file, indexed; once taken apart it is read again.
+    File(Vec<u32>),
+}
+
+impl LogSource {
+    /// Looks at the source.
+    pub(crate) fn inspect(config: &Config, deadline: Instant) -> Result<LogSource, Failure> {
+        Ok(match &config.source {
+            config::Source::Kafka(kafka) => LogSource::Kafka(kafka::inspect(kafka, deadline)?),
+            config::Source::File(file) => LogSource::File(file::inspect(file)?.partitions()),
+        })
+    }
+
+    fn partitions(&self) -> &[u32] {
+        match self {
+            LogSource::Kafka(topic) => &topic.partitions,
+            LogSource::File(partitions) => partitions,
+        }
+    }
+
+    fn lanes(&self, config: &Config) -> Vec<Vec<u32>> {
+        let ordering = match &config.source {
+            config::Source::Kafka(kafka) => kafka.ordering,
+            config::Source::File(file) => file.ordering,
+        };
+        match ordering {
+            config::Ordering::Topic => vec![self.partitions().to_vec()],
+            config::Ordering::Partition => self.partitions().iter().map(|&p| vec![p]).collect(),
+        }
+    }
+
+    /// The offset after the last, where that is known.
+    fn high(&self, partition: u32) -> Option<u64> {
+        match self {
+            LogSource::Kafka(topic) => topic.partitions.binary_search(&partition).ok().map(|i| topic.high[i]),
+            LogSource::File(_) => None,
+        }
+    }
+}
+
+/// What opening a lane needs of the pipeline.
+struct Opening<'a> {
+    config: &'a Config,
+    options: Options,
+    deadline: Instant,
+    plugin: &'a Arc<Plugin>,
+    runtime: &'a Runtime,
+    objects: &'a Arc<dyn ObjectStore>,
+    source: &'a LogSource,
+}
+
+/// A lane whose state and journal are open and read.
+struct Opened {
+    name: String,
+    partitions: Vec<u32>,
+    store: Store,
+    checkpoint: Option<Checkpoint>,
+    journal: Journal,
+    contents: Contents,
+}
+
+impl Opening<'_> {
+    fn lane(&self, partitions: Vec<u32>) -> Result<Opened, Failure> {
+        let name = match self.source.lanes(self.config).len() {
+            1 if self.source.partitions().len() != 1 || self.is_topic_ordered() => "topic".to_string(),
+            _ => partitions[0].to_string(),
+        };
+        let handle = self.runtime.handle();
+        let (journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
+        let store = Store::open(Arc::clone(self.objects), &format!("lanes/{name}"), handle.clone())?;
+        let checkpoint = store.checkpoint()?;
+        let opened = Opened { name, partitions, store, checkpoint, journal, contents };
+        self.check_frontier(&opened)?;
+        Ok(opened)
+    }
+
+    fn is_topic_ordered(&self) -> bool {
+        let ordering = match &self.config.source {
+            config::Source::Kafka(kafka) => kafka.ordering,
+            config::Source::File(file) => file.ordering,
+        };
+        ordering == config::Ordering::Topic
+    }
+
+    /// What was released once must still be there.
+    fn check_frontier(&self, lane: &Opened) -> Result<(), Failure> {
+        let known = lane.contents.beginning.as_ref().map(|b| b.offsets.keys().copied().collect::<Vec<_>>());
+        if known.as_ref().is_some_and(|known| *known != lane.partitions) {
+            let message = format!(
+                "the source has partitions {:?}, this pipeline began with {:?}: a grown topic needs a pipeline (state.url) of its own",
+                lane.partitions,
+                known.unwrap_or_default()
+            );
+            return Err(Failure::new(Exit::State, message));
+        }
+        for (&partition, &next) in lane.contents.frontier.iter().flat_map(|f| &f.next) {
+            if let Some(high) = self.source.high(partition).filter(|&high| high < next) {
+                let message = format!(
+                    "partition {partition} ends at offset {high}, but records up to {next} were folded before: the topic was truncated or \
+                     made anew; give it a pipeline (state.url) of its own"
+                );
+                return Err(Failure::new(Exit::State, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn source(&self, starts: &[Start]) -> Result<(Box<dyn Source>, Vec<(u32, u64)>), Failure> {
+        Ok(match &self.config.source {
+            config::Source::Kafka(kafka) => {
+                let source = kafka::KafkaSource::open(kafka, starts, self.options.until_end, self.deadline)?;
+                let first = source.first_offsets();
+                (Box::new(source), first)
+            }
+            config::Source::File(file) => {
+                let source = file::FileSource::open(file::inspect(file)?, starts)?;
+                let first = source.first_offsets();
+                (Box::new(source), first)
+            }
+        })
+    }
+}
+
+impl Opened {
+    /// Cuts the files of sink and dead letters back to what the state covers; what is behind is written again.
+    fn cut_files(&mut self, sink: &mut dyn sink::Sink, letters: &mut dyn dead_letter::DeadLetterWriter) -> Result<(), Failure> {
+        let (to_sink, to_letters) = match (&self.checkpoint, &self.contents.beginning) {
+            (Some(checkpoint), _) => (checkpoint.sink_length, checkpoint.letters_length),
+            (None, Some(beginning)) => (beginning.sink_length, beginning.letters_length),
+            (None, None) => return Ok(()),
+        };
+        if let Some(length) = cut("sink", sink.length()?, to_sink)? {
+            sink.truncate(length)?;
+        }
+        if let Some(length) = cut("dead letters", letters.length()?, to_letters)? {
+            letters.truncate(length)?;
+        }
+        Ok(())
+    }
+
+    fn starts(&self) -> Vec<Start> {
+        let start = |&partition: &u32| {
+            let progress = self.checkpoint.as_ref().and_then(|c| c.partitions.get(&partition));
+            let beginning = self.contents.beginning.as_ref().and_then(|b| b.offsets.get(&partition).copied());
+            let next = progress.map(|p| p.last.offset + 1).or(beginning);
+            Start { partition, next, last: progress.map(|p| p.last.clone()) }
+        };
+        self.partitions.iter().map(start).collect()
+    }
+
+    fn assemble(
+        self,
+        opening: &Opening<'_>,
+        writer: &Writer,
+        workers: &Arc<rayon::ThreadPool>,
+        stop: &Arc<AtomicBool>,
+        lengths: (Option<u64>, Option<u64>),
+    ) -> Result<Lane, Failure> {
+        let starts = self.starts();
+        let (source, first_offsets) = opening.source(&starts)?;
+        let Opened { name, store, checkpoint, journal, contents, .. } = self;
+        if contents.beginning.is_none() {
+            let offsets = first_offsets.iter().copied().collect();
+            journal.write_beginning(&Beginning { offsets, sink_length: lengths.0, letters_length: lengths.1 })?;
+        }
+        let backlog = first_offsets.iter().filter_map(|&(p, first)| Some(opening.source.high(p)?.saturating_sub(first))).sum();
+        let resume = |&(partition, _): &(u32, u64)| (partition, resume_of(checkpoint.as_ref(), partition));
+        let resumes: Vec<_> = first_offsets.iter().map(resume).collect();
+        let time = opening.config.time;
+        let last = checkpoint.as_ref().and_then(|c| c.last);
+        let merge = Merge::new(&resumes, time.clock_skew_ms, last, contents.frontier, contents.floors);
+        let mut core = Core::new(Arc::clone(opening.plugin), Arc::clone(workers), time);
+        core.strikes = contents.strikes;
+        if let Some(checkpoint) = &checkpoint {
+            (core.time, core.complete) = (checkpoint.time, false);
+        }
+        tracing::info!(lane = name, from_checkpoint = checkpoint.is_some(), backlog, "lane starts");
+        Ok(Lane {
+            name,
+            source,
+            merge,
+            core,
+            plugin: Arc::clone(opening.plugin),
+            store,
+            journal,
+            writer: writer.clone(),
+            time,
+            on_strike: opening.config.plugin.on_strike,
+            batch_records: opening.config.run.batch_records,
+            checkpoint_interval: opening.config.state.checkpoint_interval,
+            stop: Arc::clone(stop),
+            backlog,
+        })
+    }
+}
+
+fn resume_of(checkpoint: Option<&Checkpoint>, partition: u32) -> Resume {
+    match checkpoint.and_then(|c| c.partitions.get(&partition)) {
+        Some(progress) => Resume { envelope: progress.envelope, last: Some(progress.last.clone()) },
+        None => Resume { envelope: NO_TIME, last: None },
+    }
+}
+
+/// The length to cut a file to, if it is longer.
+fn cut(what: &str, is: Option<u64>, covered: Option<u64>) -> Result<Option<u64>, Failure> {
+    let (Some(is), Some(covered)) = (is, covered) else { return Ok(None) };
+    if is < covered {
+        let message = format!(
+            "the file of {what} has {is} bytes, the state covers {covered}: it was cut or replaced; put it back, or run `keyfold reset` to \
+             write it anew from the beginning of the log"
+        );
+        return Err(Failure::new(Exit::State, message));
+    }
+    tracing::info!(file = what, bytes = is - covered, "cut back to the checkpoint");
+    Ok(Some(covered))
+}
+
+/// The lanes' folder of a file state, which a person may delete.
+pub(crate) fn lanes_folder(state: &Path) -> PathBuf {
+    state.join("lanes")
+}
