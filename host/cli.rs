@@ -20,11 +20,11 @@ time, state and delivery. The rows are a function of the log: a crash, another b
 
 const AFTER_HELP: &str = "\
 Examples:
-  keyfold demo                                see it work, with nothing else running
-  keyfold check -c keyfold.toml               look at plugin, topic, table and state; consume nothing
-  keyfold run -c keyfold.toml                 run until told to stop (SIGTERM and SIGINT end it with a checkpoint)
-  keyfold run -c keyfold.toml --until-end     run up to the ends that the topic has now
-  keyfold reset -c keyfold.toml               forget the checkpoints; the next run reads the log anew
+  keyfold demo                              see it work, with nothing else running
+  keyfold check -c keyfold.toml             look at plugin, topic, table, state; read nothing
+  keyfold run -c keyfold.toml               run until SIGTERM or SIGINT, which write a checkpoint
+  keyfold run -c keyfold.toml --until-end   run up to the ends that the topic has now
+  keyfold reset -c keyfold.toml             forget the checkpoints; the next run reads it all
 
 Exit codes:
   0  done
@@ -32,13 +32,14 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  something outside is missing or refuses: broker, topic, credentials, keyspace, table
   4  the plugin is refused, or struck under on_strike = \"halt\"
-  5  the state does not allow it: another host has taken over, trimmed log, other source, newer format
+  5  the state does not allow it: fenced, trimmed log, other source, newer format
 
 Environment:
   KEYFOLD_CONFIG       the configuration file, where -c does not name one
   KEYFOLD_LOG          what is logged, like \"debug\" or \"warn,keyfold=info\" (the default)
   KEYFOLD_LOG_FORMAT   \"human\" or \"json\", where --log-format does not say it
-  KEYFOLD_...          any key of the configuration: KEYFOLD_SOURCE__KAFKA__BROKERS is source.kafka.brokers";
+  KEYFOLD_...          any key of the configuration, its dots as double underscores:
+                       KEYFOLD_SOURCE__KAFKA__BROKERS is source.kafka.brokers";
 
 /// What was asked for.
 #[derive(Debug, Parser)]
@@ -270,6 +271,7 @@ mod tests {
         ] {
             assert!(help.contains(part), "{part} is not in:\n{help}");
         }
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "a line is too wide:\n{help}");
         for exit in [Exit::Unexpected, Exit::Config, Exit::Outside, Exit::Plugin, Exit::State] {
             assert!(help.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
         }

@@ -295,10 +295,9 @@ pub(super) fn place(path: &str) -> Place {
         if key.secret && path.strip_suffix("_file") == Some(key.path) {
             return Place::SecretFile(key);
         }
-        if let Some(rest) = below(path, key.path) {
-            if matches!(key.kind, Kind::Properties | Kind::Json) {
-                return Place::Inside(key, rest.to_owned());
-            }
+        let free = matches!(key.kind, Kind::Properties | Kind::Json);
+        if let Some(rest) = below(path, key.path).filter(|_| free) {
+            return Place::Inside(key, rest.to_owned());
         }
     }
     if KEYS.iter().any(|key| below(key.path, path).is_some()) { Place::Section } else { Place::Unknown }
