@@ -287,8 +287,15 @@ mod tests {
         DeadLetters::Topic { brokers: brokers.to_owned(), topic: topic.to_owned(), properties }
     }
 
-    /// Key, payload and headers of the topic's first `count` records.
-    fn read(brokers: &str, count: usize) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>, Vec<String>)> {
+    /// A record of the topic, its headers as `name=value`.
+    struct Kept {
+        key: Option<Vec<u8>>,
+        payload: Option<Vec<u8>>,
+        headers: Vec<String>,
+    }
+
+    /// The topic's first `count` records.
+    fn read(brokers: &str, count: usize) -> Vec<Kept> {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", brokers).set("group.id", "test").set("auto.offset.reset", "earliest");
         let consumer: BaseConsumer = client.create().expect("a consumer");
@@ -300,7 +307,11 @@ mod tests {
             let headers = m.headers().expect("has headers").iter();
             let headers =
                 headers.map(|h| format!("{}={}", h.key, String::from_utf8_lossy(h.value.unwrap_or_default())));
-            (m.key().map(<[u8]>::to_vec), m.payload().map(<[u8]>::to_vec), headers.collect())
+            Kept {
+                key: m.key().map(<[u8]>::to_vec),
+                payload: m.payload().map(<[u8]>::to_vec),
+                headers: headers.collect(),
+            }
         });
         read.collect()
     }
@@ -318,8 +329,8 @@ mod tests {
             .expect("writes");
         writer.flush().expect("is acknowledged");
         let read = read(&brokers, 2);
-        assert_eq!((read[0].0.as_deref(), read[0].1.as_deref()), (Some(&b"\xfe"[..]), Some(&b"\xff"[..])));
-        assert_eq!((&read[1].0, &read[1].1), (&None, &None));
+        assert_eq!((read[0].key.as_deref(), read[0].payload.as_deref()), (Some(&b"\xfe"[..]), Some(&b"\xff"[..])));
+        assert_eq!((&read[1].key, &read[1].payload), (&None, &None));
         let plugin = format!("keyfold.plugin.digest={}", "ab".repeat(32));
         let expect = [
             "trace=x",
@@ -332,8 +343,8 @@ mod tests {
             "keyfold.event=0",
             "keyfold.timestamp=1727873508000",
         ];
-        assert_eq!(read[0].2, expect);
-        assert_eq!(read[1].2, expect[1..]);
+        assert_eq!(read[0].headers, expect);
+        assert_eq!(read[1].headers, expect[1..]);
     }
 
     #[test]
@@ -363,7 +374,7 @@ mod tests {
             cluster.broker_up(1).expect("comes back");
             assert_eq!(tells.recv_timeout(Duration::from_secs(60)), Ok(Ok(())));
         });
-        assert_eq!(read(&brokers, 1)[0].1.as_deref(), Some(&b"kept"[..]));
+        assert_eq!(read(&brokers, 1)[0].payload.as_deref(), Some(&b"kept"[..]));
     }
 
     #[test]
