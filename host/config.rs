@@ -616,6 +616,10 @@ impl Values {
     }
 }
 
+/// The limits that a configuration has by default.
+pub const DEFAULT_LIMITS: Limits =
+    Limits { memory_bytes: 256 << 20, fuel: 1_000_000_000, output_rows: 100_000, output_bytes: 64 << 20 };
+
 /// The machine's threads, at most a few.
 fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(keys::MOST_DEFAULT_WORKERS)

@@ -232,14 +232,16 @@ fn table(spec: bindings::exports::keyfold::mapper::mapper::TableSpec) -> Table {
 }
 
 /// `keyfold plugin check FILE`: loads it and says what it is.
-pub fn check_file(path: &Path, config: &str) -> Result<String, Failure> {
+pub fn check_file(path: &Path, config: &serde_json::Value) -> Result<String, Failure> {
     let named = |message: String| format!("{}: {message}", path.display());
-    let config: serde_json::Value =
-        serde_json::from_str(config).map_err(|e| Failure::new(Exit::Config, format!("--config is not JSON: {e}")))?;
-    let bytes = std::fs::read(path).map_err(|e| Failure::new(Exit::Config, named(format!("cannot be read: {e}"))))?;
+    let bytes = if path == Path::new("builtin:visits") {
+        crate::run::VISITS.to_vec()
+    } else {
+        std::fs::read(path).map_err(|e| Failure::new(Exit::Config, named(format!("cannot be read: {e}"))))?
+    };
     let limits = crate::config::DEFAULT_LIMITS;
     let size = bytes.len();
-    let plugin = Plugin::load(&engine(2, limits.memory_bytes)?, bytes, &config, limits, None).map_err(|e| {
+    let plugin = Plugin::load(&engine(2, limits.memory_bytes)?, bytes, config, limits, None).map_err(|e| {
         let failure = Failure::from(e);
         Failure::new(failure.exit, named(failure.message))
     })?;

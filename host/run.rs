@@ -1,7 +1,7 @@
 //! `keyfold run`: from a checked configuration to lanes at work, and back on a signal. Owns what is shared by lanes: engine, plugin, sink,
 //! stores, signals.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -27,7 +27,7 @@ use crate::state::store::Store;
 use crate::{dead_letter, sink};
 
 /// The seed's mapper, part of the binary.
-const VISITS: &[u8] = include_bytes!(env!("KEYFOLD_VISITS_WASM"));
+pub(crate) const VISITS: &[u8] = include_bytes!(env!("KEYFOLD_VISITS_WASM"));
 
 /// How to run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -410,9 +410,4 @@ fn cut(what: &str, is: Option<u64>, covered: Option<u64>) -> Result<Option<u64>,
     }
     tracing::info!(file = what, bytes = is - covered, "cut back to the checkpoint");
     Ok(Some(covered))
-}
-
-/// The lanes' folder of a file state, which a person may delete.
-pub(crate) fn lanes_folder(state: &Path) -> PathBuf {
-    state.join("lanes")
 }

@@ -8,6 +8,7 @@ mod ndjson;
 mod samples;
 mod scylla;
 mod sqlite;
+pub mod writer;
 
 use std::sync::Arc;
 use std::time::Instant;

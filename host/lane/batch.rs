@@ -122,15 +122,15 @@ pub(super) struct PlacedRow {
     place: Place,
     /// Slot of the key, by which timers of equal time are ordered; not looked at for rows of events.
     slot: u32,
-    /// (call, table, part, row): the order of the rows of one event or firing.
-    sequence: (u64, u32, u32, u32),
+    /// (call, part, row): the order of the rows of one event or firing.
+    sequence: (u64, u32, u32),
     origin: Origin,
 }
 
 impl PlacedRow {
-    pub(super) fn new(place: Place, slot: u32, call: (u64, u32), at: (usize, usize), origin: Origin) -> PlacedRow {
+    pub(super) fn new(place: Place, slot: u32, call: u64, at: (usize, usize), origin: Origin) -> PlacedRow {
         let narrow = |n: usize| u32::try_from(n).expect("a batch has fewer than 2^32 rows");
-        PlacedRow { place, slot, sequence: (call.0, call.1, narrow(at.0), narrow(at.1)), origin }
+        PlacedRow { place, slot, sequence: (call, narrow(at.0), narrow(at.1)), origin }
     }
 }
 
@@ -460,7 +460,7 @@ fn in_order(plugin: &Plugin, shards: &[Shard], outputs: Vec<(Vec<crate::row::Par
     });
     rows.order = placed
         .into_iter()
-        .map(|(_, base, row)| RowRef { part: base + row.sequence.2, row: row.sequence.3, origin: row.origin })
+        .map(|(_, base, row)| RowRef { part: base + row.sequence.1, row: row.sequence.2, origin: row.origin })
         .collect();
     rows
 }

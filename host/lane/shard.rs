@@ -241,7 +241,7 @@ impl<'a> Run<'a> {
                 let event = self.called[item as usize];
                 let place = self.batch.event_place(event);
                 let origin = self.batch.event_origin(event);
-                self.output.rows.push(PlacedRow::new(place, 0, (call, part.table), (self.output.parts.len(), row), origin));
+                self.output.rows.push(PlacedRow::new(place, 0, call, (self.output.parts.len(), row), origin));
             }
             self.output.parts.push(part);
         }
@@ -399,7 +399,7 @@ impl<'a> Run<'a> {
                 let firing = due[item as usize];
                 let (slot, origin) = (self.slot_of(firing), self.batch.step_origin(firing.step));
                 let at = (self.output.parts.len(), row);
-                self.output.rows.push(PlacedRow::new(firing.place, slot, (call, part.table), at, origin));
+                self.output.rows.push(PlacedRow::new(firing.place, slot, call, at, origin));
             }
             self.output.parts.push(part);
         }

@@ -436,6 +436,9 @@ impl FileSource {
 }
 
 impl Source for FileSource {
+    /// Nothing to do: a file is delivered by what each partition lags behind, a few chunks ahead of the merge.
+    fn hold(&mut self, _partitions: &[u32]) {}
+
     fn partitions(&self) -> &[u32] {
         &self.partitions
     }

@@ -54,6 +54,7 @@ pub struct KafkaSource {
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     connection: Arc<Connection>,
+    held: Vec<u32>,
 }
 
 impl KafkaSource {
@@ -97,7 +98,7 @@ impl KafkaSource {
         let threads = vec![spawn("kafka-ask", move || asker.run())?, spawn("kafka-read", move || reader.run())?];
         let partitions = first_offsets.iter().map(|(p, _)| *p).collect();
         let topic = config.topic.clone();
-        Ok(KafkaSource { topic, partitions, first_offsets, arrivals: Some(arrivals), desk, stopped, threads, connection })
+        Ok(KafkaSource { topic, partitions, first_offsets, arrivals: Some(arrivals), desk, stopped, threads, connection, held: Vec::new() })
     }
 
     /// The offset at which reading each partition started.
@@ -140,6 +141,25 @@ impl Source for KafkaSource {
 
     fn ask(&mut self, partitions: &[u32], after_ms: i64) {
         self.desk.wish(partitions, after_ms);
+    }
+
+    fn hold(&mut self, partitions: &[u32]) {
+        if self.held == partitions {
+            return;
+        }
+        let released: Vec<u32> = self.held.iter().copied().filter(|p| !partitions.contains(p)).collect();
+        let held: Vec<u32> = partitions.iter().copied().filter(|p| !self.held.contains(p)).collect();
+        for partition in held {
+            if let Err(error) = self.connection.pause(&self.topic, partition) {
+                tracing::debug!(topic = self.topic, partition, %error, "a partition could not be held back");
+            }
+        }
+        for partition in released {
+            if let Err(error) = self.connection.resume(&self.topic, partition) {
+                tracing::warn!(topic = self.topic, partition, %error, "a partition that was held back could not be resumed");
+            }
+        }
+        self.held = partitions.to_vec();
     }
 
     fn commit(&mut self, next: &[(u32, u64)]) {
@@ -431,6 +451,13 @@ impl Connection {
         list.add_partition(topic, kafka_partition(partition));
         // SAFETY: client and list are alive; the list is copied.
         outcome(unsafe { rdk::rd_kafka_pause_partitions(self.client.native_ptr(), list.ptr()) })
+    }
+
+    fn resume(&self, topic: &str, partition: u32) -> Result<(), KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(topic, kafka_partition(partition));
+        // SAFETY: client and list are alive; the list is copied.
+        outcome(unsafe { rdk::rd_kafka_resume_partitions(self.client.native_ptr(), list.ptr()) })
     }
 
     /// Sends the offsets on their way; the reading thread hears what became of them.
