@@ -44,7 +44,7 @@ fn source(config: &Config) -> Check {
             let stamps = topic.timestamps.map(|t| format!(", {t:?}")).unwrap_or_default();
             Check::fine("source", format!("topic with {} partitions, about {records} records{stamps}", topic.partitions.len()))
         }
-        Ok(LogSource::File(partitions)) => Check::fine("source", format!("file with {} partitions", partitions.len())),
+        Ok(LogSource::File { partitions, .. }) => Check::fine("source", format!("file with {} partitions", partitions.len())),
         Err(failure) => Check::refused("source", failure),
     }
 }

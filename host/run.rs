@@ -2,8 +2,8 @@
 //! stores, signals.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt};
@@ -195,8 +195,8 @@ fn topic(config: &Config) -> Option<&str> {
 pub(crate) enum LogSource {
     /// A topic.
     Kafka(kafka::Topic),
-    /// A file, indexed; once taken apart it is read again.
-    File(Vec<u32>),
+    /// A file: its partitions, and its index until a lane takes it.
+    File { partitions: Vec<u32>, index: Mutex<Option<file::Index>> },
 }
 
 impl LogSource {
@@ -204,14 +204,17 @@ impl LogSource {
     pub(crate) fn inspect(config: &Config, deadline: Instant) -> Result<LogSource, Failure> {
         Ok(match &config.source {
             config::Source::Kafka(kafka) => LogSource::Kafka(kafka::inspect(kafka, deadline)?),
-            config::Source::File(file) => LogSource::File(file::inspect(file)?.partitions()),
+            config::Source::File(file) => {
+                let index = file::inspect(file)?;
+                LogSource::File { partitions: index.partitions(), index: Mutex::new(Some(index)) }
+            }
         })
     }
 
     fn partitions(&self) -> &[u32] {
         match self {
             LogSource::Kafka(topic) => &topic.partitions,
-            LogSource::File(partitions) => partitions,
+            LogSource::File { partitions, .. } => partitions,
         }
     }
 
@@ -226,11 +229,25 @@ impl LogSource {
         }
     }
 
+    /// The file's index: the one made by [`LogSource::inspect`] for the first lane, made again for the others.
+    fn index(&self, file: &config::FileSource) -> Result<file::Index, Failure> {
+        let LogSource::File { index, .. } = self else { unreachable!("asked of a file source only") };
+        let first = index.lock().expect("nobody panics while holding it").take();
+        match first {
+            Some(index) => Ok(index),
+            None if file.path.as_os_str() == "-" => {
+                let message = "source.file.ordering: "partition" reads a file once per partition, which standard input cannot be:                                name a file, or use ordering = "topic"";
+                Err(Failure::new(Exit::Config, message))
+            }
+            None => Ok(file::inspect(file)?),
+        }
+    }
+
     /// The offset after the last, where that is known.
     fn high(&self, partition: u32) -> Option<u64> {
         match self {
             LogSource::Kafka(topic) => topic.partitions.binary_search(&partition).ok().map(|i| topic.high[i]),
-            LogSource::File(_) => None,
+            LogSource::File { .. } => None,
         }
     }
 }
@@ -310,7 +327,7 @@ impl Opening<'_> {
                 (Box::new(source), first)
             }
             config::Source::File(file) => {
-                let source = file::FileSource::open(file::inspect(file)?, starts)?;
+                let source = file::FileSource::open(self.source.index(file)?, starts)?;
                 let first = source.first_offsets();
                 (Box::new(source), first)
             }

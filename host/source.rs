@@ -4,6 +4,7 @@
 mod ask;
 mod broker;
 pub mod file;
+mod identity;
 pub mod kafka;
 
 use crate::failure::{Exit, Failure};
@@ -49,6 +50,7 @@ pub fn fingerprint(key: Option<&[u8]>, payload: Option<&[u8]>) -> u64 {
 
 /// What a source says.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one carries thousands of records, a box for each would save nothing")]
 pub enum Arrival {
     /// Records of one partition, in offset order, following what was delivered before. `append_times` are the records' own timestamps.
     Records {

@@ -1,6 +1,8 @@
 //! Asking whether a partition is empty: of its leader, by a client of its own that sees open transactions, and answered only once the
 //! reader has delivered everything below the end that the leader named.
 //!
+//! The thread that asks also watches that the topic stays the one that it was (`identity.rs`).
+//!
 //! The [`Ledger`] is pure: what is wanted, what leaders said, how far the reader has delivered. The asking thread fills in answers, the
 //! reading thread positions; whoever completes a question sends its [`Arrival::Empty`]. It knows no order between partitions and never
 //! takes silence for emptiness.
@@ -13,6 +15,7 @@ use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::broker::{ANSWER_TIMEOUT, Voice, locked, offsets};
+use super::identity::{Watch, identity};
 use super::{Arrival, Error};
 
 /// How soon after an unsuccessful round the leaders are asked again.
@@ -174,6 +177,8 @@ pub(super) struct Asker {
     pub(super) client: BaseConsumer<Voice>,
     /// The topic.
     pub(super) topic: String,
+    /// What the topic was when reading began.
+    pub(super) watch: Watch,
     /// Where wishes come from and answers go.
     pub(super) desk: Arc<Desk>,
     /// Where arrivals go.
@@ -184,9 +189,13 @@ pub(super) struct Asker {
 
 impl Asker {
     /// Asks until the source is gone.
-    pub(super) fn run(self) {
+    pub(super) fn run(mut self) {
         while !self.stopped.load(std::sync::atomic::Ordering::Acquire) {
             self.client.poll(Duration::ZERO);
+            if let Err(error) = self.look() {
+                // Nobody listens any more once the source is dropped.
+                return drop(self.out.send(Err(error)));
+            }
             let sent = match self.desk.next_round() {
                 Err(pause) => {
                     self.desk.wait(pause);
@@ -200,12 +209,22 @@ impl Asker {
         }
     }
 
+    fn look(&mut self) -> Result<(), Error> {
+        if !self.watch.is_due() {
+            return Ok(());
+        }
+        let seen = identity(&self.client, &self.topic, ANSWER_TIMEOUT);
+        self.watch.check(seen)
+    }
+
     /// Asks these partitions' leaders; false once the source is gone.
     fn round(&self, partitions: &[u32]) -> bool {
         let answered = self.ask(partitions, ANSWER_TIMEOUT);
         // One leader that is away fails the round for all: ask the others each for themselves.
         let answered = match answered {
-            None if partitions.len() > 1 => partitions.iter().filter_map(|p| self.ask(&[*p], ANSWER_TIMEOUT / 4)).flatten().collect(),
+            None if partitions.len() > 1 => {
+                partitions.iter().filter_map(|p| self.ask(&[*p], ANSWER_TIMEOUT / 4)).flatten().collect()
+            }
             answered => answered.unwrap_or_default(),
         };
         let complete = answered.len() == partitions.len();
@@ -232,7 +251,10 @@ impl Asker {
             }
             Err(error) => {
                 let voice = self.client.context();
-                voice.complain(&format!("no leader of topic {} says where partitions {partitions:?} end: {error}", self.topic));
+                voice.complain(&format!(
+                    "no leader of topic {} says where partitions {partitions:?} end: {error}",
+                    self.topic
+                ));
                 None
             }
         }

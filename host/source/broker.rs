@@ -16,6 +16,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::identity::has_controller;
 use super::{Error, LastRecord, Start, fingerprint};
 use crate::config;
 use crate::record::NO_TIME;
@@ -99,8 +100,9 @@ fn reserved(key: &str) -> Option<&'static str> {
 
 /// Looks at the topic. Brokers are waited for until `deadline`; a missing topic and refused credentials are refused at once.
 pub fn inspect(config: &config::KafkaSource, deadline: Instant) -> Result<Topic, Error> {
-    let (_, topic) = look(config, deadline)?;
-    Ok(Topic { timestamps: timestamps(config), ..topic })
+    let (client, topic) = look(config, deadline)?;
+    let timestamps = has_controller(&client, &config.topic, ANSWER_TIMEOUT).then(|| timestamps(config)).flatten();
+    Ok(Topic { timestamps, ..topic })
 }
 
 /// As [`inspect`], but for the timestamps; the client that asked can ask on.
@@ -163,10 +165,15 @@ fn lower_first(text: &str) -> String {
 }
 
 /// The topic's partitions, ascending.
-fn partitions(client: &BaseConsumer<Voice>, config: &config::KafkaSource, deadline: Instant) -> Result<Vec<u32>, Error> {
+fn partitions(
+    client: &BaseConsumer<Voice>,
+    config: &config::KafkaSource,
+    deadline: Instant,
+) -> Result<Vec<u32>, Error> {
     let mut unknown = 0;
     retried(client, config, "its metadata", deadline, |timeout| {
-        let metadata = client.fetch_metadata(Some(&config.topic), timeout).map_err(|e| Attempt::Later(e.to_string()))?;
+        let metadata =
+            client.fetch_metadata(Some(&config.topic), timeout).map_err(|e| Attempt::Later(e.to_string()))?;
         let topic = metadata.topics().first().ok_or_else(|| Attempt::Later("no metadata of the topic yet".into()))?;
         match topic.error().map(RDKafkaErrorCode::from) {
             None if topic.partitions().is_empty() => Err(Attempt::Later("no partitions yet".into())),
@@ -190,9 +197,9 @@ fn ascending(partitions: impl Iterator<Item = i32>) -> Vec<u32> {
 fn refused_topic(config: &config::KafkaSource, code: RDKafkaErrorCode) -> Attempt {
     let (topic, brokers) = (&config.topic, &config.brokers);
     match code {
-        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => Attempt::Refused(Error::Outside(format!(
-            "topic {topic} does not exist on {brokers}: create it, or correct source.kafka.topic"
-        ))),
+        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => Attempt::Refused(Error::Outside(
+            format!("topic {topic} does not exist on {brokers}: create it, or correct source.kafka.topic"),
+        )),
         RDKafkaErrorCode::TopicAuthorizationFailed => Attempt::Refused(Error::Outside(unauthorized(topic))),
         RDKafkaErrorCode::InvalidTopic => {
             Attempt::Refused(Error::Config(format!("source.kafka.topic: `{topic}` is not a topic's name")))
@@ -215,8 +222,12 @@ fn offsets_by(
     deadline: Instant,
 ) -> Result<Vec<u64>, Error> {
     retried(client, config, "where its partitions begin and end", deadline, |timeout| {
-        let answers = offsets(client, &config.topic, partitions, at, timeout).map_err(|e| Attempt::Later(e.to_string()))?;
-        answers.into_iter().collect::<Option<Vec<u64>>>().ok_or_else(|| Attempt::Later("a partition without a leader".into()))
+        let answers =
+            offsets(client, &config.topic, partitions, at, timeout).map_err(|e| Attempt::Later(e.to_string()))?;
+        answers
+            .into_iter()
+            .collect::<Option<Vec<u64>>>()
+            .ok_or_else(|| Attempt::Later("a partition without a leader".into()))
     })
 }
 
@@ -276,7 +287,9 @@ pub(super) fn first_offsets(config: &config::KafkaSource, starts: &[Start], topi
 fn first_offset(config: &config::KafkaSource, start: &Start, topic: &Topic) -> Result<u64, Error> {
     let (name, partition) = (&config.topic, start.partition);
     let Ok(i) = topic.partitions.binary_search(&partition) else {
-        return Err(Error::State(format!("topic {name} has no partition {partition}, which the state has read: {MADE_ANEW}")));
+        return Err(Error::State(format!(
+            "topic {name} has no partition {partition}, which the state has read: {MADE_ANEW}"
+        )));
     };
     let (low, high) = (topic.low[i], topic.high[i]);
     match start.next {
@@ -287,7 +300,8 @@ fn first_offset(config: &config::KafkaSource, start: &Start, topic: &Topic) -> R
     }
 }
 
-const MADE_ANEW: &str = "the topic was truncated or made anew; ways out: point source.kafka at the log that the state was built from, or \
+/// What has happened to the topic, and the ways out.
+pub(super) const MADE_ANEW: &str = "the topic was truncated or made anew; ways out: point source.kafka at the log that the state was built from, or \
                          give this topic a state of its own (another state.url), which folds it from its beginning (`keyfold reset` keeps \
                          the journal of the former log)";
 
@@ -302,7 +316,9 @@ pub(super) fn trimmed(topic: &str, partition: u32, next: u64, low: u64) -> Strin
 
 /// The log ends before what was read.
 pub(super) fn truncated(topic: &str, partition: u32, next: u64, high: u64) -> String {
-    format!("topic {topic}, partition {partition}: the state goes on at offset {next}, but the log ends at {high}: {MADE_ANEW}")
+    format!(
+        "topic {topic}, partition {partition}: the state goes on at offset {next}, but the log ends at {high}: {MADE_ANEW}"
+    )
 }
 
 /// Reads again the last record that was folded of each partition, where it is still in the log, and refuses another one in its place.
@@ -330,7 +346,10 @@ pub(super) fn verify_last(
     })
 }
 
-fn verifying_client(config: &config::KafkaSource, wanted: &BTreeMap<i32, &LastRecord>) -> Result<BaseConsumer<Voice>, Error> {
+fn verifying_client(
+    config: &config::KafkaSource,
+    wanted: &BTreeMap<i32, &LastRecord>,
+) -> Result<BaseConsumer<Voice>, Error> {
     let mut client = reading_config(config);
     // One record of each partition is wanted, not a megabyte.
     client.set("fetch.message.max.bytes", "4096");
@@ -338,7 +357,8 @@ fn verifying_client(config: &config::KafkaSource, wanted: &BTreeMap<i32, &LastRe
         BaseConsumer::from_config_and_context(&client, Voice::default()).map_err(refused_configuration)?;
     let mut list = TopicPartitionList::with_capacity(wanted.len());
     for (partition, last) in wanted {
-        list.add_partition_offset(&config.topic, *partition, Offset::Offset(kafka_offset(last.offset))).map_err(unexpected)?;
+        list.add_partition_offset(&config.topic, *partition, Offset::Offset(kafka_offset(last.offset)))
+            .map_err(unexpected)?;
     }
     client.assign(&list).map_err(unexpected)?;
     Ok(client)
@@ -378,7 +398,9 @@ fn verification_failed(config: &config::KafkaSource, error: &KafkaError) -> Atte
             "topic {}: the log was trimmed while this pipeline started: start again",
             config.topic
         ))),
-        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Attempt::Refused(Error::Outside(unauthorized(&config.topic))),
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            Attempt::Refused(Error::Outside(unauthorized(&config.topic)))
+        }
         _ => Attempt::Later(error.to_string()),
     }
 }
@@ -432,9 +454,9 @@ fn retried<T>(
             return Err(Error::Outside(format!("the brokers {} refuse these credentials: {refusal}", config.brokers)));
         }
         if Instant::now() >= deadline {
-            let reason = voice.last_trouble().unwrap_or(reason);
+            let trouble = voice.last_trouble().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
             return Err(Error::Outside(format!(
-                "topic {}: {what} could not be had from {} in time: {}; see that the brokers run and that source.kafka.brokers names them",
+                "topic {}: {what} could not be had from {} in time: {}{trouble}; see that the brokers run and that source.kafka.brokers names them",
                 config.topic,
                 config.brokers,
                 lower_first(&reason)
@@ -480,7 +502,8 @@ impl Voice {
 
     /// Takes a log line of the syslog level `level`.
     pub(super) fn line(&self, level: i32, facility: &str, message: &str) {
-        if level <= RDKafkaLogLevel::Warning as i32 {
+        // CONFWARN: that a property is for another kind of client, which says nothing when one set serves several kinds.
+        if level <= RDKafkaLogLevel::Warning as i32 && facility != "CONFWARN" {
             self.complain(&format!("{facility}: {message}"));
         } else {
             tracing::debug!(target: "librdkafka", facility, "{message}");

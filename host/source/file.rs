@@ -136,7 +136,8 @@ impl Index {
         self.lines.parse(bytes, line, cursors, |record, before| {
             let (partition, last) = (record.partition, record.offset);
             parts.entry(partition).or_insert(Part { partition, before, last }).last = last;
-            let extent = self.extents.entry(partition).or_insert_with(|| Extent { first: last, last, blocks: Vec::new() });
+            let extent =
+                self.extents.entry(partition).or_insert_with(|| Extent { first: last, last, blocks: Vec::new() });
             extent.last = last;
             if extent.blocks.last() != Some(&number) {
                 extent.blocks.push(number);
@@ -156,7 +157,9 @@ impl Index {
             .map_err(|e| self.lines.unreadable(&e))?;
         let mut cursors = block.parts.iter().map(|part| (part.partition, part.before)).collect();
         let mut records: BTreeMap<u32, Records> = BTreeMap::new();
-        self.lines.parse(&bytes, block.line, &mut cursors, |record, _| records.entry(record.partition).or_default().push(*record))?;
+        self.lines.parse(&bytes, block.line, &mut cursors, |record, _| {
+            records.entry(record.partition).or_default().push(*record)
+        })?;
         Ok(records)
     }
 
@@ -218,7 +221,8 @@ struct Lines {
 
 impl Lines {
     fn new(config: &config::FileSource) -> Result<Lines, Error> {
-        let name = if config.path.as_os_str() == "-" { "standard input".into() } else { config.path.display().to_string() };
+        let name =
+            if config.path.as_os_str() == "-" { "standard input".into() } else { config.path.display().to_string() };
         let timestamp_start = match (config.format, config.timestamp_start_ms) {
             (FileFormat::Payloads, None) => {
                 return Err(Error::Config(
@@ -305,7 +309,8 @@ fn record(
     if line.trim_ascii_start().first() != Some(&b'{') {
         return Err("not a JSON object of a record".into()); // a list would be taken by the order of the fields
     }
-    let line: Line<'_> = serde_json::from_slice(line).map_err(|e| format!("not a JSON object of a record: {}", plain(&e)))?;
+    let line: Line<'_> =
+        serde_json::from_slice(line).map_err(|e| format!("not a JSON object of a record: {}", plain(&e)))?;
     let partition = number(line.partition, "partition")?.unwrap_or(0);
     let before = cursors.get(&partition).copied().unwrap_or(BEGINNING);
     let offset: u64 = number(line.offset, "offset")?.unwrap_or(before.next_offset);
@@ -324,7 +329,17 @@ fn record(
     };
     let headers = line.headers.map(headers_of).transpose()?;
     let headers = headers.as_ref().map(|headers| (headers, 0));
-    take(&RecordRef { partition, offset, append_time: timestamp, key: key.as_deref(), payload: payload.as_deref(), headers }, before);
+    take(
+        &RecordRef {
+            partition,
+            offset,
+            append_time: timestamp,
+            key: key.as_deref(),
+            payload: payload.as_deref(),
+            headers,
+        },
+        before,
+    );
     cursors.insert(partition, Cursor { next_offset, timestamp });
     Ok(())
 }
@@ -341,7 +356,11 @@ fn number<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>, name: &str) -> Re
 }
 
 /// A text or its base64 twin; none if it is null.
-fn bytes_of<'a>(text: Option<&'a RawValue>, base64: Option<&'a RawValue>, name: &str) -> Result<Option<Cow<'a, [u8]>>, String> {
+fn bytes_of<'a>(
+    text: Option<&'a RawValue>,
+    base64: Option<&'a RawValue>,
+    name: &str,
+) -> Result<Option<Cow<'a, [u8]>>, String> {
     match (text, base64) {
         (Some(_), Some(_)) => Err(format!("fields `{name}` and `{name}_base64` exclude each other")),
         (None, None) => Ok(None),
@@ -351,20 +370,23 @@ fn bytes_of<'a>(text: Option<&'a RawValue>, base64: Option<&'a RawValue>, name: 
         })),
         (None, Some(raw)) => {
             let name = format!("{name}_base64");
-            let decode = |text: Cow<'_, str>| STANDARD.decode(text.as_bytes()).map_err(|e| format!("field `{name}`: {e}"));
+            let decode =
+                |text: Cow<'_, str>| STANDARD.decode(text.as_bytes()).map_err(|e| format!("field `{name}`: {e}"));
             Ok(text_of(raw, &name)?.map(decode).transpose()?.map(Cow::Owned))
         }
     }
 }
 
 fn text_of<'a>(raw: &'a RawValue, name: &str) -> Result<Option<Cow<'a, str>>, String> {
-    let text: Option<Text<'a>> = serde_json::from_str(raw.get()).map_err(|e| format!("field `{name}`: {}", plain(&e)))?;
+    let text: Option<Text<'a>> =
+        serde_json::from_str(raw.get()).map_err(|e| format!("field `{name}`: {}", plain(&e)))?;
     Ok(text.map(|text| text.0))
 }
 
 /// The headers of one record.
 fn headers_of(raw: &RawValue) -> Result<HeaderColumns, String> {
-    const SHAPE: &str = "field `headers`: not an object or a list of pairs of a name and a text, null or {\"base64\": ...}";
+    const SHAPE: &str =
+        "field `headers`: not an object or a list of pairs of a name and a text, null or {\"base64\": ...}";
     let mut headers = HeaderColumns::default();
     let value: Value = serde_json::from_str(raw.get()).map_err(|e| format!("field `headers`: {}", plain(&e)))?;
     match value {
@@ -407,7 +429,8 @@ pub struct FileSource {
 impl FileSource {
     /// Starts reading the partitions of `starts` of a file that [`inspect`] has read.
     pub fn open(mut index: Index, starts: &[Start]) -> Result<FileSource, Error> {
-        let mut first_offsets = starts.iter().map(|s| Ok((s.partition, index.check(s)?))).collect::<Result<Vec<_>, Error>>()?;
+        let mut first_offsets =
+            starts.iter().map(|s| Ok((s.partition, index.check(s)?))).collect::<Result<Vec<_>, Error>>()?;
         first_offsets.sort_unstable();
         let name = index.lines.name.clone();
         let (out, arrivals) = sync_channel(ARRIVALS);
@@ -546,7 +569,9 @@ impl Reader {
             Some(at) => at,
             None => {
                 let mut records = self.index.read(number)?;
-                records.retain(|p, _| *p == partition || self.tracks.iter().any(|track| track.partition == *p && track.needs(number)));
+                records.retain(|p, _| {
+                    *p == partition || self.tracks.iter().any(|track| track.partition == *p && track.needs(number))
+                });
                 self.cache.retain(|(n, _)| *n != number);
                 if self.cache.len() == CACHED_BLOCKS {
                     self.cache.remove(0);
@@ -584,7 +609,12 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     fn config(path: &std::path::Path, format: FileFormat) -> config::FileSource {
-        config::FileSource { path: path.into(), format, timestamp_start_ms: Some(1_000), ordering: config::Ordering::Topic }
+        config::FileSource {
+            path: path.into(),
+            format,
+            timestamp_start_ms: Some(1_000),
+            ordering: config::Ordering::Topic,
+        }
     }
 
     fn indexed(text: impl AsRef<[u8]>, format: FileFormat) -> Result<Index, Error> {
@@ -656,7 +686,10 @@ mod tests {
 
     #[test]
     fn a_first_record_without_a_timestamp_has_none() {
-        assert_eq!(read("{\"value\":\"a\"}\n{\"value\":\"b\",\"timestamp\":3}\n{\"value\":\"c\"}").append_times, [NO_TIME, 3, 3]);
+        assert_eq!(
+            read("{\"value\":\"a\"}\n{\"value\":\"b\",\"timestamp\":3}\n{\"value\":\"c\"}").append_times,
+            [NO_TIME, 3, 3]
+        );
     }
 
     #[test]
@@ -700,13 +733,17 @@ mod tests {
     #[test]
     fn an_empty_file_has_no_partition_and_a_missing_one_is_named() {
         assert_eq!(indexed("", FileFormat::Records).expect("empty is fine").partitions(), [0; 0]);
-        let error = inspect(&config(std::path::Path::new("/nowhere/x.ndjson"), FileFormat::Records)).expect_err("no such file");
+        let error =
+            inspect(&config(std::path::Path::new("/nowhere/x.ndjson"), FileFormat::Records)).expect_err("no such file");
         assert!(matches!(&error, Error::Outside(text) if text.contains("/nowhere/x.ndjson")), "{error}");
     }
 
     /// `lines(i)` gives (partition, timestamp) of line `i`.
     fn log(count: u64, lines: impl Fn(u64) -> (u32, u64)) -> String {
-        (0..count).map(|i| (i, lines(i))).map(|(i, (p, t))| format!("{{\"value\":\"{i}\",\"partition\":{p},\"timestamp\":{t}}}\n")).collect()
+        (0..count)
+            .map(|i| (i, lines(i)))
+            .map(|(i, (p, t))| format!("{{\"value\":\"{i}\",\"partition\":{p},\"timestamp\":{t}}}\n"))
+            .collect()
     }
 
     /// Merges as a lane would, and gives the most records that it had to hold, and all append times in their order.
@@ -752,7 +789,10 @@ mod tests {
     #[test]
     fn reading_goes_on_at_the_next_offset() {
         let index = indexed(log(20_000, |i| ((i % 2) as u32, i)), FileFormat::Records).expect("a good file");
-        let starts = [Start { partition: 0, next: Some(5_001), last: None }, Start { partition: 1, next: Some(10_000), last: None }];
+        let starts = [
+            Start { partition: 0, next: Some(5_001), last: None },
+            Start { partition: 1, next: Some(10_000), last: None },
+        ];
         let arrivals = arrivals(index, &starts);
         assert_eq!(records_of(&arrivals, 0).offsets, (5_001..10_000).collect::<Vec<u64>>());
         assert!(records_of(&arrivals, 1).is_empty());
@@ -761,7 +801,9 @@ mod tests {
     #[test]
     fn another_or_a_shorter_file_is_refused() {
         let text = log(10_000, |i| (0, i));
-        let open = |start: Start| FileSource::open(indexed(&text, FileFormat::Records).expect("a good file"), &[start]).map(drop);
+        let open = |start: Start| {
+            FileSource::open(indexed(&text, FileFormat::Records).expect("a good file"), &[start]).map(drop)
+        };
         let last = LastRecord { offset: 4_999, timestamp: 4_999, fingerprint: fingerprint(None, Some(b"4999")) };
         let next = Some(5_000);
         open(Start { partition: 0, next, last: Some(last.clone()) }).expect("it is the record");

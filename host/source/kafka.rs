@@ -3,7 +3,8 @@
 //!
 //! Owns the translation of librdkafka's messages into columns, of its end-of-partition events into positions, and of its errors into
 //! those of a source. It refuses to guess: silence is not emptiness, and a log that does not hold the next offset is an error.
-//! Configuration and start-up questions are `broker.rs`'s, emptiness `ask.rs`'s.
+//! Configuration and start-up questions are `broker.rs`'s, emptiness `ask.rs`'s,
+//! topics that are made anew `identity.rs`'s.
 //!
 //! Memory: at most [`ARRIVALS`] arrivals of [`CHUNK_RECORDS`] records or [`CHUNK_BYTES`] each wait in the channel; behind it librdkafka
 //! holds what its `queued.max.messages.kbytes` (64 MiB) allows. A full channel stops the reading thread, a full queue the fetching.
@@ -26,9 +27,10 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::ask::{Asker, Desk, Ledger};
 use super::broker::{
-    Voice, first_offsets, kafka_offset, kafka_partition, look, reading_config, refused_configuration, trimmed, truncated, unauthorized,
-    unexpected, verify_last,
+    ANSWER_TIMEOUT, Voice, first_offsets, kafka_offset, kafka_partition, look, reading_config, refused_configuration,
+    trimmed, truncated, unauthorized, unexpected, verify_last,
 };
+use super::identity::{Watch, identity};
 use super::{Arrival, Error, Source, Start};
 use crate::config;
 use crate::record::{NO_TIME, RecordRef, Records};
@@ -67,12 +69,14 @@ impl KafkaSource {
         startup_deadline: Instant,
     ) -> Result<KafkaSource, Error> {
         let (asking, topic) = look(config, startup_deadline)?;
+        let watch = Watch::new(&config.topic, identity(&asking, &config.topic, ANSWER_TIMEOUT));
         let offsets = first_offsets(config, starts, &topic)?;
         verify_last(config, starts, &topic, startup_deadline)?;
         let mut first_offsets: Vec<(u32, u64)> = starts.iter().map(|s| s.partition).zip(offsets).collect();
         first_offsets.sort_unstable();
         let end_of = |partition: &u32| topic.partitions.binary_search(partition).ok().map(|i| topic.high[i]);
-        let tracks = first_offsets.iter().map(|(p, first)| Track::new(*p, *first, end_of(p).filter(|_| until_end))).collect();
+        let tracks =
+            first_offsets.iter().map(|(p, first)| Track::new(*p, *first, end_of(p).filter(|_| until_end))).collect();
 
         let connection = Arc::new(Connection::open(config, &first_offsets)?);
         let (out, arrivals) = sync_channel(ARRIVALS);
@@ -81,6 +85,7 @@ impl KafkaSource {
         let asker = Asker {
             client: asking,
             topic: config.topic.clone(),
+            watch,
             desk: Arc::clone(&desk),
             out: out.clone(),
             stopped: Arc::clone(&stopped),
@@ -98,7 +103,17 @@ impl KafkaSource {
         let threads = vec![spawn("kafka-ask", move || asker.run())?, spawn("kafka-read", move || reader.run())?];
         let partitions = first_offsets.iter().map(|(p, _)| *p).collect();
         let topic = config.topic.clone();
-        Ok(KafkaSource { topic, partitions, first_offsets, arrivals: Some(arrivals), desk, stopped, threads, connection, held: Vec::new() })
+        Ok(KafkaSource {
+            topic,
+            partitions,
+            first_offsets,
+            arrivals: Some(arrivals),
+            desk,
+            stopped,
+            threads,
+            connection,
+            held: Vec::new(),
+        })
     }
 
     /// The offset at which reading each partition started.
@@ -108,7 +123,10 @@ impl KafkaSource {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
-    thread::Builder::new().name(name.into()).spawn(body).map_err(|e| Error::Unexpected(format!("no thread for the source: {e}")))
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map_err(|e| Error::Unexpected(format!("no thread for the source: {e}")))
 }
 
 /// Where in the tracks each partition is.
@@ -134,7 +152,10 @@ impl Source for KafkaSource {
             // A thread that ended may have left its reason a moment ago.
             Err(_) => match arrivals.try_recv() {
                 Ok(arrival) => arrival.map(Some),
-                Err(_) => Err(Error::Unexpected(format!("reading topic {} has ended without a reason: this is a bug", self.topic))),
+                Err(_) => Err(Error::Unexpected(format!(
+                    "reading topic {} has ended without a reason: this is a bug",
+                    self.topic
+                ))),
             },
         }
     }
@@ -336,11 +357,6 @@ impl Reader {
         let error = match code {
             RDKafkaErrorCode::AutoOffsetReset => self.out_of_range(partition, &text),
             RDKafkaErrorCode::TopicAuthorizationFailed => Error::Outside(unauthorized(topic)),
-            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition
-                if self.topic_is_gone() =>
-            {
-                Error::Outside(format!("topic {topic}, partition {partition} was deleted while it was read: {text}"))
-            }
             RDKafkaErrorCode::BadMessage
             | RDKafkaErrorCode::BadCompression
             | RDKafkaErrorCode::NotImplemented
@@ -364,29 +380,16 @@ impl Reader {
         };
         let watermarks = self.connection.client.fetch_watermarks(&self.topic, partition, Duration::from_secs(2));
         match watermarks.map(|(low, high)| (u64::try_from(low), u64::try_from(high))) {
-            Ok((Ok(low), _)) if track.reached < low => Error::State(trimmed(&self.topic, track.partition, track.reached, low)),
-            Ok((_, Ok(high))) if track.reached > high => Error::State(truncated(&self.topic, track.partition, track.reached, high)),
+            Ok((Ok(low), _)) if track.reached < low => {
+                Error::State(trimmed(&self.topic, track.partition, track.reached, low))
+            }
+            Ok((_, Ok(high))) if track.reached > high => {
+                Error::State(truncated(&self.topic, track.partition, track.reached, high))
+            }
             _ => Error::State(format!(
                 "topic {}, partition {partition}: the log does not hold offset {}, the next to read: {text}",
                 self.topic, track.reached
             )),
-        }
-    }
-
-    /// Asks twice, since a broker that has just started may not know a topic yet.
-    fn topic_is_gone(&self) -> bool {
-        let unknown = || match self.connection.client.fetch_metadata(Some(&self.topic), Duration::from_secs(2)) {
-            Ok(metadata) => metadata.topics().first().is_some_and(|topic| {
-                matches!(
-                    topic.error().map(RDKafkaErrorCode::from),
-                    Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
-                ) || topic.error().is_none() && topic.partitions().len() < self.slots.len()
-            }),
-            Err(_) => false,
-        };
-        unknown() && {
-            thread::sleep(Duration::from_millis(500));
-            unknown()
         }
     }
 }
@@ -428,7 +431,8 @@ impl Connection {
             rdk::rd_kafka_conf_set_error_cb(native.ptr(), Some(on_error));
             rdk::rd_kafka_conf_set_log_cb(native.ptr(), Some(on_log));
         }
-        let client = Client::new(&settings, native, RDKafkaType::RD_KAFKA_CONSUMER, Voice::default()).map_err(refused_configuration)?;
+        let client = Client::new(&settings, native, RDKafkaType::RD_KAFKA_CONSUMER, Voice::default())
+            .map_err(refused_configuration)?;
         // SAFETY: the client is alive; the queue that is taken is given back in `drop`, before the client goes.
         let queue = unsafe {
             rdk::rd_kafka_poll_set_consumer(client.native_ptr());
@@ -518,7 +522,12 @@ unsafe extern "C" fn on_error(_: *mut rdk::rd_kafka_t, code: c_int, reason: *con
     }
 }
 
-unsafe extern "C" fn on_log(client: *const rdk::rd_kafka_t, level: c_int, facility: *const c_char, line: *const c_char) {
+unsafe extern "C" fn on_log(
+    client: *const rdk::rd_kafka_t,
+    level: c_int,
+    facility: *const c_char,
+    line: *const c_char,
+) {
     if client.is_null() {
         return;
     }
@@ -823,7 +832,11 @@ mod tests {
                 Arrival::End { .. } => panic!("there is no end"),
             }
         }
-        assert_eq!(source.next(Duration::from_millis(100)).expect("the source is well").map(drop), None, "a question is answered once");
+        assert_eq!(
+            source.next(Duration::from_millis(100)).expect("the source is well").map(drop),
+            None,
+            "a question is answered once"
+        );
         source.ask(&[], 0);
         source.commit(&[(0, 5)]);
     }
@@ -844,13 +857,21 @@ mod tests {
         brokers.produce_many(0, 10);
         let last = LastRecord { offset: 4, timestamp: 1004, fingerprint: fingerprint(None, Some(b"4")) };
         for (start, words) in [
-            (Start { partition: 0, next: Some(5), last: Some(LastRecord { fingerprint: 1, ..last.clone() }) }, "offset 4"),
-            (Start { partition: 0, next: Some(5), last: Some(LastRecord { timestamp: 1, ..last.clone() }) }, "offset 4"),
+            (
+                Start { partition: 0, next: Some(5), last: Some(LastRecord { fingerprint: 1, ..last.clone() }) },
+                "offset 4",
+            ),
+            (
+                Start { partition: 0, next: Some(5), last: Some(LastRecord { timestamp: 1, ..last.clone() }) },
+                "offset 4",
+            ),
             (Start { partition: 0, next: Some(11), last: None }, "ends at 10"),
             (Start { partition: 1, next: Some(1), last: None }, "no partition 1"),
         ] {
             match brokers.open(&[start], false).map(drop) {
-                Err(Error::State(message)) => assert!(message.contains(words) && message.contains("state.url"), "{message}"),
+                Err(Error::State(message)) => {
+                    assert!(message.contains(words) && message.contains("state.url"), "{message}")
+                }
                 other => panic!("{words}: {other:?}"),
             }
         }
@@ -879,7 +900,9 @@ mod tests {
         let brokers = Brokers::with(1);
         let config = config::KafkaSource { brokers: "127.0.0.1:1".into(), ..brokers.config() };
         match inspect(&config, Instant::now() + Duration::from_millis(300)) {
-            Err(Error::Outside(message)) => assert!(message.contains("127.0.0.1:1") && message.contains("visits"), "{message}"),
+            Err(Error::Outside(message)) => {
+                assert!(message.contains("127.0.0.1:1") && message.contains("visits"), "{message}")
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -913,7 +936,9 @@ mod tests {
         let refused = |key: &str, value: &str| {
             let properties = BTreeMap::from([(key.to_owned(), value.to_owned())]);
             match check_properties(&properties) {
-                Err(Error::Config(message)) => assert!(message.contains(&format!("source.kafka.properties.{key}")), "{message}"),
+                Err(Error::Config(message)) => {
+                    assert!(message.contains(&format!("source.kafka.properties.{key}")), "{message}")
+                }
                 other => panic!("{key}: {other:?}"),
             }
         };
@@ -924,7 +949,8 @@ mod tests {
         refused("enable.auto.offset.store", "true");
         refused("no.such.property", "1");
         refused("fetch.wait.max.ms", "soon");
-        let good = [("security.protocol", "SASL_SSL"), ("sasl.mechanism", "SCRAM-SHA-512"), ("fetch.wait.max.ms", "10")];
+        let good =
+            [("security.protocol", "SASL_SSL"), ("sasl.mechanism", "SCRAM-SHA-512"), ("fetch.wait.max.ms", "10")];
         check_properties(&good.map(|(k, v)| (k.to_owned(), v.to_owned())).into()).expect("these are the operator's");
     }
 

@@ -8,6 +8,7 @@ use keyfold::config;
 use keyfold::record::Records;
 use keyfold::source::kafka::{KafkaSource, Timestamps, inspect};
 use keyfold::source::{Arrival, Error, LastRecord, Source, Start, fingerprint};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
@@ -35,7 +36,8 @@ fn deadline() -> Instant {
 
 fn send(producer: &BaseProducer, topic: &str, partition: i32, payloads: &[&str]) {
     for payload in payloads {
-        let record = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).payload(payload.as_bytes()).timestamp(1_000);
+        let record =
+            BaseRecord::<[u8], [u8]>::to(topic).partition(partition).payload(payload.as_bytes()).timestamp(1_000);
         producer.send(record).map_err(|(error, _)| error).expect("the producer's queue has room");
     }
     producer.flush(PATIENCE).expect("the broker acknowledges");
@@ -73,7 +75,8 @@ fn an_open_transaction_is_not_empty_and_a_commit_marker_is() {
     let open = producer(&brokers, Some("sources-open"));
     open.begin_transaction().expect("none is open");
     send(&open, "sources-open", 0, &["a", "b"]);
-    let mut source = KafkaSource::open(&config(&brokers, "sources-open"), &[start(0), start(1)], false, deadline()).expect("it opens");
+    let mut source = KafkaSource::open(&config(&brokers, "sources-open"), &[start(0), start(1)], false, deadline())
+        .expect("it opens");
     source.ask(&[0, 1], 0);
     assert!(matches!(next(&mut source), Arrival::Empty { partition: 1, .. }));
     let quiet = source.next(Duration::from_secs(1)).expect("the source is well");
@@ -108,9 +111,13 @@ fn aborted_records_never_arrive_and_do_not_hold_the_end() {
     let records = until_ends(&config, &[start(0)]);
     assert_eq!(records.payloads.iter().collect::<Vec<_>>(), [b"a", b"c"]);
     assert_eq!(records.offsets, [0, 4]);
-    let mut source = KafkaSource::open(&config, &[Start { next: Some(5), ..start(0) }], false, deadline()).expect("it opens");
+    let mut source =
+        KafkaSource::open(&config, &[Start { next: Some(5), ..start(0) }], false, deadline()).expect("it opens");
     source.ask(&[0], 0);
-    assert!(matches!(next(&mut source), Arrival::Empty { partition: 0, .. }), "markers and aborted records are not waited for");
+    assert!(
+        matches!(next(&mut source), Arrival::Empty { partition: 0, .. }),
+        "markers and aborted records are not waited for"
+    );
 }
 
 #[test]
@@ -132,7 +139,8 @@ fn a_trimmed_log_is_refused_with_both_offsets() {
     send(&producer(&brokers, None), "sources-trimmed", 0, &["0", "1", "2", "3", "4", "5"]);
     trim(&brokers, "sources-trimmed", 0, 4);
     let config = config(&brokers, "sources-trimmed");
-    let open = |next, last| KafkaSource::open(&config, &[Start { partition: 0, next: Some(next), last }], false, deadline());
+    let open =
+        |next, last| KafkaSource::open(&config, &[Start { partition: 0, next: Some(next), last }], false, deadline());
     let message = state_error(open(3, None));
     assert!(message.contains("offset 3") && message.contains("begins at 4"), "{message}");
     assert_eq!(open(4, None).expect("4 is still there").first_offsets(), [(0, 4)]);
@@ -153,7 +161,9 @@ fn a_log_that_is_trimmed_past_a_slow_reader_ends_the_source() {
     let payload = "x".repeat(10_000);
     send(&single, "sources-outrun", 0, &vec![&payload[..]; 2_000]);
     let mut config = config(&brokers, "sources-outrun");
-    for (key, value) in [("queued.min.messages", "1"), ("queued.max.messages.kbytes", "1"), ("fetch.message.max.bytes", "1000")] {
+    for (key, value) in
+        [("queued.min.messages", "1"), ("queued.max.messages.kbytes", "1"), ("fetch.message.max.bytes", "1000")]
+    {
         config.properties.insert(key.into(), value.into());
     }
     let mut source = KafkaSource::open(&config, &[start(0)], false, deadline()).expect("it opens");
@@ -177,6 +187,51 @@ fn a_topic_made_anew_is_refused() {
     let start = Start { partition: 0, next: Some(1), last: Some(last) };
     let message = state_error(KafkaSource::open(&config(&brokers, "sources-anew"), &[start], false, deadline()));
     assert!(message.contains("offset 0") && message.contains("made anew"), "{message}");
+}
+
+#[test]
+fn a_topic_deleted_or_made_anew_while_it_is_read_ends_the_source() {
+    let Some(brokers) = crate::kafka() else { return };
+    for (topic, anew) in [("sources-deleted", false), ("sources-replaced", true)] {
+        create_topic(&brokers, topic, 2, &[]);
+        let mut source =
+            KafkaSource::open(&config(&brokers, topic), &[start(0), start(1)], false, deadline()).expect("it opens");
+        delete_topic(&brokers, topic);
+        if anew {
+            create_again(&brokers, topic);
+        }
+        let error = loop {
+            match source.next(PATIENCE) {
+                Ok(arrival) => assert!(arrival.is_some(), "neither an arrival nor an error"),
+                Err(error) => break error,
+            }
+        };
+        match (&error, anew) {
+            (Error::Outside(text), false) => assert!(text.contains("was deleted"), "{text}"),
+            (Error::State(text), true) => assert!(text.contains("made anew"), "{text}"),
+            _ => panic!("{topic}: {error:?}"),
+        }
+    }
+}
+
+fn delete_topic(brokers: &str, topic: &str) {
+    let admin: AdminClient<_> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a valid configuration");
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let deleted = futures::executor::block_on(admin.delete_topics(&[topic], &options)).expect("the broker answers");
+    deleted[0].as_ref().expect("the broker deletes it");
+}
+
+/// Its name is taken until the broker has forgotten the former one.
+fn create_again(brokers: &str, topic: &str) {
+    let admin: AdminClient<_> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a valid configuration");
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let new = NewTopic::new(topic, 2, TopicReplication::Fixed(1));
+    let begun = Instant::now();
+    while futures::executor::block_on(admin.create_topics([&new], &options)).expect("the broker answers")[0].is_err() {
+        assert!(begun.elapsed() < PATIENCE, "the name stays taken");
+    }
 }
 
 #[test]
@@ -215,8 +270,11 @@ fn the_position_is_committed_for_lag_tools() {
     assert!(matches!(next(&mut source), Arrival::Records { .. }));
     source.commit(&[(0, 2)]);
     drop(source);
-    let group: rdkafka::consumer::BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", &brokers).set("group.id", &config.group).create().expect("a valid configuration");
+    let group: rdkafka::consumer::BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &brokers)
+        .set("group.id", &config.group)
+        .create()
+        .expect("a valid configuration");
     let mut list = rdkafka::TopicPartitionList::new();
     list.add_partition("sources-commit", 0);
     let found = rdkafka::consumer::Consumer::committed_offsets(&group, list, PATIENCE).expect("the broker answers");
