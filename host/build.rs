@@ -5,9 +5,10 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 const PLUGINS: [&str; 2] = ["visits", "hostile"];
 const TARGET: &str = "wasm32-unknown-unknown";
@@ -93,11 +94,13 @@ fn same_paths_everywhere() -> Option<OsString> {
 /// Tells the host where a plugin is, and cargo which files it was made of.
 fn announce(name: &str, built: &Path) -> Result<(), String> {
     let wasm = built.join(name).with_extension("wasm");
+    let rule = wasm.with_extension("d");
+    let rule = fs::read_to_string(&rule).map_err(|error| format!("{}: {error}", rule.display()))?;
+    let sources: Vec<String> = prerequisites(&rule).collect();
+    date_by_sources(&wasm, &sources).map_err(|error| format!("{}: {error}", wasm.display()))?;
     println!("cargo::rustc-env=KEYFOLD_{}_WASM={}", name.to_uppercase(), wasm.display());
     println!("cargo::rerun-if-changed={}", wasm.display());
-    let sources = wasm.with_extension("d");
-    let rule = fs::read_to_string(&sources).map_err(|error| format!("{}: {error}", sources.display()))?;
-    for source in prerequisites(&rule) {
+    for source in sources {
         println!("cargo::rerun-if-changed={source}");
     }
     for manifest in ["Cargo.toml", "Cargo.lock", "host/build.rs", "plugins/sdk/Cargo.toml"] {
@@ -105,6 +108,19 @@ fn announce(name: &str, built: &Path) -> Result<(), String> {
     }
     println!("cargo::rerun-if-changed=plugins/{name}/Cargo.toml");
     Ok(())
+}
+
+/// Gives the built file the time of its newest source. With its own it would be newer than this run, which would come again for it, and
+/// the host be compiled twice. A copy, since the file is a hard link to one whose time the inner cargo goes by.
+fn date_by_sources(wasm: &Path, sources: &[String]) -> std::io::Result<()> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for source in sources {
+        newest = newest.max(fs::metadata(source)?.modified()?);
+    }
+    let bytes = fs::read(wasm)?;
+    fs::remove_file(wasm)?;
+    fs::write(wasm, bytes)?;
+    File::options().write(true).open(wasm)?.set_modified(newest)
 }
 
 /// The files after the colon of a rule for make, where a space in a name is `\ `.
