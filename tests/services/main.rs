@@ -14,5 +14,7 @@ mod operation;
 mod outages;
 mod replay;
 mod seed;
+mod sinks;
+mod sources;
 
 pub(crate) use service::{cassandra, kafka};
