@@ -236,7 +236,8 @@ impl LogSource {
         match first {
             Some(index) => Ok(index),
             None if file.path.as_os_str() == "-" => {
-                let message = "source.file.ordering: "partition" reads a file once per partition, which standard input cannot be:                                name a file, or use ordering = "topic"";
+                let message = "source.file.ordering = \"partition\" reads a file once per partition, which standard input cannot be: \
+                               name a file, or use ordering = \"topic\"";
                 Err(Failure::new(Exit::Config, message))
             }
             None => Ok(file::inspect(file)?),
