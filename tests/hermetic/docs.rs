@@ -58,7 +58,9 @@ fn file_block(blocks: &[Block], name: &str) -> String {
 
 /// The calls of keyfold in a block: arguments, the first being the program.
 fn calls(block: &Block) -> Vec<Vec<String>> {
-    let words = |line: &str| -> Vec<String> { line.split(" #").next().unwrap_or_default().split_whitespace().map(str::to_owned).collect() };
+    let words = |line: &str| -> Vec<String> {
+        line.split(" #").next().unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    };
     let lines = block.text.lines().map(words);
     lines.filter_map(|words| call(&words)).collect()
 }
@@ -160,7 +162,8 @@ fn all_host_files() -> BTreeSet<String> {
 /// `I1`, `I2` and so on in a text.
 fn invariants(text: &str) -> impl Iterator<Item = String> {
     let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-    let numbered = |word: &&str| word.strip_prefix('I').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let numbered =
+        |word: &&str| word.strip_prefix('I').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     words.filter(numbered).map(str::to_owned)
 }
 
@@ -185,8 +188,11 @@ fn the_code_map_names_every_file_of_the_host_once() {
     let architecture = read("host/ARCHITECTURE.md");
     let (_, rest) = architecture.split_once("## Code map\n").expect("there is a code map");
     let (map, _) = rest.split_once("\n## ").expect("something follows the code map");
-    let named: Vec<String> =
-        map.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |")).map(|(file, _)| file.to_owned()).collect();
+    let named: Vec<String> = map
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+        .map(|(file, _)| file.to_owned())
+        .collect();
     let once: BTreeSet<String> = named.iter().cloned().collect();
     assert_eq!(named.len(), once.len(), "no file stands twice in the code map");
     assert_eq!(once, all_host_files(), "left: the code map, right: host/");
@@ -194,7 +200,9 @@ fn the_code_map_names_every_file_of_the_host_once() {
 
 #[test]
 fn blocks_calls_and_invariants_are_found() {
-    let found = blocks("text\n\n`a.toml`:\n\n```toml\nx = 1\n```\n\n```sh\nFOO=1 keyfold run\nkeyfold run -c a.toml # why\ncargo run --release -- demo\ncargo test\n```\n");
+    let found = blocks(
+        "text\n\n`a.toml`:\n\n```toml\nx = 1\n```\n\n```sh\nFOO=1 keyfold run\nkeyfold run -c a.toml # why\ncargo run --release -- demo\ncargo test\n```\n",
+    );
     assert_eq!(file_block(&found, "a.toml"), "x = 1\n");
     assert_eq!(calls(&found[1]), [vec!["keyfold", "run", "-c", "a.toml"], vec!["keyfold", "demo"]]);
     assert_eq!(invariants(" Keeps I2 and I13; not I, Ix, XI4 or I/O.").collect::<Vec<_>>(), ["I2", "I13"]);
