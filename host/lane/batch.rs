@@ -539,13 +539,17 @@ impl<'a> MapRun<'a> {
         if range.is_empty() {
             return Ok(());
         }
-        if self.instance.is_none() {
+        let fresh = self.instance.is_none();
+        if fresh {
             self.instance = Some(Instance::new(self.plugin).map_err(|f| Fault::Host(f.text()))?);
         }
         match self.instance.as_mut().expect("just made").map(self.records, range.clone()) {
             Ok(events) => self.keep(range.start, events),
             Err(Fault::Plugin(reason)) => {
                 self.instance = None;
+                if range.len() == 1 && !fresh {
+                    return self.map(range); // only what fails alone in a fresh instance is a strike
+                }
                 if range.len() == 1 {
                     self.rejected.push((range.start, reason, true));
                     return Ok(());

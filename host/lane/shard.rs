@@ -98,6 +98,8 @@ pub(super) struct Run<'a> {
     shard: &'a mut Shard,
     groups: &'a mut Groups,
     instance: Option<Instance<'a>>,
+    /// Whether the last call that failed was the first of its instance: only then may it be a strike.
+    was_fresh: bool,
     /// The events of the last call of `fold`.
     called: Vec<u32>,
     fold_input: FoldInput,
@@ -124,7 +126,7 @@ impl<'a> Run<'a> {
         groups: &'a mut Groups,
     ) -> Run<'a> {
         let (fold_input, timer_input) = (FoldInput::default(), TimerInput::default());
-        Run { batch, plugin, known, shard, groups, instance: None, called: Vec::new(), fold_input, timer_input, output: ShardOutput::default() }
+        Run { batch, plugin, known, shard, groups, instance: None, was_fresh: true, called: Vec::new(), fold_input, timer_input, output: ShardOutput::default() }
     }
 
     /// Folds all events and fires all timers that the batch's watermarks make due.
@@ -176,11 +178,11 @@ impl<'a> Run<'a> {
                     self.apply_fold(&[group], changes);
                     limit = u32::MAX;
                 }
-                Err(Fault::Plugin(reason)) if count == 1 => {
+                Err(Fault::Plugin(reason)) if count == 1 && self.was_fresh => {
                     self.strike_event(group, reason);
                     limit = u32::MAX;
                 }
-                Err(Fault::Plugin(_)) => limit = count / 2,
+                Err(Fault::Plugin(_)) => limit = (count / 2).max(1),
                 Err(halt) => return Err(halt),
             }
         }
@@ -215,6 +217,7 @@ impl<'a> Run<'a> {
             input.event_ends.push(count(self.called.len()));
         }
         self.output.calls += 1;
+        self.was_fresh = self.instance.is_none();
         let result = instance(&mut self.instance, self.plugin)?.fold(&self.fold_input);
         self.keep_instance(result)
     }
@@ -353,6 +356,7 @@ impl<'a> Run<'a> {
                 self.apply_timers(due, changes);
                 Ok(())
             }
+            Err(Fault::Plugin(_)) if due.len() == 1 && !self.was_fresh => self.fire_halving(due),
             Err(Fault::Plugin(reason)) if due.len() == 1 => {
                 self.note_strike(due[0], reason.clone());
                 self.strike_firing(due[0], reason);
@@ -380,6 +384,7 @@ impl<'a> Run<'a> {
             input.timers.push(firing.time);
         }
         self.output.calls += 1;
+        self.was_fresh = self.instance.is_none();
         let result = instance(&mut self.instance, self.plugin)?.on_timer(&self.timer_input);
         self.keep_instance(result)
     }
