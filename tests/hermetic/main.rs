@@ -4,6 +4,7 @@
 mod support;
 
 mod contract;
+mod docs;
 mod input;
 mod replay;
 mod tidy;
