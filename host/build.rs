@@ -1,7 +1,7 @@
 //! Builds the plugins that the host carries (`visits`) and that its tests need (`hostile`), with the cargo that builds the host.
 //!
 //! They are core modules for `wasm32-unknown-unknown` at `<target folder>/plugins/wasm32-unknown-unknown/plugin/<name>.wasm`; the host
-//! wraps them into components when it loads them. Their paths go to the host as `KEYFOLD_VISITS_WASM` and `KEYFOLD_HOSTILE_WASM`.
+//! wraps them into components when it loads them. Their paths go to the host as `VISITS_WASM` and `HOSTILE_WASM`.
 
 use std::env;
 use std::ffi::OsString;
@@ -98,7 +98,7 @@ fn announce(name: &str, built: &Path) -> Result<(), String> {
     let rule = fs::read_to_string(&rule).map_err(|error| format!("{}: {error}", rule.display()))?;
     let sources: Vec<String> = prerequisites(&rule).collect();
     date_by_sources(&wasm, &sources).map_err(|error| format!("{}: {error}", wasm.display()))?;
-    println!("cargo::rustc-env=KEYFOLD_{}_WASM={}", name.to_uppercase(), wasm.display());
+    println!("cargo::rustc-env={}_WASM={}", name.to_uppercase(), wasm.display());
     println!("cargo::rerun-if-changed={}", wasm.display());
     for source in sources {
         println!("cargo::rerun-if-changed={source}");

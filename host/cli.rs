@@ -88,7 +88,7 @@ pub enum Command {
     },
     /// Forgets the checkpoints, so that the next run reads the log from its beginning
     ///
-    /// The journal stays: with it the next run gives the same rows. Refused while a host runs on the state.
+    /// The journal stays: with it the next run gives the same rows. Stop the host first: one that runs on fails at its next checkpoint.
     Reset {
         /// Which configuration.
         #[command(flatten)]

@@ -27,7 +27,7 @@ use crate::state::store::Store;
 use crate::{dead_letter, sink};
 
 /// The seed's mapper, part of the binary.
-pub(crate) const VISITS: &[u8] = include_bytes!(env!("KEYFOLD_VISITS_WASM"));
+pub(crate) const VISITS: &[u8] = include_bytes!(env!("VISITS_WASM"));
 
 /// How to run.
 #[derive(Clone, Copy, Debug, Default)]

@@ -91,12 +91,7 @@ fn now_is_free(section: &str, now: &[String], tables: &[Table]) -> Result<(), Er
     Ok(())
 }
 
-/// The time of writing, ms since 1970.
-fn now_ms() -> i64 {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
-}
-
+use crate::clock::now_ms;
 /// Milliseconds since 1970 as `2024-10-02T12:55:19.148Z`; outside the years -9999 to 9999, where no such text exists, as a number.
 fn iso(ms: i64) -> String {
     match jiff::Timestamp::from_millisecond(ms) {

@@ -40,7 +40,7 @@ fn load(file: &str, config: &Value, limits: Limits) -> Result<Arc<Plugin>, Error
 }
 
 fn hostile(config: &Value, limits: Limits) -> Arc<Plugin> {
-    load(env!("KEYFOLD_HOSTILE_WASM"), config, limits).expect("the plugin takes this configuration")
+    load(env!("HOSTILE_WASM"), config, limits).expect("the plugin takes this configuration")
 }
 
 fn pool(workers: usize) -> Arc<rayon::ThreadPool> {
@@ -459,7 +459,7 @@ fn no_fault_is_found_with_a_plugin_that_keeps_the_law() {
         }
     }
     let config = json!({"session_timeout": "50s", "session_id": "record"});
-    let visits = load(env!("KEYFOLD_VISITS_WASM"), &config, LIMITS).expect("the plugin takes this configuration");
+    let visits = load(env!("VISITS_WASM"), &config, LIMITS).expect("the plugin takes this configuration");
     let records = in_order(&generate(1500, 20, 3));
     assert_eq!(law::check(&visits, &pool(2), time(), &records).expect("no fault of the host"), None);
 }
@@ -538,7 +538,7 @@ fn instances_share_nothing() {
 
 #[test]
 fn a_configuration_is_refused_in_the_plugins_words() {
-    let refused = |config: Value| match load(env!("KEYFOLD_HOSTILE_WASM"), &config, LIMITS) {
+    let refused = |config: Value| match load(env!("HOSTILE_WASM"), &config, LIMITS) {
         Err(Error::Refused(reason)) => reason,
         Err(Error::Host(reason)) => panic!("not the host's fault: {reason}"),
         Ok(_) => panic!("{config} was taken"),
@@ -550,7 +550,7 @@ fn a_configuration_is_refused_in_the_plugins_words() {
 
 #[test]
 fn a_budget_that_does_not_last_to_configure_is_a_refusal() {
-    let refused = load(env!("KEYFOLD_HOSTILE_WASM"), &json!({}), Limits { fuel: 100, ..LIMITS });
+    let refused = load(env!("HOSTILE_WASM"), &json!({}), Limits { fuel: 100, ..LIMITS });
     let Err(Error::Refused(reason)) = refused else { panic!("a budget of 100 instructions lasts for nothing") };
     assert_reason(&reason, &["plugin.fuel"]);
 }
@@ -569,7 +569,7 @@ fn a_description_says_what_the_plugin_is() {
 fn a_compiled_plugin_is_kept_and_made_anew_when_its_file_is_damaged() {
     let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
     let load = || {
-        let bytes = std::fs::read(env!("KEYFOLD_HOSTILE_WASM")).expect("the build has left it there");
+        let bytes = std::fs::read(env!("HOSTILE_WASM")).expect("the build has left it there");
         let plugin = Plugin::load(shared_engine(), bytes, &json!({}), LIMITS, Some(folder.path())).map(Arc::new);
         let folded = innocent_with(&plugin.expect("the plugin loads"));
         assert_eq!(folded.rows.len(), 62);
