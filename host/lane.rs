@@ -460,7 +460,7 @@ impl Running {
         Checkpoint {
             format: FORMAT,
             partitions: progress.collect::<BTreeMap<_, _>>(),
-            last: self.lane.merge.frontier().map(|f| f.last),
+            last: self.lane.merge.last(),
             time: self.lane.core.time,
             sink_length: lengths.sink,
             letters_length: lengths.letters,

@@ -14,7 +14,7 @@ use crate::row::{ColumnSpec, ColumnType, Table};
 pub use crate::config::Limits;
 pub use columns::{Changes, Events, FoldInput, Rejection, TimerInput, change};
 pub use engine::engine;
-pub use instance::Instance;
+pub use instance::{Instance, call};
 
 mod bindings;
 mod columns;
@@ -253,4 +253,44 @@ pub fn check_file(path: &Path, config: &serde_json::Value) -> Result<String, Fai
         text.push_str(&format!("\ntable {}: {}", table.name, columns.join(", ")));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, primary_key: bool) -> ColumnSpec {
+        ColumnSpec { name: name.into(), kind: ColumnType::Integer, primary_key }
+    }
+
+    fn described(change: impl FnOnce(&mut Description, &mut Vec<Table>)) -> Result<(), String> {
+        let table = |name: &str| Table { name: name.into(), columns: vec![column("id", true), column("v", false)] };
+        let mut tables = vec![table("a"), table("b")];
+        let mut description = Description {
+            name: "sample".into(),
+            version: "1".into(),
+            state_version: 1,
+            tables: Arc::new([]),
+            config_schema: "{}".into(),
+            wants_headers: false,
+        };
+        change(&mut description, &mut tables);
+        description.tables = tables.into();
+        check_description(&description).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_wrong_description_is_refused_by_what_is_wrong() {
+        let check = |words: &str, change: &dyn Fn(&mut Description, &mut Vec<Table>)| {
+            let reason = described(change).expect_err("it is wrong");
+            assert!(reason.starts_with("its description is wrong: ") && reason.contains(words), "{words:?} in {reason:?}");
+        };
+        assert_eq!(described(|_, _| ()), Ok(()));
+        assert_eq!(described(|_, tables| tables.clear()), Ok(()), "a plugin may emit no rows at all");
+        check("state-version", &|description, _| description.state_version = 0);
+        check("config-schema", &|description, _| description.config_schema = "{".into());
+        check("table a is declared twice", &|_, tables| tables[1].name = "a".into());
+        check("table b has no primary key", &|_, tables| tables[1].columns[0].primary_key = false);
+        check("column b.id is declared twice", &|_, tables| tables[1].columns[1].name = "id".into());
+    }
 }

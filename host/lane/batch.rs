@@ -12,7 +12,7 @@ use super::shard::{Groups, Run, ShardOutput};
 use super::time::{LaneTime, Timeline, Verdict};
 use crate::config::{Late, Time};
 use crate::dead_letter::{DeadLetter, Stage};
-use crate::plugin::{Events, Fault, FoldInput, Instance, Plugin};
+use crate::plugin::{Events, Fault, FoldInput, Instance, Plugin, call};
 use crate::record::{ByteColumn, NO_TIME, RecordRef, Records};
 use crate::row::{Origin, RowRef, Rows};
 use crate::state::{Shard, Slot, hash, shard_of};
@@ -539,17 +539,9 @@ impl<'a> MapRun<'a> {
         if range.is_empty() {
             return Ok(());
         }
-        let fresh = self.instance.is_none();
-        if fresh {
-            self.instance = Some(Instance::new(self.plugin).map_err(|f| Fault::Host(f.text()))?);
-        }
-        match self.instance.as_mut().expect("just made").map(self.records, range.clone()) {
+        match call(&mut self.instance, self.plugin, |instance| instance.map(self.records, range.clone())) {
             Ok(events) => self.keep(range.start, events),
             Err(Fault::Plugin(reason)) => {
-                self.instance = None;
-                if range.len() == 1 && !fresh {
-                    return self.map(range); // only what fails alone in a fresh instance is a strike
-                }
                 if range.len() == 1 {
                     self.rejected.push((range.start, reason, true));
                     return Ok(());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::batch::{Batch, Letter, Place, PlacedRow, Strike, StrikeItem};
 use crate::dead_letter::Stage;
-use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, change};
+use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, call, change};
 use crate::record::NO_TIME;
 use crate::row::Part;
 use crate::state::{KeyState, Shard};
@@ -98,8 +98,6 @@ pub(super) struct Run<'a> {
     shard: &'a mut Shard,
     groups: &'a mut Groups,
     instance: Option<Instance<'a>>,
-    /// Whether the last call that failed was the first of its instance: only then may it be a strike.
-    was_fresh: bool,
     /// The events of the last call of `fold`.
     called: Vec<u32>,
     fold_input: FoldInput,
@@ -126,7 +124,7 @@ impl<'a> Run<'a> {
         groups: &'a mut Groups,
     ) -> Run<'a> {
         let (fold_input, timer_input) = (FoldInput::default(), TimerInput::default());
-        Run { batch, plugin, known, shard, groups, instance: None, was_fresh: true, called: Vec::new(), fold_input, timer_input, output: ShardOutput::default() }
+        Run { batch, plugin, known, shard, groups, instance: None, called: Vec::new(), fold_input, timer_input, output: ShardOutput::default() }
     }
 
     /// Folds all events and fires all timers that the batch's watermarks make due.
@@ -178,11 +176,11 @@ impl<'a> Run<'a> {
                     self.apply_fold(&[group], changes);
                     limit = u32::MAX;
                 }
-                Err(Fault::Plugin(reason)) if count == 1 && self.was_fresh => {
+                Err(Fault::Plugin(reason)) if count == 1 => {
                     self.strike_event(group, reason);
                     limit = u32::MAX;
                 }
-                Err(Fault::Plugin(_)) => limit = (count / 2).max(1),
+                Err(Fault::Plugin(_)) => limit = count / 2,
                 Err(halt) => return Err(halt),
             }
         }
@@ -217,9 +215,7 @@ impl<'a> Run<'a> {
             input.event_ends.push(count(self.called.len()));
         }
         self.output.calls += 1;
-        self.was_fresh = self.instance.is_none();
-        let result = instance(&mut self.instance, self.plugin)?.fold(&self.fold_input);
-        self.keep_instance(result)
+        call(&mut self.instance, self.plugin, |instance| instance.fold(&self.fold_input))
     }
 
     fn apply_fold(&mut self, groups: &[u32], changes: Changes) {
@@ -325,15 +321,20 @@ impl<'a> Run<'a> {
         let group = &mut self.groups.groups[firing.group as usize];
         let record = firing.step / 2;
         group.firings = if group.firings.0 == record { (record, group.firings.1 + 1) } else { (record, 1) };
-        if group.firings.1 > MAX_FIRINGS {
+        let endless = group.firings.1 > MAX_FIRINGS;
+        if let Some(reason) = self.known_strike(firing) {
+            return Some(reason);
+        }
+        if endless {
             let reason = format!("the key's timer fired {MAX_FIRINGS} times at one record");
             self.note_strike(firing, reason.clone());
             return Some(reason);
         }
-        if self.known.is_empty() {
-            return None;
-        }
-        self.known.get(&self.timer_strike(firing)).cloned()
+        None
+    }
+
+    fn known_strike(&self, firing: Firing) -> Option<String> {
+        if self.known.is_empty() { None } else { self.known.get(&self.timer_strike(firing)).cloned() }
     }
 
     fn timer_strike(&self, firing: Firing) -> StrikeItem {
@@ -356,7 +357,6 @@ impl<'a> Run<'a> {
                 self.apply_timers(due, changes);
                 Ok(())
             }
-            Err(Fault::Plugin(_)) if due.len() == 1 && !self.was_fresh => self.fire_halving(due),
             Err(Fault::Plugin(reason)) if due.len() == 1 => {
                 self.note_strike(due[0], reason.clone());
                 self.strike_firing(due[0], reason);
@@ -384,19 +384,17 @@ impl<'a> Run<'a> {
             input.timers.push(firing.time);
         }
         self.output.calls += 1;
-        self.was_fresh = self.instance.is_none();
-        let result = instance(&mut self.instance, self.plugin)?.on_timer(&self.timer_input);
-        self.keep_instance(result)
+        call(&mut self.instance, self.plugin, |instance| instance.on_timer(&self.timer_input))
     }
 
     fn apply_timers(&mut self, due: &[Firing], changes: Changes) {
+        for rejection in &changes.rejections {
+            // Before the changes: the dead letter carries the state that goes.
+            self.timer_letter(due[rejection.item as usize], rejection.reason.clone());
+        }
         for (i, &firing) in due.iter().enumerate() {
             self.passed(firing);
             apply(self.shard, self.slot_of(firing), &changes, i, changes.timers[i]);
-        }
-        for rejection in &changes.rejections {
-            let firing = due[rejection.item as usize];
-            self.timer_letter(firing, rejection.reason.clone());
         }
         let call = self.output.calls;
         for (part, items) in changes.rows {
@@ -434,28 +432,12 @@ impl<'a> Run<'a> {
     fn slot_of(&self, firing: Firing) -> u32 {
         self.groups.groups[firing.group as usize].slot
     }
-
-    /// A faulted instance is dead: the next call gets a fresh one.
-    fn keep_instance<T>(&mut self, result: Result<T, Fault>) -> Result<T, Fault> {
-        if result.is_err() {
-            self.instance = None;
-        }
-        result
-    }
 }
 
 impl Group {
     fn of(slot: u32) -> Group {
         Group { slot, next: 0, end: 0, step: 0, folded: None, firings: (usize::MAX, 0) }
     }
-}
-
-fn instance<'i, 'p>(instance: &'i mut Option<Instance<'p>>, plugin: &'p Plugin) -> Result<&'i mut Instance<'p>, Fault> {
-    if instance.is_none() {
-        // A configuration that was accepted at the start is refused now: the plugin is not a function of its input.
-        *instance = Some(Instance::new(plugin).map_err(|f| Fault::Host(f.text()))?);
-    }
-    Ok(instance.as_mut().expect("just made"))
 }
 
 /// Applies the changes of key `i` of a call to its slot.

@@ -144,6 +144,12 @@ pub struct Changes {
     pub rejections: Vec<Rejection>,
 }
 
+impl Changes {
+    fn changes_key(&self, i: usize, timer: i64) -> bool {
+        self.timers[i] != timer || self.value_changes[i] != change::KEEP || self.list_changes[i] != change::KEEP
+    }
+}
+
 /// Rows `range` of a batch as parameters of a call.
 pub(super) struct MapInput<'a> {
     records: &'a Records,
@@ -294,6 +300,9 @@ pub(super) fn lift_fold(batch: wit::ChangeBatch, input: &FoldInput, tables: &[Ta
         }
         if next < end && (changes.timers[i] == NO_TIME || changes.timers[i] > input.watermarks[next]) {
             return Err(Fault::malformed(format!("change-batch.consumed: key {i} stopped before an event while no timer was due")));
+        }
+        if next == first && changes.changes_key(i, input.timers[i]) {
+            return Err(Fault::malformed(format!("change-batch.consumed: key {i} was changed though none of its events was folded")));
         }
     }
     Ok(changes)
@@ -461,4 +470,98 @@ fn ends(what: &str, ends: &[u32], items: usize, total: usize) -> Result<(), Faul
 fn byte_column(what: &str, data: Vec<u8>, column_ends: Vec<u32>, items: usize) -> Result<ByteColumn, Fault> {
     ends(what, &column_ends, items, data.len())?;
     Ok(ByteColumn { data, ends: column_ends })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = crate::config::DEFAULT_LIMITS;
+
+    /// One key with a value, a timer at `timer`, and two events whose watermark is 100.
+    fn input(timer: i64) -> FoldInput {
+        let mut input = FoldInput::default();
+        input.keys.push(b"key");
+        input.value_present.push(1);
+        input.values.push(b"value");
+        input.timers.push(timer);
+        input.event_ends.push(2);
+        for index in 0..2 {
+            input.event_values.push(b"event");
+            input.event_times.push(200);
+            input.watermarks.push(100);
+            input.append_times.push(200);
+            input.partitions.push(0);
+            input.offsets.push(7);
+            input.indexes.push(index);
+        }
+        input
+    }
+
+    /// An answer that keeps the key as it is.
+    fn answer(consumed: u32, timer: i64) -> wit::ChangeBatch {
+        let none = || wit::ByteColumnResult { data: Vec::new(), ends: Vec::new() };
+        wit::ChangeBatch {
+            consumed: vec![consumed],
+            value_changes: vec![change::KEEP],
+            values: wit::ByteColumnResult { data: Vec::new(), ends: vec![0] },
+            list_changes: vec![change::KEEP],
+            list_ends: vec![0],
+            list_items: none(),
+            timers: vec![timer],
+            rows: Vec::new(),
+            rejections: Vec::new(),
+            logs: Vec::new(),
+        }
+    }
+
+    fn refused(answer: wit::ChangeBatch, timer: i64) -> String {
+        match lift_fold(answer, &input(timer), &[], &LIMITS) {
+            Err(fault) => fault.text(),
+            Ok(changes) => panic!("taken: {changes:?}"),
+        }
+    }
+
+    #[test]
+    fn a_key_may_stop_before_an_event_for_a_timer_that_is_due() {
+        for (consumed, before, after) in [(2, NO_TIME, NO_TIME), (2, NO_TIME, 100), (0, 100, 100), (1, NO_TIME, 99)] {
+            let changes = lift_fold(answer(consumed, after), &input(before), &[], &LIMITS).expect("it fits");
+            assert_eq!(changes.consumed, [consumed]);
+        }
+        assert!(refused(answer(1, 101), NO_TIME).contains("no timer was due"));
+        assert!(refused(answer(0, NO_TIME), NO_TIME).contains("no timer was due"));
+        assert!(refused(answer(3, NO_TIME), NO_TIME).contains("has 2 events"));
+    }
+
+    #[test]
+    fn a_key_of_which_nothing_was_folded_stays_as_it_is() {
+        // Else a fold that sets a due timer and folds nothing is called without end.
+        assert!(refused(answer(0, 100), NO_TIME).contains("was changed"));
+        assert!(refused(answer(0, 99), 100).contains("was changed"));
+        let cleared = wit::ChangeBatch { value_changes: vec![change::CLEAR], ..answer(0, 100) };
+        assert!(refused(cleared, 100).contains("was changed"));
+        let cleared = wit::ChangeBatch { list_changes: vec![change::CLEAR], ..answer(0, 100) };
+        assert!(refused(cleared, 100).contains("was changed"));
+    }
+
+    #[test]
+    fn columns_of_wrong_lengths_codes_and_ends_are_refused_by_name() {
+        let wrong = |name: &str, answer: wit::ChangeBatch| {
+            let reason = refused(answer, NO_TIME);
+            assert!(reason.starts_with("malformed result: ") && reason.contains(name), "{name} in {reason:?}");
+        };
+        let right = || answer(2, NO_TIME);
+        wrong("consumed", wit::ChangeBatch { consumed: vec![], ..right() });
+        wrong("timers", wit::ChangeBatch { timers: vec![1, 2], ..right() });
+        wrong("value-changes", wit::ChangeBatch { value_changes: vec![3], ..right() });
+        wrong("list-changes", wit::ChangeBatch { list_changes: vec![4], ..right() });
+        wrong("list-ends", wit::ChangeBatch { list_ends: vec![1], ..right() });
+        let values = wit::ByteColumnResult { data: b"abc".to_vec(), ends: vec![2] };
+        wrong("values", wit::ChangeBatch { values, ..right() });
+        let rejection = |item| wit::Rejection { item, reason: "so".into() };
+        wrong("item 2", wit::ChangeBatch { rejections: vec![rejection(2)], ..right() });
+        wrong("named twice", wit::ChangeBatch { rejections: vec![rejection(1), rejection(1)], ..right() });
+        let rows = vec![wit::RowBatch { table: 0, items: Vec::new(), columns: Vec::new() }];
+        wrong("no table 0", wit::ChangeBatch { rows, ..right() });
+    }
 }

@@ -45,8 +45,7 @@ pub(super) fn compile(engine: &Engine, digest: &Digest, component: &[u8], cache:
         return Component::new(engine, component).map_err(|e| Error::Refused(format!("it does not compile: {e:#}")));
     };
     let file = cached_file(engine, digest, folder);
-    // SAFETY: written below by an engine of the same version and settings, into a folder that only the host writes.
-    if let Ok(component) = unsafe { Component::deserialize_file(engine, &file) } {
+    if let Some(component) = cached(engine, &file) {
         return Ok(component);
     }
     let compiled = Component::new(engine, component).map_err(|e| Error::Refused(format!("it does not compile: {e:#}")))?;
@@ -72,10 +71,22 @@ fn cached_file(engine: &Engine, digest: &Digest, folder: &Path) -> PathBuf {
     folder.join(format!("{}-{}.cwasm", &digest.0, &super::hex(&settings.0.finalize())[..16]))
 }
 
+/// A cached file is the SHA-256 of the rest and the rest: one that a crash of the machine left half written is made anew.
+fn cached(engine: &Engine, file: &Path) -> Option<Component> {
+    let bytes = std::fs::read(file).ok()?;
+    let (digest, compiled) = bytes.split_at_checked(32)?;
+    if Sha256::digest(compiled).as_slice() != digest {
+        return None;
+    }
+    // SAFETY: written below by an engine of the same version and settings, into a folder that only the host writes.
+    unsafe { Component::deserialize(engine, compiled) }.ok()
+}
+
 fn store(component: &Component, file: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let folder = file.parent().expect("a cached file lies in the cache folder");
     std::fs::create_dir_all(folder)?;
-    let bytes = component.serialize()?;
+    let compiled = component.serialize()?;
+    let bytes = [Sha256::digest(&compiled).as_slice(), &compiled].concat();
     let partial = file.with_extension(format!("{}.partial", std::process::id()));
     std::fs::write(&partial, bytes)?;
     std::fs::rename(&partial, file)?;

@@ -33,6 +33,31 @@ pub struct Instance<'p> {
     plugin: &'p Plugin,
     store: Store<Guest>,
     guest: bindings::Plugin,
+    /// Whether it was called.
+    used: bool,
+}
+
+/// Calls the instance at hand, if there is one and it can do it, else a fresh one. So a failure is always one of a fresh instance, which
+/// then is dead, and never the doing of what was called before.
+pub fn call<'p, T>(
+    instance: &mut Option<Instance<'p>>,
+    plugin: &'p Plugin,
+    call: impl Fn(&mut Instance<'p>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    if let Some(used) = instance {
+        match call(used) {
+            Err(Fault::Plugin(_)) => {}
+            result => return result,
+        }
+    }
+    *instance = None; // its place in the pool is needed
+    // A configuration that was accepted at the start is refused now: the plugin is not a function of its input.
+    let fresh = instance.insert(Instance::new(plugin).map_err(|fault| Fault::Host(fault.text()))?);
+    let result = call(fresh);
+    if result.is_err() {
+        *instance = None;
+    }
+    result
 }
 
 impl<'p> Instance<'p> {
@@ -41,7 +66,7 @@ impl<'p> Instance<'p> {
         let mut store = new_store(&plugin.engine, plugin.limits)?;
         let guest = plugin.pre.instantiate(&mut store).map_err(|e| fault(&mut store, &e))?;
         match guest.keyfold_mapper_mapper().call_configure(&mut store, &plugin.config) {
-            Ok(Ok(())) => Ok(Instance { plugin, store, guest }),
+            Ok(Ok(())) => Ok(Instance { plugin, store, guest, used: false }),
             Ok(Err(reason)) => Err(Fault::Plugin(format!("it refuses its configuration {}: {reason}", plugin.config))),
             Err(e) => Err(match fault(&mut store, &e) {
                 Fault::Plugin(reason) => Fault::Plugin(format!("its `configure` failed: {reason}")),
@@ -78,8 +103,11 @@ impl<'p> Instance<'p> {
         columns::lift_timers(batch, input, &self.plugin.description.tables, &self.plugin.limits)
     }
 
+    /// A call of a used instance has half the budget: what it saves by what it did before must not let pass what fails in a fresh one.
     fn refuel(&mut self) {
-        self.store.set_fuel(self.plugin.limits.fuel).expect("the engine consumes fuel");
+        let fuel = if self.used { self.plugin.limits.fuel / 2 } else { self.plugin.limits.fuel };
+        self.used = true;
+        self.store.set_fuel(fuel).expect("the engine consumes fuel");
     }
 
     fn returned<T>(&mut self, result: wasmtime::Result<Result<T, String>>) -> Result<T, Fault> {

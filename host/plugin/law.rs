@@ -7,6 +7,7 @@ use super::{Fault, Plugin};
 use crate::config::Time;
 use crate::lane::batch::{Core, Output};
 use crate::record::Records;
+use crate::row::Cell;
 
 /// A cut of a log into batches under which the plugin gave something else than for the whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,26 +64,38 @@ fn fold(
     mut size: impl FnMut(usize) -> usize,
 ) -> Result<Vec<String>, Fault> {
     let mut core = Core::new(Arc::clone(plugin), Arc::clone(workers), time);
-    let mut lines = Vec::new();
+    let (mut rows, mut letters) = (Vec::new(), Vec::new());
     let mut first = 0;
     while first < records.len() {
         let end = records.len().min(first.saturating_add(size(first)));
         let mut batch = Records::default();
         batch.append(records, first..end);
         let prepared = core.prepare(&batch, plugin)?;
-        describe(&core.fold(prepared)?, &mut lines);
+        describe(&core.fold(prepared)?, &mut rows, &mut letters);
         first = end;
     }
-    Ok(lines)
+    // Rows and dead letters have no order among each other.
+    rows.append(&mut letters);
+    Ok(rows)
 }
 
-fn describe(output: &Output, lines: &mut Vec<String>) {
+fn describe(output: &Output, rows: &mut Vec<String>, letters: &mut Vec<String>) {
     for &row in &output.rows.order {
-        let cells: Vec<_> = output.rows.cells(row).collect();
-        lines.push(format!("row {:?} of {} by {:?}", cells, output.rows.table(row).1.name, row.origin));
+        let cells: Vec<_> = output.rows.cells(row).map(shown).collect();
+        rows.push(format!("row ({}) of {} by {:?}", cells.join(", "), output.rows.table(row).1.name, row.origin));
     }
     for letter in &output.letters {
         let record = letter.record.get(0);
-        lines.push(format!("dead letter {:?} at ({}, {}): {}", letter.stage, record.partition, record.offset, letter.reason));
+        let event = letter.event.map(|event| format!(", event {event}")).unwrap_or_default();
+        let (stage, reason) = (letter.stage, &letter.reason);
+        letters.push(format!("dead letter {stage:?} at ({}, {}){event}: {reason}", record.partition, record.offset));
+    }
+}
+
+/// The value alone: a list's `Debug` shows the column that it lies in.
+fn shown(cell: Cell<'_>) -> String {
+    match cell {
+        Cell::TextList(list) => format!("{:?}", list.iter().collect::<Vec<_>>()),
+        other => format!("{other:?}"),
     }
 }
