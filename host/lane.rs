@@ -31,6 +31,8 @@ pub mod time;
 const BATCH_BYTES: usize = 8 << 20;
 /// How long a batch that is not full waits for more.
 const FILL_WAIT: Duration = Duration::from_millis(2);
+/// The same while the log is known to hold more.
+const BACKLOG_WAIT: Duration = Duration::from_millis(200);
 /// How long an idle lane sleeps at most before it looks at its clock again.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// Least time between two live idle advances: each is an entry in the journal.
@@ -70,7 +72,7 @@ pub struct Lane {
     pub checkpoint_interval: Duration,
     /// Raised by a signal, or when another lane failed.
     pub stop: Arc<AtomicBool>,
-    /// Records that were in the log at the start and not yet folded.
+    /// Records that were in the log at the start and not yet folded, about; `u64::MAX` where nobody knows (a file: until its end).
     pub backlog: u64,
 }
 
@@ -153,7 +155,7 @@ impl Running {
         Running {
             next_checkpoint: now + lane.checkpoint_interval,
             started: now,
-            progress: Progress::new(lane.backlog),
+            progress: Progress::new(if lane.backlog == u64::MAX { 0 } else { lane.backlog }),
             timers_loaded: if lane.core.complete { i64::MAX } else { NO_TIME },
             keys_loaded: Vec::new(),
             records: Records::default(),
@@ -191,9 +193,7 @@ impl Running {
     }
 
     fn step(&mut self) -> Result<Step, Failure> {
-        self.take_arrivals()?;
-        self.records.clear();
-        let released = self.lane.merge.release(self.lane.batch_records, BATCH_BYTES, &mut self.records);
+        let released = self.gather()?;
         if self.records.is_empty() {
             if self.lane.merge.finished() {
                 return Ok(Step::Finished);
@@ -214,22 +214,39 @@ impl Running {
 
     // ---- in
 
-    /// Takes what has arrived until a batch is full, or nothing comes for a moment.
-    fn take_arrivals(&mut self) -> Result<(), Failure> {
-        let mut wait = if self.lane.merge.drained() || self.lane.merge.blocked().is_some() { IDLE_WAIT } else { Duration::ZERO };
-        let until_checkpoint = self.next_checkpoint.saturating_duration_since(clock::instant());
-        wait = wait.min(until_checkpoint.max(Duration::from_millis(1)));
-        self.lane.source.hold(&self.lane.merge.overfull(self.lane.batch_records * QUEUED_BATCHES, BATCH_BYTES * QUEUED_BATCHES));
-        while self.lane.merge.queued() < self.lane.batch_records || self.lane.merge.blocked().is_some() {
-            let Some(arrival) = self.lane.source.next(wait)? else { break };
-            let answer = matches!(arrival, Arrival::Empty { .. });
-            self.arrive(arrival)?;
-            if answer && self.lane.merge.blocked().is_none() {
-                break;
+    /// Fills a batch with what may be released, until it is full or nothing comes for a moment. Where it is cut decides no row.
+    fn gather(&mut self) -> Result<Released, Failure> {
+        let (most, most_bytes) = (self.lane.batch_records, BATCH_BYTES);
+        self.lane.source.hold(&self.lane.merge.overfull(most * QUEUED_BATCHES, most_bytes * QUEUED_BATCHES));
+        self.records.clear();
+        let mut all = Released::default();
+        loop {
+            let released = self.lane.merge.release(most, most_bytes, &mut self.records);
+            all.records += released.records;
+            all.asked |= released.asked;
+            let full = self.records.len() >= most || self.records.bytes() >= most_bytes;
+            if full || self.lane.merge.finished() || self.lane.stop.load(Ordering::Relaxed) {
+                return Ok(all);
             }
-            wait = FILL_WAIT;
+            let Some(arrival) = self.lane.source.next(self.patience())? else { return Ok(all) };
+            let answered = matches!(arrival, Arrival::Empty { .. });
+            self.arrive(arrival)?;
+            if answered && (self.lane.merge.drained() || self.lane.merge.blocked().is_some()) {
+                return Ok(all);
+            }
         }
-        Ok(())
+    }
+
+    /// How long the next arrival is waited for: until the next checkpoint or thereabouts with nothing in hand; for a batch that is not full
+    /// a moment, or more while the log is known to hold more.
+    fn patience(&self) -> Duration {
+        let gathered = self.records.len() as u64;
+        if gathered == 0 {
+            let until_checkpoint = self.next_checkpoint.saturating_duration_since(clock::instant());
+            return IDLE_WAIT.min(until_checkpoint.max(FILL_WAIT));
+        }
+        let known = self.summary.counts.records + gathered;
+        if known < self.lane.backlog { BACKLOG_WAIT } else { FILL_WAIT }
     }
 
     fn arrive(&mut self, arrival: Arrival) -> Result<(), Failure> {
@@ -290,7 +307,9 @@ impl Running {
         self.summary.largest_batch = self.summary.largest_batch.max(records.len() as u64);
         let done = self.summary.counts.records;
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.progress.update(done, self.lane.backlog.saturating_sub(done), elapsed);
+        if self.lane.backlog != u64::MAX {
+            self.progress.update(done, self.lane.backlog.saturating_sub(done), elapsed);
+        }
         self.records = records;
         Ok(())
     }

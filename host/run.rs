@@ -378,7 +378,8 @@ impl Opened {
             let offsets = first_offsets.iter().copied().collect();
             journal.write_beginning(&Beginning { offsets, sink_length: lengths.0, letters_length: lengths.1 })?;
         }
-        let backlog = first_offsets.iter().filter_map(|&(p, first)| Some(opening.source.high(p)?.saturating_sub(first))).sum();
+        let ahead = |&(p, first): &(u32, u64)| opening.source.high(p).map(|high| high.saturating_sub(first));
+        let backlog = first_offsets.iter().map(ahead).sum::<Option<u64>>().unwrap_or(u64::MAX);
         let resume = |&(partition, _): &(u32, u64)| (partition, resume_of(checkpoint.as_ref(), partition));
         let resumes: Vec<_> = first_offsets.iter().map(resume).collect();
         let time = opening.config.time;
@@ -389,7 +390,8 @@ impl Opened {
         if let Some(checkpoint) = &checkpoint {
             (core.time, core.complete) = (checkpoint.time, false);
         }
-        tracing::info!(lane = name, from_checkpoint = checkpoint.is_some(), backlog, "lane starts");
+        let known_backlog = (backlog != u64::MAX).then_some(backlog);
+        tracing::info!(lane = name, from_checkpoint = checkpoint.is_some(), backlog = known_backlog, "lane starts");
         Ok(Lane {
             name,
             source,
