@@ -12,13 +12,13 @@
 mod support;
 
 #[path = "../services/service.rs"]
-#[expect(dead_code, reason = "the tests use the rest")]
+#[expect(dead_code, unused_imports, reason = "the tests use the rest")]
 mod service;
 #[path = "../services/tables.rs"]
-#[expect(dead_code, reason = "the tests use the rest")]
+#[expect(dead_code, unused_imports, reason = "the tests use the rest")]
 mod tables;
 #[path = "../services/topics.rs"]
-#[expect(dead_code, reason = "the tests use the rest")]
+#[expect(dead_code, unused_imports, reason = "the tests use the rest")]
 mod topics;
 
 mod fold;
