@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::{Digest, Error};
 
@@ -25,7 +25,9 @@ pub fn engine(instances: u32, memory_bytes: u64) -> Result<Engine, Error> {
         .max_core_instance_size(16 << 20)
         .max_component_instance_size(16 << 20)
         .max_unused_warm_slots(instances)
-        .linear_memory_keep_resident(KEEP_RESIDENT);
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        // Resets the pages that were touched instead of all that may have been: a batch of one record costs what it uses.
+        .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))

@@ -1,0 +1,209 @@
+//! What the documentation says is so: the configuration reference, the commands and configurations of README.md, the invariants and the
+//! code map of host/ARCHITECTURE.md. With `UPDATE=1` the reference is written instead of compared.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use keyfold::cli::Arguments;
+use keyfold::config;
+use serde_json::Value;
+
+use crate::support::host::Pipeline;
+
+const BEGIN: &str = "<!-- configuration: begin -->\n";
+const END: &str = "<!-- configuration: end -->\n";
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    let path = root().join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+}
+
+/// A block of code: its language, and the paragraph before it.
+#[derive(Debug)]
+struct Block {
+    language: String,
+    before: String,
+    text: String,
+}
+
+fn blocks(markdown: &str) -> Vec<Block> {
+    let (mut found, mut open, mut before) = (Vec::new(), None::<Block>, String::new());
+    for line in markdown.lines() {
+        match (&mut open, line.strip_prefix("```")) {
+            (None, Some(language)) => {
+                open = Some(Block { language: language.to_owned(), before: before.clone(), text: String::new() });
+            }
+            (Some(block), None) => {
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+            (Some(_), Some(_)) => found.extend(open.take()),
+            (None, None) if line.is_empty() => {}
+            (None, None) => line.clone_into(&mut before),
+        }
+    }
+    found
+}
+
+/// The block that stands for a file: the one after "`name`:".
+fn file_block(blocks: &[Block], name: &str) -> String {
+    let block = blocks.iter().find(|block| block.before == format!("`{name}`:"));
+    block.unwrap_or_else(|| panic!("README.md has a block of code after \"`{name}`:\"")).text.clone()
+}
+
+/// The calls of keyfold in a block: arguments, the first being the program.
+fn calls(block: &Block) -> Vec<Vec<String>> {
+    let words = |line: &str| -> Vec<String> {
+        line.split(" #").next().unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    };
+    let lines = block.text.lines().map(words);
+    lines.filter_map(|words| call(&words)).collect()
+}
+
+fn call(words: &[String]) -> Option<Vec<String>> {
+    let at = match words.first()?.as_str() {
+        "keyfold" => 0,
+        "cargo" if words.get(1)? == "run" => words.iter().position(|word| word == "--")?,
+        _ => return None,
+    };
+    Some(std::iter::once("keyfold".to_owned()).chain(words[at + 1..].iter().cloned()).collect())
+}
+
+#[test]
+fn the_readme_s_reference_is_that_of_the_configuration() {
+    let (readme, reference) = (read("README.md"), config::reference());
+    let (head, rest) = readme.split_once(BEGIN).expect("README.md marks where the reference begins");
+    let (table, tail) = rest.split_once(END).expect("README.md marks where the reference ends");
+    if std::env::var_os("UPDATE").is_some_and(|update| update == "1") {
+        let updated = [head, BEGIN, "\n", &reference, "\n", END, tail].concat();
+        std::fs::write(root().join("README.md"), updated).expect("README.md is writable");
+        return;
+    }
+    assert_eq!(table.trim(), reference.trim(), "README.md is behind config/keys.rs: run this test with UPDATE=1");
+}
+
+#[test]
+fn the_commands_of_the_documentation_exist() {
+    let mut seen = 0;
+    for name in ["README.md", "plugins/README.md"] {
+        for call in blocks(&read(name)).iter().filter(|block| block.language == "sh").flat_map(calls) {
+            let parsed = Arguments::try_parse_from(&call);
+            assert!(parsed.is_ok(), "{name}: `{}`: {}", call.join(" "), parsed.expect_err("just seen"));
+            seen += 1;
+        }
+    }
+    assert!(seen > 4, "README.md shows commands in blocks of the language sh, {seen} found");
+}
+
+#[test]
+fn the_quick_start_gives_what_the_readme_says() {
+    let blocks = blocks(&read("README.md"));
+    let pipeline = Pipeline::new(&file_block(&blocks, "keyfold.toml"));
+    pipeline.write("visits.ndjson", file_block(&blocks, "visits.ndjson").as_bytes());
+    let rows = file_block(&blocks, "sessions.ndjson");
+    let written = || std::fs::read_to_string(pipeline.path("sessions.ndjson")).expect("the run wrote rows");
+    pipeline.call("check", &[]).expect_code(0);
+    pipeline.run_to_end(&[]).expect_code(0);
+    assert_eq!(written(), rows);
+    pipeline.call("reset", &[]).expect_code(0);
+    pipeline.run_to_end(&[]).expect_code(0);
+    assert_eq!(written(), rows, "after a reset");
+    let letters = std::fs::read_to_string(pipeline.path("dead-letters.ndjson")).expect("the run wrote a dead letter");
+    let letter: Value = serde_json::from_str(&letters).expect("one line of JSON");
+    let reason = letter["reason"].as_str().expect("a dead letter has a reason");
+    assert!(read("README.md").contains(&format!("`{reason}`")), "README.md gives another reason than {reason}");
+}
+
+#[test]
+fn the_configurations_that_are_shown_are_right() {
+    for name in ["keyfold.example.toml", "docker/keyfold.toml"] {
+        let loaded = config::load(&root().join(name), std::iter::empty());
+        assert!(loaded.is_ok(), "{}", loaded.expect_err("just seen"));
+    }
+}
+
+#[test]
+fn links_of_the_documentation_lead_somewhere() {
+    for name in ["README.md", "plugins/README.md"] {
+        let (text, folder) = (read(name), root().join(Path::new(name).parent().expect("a file's name")));
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+        for target in targets.filter(|target| !target.contains("://")) {
+            assert!(folder.join(target).exists(), "{name}: there is no {target}");
+        }
+    }
+}
+
+// ---- host/ARCHITECTURE.md
+
+/// The files under host/, by their paths in it.
+fn host_files(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder of the repository") {
+        let path = entry.expect("a folder of the repository").path();
+        if path.is_dir() {
+            host_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(root().join("host")).expect("below host/");
+            found.insert(name.to_str().expect("files have plain names").to_owned());
+        }
+    }
+}
+
+fn all_host_files() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    host_files(&root().join("host"), &mut found);
+    found
+}
+
+/// `I1`, `I2` and so on in a text.
+fn invariants(text: &str) -> impl Iterator<Item = String> {
+    let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    let numbered =
+        |word: &&str| word.strip_prefix('I').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    words.filter(numbered).map(str::to_owned)
+}
+
+#[test]
+fn every_invariant_is_cited_and_every_citation_is_one() {
+    let architecture = read("host/ARCHITECTURE.md");
+    let heads = architecture.lines().filter_map(|line| line.strip_prefix("- **I")?.split_once(".** "));
+    let stated: BTreeSet<String> = heads.map(|(number, _)| format!("I{number}")).collect();
+    let numbers: BTreeSet<String> = (1..=stated.len()).map(|n| format!("I{n}")).collect();
+    assert_eq!(stated, numbers, "invariants are numbered from 1 without gaps");
+    let mut cited = BTreeSet::new();
+    for file in all_host_files() {
+        let source = read(&format!("host/{file}"));
+        let comments = source.lines().filter_map(|line| line.split_once("//")).map(|(_, comment)| comment);
+        cited.extend(comments.flat_map(invariants));
+    }
+    assert_eq!(cited, stated, "left: cited in host/, right: stated in host/ARCHITECTURE.md");
+}
+
+#[test]
+fn the_code_map_names_every_file_of_the_host_once() {
+    let architecture = read("host/ARCHITECTURE.md");
+    let (_, rest) = architecture.split_once("## Code map\n").expect("there is a code map");
+    let (map, _) = rest.split_once("\n## ").expect("something follows the code map");
+    let named: Vec<String> = map
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+        .map(|(file, _)| file.to_owned())
+        .collect();
+    let once: BTreeSet<String> = named.iter().cloned().collect();
+    assert_eq!(named.len(), once.len(), "no file stands twice in the code map");
+    assert_eq!(once, all_host_files(), "left: the code map, right: host/");
+}
+
+#[test]
+fn blocks_calls_and_invariants_are_found() {
+    let found = blocks(
+        "text\n\n`a.toml`:\n\n```toml\nx = 1\n```\n\n```sh\nFOO=1 keyfold run\nkeyfold run -c a.toml # why\ncargo run --release -- demo\ncargo test\n```\n",
+    );
+    assert_eq!(file_block(&found, "a.toml"), "x = 1\n");
+    assert_eq!(calls(&found[1]), [vec!["keyfold", "run", "-c", "a.toml"], vec!["keyfold", "demo"]]);
+    assert_eq!(invariants(" Keeps I2 and I13; not I, Ix, XI4 or I/O.").collect::<Vec<_>>(), ["I2", "I13"]);
+}
