@@ -42,9 +42,14 @@ fn source(config: &Config) -> Check {
         Ok(LogSource::Kafka(topic)) => {
             let records: u64 = topic.high.iter().zip(&topic.low).map(|(high, low)| high - low).sum();
             let stamps = topic.timestamps.map(|t| format!(", {t:?}")).unwrap_or_default();
-            Check::fine("source", format!("topic with {} partitions, about {records} records{stamps}", topic.partitions.len()))
+            Check::fine(
+                "source",
+                format!("topic with {} partitions, about {records} records{stamps}", topic.partitions.len()),
+            )
         }
-        Ok(LogSource::File { partitions, .. }) => Check::fine("source", format!("file with {} partitions", partitions.len())),
+        Ok(LogSource::File { partitions, .. }) => {
+            Check::fine("source", format!("file with {} partitions", partitions.len()))
+        }
         Err(failure) => Check::refused("source", failure),
     }
 }
@@ -52,7 +57,11 @@ fn source(config: &Config) -> Check {
 /// How long a check tries to reach a broker: one answer is enough, and a person waits.
 const TRY: std::time::Duration = std::time::Duration::from_secs(5);
 
-fn state(config: &Config, plugin: Option<&crate::plugin::Plugin>, runtime: &tokio::runtime::Runtime) -> Result<String, Failure> {
+fn state(
+    config: &Config,
+    plugin: Option<&crate::plugin::Plugin>,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<String, Failure> {
     let objects = objects(&config.state.url)?;
     if let Some(plugin) = plugin {
         PipelineLog::new(objects, runtime.handle().clone()).check(config, plugin)?;

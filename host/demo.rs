@@ -56,7 +56,9 @@ fn play(keep: Option<PathBuf>) -> anyhow::Result<()> {
     let producer = producer(&kafka.bootstrap_servers())?;
     let config = configuration(&kafka.bootstrap_servers(), &folder)?;
 
-    println!("A Kafka in this process (librdkafka's mock cluster), topic {TOPIC}, two partitions, null keys; rows go to SQLite.\n");
+    println!(
+        "A Kafka in this process (librdkafka's mock cluster), topic {TOPIC}, two partitions, null keys; rows go to SQLite.\n"
+    );
     println!("1. The first visit:");
     send(&producer, 0, FIRST_APPEND_MS, A)?;
     println!("2. The host starts.");
@@ -114,7 +116,12 @@ fn producer(brokers: &str) -> anyhow::Result<BaseProducer> {
     Ok(client.create()?)
 }
 
-fn send(producer: &BaseProducer<DefaultProducerContext>, partition: i32, append_ms: i64, visit: &str) -> anyhow::Result<()> {
+fn send(
+    producer: &BaseProducer<DefaultProducerContext>,
+    partition: i32,
+    append_ms: i64,
+    visit: &str,
+) -> anyhow::Result<()> {
     let record = BaseRecord::<(), str>::to(TOPIC).partition(partition).timestamp(append_ms).payload(visit);
     producer.send(record).map_err(|(e, _)| e)?;
     producer.flush(PATIENCE)?;
@@ -180,6 +187,9 @@ fn show(title: &str, rows: &[Session]) {
 
 fn expect(rows: &[Session], published: &[(i64, i64, &str)]) -> anyhow::Result<()> {
     let found: Vec<(i64, i64, &str)> = rows.iter().map(|(id, user, pages, _)| (*id, *user, pages.as_str())).collect();
-    ensure!(found == published, "the table differs from the published one:\n  found {found:?}\n  published {published:?}");
+    ensure!(
+        found == published,
+        "the table differs from the published one:\n  found {found:?}\n  published {published:?}"
+    );
     Ok(())
 }

@@ -58,7 +58,8 @@ impl Journal {
     /// Opens it and reads all of it.
     pub fn open(objects: Arc<dyn ObjectStore>, lane: &str, runtime: Handle) -> Result<(Journal, Contents), Error> {
         let store = Store::open(objects, &format!("log/lanes/{lane}"), runtime)?;
-        let mut contents = Contents { frontier: read(&store, FRONTIER)?, beginning: read(&store, BEGINNING)?, ..Contents::default() };
+        let mut contents =
+            Contents { frontier: read(&store, FRONTIER)?, beginning: read(&store, BEGINNING)?, ..Contents::default() };
         for (_, value) in store.entries(FLOOR)? {
             let ((partition, offset), time): ((u32, u64), i64) = parse(&value)?;
             contents.floors.insert((partition, offset), time);
@@ -115,7 +116,8 @@ fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &[u8]) -> Result<Optio
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(value: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(value).map_err(|e| Error::Unreadable(format!("the journal holds what this keyfold cannot read: {e}")))
+    serde_json::from_slice(value)
+        .map_err(|e| Error::Unreadable(format!("the journal holds what this keyfold cannot read: {e}")))
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {
@@ -188,7 +190,9 @@ impl Deployment {
         let (own, other) = (own.expect("plain data"), other.expect("plain data"));
         let fields = own.as_object().expect("a struct").iter();
         let differs = fields.filter(|(key, value)| other.get(key.as_str()) != Some(value));
-        differs.map(|(key, value)| format!("{}: {value} in force, {} configured", config_key(key), other[key.as_str()])).collect()
+        differs
+            .map(|(key, value)| format!("{}: {value} in force, {} configured", config_key(key), other[key.as_str()]))
+            .collect()
     }
 }
 
@@ -234,7 +238,10 @@ impl PipelineLog {
         if let Some(bytes) = self.get("log/pipeline.json")? {
             let known: Identity = parse(&bytes)?;
             if known.format != FORMAT {
-                let message = format!("state.url: the journal has format {}, this keyfold reads {FORMAT}: run the newer keyfold", known.format);
+                let message = format!(
+                    "state.url: the journal has format {}, this keyfold reads {FORMAT}: run the newer keyfold",
+                    known.format
+                );
                 return Err(Failure::new(Exit::State, message));
             }
             if known != identity {

@@ -264,7 +264,8 @@ impl Running {
                         offset = first.offset,
                         append_time = first.append_time,
                         records = floors.len(),
-                        "floor: records became visible after later ones were folded; they are sorted behind those, now and in every replay"
+                        why = "they became visible after later ones were folded; they are sorted behind those, now and in every replay",
+                        "floor"
                     );
                 }
             }
@@ -373,7 +374,10 @@ impl Running {
 
     fn halt(&self, fault: Fault) -> Failure {
         let plugin = &self.lane.plugin.description;
-        Failure::new(Exit::Plugin, format!("lane {} halts on plugin {} {}: {}", self.lane.name, plugin.name, plugin.version, fault.text()))
+        Failure::new(
+            Exit::Plugin,
+            format!("lane {} halts on plugin {} {}: {}", self.lane.name, plugin.name, plugin.version, fault.text()),
+        )
     }
 
     // ---- state that is not in memory
@@ -387,7 +391,8 @@ impl Running {
         }
         let watermark = prepared.watermark;
         if watermark != NO_TIME && watermark >= self.timers_loaded {
-            self.timers_loaded = self.lane.store.load_timers(&mut self.lane.core.shards, self.timers_loaded, watermark)?;
+            self.timers_loaded =
+                self.lane.store.load_timers(&mut self.lane.core.shards, self.timers_loaded, watermark)?;
         }
         Ok(())
     }
@@ -447,7 +452,9 @@ impl Running {
         };
         let checkpoint = self.describe(lengths);
         self.lane.store.write_checkpoint(&checkpoint, &mut self.lane.core.shards)?; // I2, I3
-        self.lane.source.commit(&checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset + 1)).collect::<Vec<_>>());
+        self.lane
+            .source
+            .commit(&checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset + 1)).collect::<Vec<_>>());
         self.dirty = false;
         self.summary.checkpoints += 1;
         Ok(())

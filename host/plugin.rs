@@ -83,10 +83,16 @@ impl Fault {
 impl Limits {
     pub(crate) fn check_output(&self, rows: usize, bytes: usize) -> Result<(), Fault> {
         if rows as u64 > self.output_rows {
-            return Err(Fault::Plugin(format!("output of {rows} rows exceeds plugin.output_rows = {}", self.output_rows)));
+            return Err(Fault::Plugin(format!(
+                "output of {rows} rows exceeds plugin.output_rows = {}",
+                self.output_rows
+            )));
         }
         if bytes as u64 > self.output_bytes {
-            return Err(Fault::Plugin(format!("output of {bytes} bytes exceeds plugin.output_bytes = {}", self.output_bytes)));
+            return Err(Fault::Plugin(format!(
+                "output of {bytes} bytes exceeds plugin.output_bytes = {}",
+                self.output_bytes
+            )));
         }
         Ok(())
     }
@@ -137,12 +143,12 @@ impl Plugin {
         let wrapped = component::wrap(&bytes)?;
         let compiled = engine::compile(engine, &digest, &wrapped, cache)?;
         check_world(engine, &compiled)?;
-        let pre = Linker::new(engine)
-            .instantiate_pre(&compiled)
-            .and_then(bindings::PluginPre::new)
-            .map_err(|e| Error::Refused(format!("it is not a component of the world keyfold:mapper/plugin@1.0.0: {e:#}")))?;
+        let pre = Linker::new(engine).instantiate_pre(&compiled).and_then(bindings::PluginPre::new).map_err(|e| {
+            Error::Refused(format!("it is not a component of the world keyfold:mapper/plugin@1.0.0: {e:#}"))
+        })?;
         let description = describe(engine, &pre, limits)?;
-        let plugin = Plugin { digest, bytes, description, config: config.to_string(), limits, engine: engine.clone(), pre };
+        let plugin =
+            Plugin { digest, bytes, description, config: config.to_string(), limits, engine: engine.clone(), pre };
         Instance::new(&plugin).map_err(|fault| match fault {
             Fault::Plugin(reason) => Error::Refused(reason),
             Fault::Host(reason) => Error::Host(reason),
@@ -165,7 +171,9 @@ fn check_world(engine: &Engine, component: &Component) -> Result<(), Error> {
         return Ok(());
     }
     let found = if exports.is_empty() { "nothing".to_string() } else { exports.join(", ") };
-    Err(Error::Refused(format!("it is a component of another world: a plugin exports {INTERFACE}, this one exports {found}")))
+    Err(Error::Refused(format!(
+        "it is a component of another world: a plugin exports {INTERFACE}, this one exports {found}"
+    )))
 }
 
 fn describe(engine: &Engine, pre: &bindings::PluginPre<instance::Guest>, limits: Limits) -> Result<Description, Error> {
@@ -246,9 +254,14 @@ pub fn check_file(path: &Path, config: &serde_json::Value) -> Result<String, Fai
         Failure::new(failure.exit, named(failure.message))
     })?;
     let Description { name, version, state_version, tables, .. } = &plugin.description;
-    let mut text = format!("{name} {version}, state version {state_version}, {size} bytes, imports nothing\nSHA-256 {}", plugin.digest.0);
+    let mut text = format!(
+        "{name} {version}, state version {state_version}, {size} bytes, imports nothing\nSHA-256 {}",
+        plugin.digest.0
+    );
     for table in tables.iter() {
-        let column = |c: &ColumnSpec| format!("{} {}{}", c.name, c.kind.name(), if c.primary_key { " (primary key)" } else { "" });
+        let column = |c: &ColumnSpec| {
+            format!("{} {}{}", c.name, c.kind.name(), if c.primary_key { " (primary key)" } else { "" })
+        };
         let columns: Vec<_> = table.columns.iter().map(column).collect();
         text.push_str(&format!("\ntable {}: {}", table.name, columns.join(", ")));
     }
@@ -283,7 +296,10 @@ mod tests {
     fn a_wrong_description_is_refused_by_what_is_wrong() {
         let check = |words: &str, change: &dyn Fn(&mut Description, &mut Vec<Table>)| {
             let reason = described(change).expect_err("it is wrong");
-            assert!(reason.starts_with("its description is wrong: ") && reason.contains(words), "{words:?} in {reason:?}");
+            assert!(
+                reason.starts_with("its description is wrong: ") && reason.contains(words),
+                "{words:?} in {reason:?}"
+            );
         };
         assert_eq!(described(|_, _| ()), Ok(()));
         assert_eq!(described(|_, tables| tables.clear()), Ok(()), "a plugin may emit no rows at all");

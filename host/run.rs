@@ -43,7 +43,12 @@ pub fn run(config: &Config, options: Options) -> Result<(), Failure> {
 }
 
 /// Runs a pipeline until its source ends or `stop` is raised; gives what each lane did.
-pub fn run_until(config: &Config, options: Options, stop: &Arc<AtomicBool>, signals: bool) -> Result<Vec<Summary>, Failure> {
+pub fn run_until(
+    config: &Config,
+    options: Options,
+    stop: &Arc<AtomicBool>,
+    signals: bool,
+) -> Result<Vec<Summary>, Failure> {
     let runtime = runtime()?;
     if signals {
         raise_on_signals(&runtime, stop)?;
@@ -58,7 +63,15 @@ pub fn run_until(config: &Config, options: Options, stop: &Arc<AtomicBool>, sign
     let mut letters = dead_letter::open(&config.dead_letters, topic(config), Some(deadline))?;
     log.begin(config, &plugin)?;
 
-    let opening = Opening { config, options, deadline, plugin: &plugin, runtime: &runtime, objects: &objects, source: &log_source };
+    let opening = Opening {
+        config,
+        options,
+        deadline,
+        plugin: &plugin,
+        runtime: &runtime,
+        objects: &objects,
+        source: &log_source,
+    };
     let mut opened = Vec::new();
     for partitions in log_source.lanes(config) {
         opened.push(opening.lane(partitions)?);
@@ -92,7 +105,9 @@ fn work(lanes: Vec<Lane>, stop: &Arc<AtomicBool>) -> Result<Vec<Summary>, Failur
         let thread = std::thread::Builder::new().name("lane".into()).spawn(body);
         threads.push(thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for a lane: {e}")))?);
     }
-    let panicked = || Failure::new(Exit::Unexpected, "a lane ended by a panic: this is a bug; its state is as of the last checkpoint");
+    let panicked = || {
+        Failure::new(Exit::Unexpected, "a lane ended by a panic: this is a bug; its state is as of the last checkpoint")
+    };
     threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
 }
 
@@ -109,7 +124,9 @@ pub fn reset(config: &Config) -> Result<String, Failure> {
     };
     match runtime.block_on(delete) {
         Ok(0) => Ok("there was no checkpoint".into()),
-        Ok(n) => Ok(format!("deleted the checkpoints ({n} files); the journal is kept, the next run reads from the beginning of the log")),
+        Ok(n) => Ok(format!(
+            "deleted the checkpoints ({n} files); the journal is kept, the next run reads from the beginning of the log"
+        )),
         Err(e) => Err(Failure::new(Exit::Outside, format!("state.url: the checkpoints cannot be deleted: {e}"))),
     }
 }
@@ -124,7 +141,8 @@ fn raise_on_signals(runtime: &Runtime, stop: &Arc<AtomicBool>) -> Result<(), Fai
     use tokio::signal::unix::{SignalKind, signal};
     let _inside = runtime.enter();
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals = signal(kind).map_err(|e| Failure::new(Exit::Unexpected, format!("cannot listen for signals: {e}")))?;
+        let mut signals =
+            signal(kind).map_err(|e| Failure::new(Exit::Unexpected, format!("cannot listen for signals: {e}")))?;
         let stop = Arc::clone(stop);
         runtime.spawn(async move {
             while signals.recv().await.is_some() {
@@ -139,7 +157,11 @@ fn raise_on_signals(runtime: &Runtime, stop: &Arc<AtomicBool>) -> Result<(), Fai
 /// The workers, and the plugin that they run.
 pub(crate) fn load_plugin(config: &Config) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
     let workers = config.run.workers;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).stack_size(4 << 20).thread_name(|n| format!("worker-{n}")).build();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(workers)
+        .stack_size(4 << 20)
+        .thread_name(|n| format!("worker-{n}"))
+        .build();
     let pool = pool.map_err(|e| Failure::new(Exit::Unexpected, format!("no threads for workers: {e}")))?;
     let instances = u32::try_from(workers * 2 + 4).unwrap_or(u32::MAX);
     let engine = plugin::engine(instances, config.plugin.limits.memory_bytes)?;
@@ -156,12 +178,15 @@ pub(crate) fn load_plugin(config: &Config) -> Result<(Arc<Plugin>, Arc<rayon::Th
 fn component(component: &Component) -> Result<(Vec<u8>, String), Failure> {
     match component {
         Component::Builtin(name) if name == "visits" => Ok((VISITS.to_vec(), "builtin:visits".into())),
-        Component::Builtin(name) => {
-            Err(Failure::new(Exit::Config, format!("plugin.component: there is no builtin:{name}, only builtin:visits")))
-        }
+        Component::Builtin(name) => Err(Failure::new(
+            Exit::Config,
+            format!("plugin.component: there is no builtin:{name}, only builtin:visits"),
+        )),
         Component::File(path) => match std::fs::read(path) {
             Ok(bytes) => Ok((bytes, path.display().to_string())),
-            Err(e) => Err(Failure::new(Exit::Config, format!("plugin.component: {} cannot be read: {e}", path.display()))),
+            Err(e) => {
+                Err(Failure::new(Exit::Config, format!("plugin.component: {} cannot be read: {e}", path.display())))
+            }
         },
     }
 }
@@ -178,8 +203,12 @@ pub(crate) fn objects(url: &url::Url) -> Result<Arc<dyn ObjectStore>, Failure> {
             .map_err(|e| Failure::new(Exit::Config, format!("state.url: {url} cannot be used: {e}")))?;
         return Ok(Arc::new(object_store::prefix::PrefixStore::new(store, prefix)));
     }
-    let folder = url.to_file_path().map_err(|()| Failure::new(Exit::Config, format!("state.url: {url} is not a folder of this host")))?;
-    let refused = |e: &dyn std::fmt::Display| Failure::new(Exit::Outside, format!("state.url: {} cannot be used: {e}", folder.display()));
+    let folder = url
+        .to_file_path()
+        .map_err(|()| Failure::new(Exit::Config, format!("state.url: {url} is not a folder of this host")))?;
+    let refused = |e: &dyn std::fmt::Display| {
+        Failure::new(Exit::Outside, format!("state.url: {} cannot be used: {e}", folder.display()))
+    };
     std::fs::create_dir_all(&folder).map_err(|e| refused(&e))?;
     Ok(Arc::new(LocalFileSystem::new_with_prefix(&folder).map_err(|e| refused(&e))?))
 }
@@ -264,6 +293,9 @@ struct Opening<'a> {
     source: &'a LogSource,
 }
 
+/// A source with the offsets at which it started.
+type Started = (Box<dyn Source>, Vec<(u32, u64)>);
+
 /// A lane whose state and journal are open and read.
 struct Opened {
     name: String,
@@ -320,7 +352,8 @@ impl Opening<'_> {
         Ok(())
     }
 
-    fn source(&self, starts: &[Start]) -> Result<(Box<dyn Source>, Vec<(u32, u64)>), Failure> {
+    /// The started source, and the first offset of each partition.
+    fn source(&self, starts: &[Start]) -> Result<Started, Failure> {
         Ok(match &self.config.source {
             config::Source::Kafka(kafka) => {
                 let source = kafka::KafkaSource::open(kafka, starts, self.options.until_end, self.deadline)?;
@@ -338,7 +371,11 @@ impl Opening<'_> {
 
 impl Opened {
     /// Cuts the files of sink and dead letters back to what the state covers; what is behind is written again.
-    fn cut_files(&mut self, sink: &mut dyn sink::Sink, letters: &mut dyn dead_letter::DeadLetterWriter) -> Result<(), Failure> {
+    fn cut_files(
+        &mut self,
+        sink: &mut dyn sink::Sink,
+        letters: &mut dyn dead_letter::DeadLetterWriter,
+    ) -> Result<(), Failure> {
         let (to_sink, to_letters) = match (&self.checkpoint, &self.contents.beginning) {
             (Some(checkpoint), _) => (checkpoint.sink_length, checkpoint.letters_length),
             (None, Some(beginning)) => (beginning.sink_length, beginning.letters_length),

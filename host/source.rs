@@ -50,7 +50,10 @@ pub fn fingerprint(key: Option<&[u8]>, payload: Option<&[u8]>) -> u64 {
 
 /// What a source says.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one carries thousands of records, a box for each would save nothing")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one carries thousands of records, a box for each would save nothing"
+)]
 pub enum Arrival {
     /// Records of one partition, in offset order, following what was delivered before. `append_times` are the records' own timestamps.
     Records {

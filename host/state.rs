@@ -73,7 +73,7 @@ pub fn hash(key: &[u8]) -> u64 {
 
 /// The shard of a key with this hash. The upper half: the table uses the lower bits.
 pub fn shard_of(hash: u64, shards: usize) -> usize {
-    ((u128::from(hash) * shards as u128) >> 64) as usize
+    usize::try_from((u128::from(hash) * shards as u128) >> 64).expect("below the number of shards")
 }
 
 impl Shard {

@@ -17,7 +17,7 @@ use crate::record::{ByteColumn, NO_TIME, RecordRef, Records};
 use crate::row::{Origin, RowRef, Rows};
 use crate::state::{Shard, Slot, hash, shard_of};
 
-/// Records below which a chunk of `map` is not worth a worker of its own.
+/// Records below which a chunk is not worth a worker of its own: the lane's thread does it.
 const LEAST_CHUNK: usize = 512;
 
 /// What was struck, as the journal names it: a replay leaves out exactly this.
@@ -232,7 +232,8 @@ impl Batch<'_> {
             payload: Some(state.as_bytes()),
             headers: None,
         });
-        let letter = DeadLetter { stage: Stage::Timer, reason, plugin: self.plugin.digest.0.clone(), event: None, record };
+        let letter =
+            DeadLetter { stage: Stage::Timer, reason, plugin: self.plugin.digest.0.clone(), event: None, record };
         Letter { place, key: slot.key.clone(), letter }
     }
 }
@@ -319,7 +320,11 @@ impl Core {
         let events = &batch.events;
         self.time.pass(&self.settings, &records.append_times, &events.records, &events.times, &mut batch.line);
         let mut prepared = Prepared {
-            counts: Counts { records: records.len() as u64, events: batch.events.records.len() as u64, ..Counts::default() },
+            counts: Counts {
+                records: records.len() as u64,
+                events: batch.events.records.len() as u64,
+                ..Counts::default()
+            },
             batch,
             letters: prepared_letters,
             strikes,
@@ -332,11 +337,23 @@ impl Core {
     }
 
     /// A batch without records: the lane's time advanced while idle.
-    pub fn prepare_idle<'a>(&mut self, instant: i64, none: &'a Records, plugin: &'a Plugin, last: Origin) -> Prepared<'a> {
+    pub fn prepare_idle<'a>(
+        &mut self,
+        instant: i64,
+        none: &'a Records,
+        plugin: &'a Plugin,
+        last: Origin,
+    ) -> Prepared<'a> {
         self.time.idle(&self.settings, instant);
         let line = Timeline { steps: vec![self.time.watermark], verdicts: Vec::new() };
-        let batch =
-            Batch { records: none, plugin, events: EventColumns::default(), hashes: Vec::new(), line, idle_origin: last };
+        let batch = Batch {
+            records: none,
+            plugin,
+            events: EventColumns::default(),
+            hashes: Vec::new(),
+            line,
+            idle_origin: last,
+        };
         let mut prepared = Prepared {
             batch,
             letters: Vec::new(),
@@ -354,9 +371,20 @@ impl Core {
     pub fn fold(&mut self, prepared: Prepared<'_>) -> Result<Output, Fault> {
         let Prepared { batch, mut letters, mut strikes, mut counts, .. } = prepared;
         let (plugin, known) = (&*self.plugin, &self.strikes);
-        let run = |(shard, groups): (&mut Shard, &mut Groups)| Run::new(&batch, plugin, known, shard, groups).run();
-        let shards = self.shards.par_iter_mut().zip(self.groups.par_iter_mut());
-        let outputs: Vec<ShardOutput> = self.workers.install(|| shards.map(run).collect::<Result<_, _>>())?;
+        let outputs: Vec<ShardOutput> = if batch.records.len() < LEAST_CHUNK {
+            let mut instance = None;
+            let mut outputs = Vec::with_capacity(self.shards.len());
+            for shard in self.shards.iter_mut().zip(&mut self.groups) {
+                let (output, kept) = Run::new(&batch, plugin, known, shard, instance).run()?;
+                outputs.push(output);
+                instance = kept;
+            }
+            outputs
+        } else {
+            let run = |shard| Run::new(&batch, plugin, known, shard, None).run().map(|(output, _)| output);
+            let shards = self.shards.par_iter_mut().zip(self.groups.par_iter_mut());
+            self.workers.install(|| shards.map(run).collect::<Result<_, _>>())?
+        };
         let mut parts = Vec::with_capacity(outputs.len());
         for output in outputs {
             counts.firings += output.firings;
@@ -378,7 +406,7 @@ impl Core {
         let chunks: Vec<Range<usize>> = (0..n).step_by(size).map(|first| first..n.min(first + size)).collect();
         let map = |chunk: Range<usize>| MapRun::new(&self.plugin, records, &self.strikes).run(chunk);
         match chunks.len() {
-            1 => Ok(vec![self.workers.install(|| map(0..n))?]),
+            1 => Ok(vec![map(0..n)?]),
             _ => self.workers.install(|| chunks.into_par_iter().map(map).collect()),
         }
     }
@@ -402,10 +430,14 @@ impl Core {
                     let keep = self.settings.late == Late::DeadLetter;
                     keep.then(|| batch.event_letter(event, Stage::Time, late_reason(batch, event)))
                 }
-                Verdict::OutOfRange => {
-                    Some(batch.event_letter(event, Stage::Time, "the event time lies outside the years 1 to 9999".into()))
+                Verdict::OutOfRange => Some(batch.event_letter(
+                    event,
+                    Stage::Time,
+                    "the event time lies outside the years 1 to 9999".into(),
+                )),
+                Verdict::Future => {
+                    Some(batch.event_letter(event, Stage::Time, future_reason(batch, event, &self.settings)))
                 }
-                Verdict::Future => Some(batch.event_letter(event, Stage::Time, future_reason(batch, event, &self.settings))),
             };
             prepared.letters.extend(letter);
         }
@@ -421,8 +453,16 @@ impl Core {
 
     fn group(&mut self, prepared: &mut Prepared<'_>, accepted: &[Vec<u32>]) {
         let (batch, complete) = (&prepared.batch, self.complete);
+        if batch.records.len() < LEAST_CHUNK {
+            let shards = self.shards.iter_mut().zip(&mut self.groups).zip(accepted);
+            prepared.missing =
+                shards.map(|((shard, groups), events)| groups.group(batch, events, shard, complete)).collect();
+            return;
+        }
         let shards = self.shards.par_iter_mut().zip(self.groups.par_iter_mut()).zip(accepted);
-        let group = |((shard, groups), events): ((&mut Shard, &mut Groups), &Vec<u32>)| groups.group(batch, events, shard, complete);
+        let group = |((shard, groups), events): ((&mut Shard, &mut Groups), &Vec<u32>)| {
+            groups.group(batch, events, shard, complete)
+        };
         prepared.missing = self.workers.install(|| shards.map(group).collect());
     }
 }
@@ -436,7 +476,9 @@ fn future_reason(batch: &Batch<'_>, event: u32, settings: &Time) -> String {
     let time = batch.events.times[event as usize];
     let append_time = batch.records.append_times[batch.events.records[event as usize] as usize];
     let limit = settings.future_limit_ms;
-    format!("the event time {time} lies more than time.future_limit ({limit} ms) past the record's append time {append_time}")
+    format!(
+        "the event time {time} lies more than time.future_limit ({limit} ms) past the record's append time {append_time}"
+    )
 }
 
 fn record_item(records: &Records, record: usize) -> StrikeItem {
@@ -468,7 +510,8 @@ fn in_order(plugin: &Plugin, shards: &[Shard], outputs: Vec<(Vec<crate::row::Par
 impl EventColumns {
     fn append(&mut self, events: Events) {
         if self.records.is_empty() {
-            (self.records, self.keys, self.times, self.values) = (events.records, events.keys, events.event_times, events.values);
+            (self.records, self.keys, self.times, self.values) =
+                (events.records, events.keys, events.event_times, events.values);
             return;
         }
         self.records.extend_from_slice(&events.records);

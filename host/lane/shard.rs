@@ -91,13 +91,13 @@ impl Groups {
 }
 
 /// The run of one shard over one batch.
-pub(super) struct Run<'a> {
+pub(super) struct Run<'a, 'p> {
     batch: &'a Batch<'a>,
-    plugin: &'a Plugin,
+    plugin: &'p Plugin,
     known: &'a BTreeMap<StrikeItem, String>,
     shard: &'a mut Shard,
     groups: &'a mut Groups,
-    instance: Option<Instance<'a>>,
+    instance: Option<Instance<'p>>,
     /// The events of the last call of `fold`.
     called: Vec<u32>,
     fold_input: FoldInput,
@@ -115,20 +115,32 @@ struct Firing {
     place: Place,
 }
 
-impl<'a> Run<'a> {
+impl<'a, 'p> Run<'a, 'p> {
     pub(super) fn new(
         batch: &'a Batch<'a>,
-        plugin: &'a Plugin,
+        plugin: &'p Plugin,
         known: &'a BTreeMap<StrikeItem, String>,
-        shard: &'a mut Shard,
-        groups: &'a mut Groups,
-    ) -> Run<'a> {
+        (shard, groups): (&'a mut Shard, &'a mut Groups),
+        instance: Option<Instance<'p>>,
+    ) -> Run<'a, 'p> {
         let (fold_input, timer_input) = (FoldInput::default(), TimerInput::default());
-        Run { batch, plugin, known, shard, groups, instance: None, called: Vec::new(), fold_input, timer_input, output: ShardOutput::default() }
+        Run {
+            batch,
+            plugin,
+            known,
+            shard,
+            groups,
+            instance,
+            called: Vec::new(),
+            fold_input,
+            timer_input,
+            output: ShardOutput::default(),
+        }
     }
 
     /// Folds all events and fires all timers that the batch's watermarks make due.
-    pub(super) fn run(mut self) -> Result<ShardOutput, Fault> {
+    /// Gives back the instance, which the next shard of a small batch may use.
+    pub(super) fn run(mut self) -> Result<(ShardOutput, Option<Instance<'p>>), Fault> {
         let mut pending: Vec<u32> = (0..count(self.groups.groups.len())).collect();
         while !pending.is_empty() {
             self.fold(&pending)?;
@@ -140,7 +152,7 @@ impl<'a> Run<'a> {
             self.shard.schedule(self.groups.groups[i].slot);
         }
         self.fire_all_due()?;
-        Ok(self.output)
+        Ok((self.output, self.instance))
     }
 
     // ---- events
@@ -223,7 +235,8 @@ impl<'a> Run<'a> {
             let group = &mut self.groups.groups[g as usize];
             let consumed = changes.consumed[i];
             if consumed > 0 {
-                let record = self.batch.events.records[self.groups.order[(group.next + consumed - 1) as usize] as usize];
+                let record =
+                    self.batch.events.records[self.groups.order[(group.next + consumed - 1) as usize] as usize];
                 group.folded = Some(record);
                 group.step = group.step.max(2 * record as usize + 1);
             }

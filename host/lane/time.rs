@@ -64,7 +64,14 @@ impl Timeline {
 
 impl LaneTime {
     /// Goes through a batch: `records` names the record of each event, ascending.
-    pub fn pass(&mut self, settings: &Time, append_times: &[i64], records: &[u32], event_times: &[i64], line: &mut Timeline) {
+    pub fn pass(
+        &mut self,
+        settings: &Time,
+        append_times: &[i64],
+        records: &[u32],
+        event_times: &[i64],
+        line: &mut Timeline,
+    ) {
         line.steps.clear();
         line.verdicts.clear();
         let mut event = 0;
@@ -119,7 +126,13 @@ mod tests {
     use super::*;
 
     fn settings() -> Time {
-        Time { out_of_orderness_ms: 10, late: Late::Drop, future_limit_ms: 100, clock_skew_ms: 0, idle_timeout_ms: None }
+        Time {
+            out_of_orderness_ms: 10,
+            late: Late::Drop,
+            future_limit_ms: 100,
+            clock_skew_ms: 0,
+            idle_timeout_ms: None,
+        }
     }
 
     fn pass(settings: &Time, appends: &[i64], events: &[(u32, i64)]) -> (Vec<i64>, Vec<Verdict>) {

@@ -274,7 +274,8 @@ pub(super) fn lift_events(batch: wit::EventBatch, n: usize, limits: &Limits) -> 
     let count = batch.records.len();
     length("event-batch.event-times", batch.event_times.len(), count)?;
     let keys = byte_column("event-batch.keys", batch.keys.data, batch.keys.ends, count)?;
-    let keys = TextColumn::new(keys).map_err(|i| Fault::malformed(format!("event-batch.keys: item {i} is not UTF-8")))?;
+    let keys =
+        TextColumn::new(keys).map_err(|i| Fault::malformed(format!("event-batch.keys: item {i} is not UTF-8")))?;
     let values = byte_column("event-batch.values", batch.values.data, batch.values.ends, count)?;
     if !batch.records.is_sorted() || batch.records.last().is_some_and(|&r| r as usize >= n) {
         return Err(Fault::malformed("event-batch.records: not ascending, or past the records of the call"));
@@ -288,7 +289,12 @@ pub(super) fn lift_events(batch: wit::EventBatch, n: usize, limits: &Limits) -> 
 }
 
 /// Verifies what `fold` returned.
-pub(super) fn lift_fold(batch: wit::ChangeBatch, input: &FoldInput, tables: &[Table], limits: &Limits) -> Result<Changes, Fault> {
+pub(super) fn lift_fold(
+    batch: wit::ChangeBatch,
+    input: &FoldInput,
+    tables: &[Table],
+    limits: &Limits,
+) -> Result<Changes, Fault> {
     length("change-batch.consumed", batch.consumed.len(), input.keys.len())?;
     let changes = lift_changes(batch, input.keys.len(), input.event_times.len(), tables, limits)?;
     for i in 0..input.keys.len() {
@@ -299,25 +305,44 @@ pub(super) fn lift_fold(batch: wit::ChangeBatch, input: &FoldInput, tables: &[Ta
             return Err(Fault::malformed(format!("change-batch.consumed: key {i} has {} events", end - first)));
         }
         if next < end && (changes.timers[i] == NO_TIME || changes.timers[i] > input.watermarks[next]) {
-            return Err(Fault::malformed(format!("change-batch.consumed: key {i} stopped before an event while no timer was due")));
+            return Err(Fault::malformed(format!(
+                "change-batch.consumed: key {i} stopped before an event while no timer was due"
+            )));
         }
         if next == first && changes.changes_key(i, input.timers[i]) {
-            return Err(Fault::malformed(format!("change-batch.consumed: key {i} was changed though none of its events was folded")));
+            return Err(Fault::malformed(format!(
+                "change-batch.consumed: key {i} was changed though none of its events was folded"
+            )));
         }
     }
     Ok(changes)
 }
 
 /// Verifies what `on-timer` returned.
-pub(super) fn lift_timers(batch: wit::ChangeBatch, input: &TimerInput, tables: &[Table], limits: &Limits) -> Result<Changes, Fault> {
+pub(super) fn lift_timers(
+    batch: wit::ChangeBatch,
+    input: &TimerInput,
+    tables: &[Table],
+    limits: &Limits,
+) -> Result<Changes, Fault> {
     let changes = lift_changes(batch, input.keys.len(), input.keys.len(), tables, limits)?;
-    if let Some(i) = (0..input.keys.len()).find(|&i| changes.timers[i] != NO_TIME && changes.timers[i] <= input.timers[i]) {
-        return Err(Fault::malformed(format!("change-batch.timers: key {i} set a timer that is not later than the one that fired")));
+    if let Some(i) =
+        (0..input.keys.len()).find(|&i| changes.timers[i] != NO_TIME && changes.timers[i] <= input.timers[i])
+    {
+        return Err(Fault::malformed(format!(
+            "change-batch.timers: key {i} set a timer that is not later than the one that fired"
+        )));
     }
     Ok(changes)
 }
 
-fn lift_changes(batch: wit::ChangeBatch, keys: usize, items: usize, tables: &[Table], limits: &Limits) -> Result<Changes, Fault> {
+fn lift_changes(
+    batch: wit::ChangeBatch,
+    keys: usize,
+    items: usize,
+    tables: &[Table],
+    limits: &Limits,
+) -> Result<Changes, Fault> {
     length("change-batch.value-changes", batch.value_changes.len(), keys)?;
     length("change-batch.list-changes", batch.list_changes.len(), keys)?;
     length("change-batch.timers", batch.timers.len(), keys)?;
@@ -351,8 +376,12 @@ fn lift_rejections(rejections: Vec<wit::Rejection>, items: usize) -> Result<Vec<
     let mut lifted: Vec<_> = rejections.into_iter().map(|r| Rejection { item: r.item, reason: r.reason }).collect();
     lifted.sort_by_key(|r| r.item);
     match lifted.last() {
-        Some(last) if last.item as usize >= items => Err(Fault::malformed(format!("rejections: item {} was not in the call", last.item))),
-        _ if lifted.windows(2).any(|w| w[0].item == w[1].item) => Err(Fault::malformed("rejections: an item is named twice")),
+        Some(last) if last.item as usize >= items => {
+            Err(Fault::malformed(format!("rejections: item {} was not in the call", last.item)))
+        }
+        _ if lifted.windows(2).any(|w| w[0].item == w[1].item) => {
+            Err(Fault::malformed("rejections: an item is named twice"))
+        }
         _ => Ok(lifted),
     }
 }
@@ -362,7 +391,10 @@ fn lift_part(batch: wit::RowBatch, items: usize, tables: &[Table]) -> Result<(Pa
         return Err(Fault::malformed(format!("row-batch.table: the description has no table {}", batch.table)));
     };
     if let Some(&bad) = batch.items.iter().find(|&&i| i as usize >= items) {
-        return Err(Fault::malformed(format!("row-batch.items: rows of table {} for item {bad}, which was not in the call", table.name)));
+        return Err(Fault::malformed(format!(
+            "row-batch.items: rows of table {} for item {bad}, which was not in the call",
+            table.name
+        )));
     }
     length("row-batch.columns", batch.columns.len(), table.columns.len())?;
     let mut columns = Vec::with_capacity(batch.columns.len());
@@ -370,7 +402,11 @@ fn lift_part(batch: wit::RowBatch, items: usize, tables: &[Table]) -> Result<(Pa
         let name = format!("{}.{}", table.name, spec.name);
         let data = lift_data(&name, column.data, batch.items.len())?;
         if kind(&data) != spec.kind {
-            return Err(Fault::malformed(format!("column {name}: is {}, was declared {}", kind(&data).name(), spec.kind.name())));
+            return Err(Fault::malformed(format!(
+                "column {name}: is {}, was declared {}",
+                kind(&data).name(),
+                spec.kind.name()
+            )));
         }
         if !column.nulls.is_sorted() || column.nulls.last().is_some_and(|&n| n as usize >= batch.items.len()) {
             return Err(Fault::malformed(format!("column {name}: nulls not ascending, or past the rows")));
@@ -386,7 +422,8 @@ fn lift_part(batch: wit::RowBatch, items: usize, tables: &[Table]) -> Result<(Pa
 fn lift_data(name: &str, data: wit::ColumnData, rows: usize) -> Result<ColumnData, Fault> {
     let text = |c: wit::TextColumnResult, n: Option<usize>| {
         let n = n.unwrap_or(c.ends.len());
-        TextColumn::new(byte_column(name, c.data, c.ends, n)?).map_err(|i| Fault::malformed(format!("column {name}: item {i} is not UTF-8")))
+        TextColumn::new(byte_column(name, c.data, c.ends, n)?)
+            .map_err(|i| Fault::malformed(format!("column {name}: item {i} is not UTF-8")))
     };
     let sized = |n: usize| length(name, n, rows);
     Ok(match data {

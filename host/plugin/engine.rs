@@ -15,7 +15,8 @@ const KEEP_RESIDENT: usize = 32 << 20;
 
 /// Makes the engine of a process. `instances`: how many may live at once; `memory_bytes`: the limit of one.
 pub fn engine(instances: u32, memory_bytes: u64) -> Result<Engine, Error> {
-    let memory = usize::try_from(memory_bytes).map_err(|_| Error::Host("plugin.memory exceeds this machine's address space".into()))?;
+    let memory = usize::try_from(memory_bytes)
+        .map_err(|_| Error::Host("plugin.memory exceeds this machine's address space".into()))?;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_core_instances(instances * 4)
@@ -40,7 +41,12 @@ pub fn engine(instances: u32, memory_bytes: u64) -> Result<Engine, Error> {
 
 /// Compiles a component, or loads it from `cache` where an equal engine compiled it before. A cached file is native code and trusted:
 /// the folder is the host's own.
-pub(super) fn compile(engine: &Engine, digest: &Digest, component: &[u8], cache: Option<&Path>) -> Result<Component, Error> {
+pub(super) fn compile(
+    engine: &Engine,
+    digest: &Digest,
+    component: &[u8],
+    cache: Option<&Path>,
+) -> Result<Component, Error> {
     let Some(folder) = cache else {
         return Component::new(engine, component).map_err(|e| Error::Refused(format!("it does not compile: {e:#}")));
     };
@@ -48,7 +54,8 @@ pub(super) fn compile(engine: &Engine, digest: &Digest, component: &[u8], cache:
     if let Some(component) = cached(engine, &file) {
         return Ok(component);
     }
-    let compiled = Component::new(engine, component).map_err(|e| Error::Refused(format!("it does not compile: {e:#}")))?;
+    let compiled =
+        Component::new(engine, component).map_err(|e| Error::Refused(format!("it does not compile: {e:#}")))?;
     if let Err(error) = store(&compiled, &file) {
         tracing::warn!(file = %file.display(), %error, "the compiled plugin could not be cached");
     }

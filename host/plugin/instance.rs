@@ -132,7 +132,11 @@ impl<'p> Instance<'p> {
 }
 
 /// Calls `describe` in an instance of its own.
-pub(super) fn describe(engine: &Engine, pre: &bindings::PluginPre<Guest>, limits: Limits) -> Result<wit::Description, Fault> {
+pub(super) fn describe(
+    engine: &Engine,
+    pre: &bindings::PluginPre<Guest>,
+    limits: Limits,
+) -> Result<wit::Description, Fault> {
     let mut store = new_store(engine, limits)?;
     let guest = pre.instantiate(&mut store).map_err(|e| fault(&mut store, &e))?;
     guest.keyfold_mapper_mapper().call_describe(&mut store).map_err(|e| fault(&mut store, &e))
@@ -149,17 +153,23 @@ fn new_store(engine: &Engine, limits: Limits) -> Result<Store<Guest>, Fault> {
 
 fn fault(store: &mut Store<Guest>, error: &wasmtime::Error) -> Fault {
     match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => Fault::Host("the plugin overflowed its stack, which depends on the host and so may decide no row".into()),
+        Some(Trap::StackOverflow) => {
+            Fault::Host("the plugin overflowed its stack, which depends on the host and so may decide no row".into())
+        }
         Some(Trap::OutOfFuel) => Fault::Plugin("it ran out of its budget of instructions (plugin.fuel)".into()),
         Some(trap) => Fault::Plugin(trapped(store, error, trap)),
-        None if error.is::<wasmtime::PoolConcurrencyLimitError>() => Fault::Host(format!("no room for an instance: {error:#}")),
+        None if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
+            Fault::Host(format!("no room for an instance: {error:#}"))
+        }
         None => Fault::Plugin(format!("{error:#}")),
     }
 }
 
 fn trapped(store: &mut Store<Guest>, error: &wasmtime::Error, trap: &Trap) -> String {
     match panic_text(store, error) {
-        Some(text) if store.data().refused_growth => format!("it reached its limit of memory (plugin.memory) and panicked: {text}"),
+        Some(text) if store.data().refused_growth => {
+            format!("it reached its limit of memory (plugin.memory) and panicked: {text}")
+        }
         Some(text) => format!("it panicked: {text}"),
         None if store.data().refused_growth => "it reached its limit of memory (plugin.memory)".into(),
         None => format!("it trapped: {trap}"),

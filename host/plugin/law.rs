@@ -34,7 +34,12 @@ impl std::fmt::Display for Violation {
 }
 
 /// Folds `records` (in lane order) under several cuts; gives the first difference.
-pub fn check(plugin: &Arc<Plugin>, workers: &Arc<rayon::ThreadPool>, time: Time, records: &Records) -> Result<Option<Violation>, Fault> {
+pub fn check(
+    plugin: &Arc<Plugin>,
+    workers: &Arc<rayon::ThreadPool>,
+    time: Time,
+    records: &Records,
+) -> Result<Option<Violation>, Fault> {
     let whole = fold(plugin, workers, time, records, |_| usize::MAX)?;
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut at_random = move |_| {

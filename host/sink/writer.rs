@@ -134,6 +134,12 @@ impl Desk {
             payload: Some(refusal.json.as_bytes()),
             headers: None,
         });
-        DeadLetter { stage: Stage::Sink, reason: refusal.reason, plugin: self.plugin.clone(), event: origin.event, record }
+        DeadLetter {
+            stage: Stage::Sink,
+            reason: refusal.reason,
+            plugin: self.plugin.clone(),
+            event: origin.event,
+            record,
+        }
     }
 }

@@ -66,7 +66,8 @@ impl Ledger {
     fn wish(&mut self, partitions: &[u32], after_ms: i64) {
         if self.wish.1 == after_ms && self.wish.0 == partitions {
             // What was answered and is wished for again has had records since: it is asked again.
-            let answered: Vec<u32> = partitions.iter().copied().filter(|p| !self.questions.iter().any(|q| q.partition == *p)).collect();
+            let answered: Vec<u32> =
+                partitions.iter().copied().filter(|p| !self.questions.iter().any(|q| q.partition == *p)).collect();
             self.questions.extend(answered.into_iter().map(|partition| Question { partition, answer: None }));
             return;
         }

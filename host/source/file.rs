@@ -770,11 +770,15 @@ mod tests {
     #[test]
     fn a_merge_holds_few_records_whatever_the_layout() {
         const COUNT: u64 = 60_000;
-        let layouts: [(&str, u32, fn(u64) -> (u32, u64)); 4] = [
-            ("interleaved", 4, |i| ((i % 4) as u32, i)),
-            ("one partition after the other", 2, |i| ((i / 30_000) as u32, (i % 30_000) * 2)),
-            ("the second long after the first", 2, |i| ((i / 30_000) as u32, i)),
-            ("the second long before the first", 2, |i| ((i / 30_000) as u32, COUNT - i + (i % 30_000) * 2)),
+        type Layout = (&'static str, u32, fn(u64) -> (u32, u64));
+        fn narrow(n: u64) -> u32 {
+            u32::try_from(n).expect("a partition")
+        }
+        let layouts: [Layout; 4] = [
+            ("interleaved", 4, |i| (narrow(i % 4), i)),
+            ("one partition after the other", 2, |i| (narrow(i / 30_000), (i % 30_000) * 2)),
+            ("the second long after the first", 2, |i| (narrow(i / 30_000), i)),
+            ("the second long before the first", 2, |i| (narrow(i / 30_000), COUNT - i + (i % 30_000) * 2)),
         ];
         for (name, partitions, layout) in layouts {
             let index = indexed(log(COUNT, layout), FileFormat::Records).expect("a good file");

@@ -260,13 +260,16 @@ impl Merge {
     }
 
     fn index(&self, partition: u32) -> usize {
-        self.queues.binary_search_by_key(&partition, |q| q.partition).expect("a source delivers the partitions that it named")
+        self.queues
+            .binary_search_by_key(&partition, |q| q.partition)
+            .expect("a source delivers the partitions that it named")
     }
 
     /// The next records that may go: those of one queue up to the next head of another, and below the instant at which an empty
     /// partition was asked.
     fn next_run(&self) -> Option<Run> {
-        let (mut least, mut second, mut below_ms, mut asked) = (None::<(Position, usize)>, None::<Position>, i64::MAX, false);
+        let (mut least, mut second, mut below_ms, mut asked) =
+            (None::<(Position, usize)>, None::<Position>, i64::MAX, false);
         for (i, queue) in self.queues.iter().enumerate() {
             match queue.head() {
                 Some(head) if least.is_none_or(|(l, _)| head < l) => {
@@ -300,7 +303,14 @@ impl Queue {
     }
 
     /// Moves records of the first chunk, while they sort before `before` and lie below `below_ms`; at least one.
-    fn take(&mut self, before: Option<Position>, below_ms: i64, max_records: usize, max_bytes: usize, out: &mut Records) {
+    fn take(
+        &mut self,
+        before: Option<Position>,
+        below_ms: i64,
+        max_records: usize,
+        max_bytes: usize,
+        out: &mut Records,
+    ) {
         let chunk = self.chunks.front_mut().expect("a run begins at a head");
         let first = chunk.row;
         let last = chunk.records.len().min(first.saturating_add(max_records));
@@ -318,7 +328,11 @@ impl Queue {
         out.append(&chunk.records, first..end);
         chunk.row = end;
         self.released = chunk.records.append_times[end - 1];
-        self.last = Some(LastRecord { offset: chunk.records.offsets[end - 1], timestamp: chunk.timestamps[end - 1], fingerprint: 0 });
+        self.last = Some(LastRecord {
+            offset: chunk.records.offsets[end - 1],
+            timestamp: chunk.timestamps[end - 1],
+            fingerprint: 0,
+        });
         self.queued -= end - first;
         if end == chunk.records.len() {
             self.queued_bytes -= chunk.records.bytes();
@@ -328,7 +342,11 @@ impl Queue {
 
     /// Completes `last` by the fingerprint of the record, which is the last of its partition in `out`.
     fn remember(&mut self, out: &Records) {
-        let row = out.partitions.iter().rposition(|&p| p == self.partition).expect("a record of this queue was just released");
+        let row = out
+            .partitions
+            .iter()
+            .rposition(|&p| p == self.partition)
+            .expect("a record of this queue was just released");
         let record = out.get(row);
         let last = self.last.as_mut().expect("set when the record was released");
         last.fingerprint = super::fingerprint(record.key, record.payload);
@@ -336,7 +354,11 @@ impl Queue {
 }
 
 fn position_of(records: &Records, row: usize) -> Position {
-    Position { append_time: records.append_times[row], partition: records.partitions[row], offset: records.offsets[row] }
+    Position {
+        append_time: records.append_times[row],
+        partition: records.partitions[row],
+        offset: records.offsets[row],
+    }
 }
 
 /// What a record at `offset` must not sort before: the last released record, and, if it was not released before the journalled frontier,
@@ -348,7 +370,11 @@ fn bound(last: Option<Position>, journalled: Option<&Frontier>, partition: u32, 
 
 /// The least append time with which (partition, offset) sorts after `bound`.
 fn least_after(bound: Position, partition: u32, offset: u64) -> i64 {
-    if (partition, offset) > (bound.partition, bound.offset) { bound.append_time } else { bound.append_time.saturating_add(1) }
+    if (partition, offset) > (bound.partition, bound.offset) {
+        bound.append_time
+    } else {
+        bound.append_time.saturating_add(1)
+    }
 }
 
 #[cfg(test)]
@@ -367,8 +393,7 @@ mod tests {
     }
 
     fn merge_of(partitions: u32, skew: i64) -> Merge {
-        let partitions: Vec<_> =
-            (0..partitions).map(|p| (p, Resume { envelope: NO_TIME, last: None })).collect();
+        let partitions: Vec<_> = (0..partitions).map(|p| (p, Resume { envelope: NO_TIME, last: None })).collect();
         Merge::new(&partitions, skew, None, None, BTreeMap::new())
     }
 
@@ -480,7 +505,11 @@ mod tests {
         merge.empty(2, 1000);
         assert_eq!(release(&mut merge), (vec![(100, 1, 5)], true));
         let floor = |partition, offset, append_time| Floor { partition, offset, append_time };
-        assert_eq!(merge.push(0, records(0, &[(7, 90), (8, 95), (9, 200)])), [floor(0, 7, 101)], "0 sorts before 1 at 100");
+        assert_eq!(
+            merge.push(0, records(0, &[(7, 90), (8, 95), (9, 200)])),
+            [floor(0, 7, 101)],
+            "0 sorts before 1 at 100"
+        );
         assert_eq!(merge.push(2, records(2, &[(3, 90), (4, 90)])), [floor(2, 3, 100)], "2 sorts after 1 at 100");
         merge.empty(1, 1000);
         assert_eq!(release(&mut merge).0, [(100, 2, 3), (100, 2, 4)]);
@@ -629,11 +658,25 @@ mod tests {
                 let behind = |l: &LastRecord| log[*p as usize].partition_point(|r| r.0 <= l.offset);
                 resume.last.as_ref().map_or(0, behind)
             };
-            Life { log, merge, read: saved.partitions.iter().map(next).collect(), order: saved.order.clone(), asked: true }
+            Life {
+                log,
+                merge,
+                read: saved.partitions.iter().map(next).collect(),
+                order: saved.order.clone(),
+                asked: true,
+            }
         }
 
         /// Pushes what is visible of a partition, up to `most` records; false if it dies before their floors are durable.
-        fn read(&mut self, partition: u32, now: i64, most: usize, dies: bool, journal: &mut Durable, keep: bool) -> bool {
+        fn read(
+            &mut self,
+            partition: u32,
+            now: i64,
+            most: usize,
+            dies: bool,
+            journal: &mut Durable,
+            keep: bool,
+        ) -> bool {
             let queue = &self.log[partition as usize];
             let first = self.read[partition as usize];
             let end = queue.partition_point(|r| r.2 <= now).max(first).min(first.saturating_add(most));

@@ -51,7 +51,10 @@ impl Checkpoint {
         }
         let head: Head = serde_json::from_slice(bytes).map_err(|e| format!("the checkpoint is not readable: {e}"))?;
         if head.format != FORMAT {
-            return Err(format!("the checkpoint has format {}, this keyfold reads {FORMAT}: run the newer keyfold", head.format));
+            return Err(format!(
+                "the checkpoint has format {}, this keyfold reads {FORMAT}: run the newer keyfold",
+                head.format
+            ));
         }
         serde_json::from_slice(bytes).map_err(|e| format!("the checkpoint is not readable: {e}"))
     }

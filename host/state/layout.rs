@@ -125,7 +125,8 @@ pub fn decode(bytes: &[u8]) -> Result<(KeyState, Stored), Corrupt> {
     let items = u32::from_le_bytes(*take(&mut rest)?) as usize;
     let length = u32::from_le_bytes(*take(&mut rest)?) as usize;
     let value = rest.split_off(..length).ok_or(Corrupt::Short)?;
-    let mut state = KeyState { value: (flags & HAS_VALUE != 0).then(|| value.to_vec()), list: ByteColumn::default(), timer };
+    let mut state =
+        KeyState { value: (flags & HAS_VALUE != 0).then(|| value.to_vec()), list: ByteColumn::default(), timer };
     if runs == 0 {
         decode_items(rest, &mut state.list)?;
     }
@@ -247,7 +248,13 @@ mod tests {
 
     #[test]
     fn timers_are_ordered_by_time_then_key() {
-        let keys = [timer_key(i64::MIN + 1, b"z"), timer_key(-1, b"a"), timer_key(0, b"a"), timer_key(0, b"b"), timer_key(5, b"")];
+        let keys = [
+            timer_key(i64::MIN + 1, b"z"),
+            timer_key(-1, b"a"),
+            timer_key(0, b"a"),
+            timer_key(0, b"b"),
+            timer_key(5, b""),
+        ];
         assert!(keys.is_sorted());
         assert_eq!(timer_of(&keys[1]), Some((-1, &b"a"[..])));
     }

@@ -25,6 +25,9 @@ pub struct Store {
     name: String,
 }
 
+/// A stored key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -67,7 +70,9 @@ impl Store {
     /// The last checkpoint, if there is one.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
         match self.get(layout::CHECKPOINT)? {
-            Some(bytes) => Checkpoint::decode(&bytes).map(Some).map_err(|e| Error::Unreadable(format!("{}: {e}", self.name))),
+            Some(bytes) => {
+                Checkpoint::decode(&bytes).map(Some).map_err(|e| Error::Unreadable(format!("{}: {e}", self.name)))
+            }
             None => Ok(None),
         }
     }
@@ -110,7 +115,7 @@ impl Store {
     }
 
     /// All entries whose key begins with `prefix`, in key order, the key without it.
-    pub fn entries(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    pub fn entries(&self, prefix: &[u8]) -> Result<Vec<Entry>, Error> {
         let scan = async {
             let mut entries = Vec::new();
             let mut found = self.db.scan_prefix(prefix, ..).await?;
@@ -141,7 +146,8 @@ impl Store {
         let (mut state, stored) = layout::decode(&bytes).map_err(unreadable)?;
         for run in 0..stored.runs {
             let items = self.db.get(layout::run_key(&key, run)).await.map_err(outside)?;
-            let items = items.ok_or_else(|| Error::Unreadable(format!("{}: run {run} of a list is missing", self.name)))?;
+            let items =
+                items.ok_or_else(|| Error::Unreadable(format!("{}: run {run} of a list is missing", self.name)))?;
             layout::decode_items(&items, &mut state.list).map_err(unreadable)?;
         }
         Ok(Some((state, stored)))

@@ -77,6 +77,7 @@ impl Process {
         let of = |file: &std::fs::File| file.try_clone().expect("a file has a second handle");
         self.0.stdin(Stdio::null()).stdout(of(&stdout)).stderr(of(&stderr));
         let started = Instant::now();
+        #[expect(clippy::zombie_processes, reason = "`wait` below reaps it, and tells what it used")]
         let child = self.0.spawn().expect("the program starts");
         let (status, usage) = wait(child.id());
         let wall = started.elapsed();

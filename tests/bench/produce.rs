@@ -24,7 +24,8 @@ pub(crate) fn fill(brokers: &str, events: u64, users: u64) {
 
 fn visit(i: u64, events: u64, users: u64, random: &mut Random) -> TestRecord {
     let timestamp = BEGINNING + i64::try_from(i * SPAN_MS / events).expect("the span is short");
-    let event_time = jiff::Timestamp::from_millisecond(timestamp - random.between(0, 3000)).expect("a time of our days");
+    let event_time =
+        jiff::Timestamp::from_millisecond(timestamp - random.between(0, 3000)).expect("a time of our days");
     let (user, page) = (random.below(users) + 1, random.below(500));
     let value = format!(r#"{{"user_id": {user}, "page": "page-{page}.html", "event_time": "{event_time:.3}"}}"#);
     let partition = u32::try_from(random.below(2)).expect("0 or 1");

@@ -9,7 +9,9 @@ use crate::variant::{Column, Variant};
 /// Prints minimum and median of every column, then the ratios that do not depend on the machine.
 pub(crate) fn print(columns: &[Column], arguments: &Arguments) {
     let Arguments { events, users, repetitions, .. } = arguments;
-    println!("\n{events} events, {users} users, {repetitions} repetitions; CPU is user + system time of the process, start and stop included");
+    println!(
+        "\n{events} events, {users} users, {repetitions} repetitions; CPU is user + system time of the process, start and stop included"
+    );
     println!("| variant | CPU s/1M min | median | wall s median | peak MiB | ratio to plain | rows |");
     println!("|---|---|---|---|---|---|---|");
     let plain = columns.iter().find(|column| column.variant == Variant::Plain).map(|column| median(column, cpu));

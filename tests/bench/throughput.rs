@@ -9,16 +9,17 @@
 //! machine say little: the ratios to `plain` are what can be compared. Skipped, with a loud line, where no broker can be had.
 
 #[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 mod support;
 
 #[path = "../services/service.rs"]
-#[expect(dead_code, unused_imports, reason = "the tests use the rest")]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 mod service;
 #[path = "../services/tables.rs"]
-#[expect(dead_code, unused_imports, reason = "the tests use the rest")]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 mod tables;
 #[path = "../services/topics.rs"]
-#[expect(dead_code, unused_imports, reason = "the tests use the rest")]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 mod topics;
 
 mod fold;

@@ -117,7 +117,7 @@ impl Column {
 
 fn run_keyfold(variant: Variant, program: &Path, place: &Place, events: u64) -> Used {
     let (topic, records) = if variant == Variant::KeyfoldNothing { (EMPTY, 0) } else { (TOPIC, events) };
-    let settings = Settings { run: "workers = 2".to_owned(), ..Settings::default() }.from_kafka(&place.brokers, topic);
+    let settings = Settings { run: "workers = 2".to_owned(), ..Settings::default() }.over_kafka(&place.brokers, topic);
     let settings = match variant {
         Variant::KeyfoldSqlite => {
             Settings { sink: "[sink.sqlite]\npath = \"rows.db\"\nnow = [\"ingestion_time\"]".to_owned(), ..settings }

@@ -532,7 +532,8 @@ fn instances_share_nothing() {
         let ColumnData::Integers(v) = &columns[2].data else { panic!("v is an integer") };
         v[0]
     };
-    let seen = [counted(&mut first), counted(&mut first), counted(&mut second), counted(&mut first), counted(&mut second)];
+    let seen =
+        [counted(&mut first), counted(&mut first), counted(&mut second), counted(&mut first), counted(&mut second)];
     assert_eq!(seen, [1, 2, 1, 3, 2]);
 }
 
@@ -543,7 +544,10 @@ fn a_configuration_is_refused_in_the_plugins_words() {
         Err(Error::Host(reason)) => panic!("not the host's fault: {reason}"),
         Ok(_) => panic!("{config} was taken"),
     };
-    assert_reason(&refused(json!({"mode": "kind"})), &["refuses its configuration", "configuration of hostile", "kind"]);
+    assert_reason(
+        &refused(json!({"mode": "kind"})),
+        &["refuses its configuration", "configuration of hostile", "kind"],
+    );
     assert_reason(&refused(json!({"mood": "ok"})), &["mood", "mode"]);
     assert_reason(&refused(json!("ok")), &["configuration of hostile"]);
 }
@@ -560,7 +564,8 @@ fn a_description_says_what_the_plugin_is() {
     let plugin = hostile(&json!({}), LIMITS);
     let description = &plugin.description;
     assert_eq!((&*description.name, description.state_version), ("hostile", 1));
-    let columns: Vec<_> = description.tables[0].columns.iter().map(|c| (&*c.name, c.kind.name(), c.primary_key)).collect();
+    let columns: Vec<_> =
+        description.tables[0].columns.iter().map(|c| (&*c.name, c.kind.name(), c.primary_key)).collect();
     let want = [("k", "text", true), ("n", "integer", true), ("v", "integer", false), ("items", "text-list", false)];
     assert_eq!(columns, want);
 }
@@ -575,9 +580,11 @@ fn a_compiled_plugin_is_kept_and_made_anew_when_its_file_is_damaged() {
         assert_eq!(folded.rows.len(), 62);
     };
     load();
-    let files: Vec<_> = std::fs::read_dir(folder.path()).expect("readable").map(|f| f.expect("readable").path()).collect();
+    let files: Vec<_> =
+        std::fs::read_dir(folder.path()).expect("readable").map(|f| f.expect("readable").path()).collect();
     let [file] = &files[..] else { panic!("one file: {files:?}") };
-    let (good, modified) = (std::fs::read(file).expect("readable"), std::fs::metadata(file).and_then(|m| m.modified()).ok());
+    let (good, modified) =
+        (std::fs::read(file).expect("readable"), std::fs::metadata(file).and_then(|m| m.modified()).ok());
     load();
     assert_eq!(std::fs::metadata(file).and_then(|m| m.modified()).ok(), modified, "it was not written again");
     let mut flipped = good.clone();
@@ -608,7 +615,8 @@ fn pipeline(plugin: &str) -> Pipeline {
 fn a_strike_can_halt_the_host_which_names_plugin_key_and_record() {
     let pipeline = pipeline("config = { mode = \"trap\" }\non_strike = \"halt\"");
     for _ in 0..2 {
-        let said = ["hostile", "k3", "partition: 1, offset: 13, event: 1", "struck by 13", "modes.rs:", "plugin.on_strike"];
+        let said =
+            ["hostile", "k3", "partition: 1, offset: 13, event: 1", "struck by 13", "modes.rs:", "plugin.on_strike"];
         pipeline.run_to_end(&[]).expect_code(4).expect_said(&said);
     }
 }

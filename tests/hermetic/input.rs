@@ -204,7 +204,7 @@ fn a_wrong_configuration_is_refused_by_the_keys_path_and_the_nearest_right_key()
 #[test]
 fn properties_on_which_the_guarantee_rests_are_refused_by_name() {
     for property in ["isolation.level", "enable.auto.commit", "auto.offset.reset"] {
-        let mut settings = Settings::default().from_kafka("127.0.0.1:1", "visits");
+        let mut settings = Settings::default().over_kafka("127.0.0.1:1", "visits");
         write!(settings.source, "\nproperties = {{ \"{property}\" = \"x\" }}").expect("a String takes text");
         Pipeline::new(&settings.to_toml()).run_to_end(&[]).expect_code(2).expect_said(&[property]);
     }
@@ -239,7 +239,7 @@ fn a_missing_source_file_is_named() {
 #[test]
 fn an_unreachable_broker_is_waited_for_and_then_named() {
     let settings = Settings { run: "startup_timeout = \"1s\"".to_owned(), ..Settings::default() };
-    let pipeline = Pipeline::new(&settings.from_kafka("127.0.0.1:1", "visits").to_toml());
+    let pipeline = Pipeline::new(&settings.over_kafka("127.0.0.1:1", "visits").to_toml());
     pipeline.run_to_end(&[]).expect_code(3).expect_said(&["127.0.0.1:1"]);
 }
 
@@ -367,7 +367,7 @@ fn check_says_ok_or_what_is_wrong_of_everything_at_once() {
         run: "startup_timeout = \"1s\"".to_owned(),
         ..Settings::default()
     };
-    let broken = Pipeline::new(&settings.from_kafka("127.0.0.1:1", "visits").to_toml());
+    let broken = Pipeline::new(&settings.over_kafka("127.0.0.1:1", "visits").to_toml());
     broken.call("check", &[]).expect_one_of(&[2, 3, 4]).expect_said(&["FAIL", "no-such.wasm", "127.0.0.1:1"]);
 }
 

@@ -22,7 +22,7 @@ fn forbidden(architecture: &str) -> Vec<(Vec<String>, Vec<String>)> {
     let mut lines = architecture.lines().skip_while(|line| cells(line) != ["file", "may not use"]);
     lines.next();
     let rows = lines.skip(1).take_while(|line| line.trim_start().starts_with('|'));
-    rows.map(|line| cells(line)).map(|row| (names(&row[0]), names(&row[1]))).collect()
+    rows.map(cells).map(|row| (names(&row[0]), names(&row[1]))).collect()
 }
 
 /// Lines of `source` that use `name`, comments and tests left out.

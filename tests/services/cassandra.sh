@@ -102,7 +102,7 @@ EOF
     -Dcassandra.config="file://$RUN/cassandra.yaml" -Dlogback.configurationFile="$RUN/logback.xml" \
     -Dcassandra.storagedir="$RUN" -Dcassandra.logdir="$RUN" -Djava.io.tmpdir="$RUN/tmp" -Djna.tmpdir="$RUN/tmp" -Dcassandra-foreground=yes \
     -Dcassandra.ring_delay_ms=0 -Dcassandra.skip_wait_for_gossip_to_settle=0 -Dcassandra.superuser_setup_delay_ms=0 \
-    -Dcassandra.skip_sync=true -Dcassandra.unsafesystem=true -Dcassandra.jmx.local.port=0 -Dio.netty.tryReflectionSetAccessible=true \
+    -Dcassandra.skip_sync=true -Dcassandra.jmx.local.port=0 -Dio.netty.tryReflectionSetAccessible=true \
     -cp "$LIB/*" org.apache.cassandra.service.CassandraDaemon > "$LOG" 2>&1 < /dev/null &
   echo $! > "$PIDFILE"
   local i

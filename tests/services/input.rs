@@ -22,11 +22,12 @@ fn a_payload_of_10_mb_is_folded_where_kafka_carries_it() {
     create_topic(&brokers, "large-payload", 1, &[("max.message.bytes", "12000000")]);
     let page = "x".repeat(10_000_000);
     produce(&brokers, "large-payload", &[visit(0, 0, 1, &page), visit(0, 5, 2, "b")]);
-    let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, "large-payload").to_toml());
+    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "large-payload").to_toml());
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
     let rows = from_ndjson(&pipeline.path("rows.ndjson"));
-    assert_eq!(rows.len(), 1);
-    assert!(rows[0]["pages"][0] == page.as_str(), "the page came through whole");
+    // User 2's session counts from the watermark before its record, and so has ended by it too, and first.
+    assert_eq!(rows.len(), 2);
+    assert!(rows[1]["pages"][0] == page.as_str(), "the page came through whole");
 }
 
 #[test]
@@ -35,7 +36,7 @@ fn a_log_that_was_trimmed_is_an_error_that_names_both_offsets() {
     create_topic(&brokers, "trimmed", 1, &[]);
     let log: Vec<TestRecord> = (0..10).map(|i| visit(0, i, i, "p")).collect();
     produce(&brokers, "trimmed", &log);
-    let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, "trimmed").to_toml());
+    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "trimmed").to_toml());
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
 
     // What the checkpoint covers may go.
@@ -51,7 +52,7 @@ fn a_log_that_was_trimmed_beyond_the_checkpoint_is_an_error() {
     let Some(brokers) = crate::kafka() else { return };
     create_topic(&brokers, "trimmed-beyond", 1, &[]);
     produce(&brokers, "trimmed-beyond", &(0..10).map(|i| visit(0, i, i, "p")).collect::<Vec<_>>());
-    let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, "trimmed-beyond").to_toml());
+    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "trimmed-beyond").to_toml());
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
     produce(&brokers, "trimmed-beyond", &(10..20).map(|i| visit(0, i, i, "p")).collect::<Vec<_>>());
     trim(&brokers, "trimmed-beyond", 0, 15);
@@ -64,15 +65,16 @@ fn a_log_that_was_trimmed_before_the_first_start_is_folded_from_where_it_begins(
     create_topic(&brokers, "trimmed-before", 1, &[]);
     produce(&brokers, "trimmed-before", &(0..10).map(|i| visit(0, i, i, "p")).collect::<Vec<_>>());
     trim(&brokers, "trimmed-before", 0, 4);
-    let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, "trimmed-before").to_toml());
+    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "trimmed-before").to_toml());
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
-    assert_eq!(from_ndjson(&pipeline.path("rows.ndjson"))[0]["user_id"], 4);
+    let rows = from_ndjson(&pipeline.path("rows.ndjson"));
+    assert_eq!(rows.iter().filter_map(|row| row["user_id"].as_i64()).min(), Some(4));
 }
 
 #[test]
 fn a_missing_topic_is_named_at_once() {
     let Some(brokers) = crate::kafka() else { return };
-    let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, "no-such-topic").to_toml());
+    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "no-such-topic").to_toml());
     pipeline.run_to_end(&[]).expect_code(3).expect_said(&["no-such-topic"]);
     pipeline.call("check", &[]).expect_code(3).expect_said(&["FAIL", "no-such-topic"]);
 }

@@ -45,7 +45,7 @@ fn assert_replays(pipeline: &Pipeline) {
 fn a_record_behind_the_frontier_is_floored_and_the_replay_gives_the_same_rows() {
     let Some(brokers) = crate::kafka() else { return };
     create_topic(&brokers, "behind", 2, &[]);
-    let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, "behind").to_toml());
+    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "behind").to_toml());
     let mut host = pipeline.spawn(&[]);
     let start = now_ms();
     let slow = producer(&brokers, Some("behind-slow"));
@@ -86,7 +86,7 @@ fn later(start: i64) -> [TestRecord; 4] {
 fn an_order_that_only_the_journal_knows_is_kept_through_a_kill() {
     let Some(brokers) = crate::kafka() else { return };
     create_topic(&brokers, "behind-killed", 2, &[]);
-    let settings = Settings::default().from_kafka(&brokers, "behind-killed");
+    let settings = Settings::default().over_kafka(&brokers, "behind-killed");
     let pipeline = Pipeline::new(&Settings { checkpoint_interval: "1h".to_owned(), ..settings }.to_toml());
     let mut host = pipeline.spawn(&[]);
     let start = now_ms();
@@ -108,7 +108,7 @@ fn an_order_that_only_the_journal_knows_is_kept_through_a_kill() {
 fn an_open_transaction_holds_what_would_come_after_it() {
     let Some(brokers) = crate::kafka() else { return };
     create_topic(&brokers, "held", 2, &[]);
-    let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, "held").to_toml());
+    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "held").to_toml());
     let start = now_ms();
     let slow = producer(&brokers, Some("held-slow"));
     slow.begin_transaction().expect("no transaction is open");

@@ -15,7 +15,7 @@ fn a_second_host_on_the_same_state_fences_the_first() {
     let Some(brokers) = crate::kafka() else { return };
     create_topic(&brokers, "fenced", 2, &[]);
     let settings = Settings { checkpoint_interval: "50ms".to_owned(), ..Settings::default() };
-    let pipeline = Pipeline::new(&settings.from_kafka(&brokers, "fenced").to_toml());
+    let pipeline = Pipeline::new(&settings.over_kafka(&brokers, "fenced").to_toml());
     let rows = || from_ndjson(&pipeline.path("rows.ndjson")).len();
     let mut first = pipeline.spawn(&[]);
     produce(&brokers, "fenced", &generate(2_000, 20, 1));
@@ -33,7 +33,7 @@ fn the_order_to_stop_is_obeyed_within_10_s_and_loses_nothing() {
     for signal in ["TERM", "INT"] {
         let topic = format!("stopped-{}", signal.to_lowercase());
         create_topic(&brokers, &topic, 2, &[]);
-        let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, &topic).bounded(2, 500).to_toml());
+        let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, &topic).bounded(2, 500).to_toml());
         let rows = || from_ndjson(&pipeline.path("rows.ndjson"));
         produce(&brokers, &topic, &generate(50_000, 1_000, 3));
         let mut host = pipeline.spawn(&[]);
@@ -51,7 +51,7 @@ fn the_order_to_stop_is_obeyed_within_10_s_and_loses_nothing() {
 fn a_host_that_waits_for_records_stops_when_told() {
     let Some(brokers) = crate::kafka() else { return };
     create_topic(&brokers, "waiting", 2, &[]);
-    let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, "waiting").to_toml());
+    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "waiting").to_toml());
     let host = pipeline.spawn(&[]);
     let state = pipeline.path("state/log");
     crate::support::host::wait_until("the host has begun its journal", || state.exists());

@@ -29,7 +29,7 @@ fn a_broker_that_goes_away_is_waited_for() {
     let Some(broker) = start(Kind::Kafka) else { return };
     let brokers = broker.address();
     create_topic(&brokers, "outage", 2, &[]);
-    let pipeline = Pipeline::new(&Settings::default().from_kafka(&brokers, "outage").to_toml());
+    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "outage").to_toml());
     let rows = || from_ndjson(&pipeline.path("rows.ndjson"));
     let mut host = pipeline.spawn(&[]);
     produce(&brokers, "outage", &minutes(0, 10));
@@ -49,7 +49,7 @@ fn a_database_that_goes_away_is_waited_for() {
     create_topic(&brokers, "database-outage", 2, &[]);
     let tables = Tables::connect(database.port());
     tables.create("outage", SESSIONS);
-    let settings = Settings::default().from_kafka(&brokers, "database-outage").into_cql(database.port(), "outage");
+    let settings = Settings::default().over_kafka(&brokers, "database-outage").into_cql(database.port(), "outage");
     let pipeline = Pipeline::new(&settings.to_toml());
     let mut host = pipeline.spawn(&[]);
     produce(&brokers, "database-outage", &minutes(0, 10));

@@ -49,7 +49,7 @@ fn the_published_table_survives_a_kill_and_a_lost_checkpoint() {
     let tables = Tables::connect(port);
     tables.create("ndc_porto", SESSIONS);
     create_topic(&brokers, "visits", 2, &[]);
-    let settings = Settings::default().seed_ids().from_kafka(&brokers, "visits").into_cql(port, "ndc_porto");
+    let settings = Settings::default().seed_ids().over_kafka(&brokers, "visits").into_cql(port, "ndc_porto");
     let pipeline = Pipeline::new(&settings.to_toml());
 
     produce(&brokers, "visits", &a());
@@ -75,7 +75,7 @@ fn ids_by_the_brokers_clock_are_the_same_after_a_lost_checkpoint() {
     let tables = Tables::connect(port);
     tables.create("broker_clock", SESSIONS);
     create_topic(&brokers, "broker-clock", 2, &[("message.timestamp.type", "LogAppendTime")]);
-    let settings = Settings::default().seed_ids().from_kafka(&brokers, "broker-clock").into_cql(port, "broker_clock");
+    let settings = Settings::default().seed_ids().over_kafka(&brokers, "broker-clock").into_cql(port, "broker_clock");
     let pipeline = Pipeline::new(&settings.to_toml());
 
     let mut host = pipeline.spawn(&[]);

@@ -39,7 +39,7 @@ impl Tables {
     /// A keyspace, as the seed's `init.cql` makes it.
     pub(crate) fn create_keyspace(&self, keyspace: &str) {
         self.execute(&format!(
-            "CREATE KEYSPACE {keyspace} WITH REPLICATION = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
+            "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH REPLICATION = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
         ));
     }
 

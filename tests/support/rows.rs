@@ -26,7 +26,7 @@ pub(crate) fn from_sqlite(path: &Path, table: &str, skip: &[&str]) -> Vec<Value>
     let database = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
         .unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()));
     let mut query = database.prepare(&format!("SELECT * FROM \"{table}\"")).expect("the table exists");
-    let names: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = query.column_names().map(str::to_owned).collect();
     let row = |row: &rusqlite::Row<'_>| {
         let mut object = json!({"table": table});
         for (i, name) in names.iter().enumerate().filter(|(_, name)| !skip.contains(&name.as_str())) {

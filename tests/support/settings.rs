@@ -43,7 +43,7 @@ impl Settings {
     }
 
     /// Reads this topic instead of a file.
-    pub(crate) fn from_kafka(self, brokers: &str, topic: &str) -> Settings {
+    pub(crate) fn over_kafka(self, brokers: &str, topic: &str) -> Settings {
         Settings { source: format!("[source.kafka]\nbrokers = \"{brokers}\"\ntopic = \"{topic}\""), ..self }
     }
 
