@@ -9,7 +9,7 @@
 //! machine say little: the ratios to `plain` are what can be compared. Skipped, with a loud line, where no broker can be had.
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
+#[allow(unused_imports, reason = "the tests use the rest")]
 mod support;
 
 #[path = "../services/service.rs"]
