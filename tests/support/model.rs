@@ -233,7 +233,7 @@ impl<F: Fold> Lane<F> {
             }
         }
         let origin = (place.partition, place.offset, Some(place.index));
-        if let Some(due) = self.timer_of.get(&event.key).copied().filter(|t| watermark.is_some_and(|w| *t <= w)) {
+        while let Some(due) = self.timer_of.get(&event.key).copied().filter(|t| watermark.is_some_and(|w| *t <= w)) {
             self.fire(due, &event.key, origin);
         }
         let mut effects = Effects { timer: self.timer_of.get(&event.key).copied(), rows: Vec::new() };
