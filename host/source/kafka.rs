@@ -13,9 +13,9 @@ use std::borrow::Cow;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::ask::{Asker, Desk, Ledger};
 use super::broker::{
-    ANSWER_TIMEOUT, Voice, first_offsets, kafka_offset, kafka_partition, look, reading_config, refused_configuration,
-    trimmed, truncated, unauthorized, unexpected, verify_last,
+    ANSWER_TIMEOUT, Voice, first_offsets, kafka_offset, kafka_partition, locked, look, reading_config,
+    refused_configuration, trimmed, truncated, unauthorized, unexpected, verify_last,
 };
 use super::identity::{Watch, identity};
 use super::{Arrival, Error, Source, Start};
@@ -56,7 +56,7 @@ pub struct KafkaSource {
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     connection: Arc<Connection>,
-    held: Vec<u32>,
+    wanted: Arc<Wanted>,
 }
 
 impl KafkaSource {
@@ -90,6 +90,7 @@ impl KafkaSource {
             out: out.clone(),
             stopped: Arc::clone(&stopped),
         };
+        let wanted = Arc::new(Wanted::default());
         let reader = Reader {
             batch: Batch::new(),
             topic: config.topic.clone(),
@@ -99,6 +100,7 @@ impl KafkaSource {
             out,
             stopped: Arc::clone(&stopped),
             connection: Arc::clone(&connection),
+            wanted: Arc::clone(&wanted),
         };
         let threads = vec![spawn("kafka-ask", move || asker.run())?, spawn("kafka-read", move || reader.run())?];
         let partitions = first_offsets.iter().map(|(p, _)| *p).collect();
@@ -112,7 +114,7 @@ impl KafkaSource {
             stopped,
             threads,
             connection,
-            held: Vec::new(),
+            wanted,
         })
     }
 
@@ -165,22 +167,9 @@ impl Source for KafkaSource {
     }
 
     fn hold(&mut self, partitions: &[u32]) {
-        if self.held == partitions {
-            return;
+        if self.wanted.hold(partitions) {
+            self.connection.wake();
         }
-        let released: Vec<u32> = self.held.iter().copied().filter(|p| !partitions.contains(p)).collect();
-        let held: Vec<u32> = partitions.iter().copied().filter(|p| !self.held.contains(p)).collect();
-        for partition in held {
-            if let Err(error) = self.connection.pause(&self.topic, partition) {
-                tracing::debug!(topic = self.topic, partition, %error, "a partition could not be held back");
-            }
-        }
-        for partition in released {
-            if let Err(error) = self.connection.resume(&self.topic, partition) {
-                tracing::warn!(topic = self.topic, partition, %error, "a partition that was held back could not be resumed");
-            }
-        }
-        self.held = partitions.to_vec();
     }
 
     fn commit(&mut self, next: &[(u32, u64)]) {
@@ -203,6 +192,31 @@ impl Drop for KafkaSource {
     }
 }
 
+/// The partitions that the lane wants held back; the reading thread, which alone knows its positions, carries it out.
+#[derive(Default)]
+struct Wanted {
+    held: Mutex<Vec<u32>>,
+    changed: AtomicBool,
+}
+
+impl Wanted {
+    /// Whether this is another wish than the last.
+    fn hold(&self, partitions: &[u32]) -> bool {
+        let mut held = locked(&self.held);
+        let other = *held != partitions;
+        if other {
+            partitions.clone_into(&mut held);
+            self.changed.store(true, Ordering::Release);
+        }
+        other
+    }
+
+    /// The wish, if it has changed since this was called last.
+    fn changed(&self) -> Option<Vec<u32>> {
+        self.changed.swap(false, Ordering::AcqRel).then(|| locked(&self.held).clone())
+    }
+}
+
 /// The reading thread.
 struct Reader {
     // Before the connection: librdkafka's messages go before their client.
@@ -214,6 +228,7 @@ struct Reader {
     out: SyncSender<Result<Arrival, Error>>,
     stopped: Arc<AtomicBool>,
     connection: Arc<Connection>,
+    wanted: Arc<Wanted>,
 }
 
 /// One partition on its way.
@@ -226,12 +241,13 @@ struct Track {
     /// Where to stop, if there is an end.
     end: Option<u64>,
     ended: bool,
+    held: bool,
     records: Records,
 }
 
 impl Track {
     fn new(partition: u32, first: u64, end: Option<u64>) -> Track {
-        Track { partition, reached: first, moved: true, end, ended: false, records: Records::default() }
+        Track { partition, reached: first, moved: true, end, ended: false, held: false, records: Records::default() }
     }
 
     fn reach(&mut self, offset: u64) {
@@ -261,6 +277,9 @@ impl Reader {
     fn read(&mut self) -> Result<(), Stop> {
         self.flush_all()?;
         while !self.stopped.load(Ordering::Acquire) {
+            if let Some(held) = self.wanted.changed() {
+                self.hold(&held);
+            }
             // A wait for many would last its whole time: wait for one, then take what came with it.
             if self.drain(1, IDLE_MS)? > 0 {
                 self.drain(CHUNK_RECORDS - 1, 0)?;
@@ -268,6 +287,30 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// Holds back these partitions and no others.
+    ///
+    /// A released partition is read on from the position that was *taken*: librdkafka would go on behind the last message or event that
+    /// it handed over, and for an end-of-partition event that is one too far (<https://github.com/confluentinc/librdkafka/issues/4844>).
+    fn hold(&mut self, partitions: &[u32]) {
+        for track in self.tracks.iter_mut().filter(|track| !track.ended) {
+            let hold = partitions.contains(&track.partition);
+            if hold == track.held {
+                continue;
+            }
+            let outcome = if hold {
+                self.connection.pause(&self.topic, track.partition)
+            } else {
+                self.connection.resume_at(&self.topic, track.partition, track.reached)
+            };
+            match outcome {
+                Ok(()) => track.held = hold,
+                Err(error) => {
+                    tracing::warn!(topic = self.topic, track.partition, hold, %error, "a partition was not held back or released");
+                }
+            }
+        }
     }
 
     /// Takes what there is; how much it was.
@@ -457,11 +500,21 @@ impl Connection {
         outcome(unsafe { rdk::rd_kafka_pause_partitions(self.client.native_ptr(), list.ptr()) })
     }
 
-    fn resume(&self, topic: &str, partition: u32) -> Result<(), KafkaError> {
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition(topic, kafka_partition(partition));
-        // SAFETY: client and list are alive; the list is copied.
-        outcome(unsafe { rdk::rd_kafka_resume_partitions(self.client.native_ptr(), list.ptr()) })
+    /// Reads a paused partition on from `offset`.
+    fn resume_at(&self, topic: &str, partition: u32, offset: u64) -> Result<(), KafkaError> {
+        let list = offset_list(topic, &[(partition, offset)])?;
+        // SAFETY: client and list are alive; without a time to wait nothing is returned that would have to be freed; the list is copied.
+        // Both go through the partition's own queue, in this order.
+        outcome(unsafe {
+            rdk::rd_kafka_seek_partitions(self.client.native_ptr(), list.ptr(), 0);
+            rdk::rd_kafka_resume_partitions(self.client.native_ptr(), list.ptr())
+        })
+    }
+
+    /// Ends the reading thread's present wait.
+    fn wake(&self) {
+        // SAFETY: the queue is alive.
+        unsafe { rdk::rd_kafka_queue_yield(self.queue.as_ptr()) }
     }
 
     /// Sends the offsets on their way; the reading thread hears what became of them.
@@ -839,6 +892,36 @@ mod tests {
         );
         source.ask(&[], 0);
         source.commit(&[(0, 5)]);
+    }
+
+    /// Records until the offset `last` came.
+    fn up_to(source: &mut KafkaSource, last: u64) -> Vec<u64> {
+        let mut offsets = Vec::new();
+        while offsets.last() != Some(&last) {
+            if let Arrival::Records { records, .. } = next(source) {
+                offsets.extend(records.offsets);
+            }
+        }
+        offsets
+    }
+
+    #[test]
+    fn a_partition_held_at_its_end_goes_on_with_the_very_next_record() {
+        let brokers = Brokers::with(2);
+        brokers.produce_many(0, 3);
+        let mut source = brokers.open(&[start(0), start(1)], false).expect("it opens");
+        assert_eq!(up_to(&mut source, 2), [0, 1, 2]);
+        for round in 1..4 {
+            source.ask(&[0], rdkafka::util::current_time_millis());
+            assert!(matches!(next(&mut source), Arrival::Empty { partition: 0, .. }));
+            thread::sleep(Duration::from_millis(50)); // the event of the partition's end is taken too
+            source.hold(&[0]);
+            thread::sleep(Duration::from_millis(50));
+            brokers.produce_many(0, 3);
+            source.hold(&[]);
+            let first = round * 3;
+            assert_eq!(up_to(&mut source, first + 2), [first, first + 1, first + 2]);
+        }
     }
 
     #[test]
