@@ -239,7 +239,7 @@ impl<'a> Run<'a> {
                 let event = self.groups.called[item as usize];
                 let place = self.batch.event_place(event);
                 let origin = self.batch.event_origin(event);
-                self.output.rows.push(PlacedRow::new(place, 0, call, (self.output.parts.len(), row), origin));
+                self.output.rows.push(PlacedRow::new(place, None, call, (self.output.parts.len(), row), origin));
             }
             self.output.parts.push(part);
         }
@@ -400,8 +400,8 @@ impl<'a> Run<'a> {
             for (row, &item) in items.iter().enumerate() {
                 let firing = due[item as usize];
                 let (slot, origin) = (self.slot_of(firing), self.batch.step_origin(firing.step));
-                let at = (self.output.parts.len(), row);
-                self.output.rows.push(PlacedRow::new(firing.place, slot, call, at, origin));
+                let (key, at) = ((slot, &*self.shard.slot(slot).key), (self.output.parts.len(), row));
+                self.output.rows.push(PlacedRow::new(firing.place, Some(key), call, at, origin));
             }
             self.output.parts.push(part);
         }
