@@ -245,7 +245,7 @@ impl Batch<'_> {
             headers: None,
         });
         let letter = DeadLetter { stage: Stage::Timer, reason, plugin: self.plugin.digest.0.clone(), event: None, record };
-        Letter { place, key: slot.key.clone(), letter }
+        Letter { place, key: slot.key[..].into(), letter }
     }
 }
 
