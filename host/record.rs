@@ -186,13 +186,8 @@ impl Records {
 
     /// Appends copies of the records `rows` of `other`.
     pub fn append(&mut self, other: &Records, rows: std::ops::Range<usize>) {
-        let shift = |nulls: &mut Vec<u32>, from: &[u32], base: usize| {
-            let first = from.partition_point(|&n| (n as usize) < rows.start);
-            let in_range = from[first..].iter().take_while(|&&n| (n as usize) < rows.end);
-            nulls.extend(in_range.map(|&n| row_number(n as usize - rows.start + base)));
-        };
-        shift(&mut self.null_keys, &other.null_keys, self.offsets.len());
-        shift(&mut self.null_payloads, &other.null_payloads, self.offsets.len());
+        append_nulls(&mut self.null_keys, self.offsets.len(), &other.null_keys, other.len(), &rows);
+        append_nulls(&mut self.null_payloads, self.offsets.len(), &other.null_payloads, other.len(), &rows);
         self.partitions.extend_from_slice(&other.partitions[rows.clone()]);
         self.offsets.extend_from_slice(&other.offsets[rows.clone()]);
         self.append_times.extend_from_slice(&other.append_times[rows.clone()]);
@@ -202,8 +197,10 @@ impl Records {
         let base = self.headers.names.len();
         let ends = &other.headers.ends[rows];
         self.headers.ends.extend(ends.iter().map(|&e| row_number(e as usize - headers.start + base)));
-        self.headers.names.append(&other.headers.names, headers.clone());
-        self.headers.values.append(&other.headers.values, headers);
+        if !headers.is_empty() {
+            self.headers.names.append(&other.headers.names, headers.clone());
+            self.headers.values.append(&other.headers.values, headers);
+        }
     }
 
     /// Record `i`.
@@ -230,6 +227,14 @@ impl Records {
         self.null_payloads.clear();
         self.headers.clear();
     }
+}
+
+/// Appends those of `from` that name `rows` of a batch of `len` records, as rows from `base` on.
+fn append_nulls(nulls: &mut Vec<u32>, base: usize, from: &[u32], len: usize, rows: &std::ops::Range<usize>) {
+    // A merge appends record by record: where all are null, as the keys of an unkeyed topic, nothing is searched for.
+    let first = if from.len() == len { rows.start } else { from.partition_point(|&n| (n as usize) < rows.start) };
+    let in_range = from[first..].iter().take_while(|&&n| (n as usize) < rows.end);
+    nulls.extend(in_range.map(|&n| row_number(n as usize - rows.start + base)));
 }
 
 /// A count within a batch as the contract carries it.

@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use crate::record::{ByteColumn, NO_TIME};
 
@@ -13,11 +14,16 @@ pub mod checkpoint;
 pub mod layout;
 pub mod store;
 
+/// A key's bytes; few, as most keys have, lie in the slot itself.
+pub type KeyBytes = SmallVec<[u8; 23]>;
+/// A value's bytes; few lie in the slot itself.
+pub type ValueBytes = SmallVec<[u8; 31]>;
+
 /// What a key has, apart from where it lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyState {
     /// Value state.
-    pub value: Option<Vec<u8>>,
+    pub value: Option<ValueBytes>,
     /// List state.
     pub list: ByteColumn,
     /// Timer, or [`NO_TIME`].
@@ -39,7 +45,7 @@ pub struct Stored {
 #[derive(Debug)]
 pub struct Slot {
     /// The key.
-    pub key: Box<[u8]>,
+    pub key: KeyBytes,
     /// Its state.
     pub state: KeyState,
     /// What the store holds of it; none if nothing.
@@ -88,7 +94,7 @@ impl Shard {
             return slot;
         }
         let new = Slot {
-            key: key.into(),
+            key: KeyBytes::from_slice(key),
             state: KeyState { timer: NO_TIME, ..KeyState::default() },
             stored: None,
             list_replaced: false,

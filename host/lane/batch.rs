@@ -120,7 +120,9 @@ impl Place {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PlacedRow {
     place: Place,
-    /// Slot of the key, by which timers of equal time are ordered; not looked at for rows of events.
+    /// The first bytes of the key, by which timers of equal time are ordered; 0 for rows of events.
+    prefix: u64,
+    /// Slot of the key, for keys that begin alike.
     slot: u32,
     /// (call, part, row): the order of the rows of one event or firing.
     sequence: (u64, u32, u32),
@@ -128,10 +130,26 @@ pub(super) struct PlacedRow {
 }
 
 impl PlacedRow {
-    pub(super) fn new(place: Place, slot: u32, call: u64, at: (usize, usize), origin: Origin) -> PlacedRow {
+    /// `key`: slot and bytes, of a firing; none for a row of an event.
+    pub(super) fn new(
+        place: Place,
+        key: Option<(u32, &[u8])>,
+        call: u64,
+        at: (usize, usize),
+        origin: Origin,
+    ) -> PlacedRow {
         let narrow = |n: usize| u32::try_from(n).expect("a batch has fewer than 2^32 rows");
-        PlacedRow { place, slot, sequence: (call, narrow(at.0), narrow(at.1)), origin }
+        let (slot, key) = key.unwrap_or_default();
+        PlacedRow { place, prefix: prefix(key), slot, sequence: (call, narrow(at.0), narrow(at.1)), origin }
     }
+}
+
+/// The first eight bytes of a key, in its order; equal for a shorter key and one that goes on with zeros.
+fn prefix(key: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let length = key.len().min(8);
+    bytes[..length].copy_from_slice(&key[..length]);
+    u64::from_be_bytes(bytes)
 }
 
 /// A dead letter with its place.
@@ -234,7 +252,7 @@ impl Batch<'_> {
         });
         let letter =
             DeadLetter { stage: Stage::Timer, reason, plugin: self.plugin.digest.0.clone(), event: None, record };
-        Letter { place, key: slot.key.clone(), letter }
+        Letter { place, key: slot.key[..].into(), letter }
     }
 }
 
@@ -498,7 +516,8 @@ fn in_order(plugin: &Plugin, shards: &[Shard], outputs: Vec<(Vec<crate::row::Par
         if row.place.major % 3 == 1 { &[] } else { &shards[shard].slot(row.slot).key }
     };
     placed.sort_unstable_by(|(s, _, a), (t, _, b)| {
-        a.place.cmp(&b.place).then_with(|| key(*s, a).cmp(key(*t, b))).then_with(|| a.sequence.cmp(&b.sequence))
+        let keys = || key(*s, a).cmp(key(*t, b));
+        (a.place, a.prefix).cmp(&(b.place, b.prefix)).then_with(keys).then_with(|| a.sequence.cmp(&b.sequence))
     });
     rows.order = placed
         .into_iter()

@@ -46,6 +46,10 @@ pub(super) struct Groups {
     /// Events in the order of their groups.
     order: Vec<u32>,
     members: Vec<(u32, u32)>,
+    /// The events of the last call of `fold`.
+    called: Vec<u32>,
+    fold_input: FoldInput,
+    timer_input: TimerInput,
 }
 
 impl Groups {
@@ -98,10 +102,6 @@ pub(super) struct Run<'a, 'p> {
     shard: &'a mut Shard,
     groups: &'a mut Groups,
     instance: Option<Instance<'p>>,
-    /// The events of the last call of `fold`.
-    called: Vec<u32>,
-    fold_input: FoldInput,
-    timer_input: TimerInput,
     output: ShardOutput,
 }
 
@@ -123,19 +123,7 @@ impl<'a, 'p> Run<'a, 'p> {
         (shard, groups): (&'a mut Shard, &'a mut Groups),
         instance: Option<Instance<'p>>,
     ) -> Run<'a, 'p> {
-        let (fold_input, timer_input) = (FoldInput::default(), TimerInput::default());
-        Run {
-            batch,
-            plugin,
-            known,
-            shard,
-            groups,
-            instance,
-            called: Vec::new(),
-            fold_input,
-            timer_input,
-            output: ShardOutput::default(),
-        }
+        Run { batch, plugin, known, shard, groups, instance, output: ShardOutput::default() }
     }
 
     /// Folds all events and fires all timers that the batch's watermarks make due.
@@ -209,25 +197,25 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 
     fn call_fold(&mut self, groups: &[u32], max_events: u32) -> Result<Changes, Fault> {
-        let input = &mut self.fold_input;
+        let Groups { groups: all, order, called, fold_input: input, .. } = &mut *self.groups;
         input.clear();
-        self.called.clear();
+        called.clear();
         for &g in groups {
-            let group = &self.groups.groups[g as usize];
+            let group = &all[g as usize];
             let slot = self.shard.slot(group.slot);
             input.keys.push(&slot.key);
             input.value_present.push(u8::from(slot.state.value.is_some()));
             input.values.push(slot.state.value.as_deref().unwrap_or_default());
             input.timers.push(slot.state.timer);
             let end = group.end.min(group.next.saturating_add(max_events));
-            for &event in &self.groups.order[group.next as usize..end as usize] {
+            for &event in &order[group.next as usize..end as usize] {
                 self.batch.lower_event(event as usize, input);
-                self.called.push(event);
+                called.push(event);
             }
-            input.event_ends.push(count(self.called.len()));
+            input.event_ends.push(count(called.len()));
         }
         self.output.calls += 1;
-        call(&mut self.instance, self.plugin, |instance| instance.fold(&self.fold_input))
+        call(&mut self.instance, self.plugin, |instance| instance.fold(&self.groups.fold_input))
     }
 
     fn apply_fold(&mut self, groups: &[u32], changes: Changes) {
@@ -244,16 +232,16 @@ impl<'a, 'p> Run<'a, 'p> {
             apply(self.shard, group.slot, &changes, i, changes.timers[i]);
         }
         for rejection in &changes.rejections {
-            let event = self.called[rejection.item as usize];
+            let event = self.groups.called[rejection.item as usize];
             self.output.letters.push(self.batch.event_letter(event, Stage::Fold, rejection.reason.clone()));
         }
         let call = self.output.calls;
         for (part, items) in changes.rows {
             for (row, &item) in items.iter().enumerate() {
-                let event = self.called[item as usize];
+                let event = self.groups.called[item as usize];
                 let place = self.batch.event_place(event);
                 let origin = self.batch.event_origin(event);
-                self.output.rows.push(PlacedRow::new(place, 0, call, (self.output.parts.len(), row), origin));
+                self.output.rows.push(PlacedRow::new(place, None, call, (self.output.parts.len(), row), origin));
             }
             self.output.parts.push(part);
         }
@@ -385,10 +373,10 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 
     fn call_timers(&mut self, due: &[Firing]) -> Result<Changes, Fault> {
-        let input = &mut self.timer_input;
+        let Groups { groups: all, timer_input: input, .. } = &mut *self.groups;
         input.clear();
         for firing in due {
-            let slot = self.shard.slot(self.groups.groups[firing.group as usize].slot);
+            let slot = self.shard.slot(all[firing.group as usize].slot);
             input.keys.push(&slot.key);
             input.value_present.push(u8::from(slot.state.value.is_some()));
             input.values.push(slot.state.value.as_deref().unwrap_or_default());
@@ -397,7 +385,7 @@ impl<'a, 'p> Run<'a, 'p> {
             input.timers.push(firing.time);
         }
         self.output.calls += 1;
-        call(&mut self.instance, self.plugin, |instance| instance.on_timer(&self.timer_input))
+        call(&mut self.instance, self.plugin, |instance| instance.on_timer(&self.groups.timer_input))
     }
 
     fn apply_timers(&mut self, due: &[Firing], changes: Changes) {
@@ -414,8 +402,8 @@ impl<'a, 'p> Run<'a, 'p> {
             for (row, &item) in items.iter().enumerate() {
                 let firing = due[item as usize];
                 let (slot, origin) = (self.slot_of(firing), self.batch.step_origin(firing.step));
-                let at = (self.output.parts.len(), row);
-                self.output.rows.push(PlacedRow::new(firing.place, slot, call, at, origin));
+                let (key, at) = ((slot, &*self.shard.slot(slot).key), (self.output.parts.len(), row));
+                self.output.rows.push(PlacedRow::new(firing.place, Some(key), call, at, origin));
             }
             self.output.parts.push(part);
         }

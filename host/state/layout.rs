@@ -9,7 +9,7 @@
 //!
 //! A short list lies inline; a long one in runs, one more per checkpoint, so that a long session costs what it adds.
 
-use super::{KeyState, Slot, Stored};
+use super::{KeyState, Slot, Stored, ValueBytes};
 use crate::record::{ByteColumn, NO_TIME};
 
 /// Key of the checkpoint.
@@ -125,8 +125,11 @@ pub fn decode(bytes: &[u8]) -> Result<(KeyState, Stored), Corrupt> {
     let items = u32::from_le_bytes(*take(&mut rest)?) as usize;
     let length = u32::from_le_bytes(*take(&mut rest)?) as usize;
     let value = rest.split_off(..length).ok_or(Corrupt::Short)?;
-    let mut state =
-        KeyState { value: (flags & HAS_VALUE != 0).then(|| value.to_vec()), list: ByteColumn::default(), timer };
+    let mut state = KeyState {
+        value: (flags & HAS_VALUE != 0).then(|| ValueBytes::from_slice(value)),
+        list: ByteColumn::default(),
+        timer,
+    };
     if runs == 0 {
         decode_items(rest, &mut state.list)?;
     }
@@ -205,7 +208,7 @@ mod tests {
         let slot = shard.slot_of(hash(b"k"), b"k", true);
         for round in 0..200u32 {
             let state = &mut shard.change(slot).state;
-            state.value = Some(round.to_le_bytes().to_vec());
+            state.value = Some(ValueBytes::from_slice(&round.to_le_bytes()));
             state.timer = i64::from(round) - 100;
             (0..20u32).for_each(|i| state.list.push(format!("page {round}/{i}").as_bytes()));
             write(&mut shard, &mut store);

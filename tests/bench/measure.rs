@@ -20,6 +20,8 @@ pub(crate) struct Used {
     pub(crate) peak_mib: u64,
     /// Rows that it made; set by who knows how it says so.
     pub(crate) rows: u64,
+    /// Checkpoints that it wrote, one per interval of wall time: a slow run of keyfold writes more; likewise.
+    pub(crate) checkpoints: u64,
     /// Standard output.
     pub(crate) stdout: String,
     /// Standard error.
@@ -29,7 +31,8 @@ pub(crate) struct Used {
 impl fmt::Display for Used {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (cpu, wall) = (self.cpu.as_secs_f64(), self.wall.as_secs_f64());
-        write!(f, "cpu {cpu:6.3} s  wall {wall:6.3} s  peak {:4} MiB  rows {}", self.peak_mib, self.rows)
+        write!(f, "cpu {cpu:6.3} s  wall {wall:6.3} s  peak {:4} MiB  rows {}", self.peak_mib, self.rows)?;
+        if self.checkpoints > 0 { write!(f, "  checkpoints {}", self.checkpoints) } else { Ok(()) }
     }
 }
 
@@ -90,7 +93,7 @@ impl Process {
         assert!(status == 0, "{:?} ended with status {status:#x}:\n{stdout}{stderr}", self.0);
         let cpu = duration(usage.ru_utime) + duration(usage.ru_stime);
         let peak_mib = u64::try_from(usage.ru_maxrss).unwrap_or(0) / 1024;
-        Used { cpu, wall, peak_mib, rows: 0, stdout, stderr }
+        Used { cpu, wall, peak_mib, rows: 0, checkpoints: 0, stdout, stderr }
     }
 }
 

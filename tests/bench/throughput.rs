@@ -1,7 +1,8 @@
 //! CPU seconds per million events: keyfold end to end beside the loops that one would write by hand, on one topic of a real broker.
 //!
 //! ```text
-//! cargo bench --bench throughput -- [--events 1000000] [--users 50000] [--repetitions 5] [--only keyfold-discard,plain] [--beside PATH]
+//! cargo bench --bench throughput -- [--events 1000000] [--users 50000] [--repetitions 5] \
+//!     [--only keyfold-discard,plain] [--checkpoint-interval 5s] [--beside PATH]
 //! ```
 //!
 //! Every variant runs as a process of its own, so that its user and system time are all there is to count; the broker's and the
@@ -51,6 +52,9 @@ struct Arguments {
     /// Variants, separated by commas; all if none is named.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Variant>,
+    /// keyfold's `state.checkpoint_interval`. On a busy machine a run takes longer and so writes more checkpoints: `60s` leaves the last.
+    #[arg(long, default_value = "5s")]
+    checkpoint_interval: String,
     /// Another build of keyfold, measured beside this one in the variants of keyfold.
     #[arg(long)]
     beside: Option<PathBuf>,

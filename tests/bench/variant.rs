@@ -107,7 +107,7 @@ impl Column {
     pub(crate) fn run(&self, place: &Place, arguments: &Arguments) -> Used {
         if self.variant.is_keyfold() {
             let program = self.beside.as_deref().unwrap_or(Path::new(KEYFOLD));
-            return run_keyfold(self.variant, program, place, arguments.events);
+            return run_keyfold(self.variant, program, place, arguments);
         }
         let mut used = measure::this_program(arguments, &["loop", &self.variant.name(), &place.brokers]).run();
         used.rows = used.stdout.trim().parse().expect("a loop prints how many rows it made");
@@ -115,9 +115,14 @@ impl Column {
     }
 }
 
-fn run_keyfold(variant: Variant, program: &Path, place: &Place, events: u64) -> Used {
-    let (topic, records) = if variant == Variant::KeyfoldNothing { (EMPTY, 0) } else { (TOPIC, events) };
-    let settings = Settings { run: "workers = 2".to_owned(), ..Settings::default() }.over_kafka(&place.brokers, topic);
+fn run_keyfold(variant: Variant, program: &Path, place: &Place, arguments: &Arguments) -> Used {
+    let (topic, records) = if variant == Variant::KeyfoldNothing { (EMPTY, 0) } else { (TOPIC, arguments.events) };
+    let settings = Settings {
+        checkpoint_interval: arguments.checkpoint_interval.clone(),
+        run: "workers = 2".to_owned(),
+        ..Settings::default()
+    }
+    .over_kafka(&place.brokers, topic);
     let settings = match variant {
         Variant::KeyfoldSqlite => {
             Settings { sink: "[sink.sqlite]\npath = \"rows.db\"\nnow = [\"ingestion_time\"]".to_owned(), ..settings }
@@ -129,6 +134,6 @@ fn run_keyfold(variant: Variant, program: &Path, place: &Place, events: u64) -> 
     let mut used = measure::command(program, pipeline.command("run", &["--until-end"])).run();
     let stopped = logged(&used.stderr, "lane stopped").pop().unwrap_or_else(|| panic!("it said:\n{}", used.stderr));
     assert_eq!(number(&stopped, "records"), records, "every record was folded");
-    used.rows = number(&stopped, "rows");
+    (used.rows, used.checkpoints) = (number(&stopped, "rows"), number(&stopped, "checkpoints"));
     used
 }
