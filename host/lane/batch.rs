@@ -45,7 +45,20 @@ pub enum StrikeItem {
         key: String,
         /// The timer's time.
         time: i64,
+        /// Which one, of a timer that was due already when it was set; none of any other, whose time is its key's alone.
+        overdue: Option<Overdue>,
     },
+}
+
+/// One of the firings, at one record, of a key whose events set timers that are due already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Overdue {
+    /// Partition of the record.
+    pub partition: u32,
+    /// Offset of the record.
+    pub offset: u64,
+    /// How many of them came before.
+    pub firing: u32,
 }
 
 /// A strike that the journal does not know yet.
@@ -436,13 +449,10 @@ impl Core {
         for (event, &verdict) in batch.line.verdicts.iter().enumerate() {
             let event = u32::try_from(event).expect("a batch has fewer than 2^32 events");
             let letter = match verdict {
-                Verdict::Accepted => match self.known_strike(batch, event) {
-                    Some(reason) => Some(batch.event_letter(event, Stage::Fold, reason)),
-                    None => {
-                        accepted[shard_of(batch.hashes[event as usize], self.shards.len())].push(event);
-                        None
-                    }
-                },
+                Verdict::Accepted => {
+                    accepted[shard_of(batch.hashes[event as usize], self.shards.len())].push(event);
+                    None
+                }
                 Verdict::Late => {
                     prepared.counts.late += 1;
                     let keep = self.settings.late == Late::DeadLetter;
@@ -460,13 +470,6 @@ impl Core {
             prepared.letters.extend(letter);
         }
         accepted
-    }
-
-    fn known_strike(&self, batch: &Batch<'_>, event: u32) -> Option<String> {
-        if self.strikes.is_empty() {
-            return None;
-        }
-        self.strikes.get(&batch.event_strike(event)).cloned()
     }
 
     fn group(&mut self, prepared: &mut Prepared<'_>, accepted: &[Vec<u32>]) {

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::batch::{Batch, Letter, Place, PlacedRow, Strike, StrikeItem};
+use super::batch::{Batch, Letter, Overdue, Place, PlacedRow, Strike, StrikeItem};
 use crate::dead_letter::Stage;
 use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, call, change};
 use crate::record::NO_TIME;
-use crate::row::Part;
+use crate::row::{Origin, Part};
 use crate::state::{KeyState, Shard};
 
 /// Firings of one key that one record may cause; the next is a strike.
@@ -35,6 +35,8 @@ struct Group {
     step: usize,
     /// The record of the last folded event.
     folded: Option<u32>,
+    /// Firings, at that record, of timers that were due already when they were set.
+    overdue: u32,
     /// Firings counted for a record.
     firings: (usize, u32),
 }
@@ -112,6 +114,8 @@ struct Firing {
     time: i64,
     /// The step of the timeline at which it fires.
     step: usize,
+    /// Which one at its record, of a timer that was due already when it was set.
+    overdue: Option<u32>,
     place: Place,
 }
 
@@ -131,9 +135,15 @@ impl<'a, 'p> Run<'a, 'p> {
     pub(super) fn run(mut self) -> Result<(ShardOutput, Option<Instance<'p>>), Fault> {
         let mut pending: Vec<u32> = (0..count(self.groups.groups.len())).collect();
         while !pending.is_empty() {
-            self.fold(&pending)?;
+            if self.known.is_empty() {
+                self.fold(&pending)?;
+            } else {
+                let ready: Vec<u32> = pending.iter().copied().filter(|&g| self.pass_known_strikes(g)).collect();
+                self.fold(&ready)?;
+            }
             pending.retain(|&g| self.groups.groups[g as usize].next < self.groups.groups[g as usize].end);
-            let due: Vec<Firing> = pending.iter().map(|&g| self.before_next_event(g)).collect();
+            let due: Vec<u32> = pending.iter().copied().filter(|&g| self.is_done_or_due(g)).collect();
+            let due: Vec<Firing> = due.into_iter().map(|g| self.before_next_event(g)).collect();
             self.fire(&due)?;
         }
         for i in 0..self.groups.groups.len() {
@@ -168,7 +178,7 @@ impl<'a, 'p> Run<'a, 'p> {
     /// Folds one group by ever smaller calls, down to the single event in a fresh instance, which then is a strike.
     fn fold_alone(&mut self, group: u32) -> Result<(), Fault> {
         let mut limit = u32::MAX;
-        while !self.is_done_or_due(group) {
+        while !self.is_done_or_due(group) && self.pass_known_strikes(group) {
             let Group { next, end, .. } = self.groups.groups[group as usize];
             let count = limit.min(end - next);
             match self.call_fold(&[group], count) {
@@ -185,6 +195,28 @@ impl<'a, 'p> Run<'a, 'p> {
             }
         }
         Ok(())
+    }
+
+    /// Takes the events that the journal knows as strikes to the dead letters, until one is met that is not, or the key's timer is due.
+    /// Whether the group has an event to fold next.
+    fn pass_known_strikes(&mut self, group: u32) -> bool {
+        loop {
+            let Group { next, end, .. } = self.groups.groups[group as usize];
+            if next == end {
+                return false;
+            }
+            let event = self.groups.order[next as usize];
+            let Some(reason) = self.known_strike_of(event) else { return true };
+            if self.is_done_or_due(group) {
+                return false;
+            }
+            self.groups.groups[group as usize].next += 1;
+            self.output.letters.push(self.batch.event_letter(event, Stage::Fold, reason.clone()));
+        }
+    }
+
+    fn known_strike_of(&self, event: u32) -> Option<&'a String> {
+        if self.known.is_empty() { None } else { self.known.get(&self.batch.event_strike(event)) }
     }
 
     fn is_done_or_due(&self, group: u32) -> bool {
@@ -209,6 +241,9 @@ impl<'a, 'p> Run<'a, 'p> {
             input.timers.push(slot.state.timer);
             let end = group.end.min(group.next.saturating_add(max_events));
             for &event in &order[group.next as usize..end as usize] {
+                if !self.known.is_empty() && self.known.contains_key(&self.batch.event_strike(event)) {
+                    break;
+                }
                 self.batch.lower_event(event as usize, input);
                 called.push(event);
             }
@@ -225,7 +260,9 @@ impl<'a, 'p> Run<'a, 'p> {
             if consumed > 0 {
                 let record =
                     self.batch.events.records[self.groups.order[(group.next + consumed - 1) as usize] as usize];
-                group.folded = Some(record);
+                if group.folded != Some(record) {
+                    (group.folded, group.overdue) = (Some(record), 0);
+                }
                 group.step = group.step.max(2 * record as usize + 1);
             }
             group.next += consumed;
@@ -261,16 +298,31 @@ impl<'a, 'p> Run<'a, 'p> {
 
     /// The timer that stopped a group before its next event, and its place: before that event if it was set by an event of the same
     /// record and is due already, else among the timers of the step that made it due.
-    fn before_next_event(&self, g: u32) -> Firing {
+    fn before_next_event(&mut self, g: u32) -> Firing {
         let group = &self.groups.groups[g as usize];
-        let time = self.shard.slot(group.slot).state.timer;
         let event = self.groups.order[group.next as usize];
         let record = self.batch.events.records[event as usize];
-        if group.folded == Some(record) && time <= self.batch.line.before(record as usize) {
-            return Firing { group: g, time, step: group.step, place: self.batch.event_place(event).ahead() };
-        }
-        let step = self.batch.line.due_step(time, group.step).expect("the timer is due before an event of this batch");
-        Firing { group: g, time, step, place: Place::of_timer(step, time) }
+        let overdue = group.folded == Some(record) && self.is_overdue(g);
+        let firing = self.firing(g);
+        if overdue { Firing { place: self.batch.event_place(event).ahead(), ..firing } } else { firing }
+    }
+
+    /// Whether a timer was due already when an event, or a firing after it, set it: at the record of the last folded event.
+    fn is_overdue(&self, g: u32) -> bool {
+        let group = &self.groups.groups[g as usize];
+        let time = self.shard.slot(group.slot).state.timer;
+        group.folded.is_some_and(|record| time <= self.batch.line.before(record as usize))
+    }
+
+    /// The firing of a group's timer, which is due, among those of the step that made it due.
+    fn firing(&mut self, g: u32) -> Firing {
+        let overdue = self.is_overdue(g);
+        let group = &mut self.groups.groups[g as usize];
+        let time = self.shard.slot(group.slot).state.timer;
+        let step = self.batch.line.due_step(time, group.step).expect("the timer is due in this batch");
+        let overdue = overdue.then_some(group.overdue);
+        group.overdue += u32::from(overdue.is_some());
+        Firing { group: g, time, step, overdue, place: Place::of_timer(step, time) }
     }
 
     /// Fires what is due after the last event, of keys with and without events in this batch.
@@ -280,10 +332,7 @@ impl<'a, 'p> Run<'a, 'p> {
             let mut due = Vec::new();
             while let Some(slot) = self.shard.pop_due(watermark) {
                 let g = self.group_of(slot);
-                let group = &self.groups.groups[g as usize];
-                let time = self.shard.slot(slot).state.timer;
-                let step = self.batch.line.due_step(time, group.step).expect("the timer is due at the last step");
-                due.push(Firing { group: g, time, step, place: Place::of_timer(step, time) });
+                due.push(self.firing(g));
             }
             if due.is_empty() {
                 return Ok(());
@@ -339,8 +388,12 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 
     fn timer_strike(&self, firing: Firing) -> StrikeItem {
-        let slot = self.groups.groups[firing.group as usize].slot;
-        StrikeItem::Timer { key: String::from_utf8_lossy(&self.shard.slot(slot).key).into_owned(), time: firing.time }
+        let key = String::from_utf8_lossy(&self.shard.slot(self.slot_of(firing)).key).into_owned();
+        let overdue = firing.overdue.map(|n| {
+            let Origin { partition, offset, .. } = self.batch.step_origin(firing.step);
+            Overdue { partition, offset, firing: n }
+        });
+        StrikeItem::Timer { key, time: firing.time, overdue }
     }
 
     fn note_strike(&mut self, firing: Firing, reason: String) {
@@ -437,7 +490,7 @@ impl<'a, 'p> Run<'a, 'p> {
 
 impl Group {
     fn of(slot: u32) -> Group {
-        Group { slot, next: 0, end: 0, step: 0, folded: None, firings: (usize::MAX, 0) }
+        Group { slot, next: 0, end: 0, step: 0, folded: None, overdue: 0, firings: (usize::MAX, 0) }
     }
 }
 

@@ -279,7 +279,7 @@ fn assert_firing_lost(config: &Value, reason: &[&str]) -> Folded {
 #[track_caller]
 fn assert_firing_struck(config: &Value, reason: &[&str]) {
     let folded = assert_firing_lost(config, reason);
-    let item = StrikeItem::Timer { key: "k3".to_owned(), time: START_MS + 23_000 };
+    let item = StrikeItem::Timer { key: "k3".to_owned(), time: START_MS + 23_000, overdue: None };
     assert_eq!(folded.strikes.keys().collect::<Vec<_>>(), [&item]);
 }
 
@@ -348,6 +348,25 @@ fn a_replay_leaves_out_what_was_struck_whatever_the_plugin_now_can() {
         assert_eq!(before.strikes.len(), 1, "{at}");
         let able = hostile(&config, DEFAULT_LIMITS);
         assert_eq!(fold_every_way(&able, &records).letters, [], "{at}: with this budget nothing is struck");
+        let known = before.strikes.iter().map(|(item, (_, reason))| (item.clone(), reason.clone())).collect();
+        for (workers, cut) in [(1, usize::MAX), (4, 7), (1, 1)] {
+            let again = fold(&able, &records, &Way { workers, cut, time: time(), known: &known });
+            assert_eq!(again, Folded { strikes: BTreeMap::new(), ..before.clone() }, "{at}, cut by {cut}");
+        }
+    }
+}
+
+/// Firings of one key and time, of which one is struck, and an event that is struck between two firings: a replay leaves out these alone.
+#[test]
+fn a_replay_tells_firings_of_one_key_and_time_apart() {
+    let records = in_order(&small_log());
+    for (at, stage, place) in [("timer", Stage::Timer, (1, 13, None)), ("fold", Stage::Fold, STRUCK)] {
+        let config = |n: i64| json!({"mode": "timer-zero", "at": at, "n": n});
+        let before = fold_every_way(&hostile(&config(13), LIMITS), &records);
+        let [letter] = &before.letters[..] else { panic!("one dead letter: {:?}", before.letters) };
+        assert_eq!((letter.stage, letter.at, before.strikes.len(), before.rows.len()), (stage, place, 1, 61), "{at}");
+        let able = hostile(&config(-1), LIMITS);
+        assert_eq!(fold_every_way(&able, &records).rows.len(), 62, "{at}: without a strike");
         let known = before.strikes.iter().map(|(item, (_, reason))| (item.clone(), reason.clone())).collect();
         for (workers, cut) in [(1, usize::MAX), (4, 7), (1, 1)] {
             let again = fold(&able, &records, &Way { workers, cut, time: time(), known: &known });

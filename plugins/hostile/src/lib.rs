@@ -37,6 +37,7 @@
 //! | `state` | see below |
 //! | `timers` | no plain row. An event sets count = 0 and the timer to its time + 10 s. A firing at t adds 1 to count and emits (key, t, count, []); below 5 it sets the timer to t + 7 s, else it clears the state |
 //! | `timer-now` | the plain row, and a timer at the watermark (the event's time while there is none): due already. The firing emits (key, its time, -1, []) |
+//! | `timer-zero` | puts v as sum, and a timer for 1970: due already, and of one time for all events. The firing emits (key, v, v, []) and clears the value. Of `v` = `n` it panics with `struck by <v>`: the event if `at` is `fold`, the firing if it is `timer` |
 //!
 //! `trap`, `loop`, `grow` and `burn` strike where `at` says: in `fold`, in `map`, or in `timer` (there the struck event puts, appends and
 //! sets a timer for its time + 10 s beside its plain row, and the firing strikes).

@@ -35,6 +35,7 @@ pub enum Mode {
     State,
     Timers,
     TimerNow,
+    TimerZero,
 }
 
 /// Where `trap`, `loop`, `grow` and `burn` strike.
@@ -169,6 +170,11 @@ impl Mapper for Hostile {
                 plain_row(key, event.time, v);
                 key.set_timer(event.watermark.unwrap_or(event.time));
             }
+            Mode::TimerZero => {
+                self.strike(At::Fold, v);
+                key.put(&Counts { count: 1, sum: v });
+                key.set_timer(0);
+            }
             Mode::Log => {
                 let line = format!("event {v} of {}", key.name());
                 key.log(Level::Info, line);
@@ -189,6 +195,12 @@ impl Mapper for Hostile {
             }
             Mode::Timers => chained_timer(key, time),
             Mode::TimerNow => plain_row(key, time, -1),
+            Mode::TimerZero => {
+                let v = key.value().unwrap_or_default().sum;
+                self.strike(At::Timer, v);
+                plain_row(key, v, v);
+                key.clear();
+            }
             Mode::PastTimer => key.set_timer(time),
             Mode::RejectTimer => {
                 plain_row(key, time, -1);
@@ -224,7 +236,7 @@ impl Hostile {
             return;
         }
         match self.config.mode {
-            Mode::Trap => panic!("struck by {v}"),
+            Mode::Trap | Mode::TimerZero => panic!("struck by {v}"),
             Mode::Loop => loop {
                 black_box(v);
             },
