@@ -3,8 +3,8 @@
 
 use crate::clock;
 use crate::config::Config;
+use crate::deployment::{PipelineLog, Standing, order};
 use crate::failure::{Check, Failure};
-use crate::journal::PipelineLog;
 use crate::run::{LogSource, load_plugin, objects, runtime};
 use crate::{dead_letter, sink};
 
@@ -63,8 +63,15 @@ fn state(
     runtime: &tokio::runtime::Runtime,
 ) -> Result<String, Failure> {
     let objects = objects(&config.state.url)?;
-    if let Some(plugin) = plugin {
-        PipelineLog::new(objects, runtime.handle().clone()).check(config, plugin)?;
-    }
-    Ok(config.state.url.to_string())
+    let Some(plugin) = plugin else { return Ok(config.state.url.to_string()) };
+    let standing = PipelineLog::new(objects, runtime.handle().clone()).standing(config, &plugin.digest)?;
+    order::allow(config, &standing)?;
+    Ok(match standing {
+        Standing::First => format!("{}, new", config.state.url),
+        Standing::Same(n) => format!("{}, deployment {n} in force", config.state.url),
+        Standing::Superseded(n) => {
+            format!("{}, deployment {n} in force, which is newer than the configuration file", config.state.url)
+        }
+        Standing::Changed(differences) => format!("{}, to be deployed: {}", config.state.url, differences.join("; ")),
+    })
 }

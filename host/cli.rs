@@ -24,6 +24,7 @@ Examples:
   keyfold check -c keyfold.toml             look at plugin, topic, table, state; read nothing
   keyfold run -c keyfold.toml               run until SIGTERM or SIGINT, which write a checkpoint
   keyfold run -c keyfold.toml --until-end   run up to the ends that the topic has now
+  keyfold deploy -c keyfold.toml new.wasm   fold with another plugin from now on
   keyfold reset -c keyfold.toml             forget the checkpoints; the next run reads it all
 
 Exit codes:
@@ -94,6 +95,42 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Changes the logic of a running pipeline, from an exact instant of its log on
+    ///
+    /// Records appended before the instant are folded by the former logic, all others by the new one, in every replay. What can be refused
+    /// is refused before, and leaves the running logic untouched: a line `ok`, `warn` or `FAIL` for each thing looked at. The host need not
+    /// run. What is not named stays as it is in force; if nothing is named, it is all that the configuration file says.
+    Deploy {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Another plugin: a component or core module, or builtin:visits.
+        plugin: Option<String>,
+        /// Another configuration of the plugin, as JSON.
+        #[arg(long = "plugin-config", value_name = "JSON", value_parser = json)]
+        plugin_config: Option<serde_json::Value>,
+        /// Another value of a key of the configuration, like time.out_of_orderness=20s; may be repeated.
+        #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+        set: Vec<(String, String)>,
+        /// The instant, an append time: RFC 3339 or milliseconds since 1970 [default: as soon as can be]
+        #[arg(long, value_name = "TIME", value_parser = instant, allow_hyphen_values = true)]
+        at: Option<i64>,
+        /// Look at everything, order nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Why, for those who look later.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Who orders it [default: the user]
+        #[arg(long, value_name = "NAME")]
+        by: Option<String>,
+    },
+    /// Lists what was deployed, the latest first
+    Deployments {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+    },
     /// For authors of plugins
     Plugin {
         /// What about plugins.
@@ -131,6 +168,20 @@ impl ConfigFile {
     }
 }
 
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn instant(text: &str) -> Result<i64, String> {
+    if let Ok(ms) = text.parse() {
+        return Ok(ms);
+    }
+    let time: jiff::Timestamp =
+        text.parse().map_err(|e| format!("neither milliseconds since 1970 nor a time of RFC 3339: {e}"))?;
+    Ok(time.as_millisecond())
+}
+
 fn json(text: &str) -> Result<serde_json::Value, String> {
     serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
 }
@@ -147,6 +198,11 @@ pub fn start_logs(arguments: &Arguments) -> Result<Format, Failure> {
     let default = if matches!(arguments.command, Command::Demo { .. }) { "error" } else { log::DEFAULT_FILTER };
     log::start(format, variable("KEYFOLD_LOG").as_deref().unwrap_or(default))?;
     Ok(format)
+}
+
+/// An instant of the log for people.
+pub fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| format!("{time:.3}"))
 }
 
 /// Tells a failure on standard error, and gives its exit code.

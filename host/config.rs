@@ -262,6 +262,8 @@ pub struct Run {
     pub batch_records: usize,
     /// How long the outside is waited for at start. Default 30 s.
     pub startup_timeout: Duration,
+    /// Whether a changed configuration is ordered as a deployment at the start. Default: it is refused.
+    pub deploy_on_start: bool,
 }
 
 /// Reads the configuration at `path` with the variables over it; refused with [`Exit::Config`]. Relative paths in it are relative to its
@@ -278,6 +280,11 @@ pub fn load(path: &Path, environment: impl Iterator<Item = (String, String)>) ->
 /// The variables of this process. What is not UTF-8 gets replacement characters, which `load` refuses in a `KEYFOLD_*`.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+}
+
+/// The variable that overrides a key.
+pub fn variable(key: &str) -> String {
+    format!("KEYFOLD_{}", key.to_uppercase().replace('.', "__"))
 }
 
 impl Config {
@@ -568,6 +575,7 @@ impl Values {
             workers: workers.unwrap_or_else(default_workers),
             batch_records: usize::try_from(self.count("run.batch_records")?).ok()?,
             startup_timeout: self.duration("run.startup_timeout")?,
+            deploy_on_start: self.flag("run.deploy_on_start")?,
         })
     }
 

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::config::{OnStrike, Time};
+use crate::config::OnStrike;
+use crate::deployment::follow::{Follower, Logic};
 use crate::failure::{Exit, Failure};
 use crate::journal::Journal;
-use crate::plugin::{Fault, Plugin};
+use crate::plugin::Fault;
 use crate::progress::Progress;
 use crate::record::{NO_TIME, Records};
 use crate::row::Origin;
@@ -33,6 +34,8 @@ const BATCH_BYTES: usize = 8 << 20;
 const FILL_WAIT: Duration = Duration::from_millis(2);
 /// The same while the log is known to hold more.
 const BACKLOG_WAIT: Duration = Duration::from_millis(200);
+/// The same of a file, which holds more until it ends.
+const FILE_WAIT: Duration = Duration::from_secs(5);
 /// How long an idle lane sleeps at most before it looks at its clock again.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// Least time between two live idle advances: each is an entry in the journal.
@@ -54,16 +57,16 @@ pub struct Lane {
     pub merge: Merge,
     /// Its pure part.
     pub core: Core,
-    /// Its plugin.
-    pub plugin: Arc<Plugin>,
+    /// What folds it.
+    pub logic: Logic,
+    /// Where it learns what folds it next.
+    pub deployments: Follower,
     /// Its keyed state.
     pub store: Store,
     /// Its journal.
     pub journal: Journal,
     /// Sink and dead letters.
     pub writer: Writer,
-    /// `[time]`
-    pub time: Time,
     /// `plugin.on_strike`
     pub on_strike: OnStrike,
     /// `run.batch_records`
@@ -89,6 +92,10 @@ pub struct Summary {
     pub checkpoints: u64,
     /// Floors journalled.
     pub floors: u64,
+    /// Deployments entered.
+    pub swaps: u64,
+    /// The longest time in which nothing was folded because of one, microseconds.
+    pub longest_gap_us: u64,
 }
 
 /// A lane at work.
@@ -110,6 +117,8 @@ pub struct Running {
     idle_advanced_ms: i64,
     reported_ahead: Option<i64>,
     last_record: Origin,
+    /// When the former logic had folded its last record, until the new one folds its first.
+    swapped: Option<Instant>,
     /// Whether the stop came before the sink acknowledged.
     abandoned: bool,
 }
@@ -129,7 +138,7 @@ impl Lane {
         progress.finish();
         lane.journal.close()?;
         lane.store.close()?;
-        let Summary { counts, batches, largest_batch, checkpoints, floors } = summary;
+        let Summary { counts, batches, largest_batch, checkpoints, floors, swaps, longest_gap_us } = summary;
         tracing::info!(
             lane = name,
             records = counts.records,
@@ -143,6 +152,8 @@ impl Lane {
             largest_batch,
             checkpoints,
             floors,
+            swaps,
+            longest_gap_us,
             "lane stopped"
         );
         Ok(summary)
@@ -164,7 +175,12 @@ impl Running {
             dirty: false,
             idle_advanced_ms: 0,
             reported_ahead: None,
-            last_record: Origin { partition: 0, offset: 0, event: None },
+            last_record: lane.merge.last().map_or(Origin { partition: 0, offset: 0, event: None }, |last| Origin {
+                partition: last.partition,
+                offset: last.offset,
+                event: None,
+            }),
+            swapped: None,
             abandoned: false,
             lane,
         }
@@ -245,6 +261,9 @@ impl Running {
             let until_checkpoint = self.next_checkpoint.saturating_duration_since(clock::instant());
             return IDLE_WAIT.min(until_checkpoint.max(FILL_WAIT));
         }
+        if self.lane.backlog == u64::MAX {
+            return FILE_WAIT;
+        }
         let known = self.summary.counts.records + gathered;
         if known < self.lane.backlog { BACKLOG_WAIT } else { FILL_WAIT }
     }
@@ -276,15 +295,15 @@ impl Running {
     /// Asks the partitions for which heads wait.
     fn wait_for_partitions(&mut self) {
         let Some(blocked) = self.lane.merge.blocked() else {
-            if self.lane.time.idle_timeout_ms.is_some() {
+            if self.lane.logic.time.idle_timeout_ms.is_some() {
                 let all = self.lane.source.partitions().to_vec();
                 self.lane.source.ask(&all, clock::now_ms());
             }
             return;
         };
         self.lane.source.ask(&blocked.partitions, blocked.after_ms);
-        let ahead_ms = blocked.after_ms - self.lane.time.clock_skew_ms - clock::now_ms();
-        if ahead_ms > self.lane.time.clock_skew_ms && self.reported_ahead != Some(blocked.after_ms) {
+        let ahead_ms = blocked.after_ms - self.lane.logic.time.clock_skew_ms - clock::now_ms();
+        if ahead_ms > self.lane.logic.time.clock_skew_ms && self.reported_ahead != Some(blocked.after_ms) {
             self.reported_ahead = Some(blocked.after_ms);
             tracing::warn!(
                 lane = self.lane.name,
@@ -298,14 +317,22 @@ impl Running {
 
     fn fold(&mut self, released: Released) -> Result<(), Failure> {
         self.asked |= released.asked;
-        let records = std::mem::take(&mut self.records);
-        let plugin = Arc::clone(&self.lane.plugin);
-        let prepared = self.lane.core.prepare(&records, &plugin).map_err(|fault| self.halt(fault))?;
-        let last = records.len() - 1;
-        self.last_record = Origin { partition: records.partitions[last], offset: records.offsets[last], event: None };
-        self.complete_fold(prepared)?;
+        let mut records = std::mem::take(&mut self.records);
+        let last = *records.append_times.last().expect("a batch has records");
         self.summary.batches += 1;
         self.summary.largest_batch = self.summary.largest_batch.max(records.len() as u64);
+        self.lane.deployments.reserve(last)?; // I9
+        while let Some(t) = self.lane.deployments.due(last) {
+            let split = records.append_times.partition_point(|&time| time < t);
+            let mut rest = Records::default();
+            rest.append(&records, split..records.len());
+            let mut before = Records::default();
+            before.append(&records, 0..split);
+            self.fold_records(&before)?;
+            self.swap(t)?;
+            records = rest;
+        }
+        self.fold_records(&records)?;
         let done = self.summary.counts.records;
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if self.lane.backlog != u64::MAX {
@@ -313,6 +340,48 @@ impl Running {
         }
         self.records = records;
         Ok(())
+    }
+
+    /// Folds records that one logic folds.
+    fn fold_records(&mut self, records: &Records) -> Result<(), Failure> {
+        let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
+        self.end_gap();
+        let plugin = Arc::clone(&self.lane.logic.plugin);
+        let prepared = self.lane.core.prepare(records, &plugin).map_err(|fault| self.halt(fault))?;
+        self.last_record = Origin { partition: records.partitions[last], offset: records.offsets[last], event: None };
+        self.complete_fold(prepared)
+    }
+
+    /// Enters the deployment that holds from `t` on: all before it was folded. What an idle lane's time reaches up to `t` is the former
+    /// logic's, wherever the lane looked at its clock in between, so that every replay fires the same timers with the same logic.
+    fn swap(&mut self, t: i64) -> Result<(), Failure> {
+        let ended = clock::instant();
+        self.advance_to(t)?;
+        let logic = self.lane.deployments.enter()?;
+        self.lane.core.switch(Arc::clone(&logic.plugin), logic.time);
+        self.dirty = true;
+        self.summary.swaps += 1;
+        self.swapped.get_or_insert(ended);
+        let description = &logic.plugin.description;
+        tracing::info!(
+            lane = self.lane.name,
+            deployment = logic.n,
+            plugin = description.name,
+            version = description.version,
+            digest = logic.plugin.digest.0,
+            t,
+            "deployment in force"
+        );
+        self.lane.logic = logic;
+        Ok(())
+    }
+
+    /// The new logic is about to fold its first record.
+    fn end_gap(&mut self) {
+        let Some(ended) = self.swapped.take() else { return };
+        let gap_us = u64::try_from(ended.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.summary.longest_gap_us = self.summary.longest_gap_us.max(gap_us);
+        tracing::info!(lane = self.lane.name, deployment = self.lane.logic.n, gap_us, "swapped");
     }
 
     fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Failure> {
@@ -332,7 +401,11 @@ impl Running {
         self.keep_frontier()?;
         let stop = &self.lane.stop;
         let until_stop = DrainAfter::new(stop);
-        self.abandoned |= !self.lane.writer.write(output.rows, output.letters, || until_stop.patient())?;
+        self.abandoned |=
+            !self
+                .lane
+                .writer
+                .write(output.rows, output.letters, &self.lane.logic.plugin.digest.0, || until_stop.patient())?;
         Ok(())
     }
 
@@ -346,7 +419,7 @@ impl Running {
 
     fn journal_strikes(&mut self, strikes: &[Strike]) -> Result<(), Failure> {
         let Some(first) = strikes.first() else { return Ok(()) };
-        let plugin = &self.lane.plugin.description;
+        let plugin = &self.lane.logic.plugin.description;
         let what = format!("{:?}", first.item);
         if self.lane.on_strike == OnStrike::Halt {
             let key = first.key.as_ref().map(|key| format!(", key {key:?}")).unwrap_or_default();
@@ -373,7 +446,7 @@ impl Running {
     }
 
     fn halt(&self, fault: Fault) -> Failure {
-        let plugin = &self.lane.plugin.description;
+        let plugin = &self.lane.logic.plugin.description;
         Failure::new(
             Exit::Plugin,
             format!("lane {} halts on plugin {} {}: {}", self.lane.name, plugin.name, plugin.version, fault.text()),
@@ -417,13 +490,13 @@ impl Running {
 
     /// With nothing to fold and every partition found empty, the lane's time may follow the clock, which the journal then knows.
     fn advance_idle(&mut self) -> Result<(), Failure> {
-        if self.lane.time.idle_timeout_ms.is_none() || !self.lane.merge.drained() {
+        if self.lane.logic.time.idle_timeout_ms.is_none() || !self.lane.merge.drained() {
             return Ok(());
         }
         let Some(empty_at) = self.lane.merge.all_empty_at_ms() else { return Ok(()) };
-        let instant = empty_at - self.lane.time.clock_skew_ms;
+        let instant = empty_at - self.lane.logic.time.clock_skew_ms;
         let mut then = self.lane.core.time;
-        then.idle(&self.lane.time, instant);
+        then.idle(&self.lane.logic.time, instant);
         if then.watermark <= self.lane.core.time.watermark || instant < self.idle_advanced_ms + IDLE_ADVANCE_EVERY_MS {
             return Ok(());
         }
@@ -431,7 +504,19 @@ impl Running {
         self.lane.merge.raise(instant);
         self.asked = true;
         self.keep_frontier()?;
-        let (none, plugin) = (Records::default(), Arc::clone(&self.lane.plugin));
+        self.lane.deployments.reserve(instant)?; // I9
+        while let Some(t) = self.lane.deployments.due(instant) {
+            self.swap(t)?;
+        }
+        self.advance_to(instant)
+    }
+
+    /// The lane's time becomes what a record appended at `instant` would make of it first.
+    fn advance_to(&mut self, instant: i64) -> Result<(), Failure> {
+        if self.lane.logic.time.idle_timeout_ms.is_none() {
+            return Ok(());
+        }
+        let (none, plugin) = (Records::default(), Arc::clone(&self.lane.logic.plugin));
         let prepared = self.lane.core.prepare_idle(instant, &none, &plugin, self.last_record);
         self.complete_fold(prepared)
     }
@@ -469,6 +554,7 @@ impl Running {
             partitions: progress.collect::<BTreeMap<_, _>>(),
             last: self.lane.merge.last(),
             time: self.lane.core.time,
+            deployment: self.lane.logic.n,
             sink_length: lengths.sink,
             letters_length: lengths.letters,
         }

@@ -14,6 +14,7 @@ pub mod lane;
 pub mod plugin;
 pub mod state;
 pub mod journal;
+pub mod deployment;
 pub mod row;
 mod append_file;
 mod backoff;

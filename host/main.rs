@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand};
 use keyfold::config::{self, Config};
+use keyfold::deployment::Author;
+use keyfold::deployment::order::{self, Request};
 use keyfold::failure::{Check, Failure};
 use keyfold::log::Format;
 use keyfold::{check, demo, plugin, run};
@@ -27,6 +29,16 @@ fn perform(command: Command) -> Result<ExitCode, Failure> {
         Command::Demo { keep } => demo::demo(keep)?,
         Command::Check { config } => return Ok(check_all(&config)),
         Command::Reset { config } => cli::answer(&run::reset(&load(&config)?)?),
+        Command::Deploy { config, plugin, plugin_config, set, at, dry_run, reason, by } => {
+            let keys: Vec<String> = set.iter().map(|(key, _)| key.clone()).collect();
+            order::settable(&keys)?;
+            let set = if keys.is_empty() { None } else { Some((keys, load_with(&config, set)?)) };
+            let given = plugin_config;
+            let config = load(&config)?;
+            let author = Author { by: by.or_else(|| std::env::var("USER").ok()), reason };
+            return deploy(&config, &Request { plugin, config: given, set, at, dry_run, author });
+        }
+        Command::Deployments { config } => cli::answer(&order::list(&load(&config)?)?),
         Command::Plugin { command: PluginCommand::Check { file, config } } => {
             cli::answer(&plugin::check_file(&file, &config)?);
         }
@@ -36,6 +48,21 @@ fn perform(command: Command) -> Result<ExitCode, Failure> {
 
 fn load(file: &ConfigFile) -> Result<Config, Failure> {
     config::load(&file.path(), config::environment())
+}
+
+/// The same with other values of some keys, as variables of the environment would give them.
+fn load_with(file: &ConfigFile, set: Vec<(String, String)>) -> Result<Config, Failure> {
+    let variable = |(key, value): (String, String)| (config::variable(&key), value);
+    config::load(&file.path(), config::environment().chain(set.into_iter().map(variable)))
+}
+
+fn deploy(config: &Config, request: &Request) -> Result<ExitCode, Failure> {
+    let ordered = order::deploy(config, request)?;
+    cli::answer(&cli::check_lines(&ordered.checks));
+    if let Some((n, t)) = ordered.deployment {
+        cli::answer(&format!("deployment {n} holds from {} ({t}) on", cli::time(t)));
+    }
+    Ok(cli::check_code(&ordered.checks))
 }
 
 /// The configuration's line, and if it is right those of all else.

@@ -10,14 +10,17 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
+use wasmtime::Engine;
 
 use crate::clock;
 use crate::config::{self, Component, Config};
+use crate::deployment::follow::{Follower, Loader, Logic};
+use crate::deployment::{PipelineLog, Standing, order};
 use crate::failure::{Exit, Failure};
-use crate::journal::{Beginning, Contents, Journal, PipelineLog};
+use crate::journal::{Beginning, Contents, Journal};
 use crate::lane::batch::Core;
 use crate::lane::{Lane, Summary};
-use crate::plugin::{self, Plugin};
+use crate::plugin::{self, Limits, Plugin};
 use crate::record::NO_TIME;
 use crate::sink::writer::Writer;
 use crate::source::merge::{Merge, Resume};
@@ -54,20 +57,33 @@ pub fn run_until(
         raise_on_signals(&runtime, stop)?;
     }
     let deadline = clock::instant() + config.run.startup_timeout;
-    let (plugin, workers) = load_plugin(config)?;
+    let sandbox = Sandbox::new(config)?;
+    let plugin = sandbox.load(config)?;
     let objects = objects(&config.state.url)?;
     let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
-    log.check(config, &plugin)?;
+    let standing = log.standing(config, &plugin.digest)?;
+    order::allow(config, &standing)?;
     let log_source = LogSource::inspect(config, deadline)?;
     let mut sink = sink::open(&config.sink, &plugin.description.tables, runtime.handle(), Some(deadline))?;
     let mut letters = dead_letter::open(&config.dead_letters, topic(config), Some(deadline))?;
     log.begin(config, &plugin)?;
+    let loader = Arc::new(sandbox.loader(config, log.clone()));
+    match standing {
+        Standing::First => loader.keep(Logic { n: 0, plugin: Arc::clone(&plugin), time: config.time }),
+        Standing::Same(n) => loader.keep(Logic { n, plugin: Arc::clone(&plugin), time: config.time }),
+        Standing::Superseded(n) => {
+            tracing::warn!(deployment = n, "the configuration file is older than the deployment in force, which holds");
+        }
+        Standing::Changed(_) => order::at_start(config, &log, &plugin, &sandbox.workers)?,
+    }
+    log.remember(config, &plugin.digest)?;
 
     let opening = Opening {
         config,
         options,
         deadline,
-        plugin: &plugin,
+        log: &log,
+        loader: &loader,
         runtime: &runtime,
         objects: &objects,
         source: &log_source,
@@ -80,19 +96,12 @@ pub fn run_until(
         lane.cut_files(&mut *sink, &mut *letters)?;
     }
     let lengths = (sink.length()?, letters.length()?);
-    let writer = Writer::start(sink, letters, plugin.digest.0.clone())?;
+    let writer = Writer::start(sink, letters)?;
     let mut lanes = Vec::new();
     for lane in opened {
-        lanes.push(lane.assemble(&opening, &writer, &workers, stop, lengths)?);
+        lanes.push(lane.assemble(&opening, &writer, &sandbox.workers, stop, lengths)?);
     }
-    tracing::info!(
-        pipeline = config.name,
-        plugin = plugin.description.name,
-        version = plugin.description.version,
-        digest = plugin.digest.0,
-        lanes = lanes.len(),
-        "folding"
-    );
+    tracing::info!(pipeline = config.name, lanes = lanes.len(), "folding");
     work(lanes, stop)
 }
 
@@ -154,28 +163,67 @@ fn raise_on_signals(runtime: &Runtime, stop: &Arc<AtomicBool>) -> Result<(), Fai
     Ok(())
 }
 
-/// The workers, and the plugin that they run.
-pub(crate) fn load_plugin(config: &Config) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
-    let workers = config.run.workers;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(workers)
-        .stack_size(4 << 20)
-        .thread_name(|n| format!("worker-{n}"))
-        .build();
-    let pool = pool.map_err(|e| Failure::new(Exit::Unexpected, format!("no threads for workers: {e}")))?;
-    let instances = u32::try_from(workers * 2 + 4).unwrap_or(u32::MAX);
-    let engine = plugin::engine(instances, config.plugin.limits.memory_bytes)?;
-    let (bytes, name) = component(&config.plugin.component)?;
-    let cache = cache(&config.state.url);
-    let loaded = Plugin::load(&engine, bytes, &config.plugin.config, config.plugin.limits, cache.as_deref());
-    let plugin = loaded.map_err(|e| {
-        let failure = Failure::from(e);
-        Failure::new(failure.exit, format!("plugin {name} is refused: {}", failure.message))
-    })?;
-    Ok((Arc::new(plugin), Arc::new(pool)))
+/// The workers, and the sandbox in which they run plugins.
+pub(crate) struct Sandbox {
+    pub(crate) workers: Arc<rayon::ThreadPool>,
+    engine: Engine,
+    instances: u32,
+    cache: Option<PathBuf>,
 }
 
-fn component(component: &Component) -> Result<(Vec<u8>, String), Failure> {
+impl Sandbox {
+    /// As the configuration sizes it.
+    pub(crate) fn new(config: &Config) -> Result<Sandbox, Failure> {
+        let workers = config.run.workers;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(workers)
+            .stack_size(4 << 20)
+            .thread_name(|n| format!("worker-{n}"))
+            .build();
+        let pool = pool.map_err(|e| Failure::new(Exit::Unexpected, format!("no threads for workers: {e}")))?;
+        // Two deployments for a moment, and one that is looked at.
+        let instances = u32::try_from(workers * 3 + 4).unwrap_or(u32::MAX);
+        let engine = plugin::engine(instances, config.plugin.limits.memory_bytes)?;
+        Ok(Sandbox { workers: Arc::new(pool), engine, instances, cache: cache(&config.state.url) })
+    }
+
+    /// The plugin that the configuration names.
+    pub(crate) fn load(&self, config: &Config) -> Result<Arc<Plugin>, Failure> {
+        let (bytes, name) = component(&config.plugin.component)?;
+        self.load_bytes(bytes, &name, &config.plugin.config, config.plugin.limits)
+    }
+
+    /// The plugin of these bytes. It gets no more memory than the configuration's plugin may have.
+    pub(crate) fn load_bytes(
+        &self,
+        bytes: Vec<u8>,
+        name: &str,
+        settings: &serde_json::Value,
+        limits: Limits,
+    ) -> Result<Arc<Plugin>, Failure> {
+        let loaded = Plugin::load(&self.engine, bytes, settings, limits, self.cache.as_deref());
+        let plugin = loaded.map_err(|e| {
+            let failure = Failure::from(e);
+            Failure::new(failure.exit, format!("plugin {name} is refused: {}", failure.message))
+        })?;
+        Ok(Arc::new(plugin))
+    }
+
+    /// Loads the deployments of a pipeline into it.
+    pub(crate) fn loader(&self, config: &Config, log: PipelineLog) -> Loader {
+        let engine = (self.engine.clone(), self.instances, config.plugin.limits.memory_bytes);
+        Loader::new(log, engine, self.cache.clone(), config.time)
+    }
+}
+
+/// The workers, and the plugin that they run.
+pub(crate) fn load_plugin(config: &Config) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
+    let sandbox = Sandbox::new(config)?;
+    Ok((sandbox.load(config)?, sandbox.workers))
+}
+
+/// The bytes of a component, and its name for people.
+pub(crate) fn component(component: &Component) -> Result<(Vec<u8>, String), Failure> {
     match component {
         Component::Builtin(name) if name == "visits" => Ok((VISITS.to_vec(), "builtin:visits".into())),
         Component::Builtin(name) => Err(Failure::new(
@@ -287,7 +335,8 @@ struct Opening<'a> {
     config: &'a Config,
     options: Options,
     deadline: Instant,
-    plugin: &'a Arc<Plugin>,
+    log: &'a PipelineLog,
+    loader: &'a Arc<Loader>,
     runtime: &'a Runtime,
     objects: &'a Arc<dyn ObjectStore>,
     source: &'a LogSource,
@@ -419,26 +468,37 @@ impl Opened {
         let backlog = first_offsets.iter().map(ahead).sum::<Option<u64>>().unwrap_or(u64::MAX);
         let resume = |&(partition, _): &(u32, u64)| (partition, resume_of(checkpoint.as_ref(), partition));
         let resumes: Vec<_> = first_offsets.iter().map(resume).collect();
-        let time = opening.config.time;
+        let in_force = checkpoint.as_ref().map_or(0, |c| c.deployment);
+        let logic = opening.loader.load(in_force)?;
+        let deployments = Follower::open(opening.log.clone(), Arc::clone(opening.loader), &name, in_force)?;
         let last = checkpoint.as_ref().and_then(|c| c.last);
-        let merge = Merge::new(&resumes, time.clock_skew_ms, last, contents.frontier, contents.floors);
-        let mut core = Core::new(Arc::clone(opening.plugin), Arc::clone(workers), time);
+        let merge = Merge::new(&resumes, logic.time.clock_skew_ms, last, contents.frontier, contents.floors);
+        let mut core = Core::new(Arc::clone(&logic.plugin), Arc::clone(workers), logic.time);
         core.strikes = contents.strikes;
         if let Some(checkpoint) = &checkpoint {
             (core.time, core.complete) = (checkpoint.time, false);
         }
         let known_backlog = (backlog != u64::MAX).then_some(backlog);
-        tracing::info!(lane = name, from_checkpoint = checkpoint.is_some(), backlog = known_backlog, "lane starts");
+        tracing::info!(
+            lane = name,
+            from_checkpoint = checkpoint.is_some(),
+            backlog = known_backlog,
+            deployment = logic.n,
+            plugin = logic.plugin.description.name,
+            version = logic.plugin.description.version,
+            digest = logic.plugin.digest.0,
+            "lane starts"
+        );
         Ok(Lane {
             name,
             source,
             merge,
             core,
-            plugin: Arc::clone(opening.plugin),
+            logic,
+            deployments,
             store,
             journal,
             writer: writer.clone(),
-            time,
             on_strike: opening.config.plugin.on_strike,
             batch_records: opening.config.run.batch_records,
             checkpoint_interval: opening.config.state.checkpoint_interval,

@@ -28,7 +28,7 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// An open sink. Outages are retried inside for ever, with backoff and a warning; what comes back as an error halts the lane.
+/// An open sink. It takes the rows of whatever tables a batch declares, and looks at those that are new to it. Outages are retried inside for ever, with backoff and a warning; what comes back as an error halts the lane.
 pub trait Sink: Send {
     /// Writes the rows of a batch; back when all are acknowledged. Of several rows of one primary key the last must win.
     fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Error>;
@@ -36,6 +36,29 @@ pub trait Sink: Send {
     fn length(&mut self) -> Result<Option<u64>, Error>;
     /// For a file: cuts it back to what the checkpoint covers. Called before the first `write` only.
     fn truncate(&mut self, length: u64) -> Result<(), Error>;
+}
+
+/// What a sink prepared for the tables of each plugin whose rows came: a deployment may change the plugin, and lanes change at times of
+/// their own.
+#[derive(Debug)]
+struct ByTables<T>(Vec<(Arc<[Table]>, Arc<[T]>)>);
+
+impl<T> ByTables<T> {
+    fn new(tables: &Arc<[Table]>, prepared: Vec<T>) -> ByTables<T> {
+        ByTables(vec![(Arc::clone(tables), prepared.into())])
+    }
+
+    fn get(&self, tables: &Arc<[Table]>) -> Option<Arc<[T]>> {
+        let found = self.0.iter().find(|(known, _)| Arc::ptr_eq(known, tables) || known == tables);
+        found.map(|(_, prepared)| Arc::clone(prepared))
+    }
+
+    fn put(&mut self, tables: &Arc<[Table]>, prepared: Vec<T>) -> Arc<[T]> {
+        let prepared: Arc<[T]> = prepared.into();
+        self.0.retain(|(known, _)| known != tables);
+        self.0.push((Arc::clone(tables), Arc::clone(&prepared)));
+        prepared
+    }
 }
 
 /// Opens the sink that `config` names for rows of `tables`. The outside is waited for until `deadline` (without one it is tried once); what

@@ -11,6 +11,7 @@ use crate::failure::{Exit, Failure};
 use crate::record::Records;
 
 pub mod merge;
+pub mod recent;
 
 /// Where reading a partition starts, and what must stand there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

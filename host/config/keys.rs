@@ -254,6 +254,12 @@ pub(super) const KEYS: &[Key] = &[
         Absent::Is(r#""30s""#),
         "how long brokers and database are waited for at start",
     ),
+    key(
+        "run.deploy_on_start",
+        Kind::Flag,
+        Absent::Is("false"),
+        "whether a changed configuration file is ordered as a deployment at the start, instead of being refused",
+    ),
 ];
 
 /// `run.workers` when nothing is said: more threads than this seldom help one lane.

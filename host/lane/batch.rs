@@ -323,6 +323,11 @@ impl Core {
         }
     }
 
+    /// From the next batch on this plugin and these settings fold.
+    pub fn switch(&mut self, plugin: Arc<Plugin>, settings: Time) {
+        (self.plugin, self.settings) = (plugin, settings);
+    }
+
     /// Maps a batch, judges its events and groups them by key.
     pub fn prepare<'a>(&mut self, records: &'a Records, plugin: &'a Plugin) -> Result<Prepared<'a>, Fault> {
         let mapped = self.map(records)?;

@@ -35,7 +35,7 @@ use tokio::runtime::Handle;
 
 use super::cql_schema::{RealColumn, create_table, fit, insert};
 use super::ndjson::{bad_json, refusal};
-use super::{Error, Refusal, Sink, first_refused, now_is_free, now_ms};
+use super::{ByTables, Error, Refusal, Sink, first_refused, now_is_free, now_ms};
 use crate::backoff::Backoff;
 use crate::config::{CqlSink, CqlTls};
 use crate::failure::{Check, Failure};
@@ -48,11 +48,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
 #[derive(Debug)]
 pub(super) struct Scylla {
     config: CqlSink,
-    tables: Arc<[Table]>,
     runtime: Handle,
     session: Session,
     /// One upsert per table.
-    upserts: Vec<PreparedStatement>,
+    upserts: ByTables<PreparedStatement>,
     backoff: Backoff,
 }
 
@@ -80,26 +79,25 @@ impl Scylla {
         backoff.over();
         Ok(Scylla {
             config: config.clone(),
-            tables: tables.clone(),
             runtime: runtime.clone(),
             session,
-            upserts,
+            upserts: ByTables::new(tables, upserts),
             backoff,
         })
     }
 
     /// Compares and prepares once more, as soon as all nodes know the same tables: a refusal now means that somebody changed them.
-    fn inspect_again(&mut self) -> Result<(), Error> {
+    fn inspect_again(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[PreparedStatement]>, Error> {
+        now_is_free("sink.cql", &self.config.now, tables)?;
         loop {
             let inspected = self.runtime.block_on(async {
                 self.session.await_schema_agreement().await.map_err(|e| e.to_string())?;
-                inspect(&self.session, &self.config, &self.tables).await
+                inspect(&self.session, &self.config, tables).await
             });
             match inspected {
                 Ok(inspection) => {
                     first_refused(inspection.checks)?;
-                    self.upserts = inspection.upserts;
-                    return Ok(());
+                    return Ok(self.upserts.put(tables, inspection.upserts));
                 }
                 Err(outage) => self.backoff.pause(&outage),
             }
@@ -126,20 +124,24 @@ pub(super) fn check(config: &CqlSink, tables: &Arc<[Table]>, runtime: &Handle) -
 impl Sink for Scylla {
     /// Sends the last row of each primary key. All of them are acknowledged when this returns, so of one key one is in flight at a time.
     fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Error> {
+        let mut upserts = match self.upserts.get(&rows.tables) {
+            Some(upserts) => upserts,
+            None => self.inspect_again(&rows.tables)?,
+        };
         let mut waiting = last_of_each_key(rows);
         let bad = |&at: &usize| bad_json(rows, rows.order[at]).map(|reason| (at, reason));
         let mut refused: BTreeMap<usize, String> = waiting.iter().filter_map(bad).collect();
         let mut suspects = HashSet::new();
         waiting.retain(|at| !refused.contains_key(at));
         while !waiting.is_empty() {
-            let round = self.runtime.block_on(send(&self.session, &self.upserts, &self.config, rows, &waiting));
+            let round = self.runtime.block_on(send(&self.session, &upserts, &self.config, rows, &waiting));
             if let Some(reason) = round.halts {
                 return Err(Error::Outside(format!("sink.cql: {reason}")));
             }
             if round.changed || !round.refused.is_empty() {
                 // "Invalid" is what a node says of a value that it will not take, and of a column that is gone or that it does not
                 // know yet. So a row is refused by its second answer, given after the tables were found to fit and all nodes agree.
-                self.inspect_again()?;
+                upserts = self.inspect_again(&rows.tables)?;
             }
             refused.extend(round.refused.into_iter().filter(|(at, _)| !suspects.insert(*at)));
             waiting.retain(|at| !round.acknowledged.contains(at) && !refused.contains_key(at));

@@ -12,7 +12,7 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::ndjson::{bad_json, put_list, refusal};
-use super::{Error, Refusal, Sink, iso, now_is_free, now_ms};
+use super::{ByTables, Error, Refusal, Sink, iso, now_is_free, now_ms};
 use crate::backoff::Backoff;
 use crate::config::SqliteSink;
 use crate::failure::{Check, Failure};
@@ -26,9 +26,9 @@ const BUSY: Duration = Duration::from_secs(5);
 pub(super) struct Sqlite {
     connection: Connection,
     path: String,
-    now: usize,
+    now: Vec<String>,
     /// One upsert per table.
-    upserts: Vec<String>,
+    upserts: ByTables<String>,
     backoff: Backoff,
 }
 
@@ -40,18 +40,29 @@ impl Sqlite {
         let connection = Connection::open(&config.path).map_err(|e| cannot_open(&config.path, &e))?;
         let mut sink = Sqlite {
             connection,
-            now: config.now.len(),
-            upserts: tables.iter().map(|t| upsert(t, &config.now)).collect(),
+            now: config.now.clone(),
+            upserts: ByTables(Vec::new()),
             backoff: Backoff::new(path.clone()),
             path,
         };
         sink.patiently(prepare_file)?;
-        for table in tables.iter() {
-            sink.patiently(|c| c.execute_batch(&create_table(table, &config.now)))?;
-            let real = sink.patiently(|c| real_columns(c, &table.name))?;
-            fit(&sink.path, table, &config.now, &real)?;
-        }
+        sink.upserts(tables)?;
         Ok(sink)
+    }
+
+    /// The upserts of these tables, which are made or compared when they are met first.
+    fn upserts(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[String]>, Error> {
+        if let Some(upserts) = self.upserts.get(tables) {
+            return Ok(upserts);
+        }
+        let now = self.now.clone();
+        now_is_free("sink.sqlite", &now, tables)?;
+        for table in tables.iter() {
+            self.patiently(|c| c.execute_batch(&create_table(table, &now)))?;
+            let real = self.patiently(|c| real_columns(c, &table.name))?;
+            fit(&self.path, table, &now, &real)?;
+        }
+        Ok(self.upserts.put(tables, tables.iter().map(|t| upsert(t, &now)).collect()))
     }
 
     /// Runs `work` until neither a lock nor a full disk is in its way.
@@ -106,11 +117,8 @@ impl Sink for Sqlite {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let upserts = std::mem::take(&mut self.upserts);
-        let now = self.now;
-        let written = self.patiently(|connection| write_batch(connection, &upserts, now, rows));
-        self.upserts = upserts;
-        written
+        let (upserts, now) = (self.upserts(&rows.tables)?, self.now.len());
+        self.patiently(|connection| write_batch(connection, &upserts, now, rows))
     }
 
     /// None: rows that are written again replace themselves.

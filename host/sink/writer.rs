@@ -26,8 +26,15 @@ pub struct Lengths {
 }
 
 enum Order {
-    Write { rows: Rows, letters: Vec<DeadLetter> },
-    Sync { reply: Sender<Lengths> },
+    /// `plugin`: the digest that dead letters of refused rows name.
+    Write {
+        rows: Rows,
+        letters: Vec<DeadLetter>,
+        plugin: String,
+    },
+    Sync {
+        reply: Sender<Lengths>,
+    },
 }
 
 /// A lane's handle on the writing thread, which ends with the last handle.
@@ -38,12 +45,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. `plugin`: the digest that dead letters of refused rows name.
-    pub fn start(sink: Box<dyn Sink>, letters: Box<dyn DeadLetterWriter>, plugin: String) -> Result<Writer, Failure> {
+    /// Starts the thread.
+    pub fn start(sink: Box<dyn Sink>, letters: Box<dyn DeadLetterWriter>) -> Result<Writer, Failure> {
         let (orders, inbox) = sync_channel(WAITING);
         let failure = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&failure);
-        let mut desk = Desk { sink, letters, plugin };
+        let mut desk = Desk { sink, letters };
         let body = move || {
             if let Err(failure) = desk.serve(&inbox) {
                 *slot.lock().expect("nobody panics while holding it") = Some(failure);
@@ -54,9 +61,15 @@ impl Writer {
         Ok(Writer { orders, failure })
     }
 
-    /// Hands a batch over, waiting while the sink is behind and `patient`; false if it was not taken.
-    pub fn write(&self, rows: Rows, letters: Vec<DeadLetter>, patient: impl Fn() -> bool) -> Result<bool, Failure> {
-        self.order(Order::Write { rows, letters }, &patient)
+    /// Hands a batch over that the plugin of this digest gave, waiting while the sink is behind and `patient`; false if it was not taken.
+    pub fn write(
+        &self,
+        rows: Rows,
+        letters: Vec<DeadLetter>,
+        plugin: &str,
+        patient: impl Fn() -> bool,
+    ) -> Result<bool, Failure> {
+        self.order(Order::Write { rows, letters, plugin: plugin.to_owned() }, &patient)
     }
 
     /// Back when all that was handed over is acknowledged; none if `patient` ends before.
@@ -97,14 +110,13 @@ impl Writer {
 struct Desk {
     sink: Box<dyn Sink>,
     letters: Box<dyn DeadLetterWriter>,
-    plugin: String,
 }
 
 impl Desk {
     fn serve(&mut self, inbox: &Receiver<Order>) -> Result<(), Failure> {
         for order in inbox {
             match order {
-                Order::Write { rows, letters } => self.write(&rows, letters)?,
+                Order::Write { rows, letters, plugin } => self.write(&rows, letters, &plugin)?,
                 Order::Sync { reply } => {
                     self.letters.flush()?;
                     let lengths = Lengths { sink: self.sink.length()?, letters: self.letters.length()? };
@@ -115,31 +127,25 @@ impl Desk {
         Ok(())
     }
 
-    fn write(&mut self, rows: &Rows, mut letters: Vec<DeadLetter>) -> Result<(), Failure> {
+    fn write(&mut self, rows: &Rows, mut letters: Vec<DeadLetter>, plugin: &str) -> Result<(), Failure> {
         if !rows.is_empty() {
             let refused = self.sink.write(rows)?;
-            letters.extend(refused.into_iter().map(|refusal| self.letter(refusal)));
+            letters.extend(refused.into_iter().map(|refusal| letter(refusal, plugin)));
         }
         if letters.is_empty() { Ok(()) } else { self.letters.write(&letters) }
     }
+}
 
-    fn letter(&self, refusal: Refusal) -> DeadLetter {
-        let origin = refusal.row.origin;
-        let mut record = Records::default();
-        record.push(RecordRef {
-            partition: origin.partition,
-            offset: origin.offset,
-            append_time: NO_TIME,
-            key: None,
-            payload: Some(refusal.json.as_bytes()),
-            headers: None,
-        });
-        DeadLetter {
-            stage: Stage::Sink,
-            reason: refusal.reason,
-            plugin: self.plugin.clone(),
-            event: origin.event,
-            record,
-        }
-    }
+fn letter(refusal: Refusal, plugin: &str) -> DeadLetter {
+    let origin = refusal.row.origin;
+    let mut record = Records::default();
+    record.push(RecordRef {
+        partition: origin.partition,
+        offset: origin.offset,
+        append_time: NO_TIME,
+        key: None,
+        payload: Some(refusal.json.as_bytes()),
+        headers: None,
+    });
+    DeadLetter { stage: Stage::Sink, reason: refusal.reason, plugin: plugin.to_owned(), event: origin.event, record }
 }

@@ -22,6 +22,8 @@ pub struct Checkpoint {
     pub last: Option<Position>,
     /// Event time.
     pub time: LaneTime,
+    /// The deployment whose logic folded up to here.
+    pub deployment: u64,
     /// Length of the sink's file, if the sink is one.
     pub sink_length: Option<u64>,
     /// Length of the dead-letter file, if it is one.
@@ -65,7 +67,7 @@ mod tests {
     use super::*;
 
     /// Bytes of format 1 as they were first written: every later version reads them.
-    const FORMAT_1: &str = r#"{"format":1,"partitions":{"0":{"envelope":5,"last":{"offset":3,"timestamp":4,"fingerprint":6}}},"last":{"append_time":5,"partition":0,"offset":3},"time":{"watermark":1,"last_append_time":5,"base":1},"sink_length":7,"letters_length":null}"#;
+    const FORMAT_1: &str = r#"{"format":1,"partitions":{"0":{"envelope":5,"last":{"offset":3,"timestamp":4,"fingerprint":6}}},"last":{"append_time":5,"partition":0,"offset":3},"time":{"watermark":1,"last_append_time":5,"base":1},"deployment":2,"sink_length":7,"letters_length":null}"#;
 
     #[test]
     fn format_1_is_read_and_written_as_ever() {

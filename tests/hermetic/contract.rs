@@ -14,9 +14,8 @@ use keyfold::row::{Cell, ColumnData, Part};
 use keyfold::source::merge::{Merge, Resume};
 use serde_json::{Value, json};
 
-use crate::replay::plugin_file;
 use crate::support::generate::{TestRecord, generate, generate_hostile, write_records};
-use crate::support::host::Pipeline;
+use crate::support::host::{Pipeline, plugin_file};
 use crate::support::rows::from_ndjson;
 use crate::support::settings::Settings;
 

@@ -4,9 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::replay::plugin_file;
 use crate::support::generate::{BAD_VALUES, TestRecord, record_line, write_records};
-use crate::support::host::{Outcome, Pipeline, number};
+use crate::support::host::{Outcome, Pipeline, number, plugin_file};
 use crate::support::model::folds::{SessionId, Visits};
 use crate::support::model::{self, Time};
 use crate::support::rows::{assert_same, from_ndjson};

@@ -4,6 +4,7 @@
 mod support;
 
 mod contract;
+mod deploy;
 mod docs;
 mod input;
 mod replay;

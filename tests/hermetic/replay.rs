@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use crate::support::case::{Case, Way, check, written};
 use crate::support::generate::{generate, generate_hostile};
-use crate::support::host::{KEYFOLD, Pipeline};
+use crate::support::host::{Pipeline, plugin_file};
 use crate::support::model::folds::{Hostile, Mode, SessionId, Visits};
 use crate::support::model::{self, Time};
 use crate::support::random::{Random, seed};
@@ -23,7 +23,14 @@ fn sessions(events: usize, users: u64) -> Case {
     assert!(lane.rows.len() > events / 10 && !lane.fold.open.is_empty(), "sessions end, and some stay open");
     assert_pages_once(&lane);
     let settings = Settings { source: written(&format!("visits-{events}"), &log), ..Settings::default() };
-    Case { settings, records: log.len(), rows: lane.values(), counts: lane.counts, until_end: false }
+    Case {
+        settings,
+        records: log.len(),
+        rows: lane.values(),
+        counts: lane.counts,
+        until_end: false,
+        deploys: Vec::new(),
+    }
 }
 
 /// Each accepted event's page is in exactly one session, ended or open, exactly once. The pages of a generated log are all different.
@@ -137,7 +144,14 @@ fn small_with(time: Time, toml: &str) -> Case {
     let log = generate(SMALL, 500, 20_241_002);
     let lane = model::run(Visits::new(SessionId::Record), &log, time);
     let settings = Settings { time: toml.to_owned(), ..small().settings.clone() };
-    Case { settings, records: log.len(), rows: lane.values(), counts: lane.counts, until_end: false }
+    Case {
+        settings,
+        records: log.len(),
+        rows: lane.values(),
+        counts: lane.counts,
+        until_end: false,
+        deploys: Vec::new(),
+    }
 }
 
 /// Cut finely and coarsely, with crashes and without.
@@ -217,13 +231,8 @@ fn hostile(mode: Mode) -> Case {
         rows: lane.values(),
         counts: lane.counts,
         until_end: false,
+        deploys: Vec::new(),
     }
-}
-
-/// The built plugin, as the build leaves it beside the program.
-pub(crate) fn plugin_file(name: &str) -> String {
-    let target = std::path::Path::new(KEYFOLD).ancestors().nth(2).expect("the program lies in a profile's folder");
-    target.join(format!("plugins/wasm32-unknown-unknown/plugin/{name}.wasm")).to_string_lossy().into_owned()
 }
 
 fn cross_hostile(mode: Mode) {

@@ -8,6 +8,7 @@ mod service;
 mod topics;
 mod tables;
 
+mod deploy;
 mod input;
 mod live_edge;
 mod operation;

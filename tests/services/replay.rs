@@ -28,7 +28,14 @@ fn produced(brokers: &str, topic: &str, events: usize, users: u64) -> Case {
     assert_eq!(log.len(), events, "what was committed, and nothing that was aborted");
     let lane = model::run(Visits::new(SessionId::Record), &log, Time::default());
     let settings = Settings::default().over_kafka(brokers, topic);
-    Case { settings, records: log.len(), rows: lane.values(), counts: lane.counts, until_end: true }
+    Case {
+        settings,
+        records: log.len(),
+        rows: lane.values(),
+        counts: lane.counts,
+        until_end: true,
+        deploys: Vec::new(),
+    }
 }
 
 fn vary(way: Way) -> u64 {

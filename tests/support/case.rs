@@ -24,6 +24,8 @@ pub(crate) struct Case {
     pub(crate) counts: Counts,
     /// Whether the source is a topic, which ends only when it is told to.
     pub(crate) until_end: bool,
+    /// Arguments of `keyfold deploy`, one after another before the first run.
+    pub(crate) deploys: Vec<Vec<String>>,
 }
 
 impl Case {
@@ -66,6 +68,10 @@ pub(crate) fn check(case: &Case, way: Way, random: &mut Random) -> u64 {
         settings.checkpoint_interval = "50ms".to_owned();
     }
     let pipeline = Pipeline::new(&settings.to_toml());
+    for arguments in &case.deploys {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        pipeline.call("deploy", &arguments).expect_code(0);
+    }
     let mut cut = run_once(case, way, &pipeline, random);
     if way.deletes {
         pipeline.delete_checkpoints();
@@ -92,11 +98,10 @@ fn run_once(case: &Case, way: Way, pipeline: &Pipeline, random: &mut Random) -> 
 fn assert_figures(case: &Case, way: Way, outcome: &Outcome) {
     let stopped = outcome.logged("lane stopped");
     assert_eq!(number(&stopped, "records"), case.records as u64, "records of {stopped}");
-    assert_eq!(
-        number(&stopped, "largest_batch"),
-        way.batch_records.min(case.records) as u64,
-        "largest batch of {stopped}"
-    );
+    let (largest, most) = (number(&stopped, "largest_batch"), way.batch_records.min(case.records) as u64);
+    // A topic is not waited for without end: on a slow machine the whole of it may come in parts.
+    let whole_topic = case.until_end && way.batch_records > case.records / 2;
+    assert!(largest == most || whole_topic && largest < most, "largest batch, of at most {most}: {stopped}");
     assert_eq!(number(&stopped, "rows"), case.rows.len() as u64, "rows of {stopped}");
     assert_eq!(number(&stopped, "rejected"), case.counts.rejected, "rejected of {stopped}");
     if !case.settings.time.contains("process") {

@@ -12,6 +12,12 @@ pub(crate) const KEYFOLD: &str = env!("CARGO_BIN_EXE_keyfold");
 /// How long a test waits for what must happen; generous, since test machines are slow and shared.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
+/// The built plugin, as the build leaves it beside the program.
+pub(crate) fn plugin_file(name: &str) -> String {
+    let target = Path::new(KEYFOLD).ancestors().nth(2).expect("the program lies in a profile's folder");
+    target.join(format!("plugins/wasm32-unknown-unknown/plugin/{name}.wasm")).to_string_lossy().into_owned()
+}
+
 /// A folder that a host runs in. Removed with the value.
 #[derive(Debug)]
 pub(crate) struct Pipeline {

@@ -83,6 +83,8 @@ pub(crate) trait Fold {
     fn on_event(&mut self, event: &Event, place: Place, watermark: Option<i64>, effects: &mut Effects);
     /// The key's timer fired; `effects.timer` is none when this begins.
     fn on_timer(&mut self, key: &[u8], time: i64, effects: &mut Effects);
+    /// From now on this mark is configured, for a fold that knows what that is.
+    fn configure(&mut self, _mark: &str) {}
 }
 
 /// What became of the events.
@@ -107,6 +109,17 @@ pub(crate) struct Row {
     pub(crate) origin: (u32, u64, Option<u32>),
 }
 
+/// Another configuration from an append time on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deployment {
+    /// The first append time at which it holds.
+    pub(crate) t: i64,
+    /// What the fold is configured with.
+    pub(crate) mark: &'static str,
+    /// `[time]`
+    pub(crate) time: Time,
+}
+
 /// A folded lane.
 #[derive(Debug)]
 pub(crate) struct Lane<F> {
@@ -121,13 +134,15 @@ pub(crate) struct Lane<F> {
     /// Pages, or whatever the events carried, of the accepted events in lane order.
     pub(crate) accepted: Vec<String>,
     time: Time,
+    /// The watermark after the last record, and its append time.
+    base: Option<(i64, i64)>,
     timers: BTreeSet<(i64, Vec<u8>)>,
     timer_of: HashMap<Vec<u8>, i64>,
 }
 
 /// `ordering = "topic"`: all partitions in one lane.
 pub(crate) fn run<F: Fold>(fold: F, records: &[TestRecord], time: Time) -> Lane<F> {
-    run_with_floors(fold, records, time, &BTreeMap::new())
+    run_whole(fold, records, time, &BTreeMap::new(), &[])
 }
 
 /// The same, where the journal holds floors: (partition, offset) -> least append time.
@@ -137,6 +152,26 @@ pub(crate) fn run_with_floors<F: Fold>(
     time: Time,
     floors: &BTreeMap<(u32, u64), i64>,
 ) -> Lane<F> {
+    run_whole(fold, records, time, floors, &[])
+}
+
+/// The same, where the journal holds deployments, by T.
+pub(crate) fn run_deployed<F: Fold>(
+    fold: F,
+    records: &[TestRecord],
+    time: Time,
+    deployments: &[Deployment],
+) -> Lane<F> {
+    run_whole(fold, records, time, &BTreeMap::new(), deployments)
+}
+
+fn run_whole<F: Fold>(
+    fold: F,
+    records: &[TestRecord],
+    time: Time,
+    floors: &BTreeMap<(u32, u64), i64>,
+    deployments: &[Deployment],
+) -> Lane<F> {
     let mut lane = Lane {
         fold,
         rows: Vec::new(),
@@ -144,16 +179,21 @@ pub(crate) fn run_with_floors<F: Fold>(
         watermark: None,
         accepted: Vec::new(),
         time,
+        base: None,
         timers: BTreeSet::new(),
         timer_of: HashMap::new(),
     };
-    let mut before = None;
+    let mut ahead = deployments.iter().peekable();
     for (append_time, record) in in_lane_order(records, floors) {
-        if let Some(before) = before {
-            lane.idle(append_time - before, (record.partition, record.offset, None));
+        let origin = (record.partition, record.offset, None);
+        while let Some(deployment) = ahead.next_if(|d| d.t <= append_time) {
+            lane.idle(deployment.t, origin);
+            lane.time = deployment.time;
+            lane.fold.configure(deployment.mark);
         }
+        lane.idle(append_time, origin);
         lane.record(append_time, record);
-        before = Some(append_time);
+        lane.base = lane.watermark.map(|watermark| (watermark, append_time));
     }
     lane
 }
@@ -244,10 +284,11 @@ impl<F: Fold> Lane<F> {
         true
     }
 
-    /// The gap before a record.
-    fn idle(&mut self, gap: i64, origin: (u32, u64, Option<u32>)) {
-        let (Some(idle_timeout), Some(base)) = (self.time.idle_timeout_ms, self.watermark) else { return };
-        self.watermark = Some(base.max(base.saturating_add(gap).saturating_sub(idle_timeout)));
+    /// Nothing was appended since the last record, up to `instant`.
+    fn idle(&mut self, instant: i64, origin: (u32, u64, Option<u32>)) {
+        let (Some(idle_timeout), Some((base, last))) = (self.time.idle_timeout_ms, self.base) else { return };
+        let reached = base.saturating_add(instant - last).saturating_sub(idle_timeout);
+        self.watermark = self.watermark.max(Some(reached));
         self.fire_due(origin);
     }
 

@@ -1,7 +1,7 @@
 //! What the sandbox must survive, and what the host must get right: one plugin, whose behaviour is chosen by its configuration.
 //!
 //! # Configuration
-//! `{"mode": "ok", "n": 13, "at": "fold", "units": 1000000}`; all optional, these are the defaults. Unknown keys and modes are refused.
+//! `{"mode": "ok", "n": 13, "at": "fold", "units": 1000000, "mark": ""}`; all optional, these are the defaults. Unknown keys and modes are refused.
 //!
 //! # Records
 //! A payload is `{"key": <text>, "time": <ms>, "v": <integer>}`, one event, or `{"events": [<such objects>]}`, as many events; further
@@ -38,6 +38,7 @@
 //! | `timers` | no plain row. An event sets count = 0 and the timer to its time + 10 s. A firing at t adds 1 to count and emits (key, t, count, []); below 5 it sets the timer to t + 7 s, else it clears the state |
 //! | `timer-now` | the plain row, and a timer at the watermark (the event's time while there is none): due already. The firing emits (key, its time, -1, []) |
 //! | `timer-zero` | puts v as sum, and a timer for 1970: due already, and of one time for all events. The firing emits (key, v, v, []) and clears the value. Of `v` = `n` it panics with `struck by <v>`: the event if `at` is `fold`, the firing if it is `timer` |
+//! | `mark` | an event adds 1 to count, emits (key, event time, count, [`mark`]) and sets the timer to its time + 10 s; the firing emits (key, its time, -count, [`mark`]): every row says which configuration made it |
 //!
 //! `trap`, `loop`, `grow` and `burn` strike where `at` says: in `fold`, in `map`, or in `timer` (there the struck event puts, appends and
 //! sets a timer for its time + 10 s beside its plain row, and the firing strikes).

@@ -36,6 +36,7 @@ pub enum Mode {
     Timers,
     TimerNow,
     TimerZero,
+    Mark,
 }
 
 /// Where `trap`, `loop`, `grow` and `burn` strike.
@@ -63,11 +64,13 @@ pub struct Config {
     pub at: At,
     /// Rounds of `burn`.
     pub units: u64,
+    /// What `mark` writes into its rows.
+    pub mark: String,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { mode: Mode::Ok, n: 13, at: At::Fold, units: 1_000_000 }
+        Config { mode: Mode::Ok, n: 13, at: At::Fold, units: 1_000_000, mark: String::new() }
     }
 }
 
@@ -170,6 +173,12 @@ impl Mapper for Hostile {
                 plain_row(key, event.time, v);
                 key.set_timer(event.watermark.unwrap_or(event.time));
             }
+            Mode::Mark => {
+                let count = key.value().unwrap_or_default().count + 1;
+                key.put(&Counts { count, sum: 0 });
+                key.set_timer(event.time.saturating_add(10_000));
+                self.marked_row(key, event.time, count);
+            }
             Mode::TimerZero => {
                 self.strike(At::Fold, v);
                 key.put(&Counts { count: 1, sum: v });
@@ -195,6 +204,10 @@ impl Mapper for Hostile {
             }
             Mode::Timers => chained_timer(key, time),
             Mode::TimerNow => plain_row(key, time, -1),
+            Mode::Mark => {
+                let count = key.value().unwrap_or_default().count;
+                self.marked_row(key, time, -count);
+            }
             Mode::TimerZero => {
                 let v = key.value().unwrap_or_default().sum;
                 self.strike(At::Timer, v);
@@ -229,6 +242,11 @@ impl Hostile {
             key.set_timer(time.saturating_add(10_000));
         }
         if self.config.mode == Mode::Reject { Err(format!("rejected {v}")) } else { Ok(()) }
+    }
+
+    fn marked_row(&self, key: &mut Key<'_, Hostile>, n: i64, v: i64) {
+        let name = key.name();
+        key.row(OUT).text("k", name).integer("n", n).integer("v", v).texts("items", [&*self.config.mark]).end();
     }
 
     fn strike(&self, at: At, v: i64) {

@@ -35,6 +35,7 @@ fn lawful_modes_emit_the_same_rows_in_any_batches() {
         "state",
         "timers",
         "timer-now",
+        "mark",
     ] {
         assert!(!run(mode).rows.is_empty(), "{mode}");
     }

@@ -130,6 +130,8 @@ pub(crate) enum Mode {
     Timers,
     /// Timers that are due already, so that they fire before the next event of their key in the same record.
     TimerNow,
+    /// Rows that carry the configured mark.
+    Mark,
 }
 
 impl Mode {
@@ -140,6 +142,7 @@ impl Mode {
             Mode::State => "state",
             Mode::Timers => "timers",
             Mode::TimerNow => "timer-now",
+            Mode::Mark => "mark",
         }
     }
 }
@@ -156,13 +159,14 @@ struct HostileState {
 #[derive(Clone, Debug)]
 pub(crate) struct Hostile {
     mode: Mode,
+    mark: String,
     states: HashMap<Vec<u8>, HostileState>,
 }
 
 impl Hostile {
     /// In one of its modes.
     pub(crate) fn new(mode: Mode) -> Hostile {
-        Hostile { mode, states: HashMap::new() }
+        Hostile { mode, mark: String::new(), states: HashMap::new() }
     }
 }
 
@@ -205,6 +209,11 @@ impl Fold for Hostile {
                 state.count = 0;
                 effects.timer = Some(event.time + 10_000);
             }
+            Mode::Mark => {
+                state.count += 1;
+                effects.rows.push(out(&key, event.time, state.count, std::slice::from_ref(&self.mark)));
+                effects.timer = Some(event.time + 10_000);
+            }
             Mode::TimerNow => {
                 effects.rows.push(out(&key, event.time, v, &[]));
                 effects.timer = Some(watermark.unwrap_or(event.time));
@@ -230,7 +239,12 @@ impl Fold for Hostile {
                     *state = HostileState::default();
                 }
             }
+            Mode::Mark => effects.rows.push(out(&text, time, -state.count, std::slice::from_ref(&self.mark))),
             Mode::TimerNow => effects.rows.push(out(&text, time, -1, &[])),
         }
+    }
+
+    fn configure(&mut self, mark: &str) {
+        mark.clone_into(&mut self.mark);
     }
 }

@@ -1,0 +1,69 @@
+//! Some records of a log, to try a plugin on: in lane order, from the ends of a topic's partitions or the beginning of a file.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::merge::{Merge, Resume};
+use super::{Arrival, Error, Source, Start, file, kafka};
+use crate::config;
+use crate::record::{NO_TIME, Records};
+
+/// How long an arrival is waited for before the log is taken to hold no more.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes after which a partition's records are enough.
+const BYTES: usize = 4 << 20;
+
+/// About `count` records of each partition.
+pub fn recent(config: &config::Source, count: u64, deadline: Instant) -> Result<Records, Error> {
+    match config {
+        config::Source::Kafka(kafka) => {
+            let topic = kafka::inspect(kafka, deadline)?;
+            let partitions = topic.partitions.iter().zip(&topic.low).zip(&topic.high);
+            let starts: Vec<Start> = partitions
+                .map(|((&partition, &low), &high)| Start {
+                    partition,
+                    next: Some(high.saturating_sub(count).max(low)),
+                    last: None,
+                })
+                .collect();
+            take(&mut kafka::KafkaSource::open(kafka, &starts, true, deadline)?, count)
+        }
+        config::Source::File(file) => {
+            let index = file::inspect(file)?;
+            let starts: Vec<Start> =
+                index.partitions().into_iter().map(|partition| Start { partition, next: None, last: None }).collect();
+            take(&mut file::FileSource::open(index, &starts)?, count)
+        }
+    }
+}
+
+fn take(source: &mut dyn Source, count: u64) -> Result<Records, Error> {
+    let partitions = source.partitions().to_vec();
+    let fresh = Resume { envelope: NO_TIME, last: None };
+    let resumes: Vec<_> = partitions.iter().map(|&partition| (partition, fresh.clone())).collect();
+    let mut merge = Merge::new(&resumes, 0, None, None, BTreeMap::new());
+    let mut taken: BTreeMap<u32, (u64, usize)> = partitions.iter().map(|&partition| (partition, (0, 0))).collect();
+    while !taken.is_empty() {
+        match source.next(PATIENCE)? {
+            None => break,
+            Some(Arrival::Empty { .. }) => {}
+            Some(Arrival::End { partition }) => drop(taken.remove(&partition)),
+            Some(Arrival::Records { partition, records }) => {
+                let Some((seen, bytes)) = taken.get_mut(&partition) else { continue };
+                *seen += records.len() as u64;
+                *bytes += records.bytes();
+                let enough = *seen >= count || *bytes >= BYTES;
+                merge.push(partition, records);
+                if enough {
+                    taken.remove(&partition);
+                }
+            }
+        }
+    }
+    for partition in partitions {
+        merge.end(partition);
+    }
+    let mut records = Records::default();
+    merge.release(usize::MAX, usize::MAX, &mut records);
+    Ok(records)
+}

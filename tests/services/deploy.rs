@@ -1,0 +1,166 @@
+//! Deployments on a live topic: swaps under load, and a host that is killed around T. Every row carries the mark of the configuration that
+//! made it, and the naive model, told the deployments' instants, says which it must be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rdkafka::producer::Producer;
+use serde_json::json;
+
+use crate::support::generate::TestRecord;
+use crate::support::host::{PATIENCE, Pipeline, number, plugin_file};
+use crate::support::model::folds::{Hostile, Mode};
+use crate::support::model::{self, Deployment, Time};
+use crate::support::rows::{assert_same, from_ndjson};
+use crate::support::settings::Settings;
+use crate::topics::{create_topic, producer, read_back, send};
+
+const MARKS: [&str; 21] = [
+    "m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9", "m10", "m11", "m12", "m13", "m14", "m15", "m16", "m17",
+    "m18", "m19", "m20",
+];
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+    i64::try_from(since.as_millis()).expect("the clock is before the year 292 million")
+}
+
+/// A topic whose times are the broker's, and a thread that fills it until told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<u64>,
+}
+
+impl Load {
+    /// `per_10_ms` events every 10 ms, or what the machine carries.
+    fn start(brokers: &str, topic: &'static str, per_10_ms: u64) -> Load {
+        create_topic(brokers, topic, 2, &[("message.timestamp.type", "LogAppendTime")]);
+        let (brokers, stop) = (brokers.to_owned(), Arc::new(AtomicBool::new(false)));
+        let told = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let producer = producer(&brokers, None);
+            let mut sent = 0;
+            while !told.load(Ordering::Relaxed) {
+                for _ in 0..per_10_ms {
+                    send(&producer, topic, &event(sent));
+                    sent += 1;
+                }
+                producer.poll(Duration::ZERO);
+                thread::sleep(Duration::from_millis(10));
+            }
+            producer.flush(PATIENCE).expect("the broker acknowledges");
+            sent
+        });
+        Load { stop, thread }
+    }
+
+    fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the producer ends")
+    }
+}
+
+fn event(i: u64) -> TestRecord {
+    let value = json!({"key": format!("k{}", i % 997), "time": now_ms(), "v": i}).to_string().into_bytes();
+    TestRecord { partition: u32::from(i % 3 == 0), offset: 0, timestamp: now_ms(), key: None, value: Some(value) }
+}
+
+fn pipeline(brokers: &str, topic: &str, checkpoint_interval: &str) -> Pipeline {
+    let plugin = format!("component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"m0\" }}", plugin_file("hostile"));
+    let settings = Settings { plugin, checkpoint_interval: checkpoint_interval.to_owned(), ..Settings::default() };
+    Pipeline::new(&settings.over_kafka(brokers, topic).to_toml())
+}
+
+/// Orders the next mark; its T.
+fn deploy(pipeline: &Pipeline, i: usize, at: Option<i64>) -> Deployment {
+    let config = json!({"mode": "mark", "mark": MARKS[i]}).to_string();
+    let mut arguments = vec!["--plugin-config".to_owned(), config];
+    arguments.extend(at.into_iter().flat_map(|at| ["--at".to_owned(), at.to_string()]));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = pipeline.call("deploy", &arguments);
+    outcome.expect_code(0);
+    let t = outcome.stdout.split(['(', ')']).filter_map(|part| part.parse().ok()).next_back();
+    Deployment { t: t.expect("it says T"), mark: MARKS[i], time: Time::default() }
+}
+
+/// The live rows are the model's, and so are those of a replay without the checkpoint.
+fn assert_rows(pipeline: &Pipeline, brokers: &str, topic: &str, deployments: &[Deployment]) {
+    let log = read_back(brokers, topic);
+    let mut fold = Hostile::new(Mode::Mark);
+    model::Fold::configure(&mut fold, MARKS[0]);
+    let want = model::run_deployed(fold, &log, Time::default(), deployments).values();
+    for mark in &MARKS[..=deployments.len()] {
+        assert!(want.iter().any(|row| row["items"] == json!([mark])), "rows of {mark}");
+    }
+    assert_same("live", &from_ndjson(&pipeline.path("rows.ndjson")), &want);
+    pipeline.delete_checkpoints();
+    pipeline.set_aside("rows.ndjson");
+    pipeline.run_to_end(&["--until-end"]).expect_code(0);
+    assert_same("replay", &from_ndjson(&pipeline.path("rows.ndjson")), &want);
+}
+
+fn written(pipeline: &Pipeline) -> u64 {
+    std::fs::metadata(pipeline.path("rows.ndjson")).map_or(0, |file| file.len())
+}
+
+#[test]
+fn twenty_swaps_under_load_give_each_row_to_the_version_of_its_instant() {
+    let Some(brokers) = crate::kafka() else { return };
+    let load = Load::start(&brokers, "swapped", 100);
+    let pipeline = pipeline(&brokers, "swapped", "5s");
+    let mut host = pipeline.spawn(&[]);
+    host.wait_until("rows are written", || written(&pipeline) > 0);
+    let mut deployments = Vec::new();
+    for i in 1..MARKS.len() {
+        deployments.push(deploy(&pipeline, i, None));
+    }
+    let last = deployments[19].t + 1_000;
+    host.wait_until("the last deployment holds", || now_ms() > last);
+    let sent = load.finish();
+    let outcome = host.terminate(PATIENCE);
+    let stopped = outcome.expect_code(0).logged("lane stopped");
+    assert_eq!(number(&stopped, "swaps"), 20, "{sent} events: {stopped}");
+    pipeline.run_to_end(&["--until-end"]).expect_code(0);
+    assert_rows(&pipeline, &brokers, "swapped", &deployments);
+}
+
+/// Killed right after the order, at T, and as soon as the new logic holds; then ordered while the host is down after a crash that no
+/// checkpoint covers.
+#[test]
+fn a_host_that_is_killed_around_the_instant_of_a_deployment_swaps_at_it_all_the_same() {
+    let Some(brokers) = crate::kafka() else { return };
+    let load = Load::start(&brokers, "swapped-killed", 20);
+    let pipeline = pipeline(&brokers, "swapped-killed", "1h");
+    let mut deployments = Vec::new();
+    for (i, moment) in ["ordered", "at T", "after T", "down"].into_iter().enumerate() {
+        let mut host = pipeline.spawn(&[]);
+        let before = written(&pipeline);
+        host.wait_until("rows are written", || written(&pipeline) > before + 1_000);
+        let soon = Some(now_ms() + 2_000);
+        match moment {
+            "down" => {
+                host.kill();
+                deployments.push(deploy(&pipeline, i + 1, None));
+            }
+            _ => {
+                let deployment = deploy(&pipeline, i + 1, soon);
+                match moment {
+                    "at T" => host.wait_until("T", || now_ms() >= deployment.t),
+                    "after T" => drop(host.wait_logged("deployment in force")),
+                    _ => {}
+                }
+                host.kill();
+                deployments.push(deployment);
+            }
+        }
+    }
+    // The last T is past when the load ends.
+    let mut host = pipeline.spawn(&[]);
+    host.wait_until("the last deployment holds", || now_ms() > deployments[3].t + 1_000);
+    host.kill();
+    load.finish();
+    pipeline.run_to_end(&["--until-end"]).expect_code(0);
+    assert_rows(&pipeline, &brokers, "swapped-killed", &deployments);
+}
