@@ -41,7 +41,10 @@ pub trait Sink: Send {
 /// What a sink prepared for the tables of each plugin whose rows came: a deployment may change the plugin, and lanes change at times of
 /// their own.
 #[derive(Debug)]
-struct ByTables<T>(Vec<(Arc<[Table]>, Arc<[T]>)>);
+struct ByTables<T>(Vec<(Tables, Arc<[T]>)>);
+
+/// The tables of one plugin.
+type Tables = Arc<[Table]>;
 
 impl<T> ByTables<T> {
     fn new(tables: &Arc<[Table]>, prepared: Vec<T>) -> ByTables<T> {

@@ -31,6 +31,9 @@ pub struct Logic {
     pub time: Time,
 }
 
+/// A deployment that is loaded, is being loaded, or will be.
+type Loaded = Arc<OnceLock<Result<Logic, Failure>>>;
+
 /// Loads deployments, each once however many lanes ask.
 pub struct Loader {
     log: PipelineLog,
@@ -40,7 +43,7 @@ pub struct Loader {
     instances: u32,
     cache: Option<PathBuf>,
     configured: Time,
-    loaded: Mutex<BTreeMap<u64, Arc<OnceLock<Result<Logic, Failure>>>>>,
+    loaded: Mutex<BTreeMap<u64, Loaded>>,
 }
 
 impl Loader {
@@ -65,7 +68,7 @@ impl Loader {
         self.slot(n).get_or_init(|| self.make(n)).clone()
     }
 
-    fn slot(&self, n: u64) -> Arc<OnceLock<Result<Logic, Failure>>> {
+    fn slot(&self, n: u64) -> Loaded {
         Arc::clone(self.loaded.lock().expect("nobody panics while holding it").entry(n).or_default())
     }
 

@@ -64,7 +64,7 @@ impl Load {
 
 fn event(i: u64) -> TestRecord {
     let value = json!({"key": format!("k{}", i % 997), "time": now_ms(), "v": i}).to_string().into_bytes();
-    TestRecord { partition: u32::from(i % 3 == 0), offset: 0, timestamp: now_ms(), key: None, value: Some(value) }
+    TestRecord { partition: u32::from(i.is_multiple_of(3)), offset: 0, timestamp: now_ms(), key: None, value: Some(value) }
 }
 
 fn pipeline(brokers: &str, topic: &str, checkpoint_interval: &str) -> Pipeline {
