@@ -1,7 +1,7 @@
 //! `keyfold run`: from a checked configuration to lanes at work, and back on a signal. Owns what is shared by lanes: engine, plugin, sink,
 //! stores, signals.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -156,6 +156,14 @@ fn raise_on_signals(runtime: &Runtime, stop: &Arc<AtomicBool>) -> Result<(), Fai
 
 /// The workers, and the plugin that they run.
 pub(crate) fn load_plugin(config: &Config) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
+    load_plugin_with(config, cache(&config.state.url).as_deref())
+}
+
+/// As [`load_plugin`], with compiled components kept in this folder, or nowhere.
+pub(crate) fn load_plugin_with(
+    config: &Config,
+    cache: Option<&Path>,
+) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
     let workers = config.run.workers;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(workers)
@@ -166,8 +174,7 @@ pub(crate) fn load_plugin(config: &Config) -> Result<(Arc<Plugin>, Arc<rayon::Th
     let instances = u32::try_from(workers * 2 + 4).unwrap_or(u32::MAX);
     let engine = plugin::engine(instances, config.plugin.limits.memory_bytes)?;
     let (bytes, name) = component(&config.plugin.component)?;
-    let cache = cache(&config.state.url);
-    let loaded = Plugin::load(&engine, bytes, &config.plugin.config, config.plugin.limits, cache.as_deref());
+    let loaded = Plugin::load(&engine, bytes, &config.plugin.config, config.plugin.limits, cache);
     let plugin = loaded.map_err(|e| {
         let failure = Failure::from(e);
         Failure::new(failure.exit, format!("plugin {name} is refused: {}", failure.message))
@@ -247,7 +254,8 @@ impl LogSource {
         }
     }
 
-    fn lanes(&self, config: &Config) -> Vec<Vec<u32>> {
+    /// The partitions of each lane.
+    pub(crate) fn lanes(&self, config: &Config) -> Vec<Vec<u32>> {
         let ordering = match &config.source {
             config::Source::Kafka(kafka) => kafka.ordering,
             config::Source::File(file) => file.ordering,
@@ -259,7 +267,7 @@ impl LogSource {
     }
 
     /// The file's index: the one made by [`LogSource::inspect`] for the first lane, made again for the others.
-    fn index(&self, file: &config::FileSource) -> Result<file::Index, Failure> {
+    pub(crate) fn index(&self, file: &config::FileSource) -> Result<file::Index, Failure> {
         let LogSource::File { index, .. } = self else { unreachable!("asked of a file source only") };
         let first = index.lock().expect("nobody panics while holding it").take();
         match first {

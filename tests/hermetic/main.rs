@@ -7,4 +7,5 @@ mod contract;
 mod docs;
 mod input;
 mod replay;
+mod replay_command;
 mod tidy;
