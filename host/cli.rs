@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::failure::{Check, Exit, Failure, Finding};
 use crate::log::{self, Format};
 use crate::progress;
+use crate::replay;
 
 const ABOUT: &str = "Runs keyed folds, written as WebAssembly components, over Kafka topics into idempotent rows";
 
@@ -26,6 +27,7 @@ Examples:
   keyfold run -c keyfold.toml --until-end   run up to the ends that the topic has now
   keyfold deploy -c keyfold.toml new.wasm   fold with another plugin from now on
   keyfold reset -c keyfold.toml             forget the checkpoints; the next run reads it all
+  keyfold replay --against new.wasm         show which rows another plugin would give
 
 Exit codes:
   0  done
@@ -131,6 +133,23 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Folds past records and shows their rows, or in what those of another plugin differ; changes nothing
+    ///
+    /// Reads from the beginning of the log to its end as of now and writes the rows as NDJSON to standard output. State is in memory; no
+    /// journal, sink, dead letter or group offset is touched, and of the configuration only [source], [plugin], [time] and [run] matter. What
+    /// a plugin rejects or is struck on is counted and the first of it told on standard error.
+    ///
+    /// With --against or --against-config two plugins (A, the first, and B) fold the same records, and their rows are compared as in the
+    /// tables that they would make, where the last row of a primary key counts. Standard output has a line for each primary key that differs,
+    /// with both rows or with the only plugin that has one; standard error a summary at the end. Exit code 0: nothing differs; 1: rows differ.
+    Replay {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// What to replay.
+        #[command(flatten)]
+        options: replay::Options,
+    },
     /// For authors of plugins
     Plugin {
         /// What about plugins.
@@ -182,7 +201,8 @@ fn instant(text: &str) -> Result<i64, String> {
     Ok(time.as_millisecond())
 }
 
-fn json(text: &str) -> Result<serde_json::Value, String> {
+/// A value given as JSON.
+pub(crate) fn json(text: &str) -> Result<serde_json::Value, String> {
     serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
 }
 
@@ -225,6 +245,16 @@ pub fn check_code(checks: &[Check]) -> ExitCode {
     first_refusal(checks).map_or(ExitCode::SUCCESS, exit_code)
 }
 
+/// Tells on standard error what a replay compared, if it did; the exit code says whether anything differs.
+pub fn replay_code(summary: Option<replay::Summary>, format: Format) -> ExitCode {
+    let Some(summary) = summary else { return ExitCode::SUCCESS };
+    match format {
+        Format::Human => progress::beside(|| eprintln!("{summary}")),
+        Format::Json => tracing::info!("{summary}"),
+    }
+    ExitCode::from(u8::from(summary.differs()))
+}
+
 fn first_refusal(checks: &[Check]) -> Option<Exit> {
     checks.iter().find_map(|check| match check.finding {
         Finding::Refused(exit) => Some(exit),
@@ -263,6 +293,8 @@ mod tests {
     use clap::CommandFactory;
     use clap::error::ErrorKind;
 
+    use crate::config::Component;
+
     fn parse(line: &str) -> Result<Arguments, clap::Error> {
         Arguments::try_parse_from(line.split_whitespace())
     }
@@ -297,6 +329,24 @@ mod tests {
         assert_eq!((file.as_path(), config), (Path::new("a.wasm"), serde_json::json!({"a": 1})));
         let error = parse("keyfold plugin check a.wasm --config {a").expect_err("that is not JSON");
         assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2));
+    }
+
+    #[test]
+    fn a_replay_takes_plugins_as_files_or_by_name() {
+        let line = "keyfold replay -c a.toml --from old --plugin builtin:visits --against b.wasm --against-config {} --records 7";
+        let Command::Replay { config, options } = parse(line).expect("the line is right").command else {
+            panic!("expected replay")
+        };
+        assert_eq!(config.path(), Path::new("a.toml"));
+        assert_eq!(options.from.as_deref(), Some("old"));
+        assert_eq!(options.plugin, Some(Component::Builtin("visits".to_owned())));
+        assert_eq!(options.plugin_config, None);
+        assert_eq!(options.against, Some(Component::File("b.wasm".into())));
+        assert_eq!(options.against_config, Some(serde_json::json!({})));
+        assert_eq!(options.records, Some(7));
+        for wrong in ["keyfold replay --plugin-config {a", "keyfold replay --records -1"] {
+            assert_eq!(parse(wrong).expect_err("the line is wrong").exit_code(), 2, "{wrong}");
+        }
     }
 
     #[test]

@@ -152,6 +152,16 @@ pub enum Component {
     File(PathBuf),
 }
 
+impl Component {
+    /// What a text names; `base` is the folder that a relative path starts from.
+    pub fn named(text: &str, base: &Path) -> Component {
+        match text.strip_prefix("builtin:") {
+            Some(name) => Component::Builtin(name.to_owned()),
+            None => Component::File(base.join(text)),
+        }
+    }
+}
+
 /// Limits of one record, event or firing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -269,12 +279,33 @@ pub struct Run {
 /// Reads the configuration at `path` with the variables over it; refused with [`Exit::Config`]. Relative paths in it are relative to its
 /// folder.
 pub fn load(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Result<Config, Failure> {
+    load_for(Purpose::Run, path, environment)
+}
+
+/// As [`load`], for a command that writes no rows outside: without a sink the configuration has [`Sink::Discard`].
+pub fn load_for_replay(path: &Path, environment: impl Iterator<Item = (String, String)>) -> Result<Config, Failure> {
+    load_for(Purpose::Replay, path, environment)
+}
+
+/// What a configuration is read for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Run,
+    /// A sink may be left out.
+    Replay,
+}
+
+fn load_for(
+    purpose: Purpose,
+    path: &Path,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Config, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let message = format!("cannot read the configuration {}: {error}; name another with -c", path.display());
         Failure::new(Exit::Config, message)
     })?;
     let base = path.parent().unwrap_or(Path::new(""));
-    whole(&text, base, environment).map_err(|problems| failure(&path.display().to_string(), problems))
+    whole(purpose, &text, base, environment).map_err(|problems| failure(&path.display().to_string(), problems))
 }
 
 /// The variables of this process. What is not UTF-8 gets replacement characters, which `load` refuses in a `KEYFOLD_*`.
@@ -294,7 +325,7 @@ impl Config {
         base: &Path,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Config, Failure> {
-        whole(text, base, environment).map_err(|problems| failure("the configuration", problems))
+        whole(Purpose::Run, text, base, environment).map_err(|problems| failure("the configuration", problems))
     }
 }
 
@@ -310,11 +341,16 @@ fn failure(name: &str, problems: Vec<Problem>) -> Failure {
     Failure::new(Exit::Config, message)
 }
 
-fn whole(text: &str, base: &Path, environment: impl Iterator<Item = (String, String)>) -> Result<Config, Vec<Problem>> {
+fn whole(
+    purpose: Purpose,
+    text: &str,
+    base: &Path,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Config, Vec<Problem>> {
     let base = std::path::absolute(base.join(".")).unwrap_or_else(|_| base.to_owned());
     let mut given = Given::read(text, environment)?;
     let values = Values(value::all(&mut given, &base));
-    sections(&mut given);
+    sections(&mut given, purpose);
     missing(&mut given);
     contradictions(&mut given, &values);
     if given.problems.is_empty() {
@@ -325,8 +361,8 @@ fn whole(text: &str, base: &Path, environment: impl Iterator<Item = (String, Str
     Err(given.problems)
 }
 
-/// Exactly one source, exactly one sink.
-fn sections(given: &mut Given) {
+/// Exactly one source, exactly one sink, which a replay does without.
+fn sections(given: &mut Given, purpose: Purpose) {
     for of in ["source", "sink"] {
         let kinds = keys::children(of);
         let found: Vec<String> =
@@ -334,6 +370,7 @@ fn sections(given: &mut Given) {
         let listed: Vec<String> = found.iter().map(|path| format!("[{path}] ({})", given.origin(path))).collect();
         match found.len() {
             1 => {}
+            0 if of == "sink" && purpose == Purpose::Replay => {}
             0 => {
                 let all: Vec<String> = keys::children(of).iter().map(|kind| format!("[{of}.{kind}]")).collect();
                 given.problem(Origin::Whole, format!("no {of} is given; give one of {}", all.join(", ")));

@@ -29,7 +29,7 @@ mod shard;
 pub mod time;
 
 /// Bytes of keys and payloads in a batch, about: what goes into the sandbox at once must leave it room.
-const BATCH_BYTES: usize = 8 << 20;
+pub(crate) const BATCH_BYTES: usize = 8 << 20;
 /// How long a batch that is not full waits for more.
 const FILL_WAIT: Duration = Duration::from_millis(2);
 /// The same while the log is known to hold more.
@@ -45,7 +45,7 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// Keys brought into memory after a restart between two batches, until all are there.
 const LOAD_KEYS: usize = 20_000;
 /// Batches that may wait per partition before it is held back.
-const QUEUED_BATCHES: usize = 2;
+pub(crate) const QUEUED_BATCHES: usize = 2;
 
 /// What a lane is made of.
 pub struct Lane {
@@ -589,7 +589,8 @@ impl DrainAfter<'_> {
 }
 
 impl Counts {
-    fn add(&mut self, other: &Counts) {
+    /// Adds what another batch counted.
+    pub(crate) fn add(&mut self, other: &Counts) {
         self.records += other.records;
         self.events += other.events;
         self.rejected += other.rejected;

@@ -7,6 +7,7 @@ pub mod progress;
 pub mod failure;
 pub mod check;
 pub mod run;
+pub mod replay;
 pub mod clock;
 pub mod record;
 pub mod source;

@@ -9,7 +9,7 @@ use keyfold::deployment::Author;
 use keyfold::deployment::order::{self, Request};
 use keyfold::failure::{Check, Failure};
 use keyfold::log::Format;
-use keyfold::{check, demo, plugin, run};
+use keyfold::{check, demo, plugin, replay, run};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -17,13 +17,13 @@ fn main() -> ExitCode {
         Ok(format) => format,
         Err(failure) => return cli::report(&failure, Format::Human),
     };
-    match perform(arguments.command) {
+    match perform(arguments.command, format) {
         Ok(code) => code,
         Err(failure) => cli::report(&failure, format),
     }
 }
 
-fn perform(command: Command) -> Result<ExitCode, Failure> {
+fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
     match command {
         Command::Run { config, until_end } => run::run(&load(&config)?, run::Options { until_end })?,
         Command::Demo { keep } => demo::demo(keep)?,
@@ -39,6 +39,11 @@ fn perform(command: Command) -> Result<ExitCode, Failure> {
             return deploy(&config, &Request { plugin, config: given, set, at, dry_run, author });
         }
         Command::Deployments { config } => cli::answer(&order::list(&load(&config)?)?),
+        Command::Replay { config, options } => {
+            let config = config::load_for_replay(&config.path(), config::environment())?;
+            let summary = replay::replay(&config, &options, &mut std::io::stdout().lock())?;
+            return Ok(cli::replay_code(summary, format));
+        }
         Command::Plugin { command: PluginCommand::Check { file, config } } => {
             cli::answer(&plugin::check_file(&file, &config)?);
         }

@@ -10,6 +10,7 @@ use wasmtime::component::{Component, Linker};
 
 use crate::failure::{Exit, Failure};
 use crate::row::{ColumnSpec, ColumnType, Table};
+use schema::Schema;
 
 pub use crate::config::Limits;
 pub use columns::{Changes, Events, FoldInput, Rejection, TimerInput, change};
@@ -22,6 +23,7 @@ mod component;
 mod engine;
 mod instance;
 pub mod law;
+mod schema;
 
 /// SHA-256 of a plugin's file as given, hex.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -131,7 +133,7 @@ pub struct Plugin {
 
 impl Plugin {
     /// Loads a plugin file: wraps a core module, refuses what is not of the contract, compiles it (or takes it from `cache`), asks for
-    /// its description and tries its configuration.
+    /// its description, and tries its configuration: against its schema first, then with the plugin.
     pub fn load(
         engine: &Engine,
         bytes: Vec<u8>,
@@ -146,7 +148,8 @@ impl Plugin {
         let pre = Linker::new(engine).instantiate_pre(&compiled).and_then(bindings::PluginPre::new).map_err(|e| {
             Error::Refused(format!("it is not a component of the world keyfold:mapper/plugin@1.0.0: {e:#}"))
         })?;
-        let description = describe(engine, &pre, limits)?;
+        let (description, schema) = describe(engine, &pre, limits)?;
+        check_config(&schema, config)?;
         let plugin =
             Plugin { digest, bytes, description, config: config.to_string(), limits, engine: engine.clone(), pre };
         Instance::new(&plugin).map_err(|fault| match fault {
@@ -176,7 +179,12 @@ fn check_world(engine: &Engine, component: &Component) -> Result<(), Error> {
     )))
 }
 
-fn describe(engine: &Engine, pre: &bindings::PluginPre<instance::Guest>, limits: Limits) -> Result<Description, Error> {
+/// What a plugin says of itself, and the schema of its configuration.
+fn describe(
+    engine: &Engine,
+    pre: &bindings::PluginPre<instance::Guest>,
+    limits: Limits,
+) -> Result<(Description, Schema), Error> {
     let raw = instance::describe(engine, pre, limits).map_err(|fault| match fault {
         Fault::Plugin(reason) => Error::Refused(format!("its `describe` failed: {reason}")),
         Fault::Host(reason) => Error::Host(reason),
@@ -190,11 +198,22 @@ fn describe(engine: &Engine, pre: &bindings::PluginPre<instance::Guest>, limits:
         config_schema: raw.config_schema,
         wants_headers: raw.wants_headers,
     };
-    check_description(&description)?;
-    Ok(description)
+    let schema = check_description(&description)?;
+    Ok((description, schema))
 }
 
-fn check_description(description: &Description) -> Result<(), Error> {
+fn check_config(schema: &Schema, config: &serde_json::Value) -> Result<(), Error> {
+    match &schema.findings(config)[..] {
+        [] => Ok(()),
+        [finding] => Err(Error::Refused(format!("its configuration does not fit its schema: {finding}"))),
+        findings => {
+            let lines: Vec<String> = findings.iter().map(|finding| format!("\n  {finding}")).collect();
+            Err(Error::Refused(format!("its configuration does not fit its schema:{}", lines.concat())))
+        }
+    }
+}
+
+fn check_description(description: &Description) -> Result<Schema, Error> {
     let refuse = |what: String| Err(Error::Refused(format!("its description is wrong: {what}")));
     if description.state_version == 0 {
         return refuse("state-version is 0, it counts from 1".into());
@@ -212,10 +231,7 @@ fn check_description(description: &Description) -> Result<(), Error> {
             }
         }
     }
-    match serde_json::from_str::<serde_json::Value>(&description.config_schema) {
-        Ok(_) => Ok(()),
-        Err(e) => refuse(format!("config-schema is not JSON: {e}")),
-    }
+    Schema::read(&description.config_schema).or_else(refuse)
 }
 
 fn table(spec: bindings::exports::keyfold::mapper::mapper::TableSpec) -> Table {
@@ -289,7 +305,7 @@ mod tests {
         };
         change(&mut description, &mut tables);
         description.tables = tables.into();
-        check_description(&description).map_err(|e| e.to_string())
+        check_description(&description).map(drop).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -305,6 +321,7 @@ mod tests {
         assert_eq!(described(|_, tables| tables.clear()), Ok(()), "a plugin may emit no rows at all");
         check("state-version", &|description, _| description.state_version = 0);
         check("config-schema", &|description, _| description.config_schema = "{".into());
+        check("config-schema", &|description, _| description.config_schema = r#"{"type": "objekt"}"#.into());
         check("table a is declared twice", &|_, tables| tables[1].name = "a".into());
         check("table b has no primary key", &|_, tables| tables[1].columns[0].primary_key = false);
         check("column b.id is declared twice", &|_, tables| tables[1].columns[1].name = "id".into());

@@ -174,6 +174,11 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     /// As the configuration sizes it.
     pub(crate) fn new(config: &Config) -> Result<Sandbox, Failure> {
+        Sandbox::with_cache(config, cache(&config.state.url))
+    }
+
+    /// The same with compiled components kept in this folder, or nowhere.
+    pub(crate) fn with_cache(config: &Config, cache: Option<PathBuf>) -> Result<Sandbox, Failure> {
         let workers = config.run.workers;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(workers)
@@ -184,7 +189,7 @@ impl Sandbox {
         // Two deployments for a moment, and one that is looked at.
         let instances = u32::try_from(workers * 3 + 4).unwrap_or(u32::MAX);
         let engine = plugin::engine(instances, config.plugin.limits.memory_bytes)?;
-        Ok(Sandbox { workers: Arc::new(pool), engine, instances, cache: cache(&config.state.url) })
+        Ok(Sandbox { workers: Arc::new(pool), engine, instances, cache })
     }
 
     /// The plugin that the configuration names.
@@ -218,7 +223,15 @@ impl Sandbox {
 
 /// The workers, and the plugin that they run.
 pub(crate) fn load_plugin(config: &Config) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
-    let sandbox = Sandbox::new(config)?;
+    load_plugin_with(config, cache(&config.state.url))
+}
+
+/// As [`load_plugin`], with compiled components kept in this folder, or nowhere.
+pub(crate) fn load_plugin_with(
+    config: &Config,
+    cache: Option<PathBuf>,
+) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
+    let sandbox = Sandbox::with_cache(config, cache)?;
     Ok((sandbox.load(config)?, sandbox.workers))
 }
 
@@ -295,7 +308,8 @@ impl LogSource {
         }
     }
 
-    fn lanes(&self, config: &Config) -> Vec<Vec<u32>> {
+    /// The partitions of each lane.
+    pub(crate) fn lanes(&self, config: &Config) -> Vec<Vec<u32>> {
         let ordering = match &config.source {
             config::Source::Kafka(kafka) => kafka.ordering,
             config::Source::File(file) => file.ordering,
@@ -307,7 +321,7 @@ impl LogSource {
     }
 
     /// The file's index: the one made by [`LogSource::inspect`] for the first lane, made again for the others.
-    fn index(&self, file: &config::FileSource) -> Result<file::Index, Failure> {
+    pub(crate) fn index(&self, file: &config::FileSource) -> Result<file::Index, Failure> {
         let LogSource::File { index, .. } = self else { unreachable!("asked of a file source only") };
         let first = index.lock().expect("nobody panics while holding it").take();
         match first {

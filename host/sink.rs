@@ -10,6 +10,8 @@ mod scylla;
 mod sqlite;
 pub mod writer;
 
+pub(crate) use ndjson::{bad_json, put_columns, put_row};
+
 use std::sync::Arc;
 use std::time::Instant;
 

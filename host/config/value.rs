@@ -150,7 +150,7 @@ fn from_text(kind: Kind, text: &str, base: &Path) -> Option<Typed> {
         Kind::Path => (text != "-").then(|| Typed::Path(base.join(text))),
         Kind::Stream if text == "-" => Some(Typed::Path(PathBuf::from("-"))),
         Kind::Stream => Some(Typed::Path(base.join(text))),
-        Kind::Component => Some(Typed::Component(component(text, base))),
+        Kind::Component => Some(Typed::Component(Component::named(text, base))),
         Kind::Url
         | Kind::Integer(..)
         | Kind::Flag
@@ -181,13 +181,6 @@ fn hint(kind: Kind, value: &toml::Value) -> String {
 fn is_name(text: &str, most: usize) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     text.len() <= most && text.chars().all(fits) && text != "." && text != ".."
-}
-
-fn component(text: &str, base: &Path) -> Component {
-    match text.strip_prefix("builtin:") {
-        Some(name) => Component::Builtin(name.to_owned()),
-        None => Component::File(base.join(text)),
-    }
 }
 
 fn choice(words: &'static [&'static str], text: &str) -> Result<Typed, String> {

@@ -101,13 +101,12 @@ impl Sink for Ndjson {
 /// A refused row, in this sink's words whichever sink refused it.
 pub(super) fn refusal(rows: &Rows, row: RowRef, reason: String) -> Refusal {
     let mut json = Vec::new();
-    begin_object(&mut json, rows, row);
-    json.push(b'}');
+    put_row(&mut json, rows, row);
     Refusal { row, json: String::from_utf8(json).expect("written from UTF-8 only"), reason }
 }
 
 /// Why the row's JSON is none, if so: every sink refuses it, so that a change of sink changes no row.
-pub(super) fn bad_json(rows: &Rows, row: RowRef) -> Option<String> {
+pub(crate) fn bad_json(rows: &Rows, row: RowRef) -> Option<String> {
     let columns = &rows.table(row).1.columns;
     rows.cells(row).zip(columns).find_map(|(cell, column)| match cell {
         Cell::Json(text) => {
@@ -129,6 +128,27 @@ pub(super) fn put_list(out: &mut Vec<u8>, mut items: impl Iterator<Item = impl s
         put(out, &item);
     }
     out.push(b']');
+}
+
+/// A row as this sink writes it, but for the time of writing and the end of the line.
+pub(crate) fn put_row(line: &mut Vec<u8>, rows: &Rows, row: RowRef) {
+    begin_object(line, rows, row);
+    line.push(b'}');
+}
+
+/// Some columns of a row as an object, their values as [`put_row`] writes them.
+pub(crate) fn put_columns(line: &mut Vec<u8>, rows: &Rows, row: RowRef, columns: &[usize]) {
+    let (table, part) = (rows.table(row).1, &rows.parts[row.part as usize]);
+    line.push(b'{');
+    for (i, &column) in columns.iter().enumerate() {
+        if i > 0 {
+            line.push(b',');
+        }
+        put_text(line, &table.columns[column].name);
+        line.push(b':');
+        put_cell(line, part.columns[column].cell(row.row as usize));
+    }
+    line.push(b'}');
 }
 
 fn begin_object(line: &mut Vec<u8>, rows: &Rows, row: RowRef) {

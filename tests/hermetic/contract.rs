@@ -556,7 +556,7 @@ fn instances_share_nothing() {
 }
 
 #[test]
-fn a_configuration_is_refused_in_the_plugins_words() {
+fn a_configuration_is_refused_by_its_schema_or_else_in_the_plugins_words() {
     let refused = |config: Value| match load(env!("HOSTILE_WASM"), &config, LIMITS) {
         Err(Error::Refused(reason)) => reason,
         Err(Error::Host(reason)) => panic!("not the host's fault: {reason}"),
@@ -567,7 +567,7 @@ fn a_configuration_is_refused_in_the_plugins_words() {
         &["refuses its configuration", "configuration of hostile", "kind"],
     );
     assert_reason(&refused(json!({"mood": "ok"})), &["mood", "mode"]);
-    assert_reason(&refused(json!("ok")), &["configuration of hostile"]);
+    assert_reason(&refused(json!("ok")), &["does not fit its schema", "plugin.config: expected an object", "\"ok\""]);
 }
 
 #[test]

@@ -8,4 +8,5 @@ mod deploy;
 mod docs;
 mod input;
 mod replay;
+mod replay_command;
 mod tidy;
