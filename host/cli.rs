@@ -71,6 +71,9 @@ pub enum Command {
         /// Stop at the ends that the topic's partitions have at the start.
         #[arg(long)]
         until_end: bool,
+        /// For development: fold with this plugin each time its file changes, from that instant of the log on.
+        #[arg(long, value_name = "FILE")]
+        watch: Option<PathBuf>,
     },
     /// Plays a whole run with crash and replay, with nothing else running
     ///
@@ -308,7 +311,7 @@ mod tests {
     fn run_takes_a_file_and_an_end() {
         let arguments = parse("keyfold run -c a.toml --until-end --log-format json").expect("the line is right");
         assert_eq!(arguments.log_format, Some(Format::Json));
-        let Command::Run { config, until_end } = arguments.command else { panic!("expected run") };
+        let Command::Run { config, until_end, .. } = arguments.command else { panic!("expected run") };
         assert!(until_end);
         assert_eq!(config.path(), Path::new("a.toml"));
     }

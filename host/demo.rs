@@ -139,7 +139,7 @@ impl Host {
     fn start(config: &Config) -> Host {
         let stop = Arc::new(AtomicBool::new(false));
         let (config, stopped) = (config.clone(), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || run::run_until(&config, Options::default(), &stopped, false));
+        let thread = std::thread::spawn(move || run::run_until(&config, &Options::default(), &stopped, false));
         Host { stop, thread }
     }
 

@@ -33,6 +33,7 @@ use crate::plugin::{Digest, Plugin};
 
 pub mod follow;
 pub mod order;
+pub mod watch;
 
 /// The format of `log/`.
 const FORMAT: u32 = 1;

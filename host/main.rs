@@ -25,7 +25,12 @@ fn main() -> ExitCode {
 
 fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
     match command {
-        Command::Run { config, until_end } => run::run(&load(&config)?, run::Options { until_end })?,
+        Command::Run { config, until_end, watch } => {
+            let mut config = load(&config)?;
+            // A file that changed while no host ran is one more change.
+            config.run.deploy_on_start |= watch.is_some();
+            run::run(&config, &run::Options { until_end, watch })?;
+        }
         Command::Demo { keep } => demo::demo(keep)?,
         Command::Check { config } => return Ok(check_all(&config)),
         Command::Reset { config } => cli::answer(&run::reset(&load(&config)?)?),

@@ -15,7 +15,7 @@ use wasmtime::Engine;
 use crate::clock;
 use crate::config::{self, Component, Config};
 use crate::deployment::follow::{Follower, Loader, Logic};
-use crate::deployment::{PipelineLog, Standing, order};
+use crate::deployment::{PipelineLog, Standing, order, watch};
 use crate::failure::{Exit, Failure};
 use crate::journal::{Beginning, Contents, Journal};
 use crate::lane::batch::Core;
@@ -33,14 +33,16 @@ use crate::{dead_letter, sink};
 pub(crate) const VISITS: &[u8] = include_bytes!(env!("VISITS_WASM"));
 
 /// How to run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Stop at the ends of the partitions as of the start.
     pub until_end: bool,
+    /// Order this plugin's file each time it changes.
+    pub watch: Option<PathBuf>,
 }
 
 /// Runs a pipeline until its source ends or a signal (SIGTERM, SIGINT) asks to stop.
-pub fn run(config: &Config, options: Options) -> Result<(), Failure> {
+pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     run_until(config, options, &stop, true).map(drop)
 }
@@ -48,7 +50,7 @@ pub fn run(config: &Config, options: Options) -> Result<(), Failure> {
 /// Runs a pipeline until its source ends or `stop` is raised; gives what each lane did.
 pub fn run_until(
     config: &Config,
-    options: Options,
+    options: &Options,
     stop: &Arc<AtomicBool>,
     signals: bool,
 ) -> Result<Vec<Summary>, Failure> {
@@ -80,7 +82,7 @@ pub fn run_until(
 
     let opening = Opening {
         config,
-        options,
+        until_end: options.until_end,
         deadline,
         log: &log,
         loader: &loader,
@@ -102,6 +104,9 @@ pub fn run_until(
         lanes.push(lane.assemble(&opening, &writer, &sandbox.workers, stop, lengths)?);
     }
     tracing::info!(pipeline = config.name, lanes = lanes.len(), "folding");
+    if let Some(file) = &options.watch {
+        watch::watch(config, file, stop)?;
+    }
     work(lanes, stop)
 }
 
@@ -347,7 +352,7 @@ impl LogSource {
 /// What opening a lane needs of the pipeline.
 struct Opening<'a> {
     config: &'a Config,
-    options: Options,
+    until_end: bool,
     deadline: Instant,
     log: &'a PipelineLog,
     loader: &'a Arc<Loader>,
@@ -419,7 +424,7 @@ impl Opening<'_> {
     fn source(&self, starts: &[Start]) -> Result<Started, Failure> {
         Ok(match &self.config.source {
             config::Source::Kafka(kafka) => {
-                let source = kafka::KafkaSource::open(kafka, starts, self.options.until_end, self.deadline)?;
+                let source = kafka::KafkaSource::open(kafka, starts, self.until_end, self.deadline)?;
                 let first = source.first_offsets();
                 (Box::new(source), first)
             }

@@ -309,7 +309,7 @@ fn an_unknown_key_is_refused_with_the_nearest() {
     refused(&with("[run]\nfuel = 2"), "line 11: run.fuel is not a key; the nearest is plugin.fuel");
     refused(
         &with("[run]\nzzzzzzzz = 2"),
-        "line 11: run.zzzzzzzz is not a key; [run] has workers, batch_records, startup_timeout",
+        "line 11: run.zzzzzzzz is not a key; [run] has workers, batch_records, startup_timeout, deploy_on_start",
     );
     refused(
         &with("[zzzzzzzz]\n"),

@@ -1,77 +1,20 @@
 //! Deployments on a live topic: swaps under load, and a host that is killed around T. Every row carries the mark of the configuration that
 //! made it, and the naive model, told the deployments' instants, says which it must be.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use rdkafka::producer::Producer;
 use serde_json::json;
 
-use crate::support::generate::TestRecord;
+use crate::load::{Load, now_ms};
 use crate::support::host::{Outcome, PATIENCE, Pipeline, number, plugin_file};
 use crate::support::model::folds::{Hostile, Mode};
 use crate::support::model::{self, Deployment, Time};
 use crate::support::rows::{assert_same, from_ndjson};
 use crate::support::settings::Settings;
-use crate::topics::{create_topic, producer, read_back, send};
+use crate::topics::read_back;
 
 const MARKS: [&str; 21] = [
     "m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9", "m10", "m11", "m12", "m13", "m14", "m15", "m16", "m17",
     "m18", "m19", "m20",
 ];
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
-    i64::try_from(since.as_millis()).expect("the clock is before the year 292 million")
-}
-
-/// A topic whose times are the broker's, and a thread that fills it until told to stop.
-struct Load {
-    stop: Arc<AtomicBool>,
-    thread: thread::JoinHandle<u64>,
-}
-
-impl Load {
-    /// `per_10_ms` events every 10 ms, or what the machine carries.
-    fn start(brokers: &str, topic: &'static str, per_10_ms: u64) -> Load {
-        create_topic(brokers, topic, 2, &[("message.timestamp.type", "LogAppendTime")]);
-        let (brokers, stop) = (brokers.to_owned(), Arc::new(AtomicBool::new(false)));
-        let told = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            let producer = producer(&brokers, None);
-            let mut sent = 0;
-            while !told.load(Ordering::Relaxed) {
-                for _ in 0..per_10_ms {
-                    send(&producer, topic, &event(sent));
-                    sent += 1;
-                }
-                producer.poll(Duration::ZERO);
-                thread::sleep(Duration::from_millis(10));
-            }
-            producer.flush(PATIENCE).expect("the broker acknowledges");
-            sent
-        });
-        Load { stop, thread }
-    }
-
-    fn finish(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the producer ends")
-    }
-}
-
-fn event(i: u64) -> TestRecord {
-    let value = json!({"key": format!("k{}", i % 997), "time": now_ms(), "v": i}).to_string().into_bytes();
-    TestRecord {
-        partition: u32::from(i.is_multiple_of(3)),
-        offset: 0,
-        timestamp: now_ms(),
-        key: None,
-        value: Some(value),
-    }
-}
 
 fn pipeline(brokers: &str, topic: &str, checkpoint_interval: &str) -> Pipeline {
     let plugin = format!("component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"m0\" }}", plugin_file("hostile"));
@@ -149,6 +92,32 @@ fn twenty_swaps_under_load_give_each_row_to_the_version_of_its_instant() {
     assert_eq!(number(&stopped, "swaps"), 20, "{sent} events: {stopped}");
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
     assert_rows(&pipeline, &brokers, "swapped", &deployments);
+}
+
+/// The plugin's file with a section that nobody reads: another digest, the same logic.
+fn rebuilt(bytes: &[u8], note: &str) -> Vec<u8> {
+    let name = u8::try_from(note.len()).expect("short");
+    [bytes, &[0, name + 1, name], note.as_bytes()].concat()
+}
+
+#[test]
+fn a_watched_file_is_folded_with_as_soon_as_it_is_built_and_a_broken_one_changes_nothing() {
+    let Some(brokers) = crate::kafka() else { return };
+    let load = Load::start(&brokers, "watched", 5);
+    let pipeline = pipeline(&brokers, "watched", "5s");
+    let plugin = std::fs::read(plugin_file("hostile")).expect("the build has left it there");
+    pipeline.write("plugin.wasm", &plugin);
+    let file = pipeline.path("plugin.wasm").to_string_lossy().into_owned();
+    let mut host = pipeline.spawn(&["--watch", &file]);
+    host.wait_until("rows are written", || written(&pipeline) > 0);
+    pipeline.write("plugin.wasm", b"half a build");
+    host.wait_logged("the watched file is refused");
+    pipeline.write("plugin.wasm", &rebuilt(&plugin, "again"));
+    let swapped = host.wait_logged("deployment in force");
+    assert_eq!(number(&swapped, "deployment"), 1, "the broken file was none");
+    load.finish();
+    let outcome = host.terminate(PATIENCE);
+    outcome.expect_code(0).expect_said(&["the watched file is refused", "FAIL  plugin"]);
 }
 
 /// Killed right after the order, at T, and as soon as the new logic holds; then ordered while the host is down after a crash that no

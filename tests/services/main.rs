@@ -5,6 +5,7 @@
 mod support;
 
 mod service;
+mod load;
 mod topics;
 mod tables;
 

@@ -1,0 +1,91 @@
+//! Swaps on a live topic: how long a lane folds nothing because of one, and how long it takes from the order to its effect.
+//!
+//! ```text
+//! cargo bench --bench swaps -- [--swaps 20] [--rate 50000]
+//! ```
+//!
+//! The gap is the host's own figure: from the end of the last fold by the former logic to the start of the first by the new one, in one
+//! batch, so without waiting for input or sink. Skipped, with a loud line, where no broker can be had.
+
+#[path = "../support/mod.rs"]
+#[allow(unused_imports, reason = "the tests use the rest")]
+mod support;
+
+#[path = "../services/service.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
+mod service;
+#[path = "../services/tables.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
+mod tables;
+#[path = "../services/topics.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
+mod topics;
+#[path = "../services/load.rs"]
+mod load;
+
+use clap::Parser;
+use serde_json::json;
+
+use load::{Load, now_ms};
+use support::host::{PATIENCE, Pipeline, Running, logged, number, plugin_file};
+use support::settings::Settings;
+
+/// What to measure.
+#[derive(Clone, Debug, Parser)]
+#[command(about = "Swaps on a live topic: gap, and order to effect")]
+struct Arguments {
+    /// Deployments, one after another.
+    #[arg(long, default_value_t = 20)]
+    swaps: usize,
+    /// Events a second.
+    #[arg(long, default_value_t = 50_000)]
+    rate: u64,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let Some(brokers) = service::kafka() else { return };
+    let load = Load::start(&brokers, "swaps", arguments.rate / 100);
+    let plugin = format!("component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"0\" }}", plugin_file("hostile"));
+    let sink = "[sink.discard]".to_owned();
+    let settings = Settings { plugin, sink, ..Settings::default() }.over_kafka(&brokers, "swaps");
+    let pipeline = Pipeline::new(&settings.to_toml());
+    let mut host = pipeline.spawn(&[]);
+    host.wait_logged("lane starts");
+    let (mut ordered, mut effective) = (Vec::new(), Vec::new());
+    for i in 1..=arguments.swaps {
+        let before = now_ms();
+        let config = json!({"mode": "mark", "mark": i.to_string()}).to_string();
+        let outcome = pipeline.call("deploy", &["--plugin-config", &config]);
+        outcome.expect_code(0);
+        ordered.push(now_ms() - before);
+        wait_for(&mut host, i);
+        effective.push(now_ms() - before);
+    }
+    let events = load.finish();
+    let outcome = host.terminate(PATIENCE);
+    outcome.expect_code(0);
+    let gaps: Vec<i64> =
+        logged(&outcome.stderr, "swapped").iter().map(|line| number(line, "gap_us").cast_signed()).collect();
+    println!("{events} events, {} swaps", gaps.len());
+    report("gap in which nothing is folded", "us", gaps);
+    report("`keyfold deploy` from start to end", "ms", ordered);
+    report("from its start to the first fold by the new logic", "ms", effective);
+}
+
+/// Waits until the host has swapped so often.
+fn wait_for(host: &mut Running, swaps: usize) {
+    while logged(&host.stderr(), "swapped").len() < swaps {
+        assert!(host.is_running(), "the host ended; it said:\n{}", host.stderr());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+fn report(what: &str, unit: &str, mut figures: Vec<i64>) {
+    figures.sort_unstable();
+    let (median, max) = (figures[figures.len() / 2], figures[figures.len() - 1]);
+    println!("{what}: median {median} {unit}, maximum {max} {unit}");
+}

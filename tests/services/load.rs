@@ -1,0 +1,66 @@
+//! A live topic: a producer that goes on until it is told to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rdkafka::producer::Producer;
+use serde_json::json;
+
+use crate::support::generate::TestRecord;
+use crate::support::host::PATIENCE;
+use crate::topics::{create_topic, producer, send};
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+    i64::try_from(since.as_millis()).expect("the clock is before the year 292 million")
+}
+
+/// A topic whose times are the broker's, and a thread that fills it until told to stop.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<u64>,
+}
+
+impl Load {
+    /// `per_10_ms` events every 10 ms, or what the machine carries.
+    pub(crate) fn start(brokers: &str, topic: &'static str, per_10_ms: u64) -> Load {
+        create_topic(brokers, topic, 2, &[("message.timestamp.type", "LogAppendTime")]);
+        let (brokers, stop) = (brokers.to_owned(), Arc::new(AtomicBool::new(false)));
+        let told = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let producer = producer(&brokers, None);
+            let mut sent = 0;
+            while !told.load(Ordering::Relaxed) {
+                for _ in 0..per_10_ms {
+                    send(&producer, topic, &event(sent));
+                    sent += 1;
+                }
+                producer.poll(Duration::ZERO);
+                thread::sleep(Duration::from_millis(10));
+            }
+            producer.flush(PATIENCE).expect("the broker acknowledges");
+            sent
+        });
+        Load { stop, thread }
+    }
+
+    /// Stops it; how many events there were.
+    pub(crate) fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the producer ends")
+    }
+}
+
+fn event(i: u64) -> TestRecord {
+    let value = json!({"key": format!("k{}", i % 997), "time": now_ms(), "v": i}).to_string().into_bytes();
+    TestRecord {
+        partition: u32::from(i.is_multiple_of(3)),
+        offset: 0,
+        timestamp: now_ms(),
+        key: None,
+        value: Some(value),
+    }
+}
