@@ -27,7 +27,7 @@ use clap::Parser;
 use serde_json::json;
 
 use load::{Load, now_ms};
-use support::host::{PATIENCE, Pipeline, Running, logged, number, plugin_file};
+use support::host::{PATIENCE, Pipeline, logged, number, plugin_file};
 use support::settings::Settings;
 
 /// What to measure.
@@ -62,7 +62,7 @@ fn main() {
         let outcome = pipeline.call("deploy", &["--plugin-config", &config]);
         outcome.expect_code(0);
         ordered.push(now_ms() - before);
-        wait_for(&mut host, i);
+        host.wait_logged_times("swapped", i);
         effective.push(now_ms() - before);
     }
     let events = load.finish();
@@ -74,14 +74,6 @@ fn main() {
     report("gap in which nothing is folded", "us", gaps);
     report("`keyfold deploy` from start to end", "ms", ordered);
     report("from its start to the first fold by the new logic", "ms", effective);
-}
-
-/// Waits until the host has swapped so often.
-fn wait_for(host: &mut Running, swaps: usize) {
-    while logged(&host.stderr(), "swapped").len() < swaps {
-        assert!(host.is_running(), "the host ended; it said:\n{}", host.stderr());
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
 }
 
 fn report(what: &str, unit: &str, mut figures: Vec<i64>) {

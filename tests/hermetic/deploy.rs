@@ -71,10 +71,10 @@ fn case(idle_timeout_ms: Option<i64>) -> Case {
 fn check_all(case: &Case) {
     let mut random = Random::new(seed(7));
     let mut cut = 0;
-    for batch_records in [1, 7, 1_000, 50_000] {
-        let way = Way { workers: 1, batch_records, crashes: false, deletes: true };
-        check(case, way, &mut random);
-        cut += check(case, Way { workers: 4, crashes: batch_records > 1, ..way }, &mut random);
+    check(case, Way { workers: 1, batch_records: 1, crashes: false, deletes: false }, &mut random);
+    for batch_records in [7, 1_000, 50_000] {
+        check(case, Way { workers: 1, batch_records, crashes: false, deletes: false }, &mut random);
+        cut += check(case, Way { workers: 4, batch_records, crashes: true, deletes: true }, &mut random);
     }
     assert!(cut > 0, "no crash came between rows and their checkpoint");
 }

@@ -231,8 +231,14 @@ impl Running {
     /// Waits for a log line with this message and gives its fields.
     #[track_caller]
     pub(crate) fn wait_logged(&mut self, message: &str) -> Value {
+        self.wait_logged_times(message, 1)
+    }
+
+    /// Waits until a log line with this message was written so often; the fields of the last.
+    #[track_caller]
+    pub(crate) fn wait_logged_times(&mut self, message: &str, times: usize) -> Value {
         let path = self.stderr.clone();
-        self.wait_until(&format!("it logs {message:?}"), || !logged(&text(&path), message).is_empty());
+        self.wait_until(&format!("it logs {message:?}"), || logged(&text(&path), message).len() >= times);
         logged(&text(&self.stderr), message).pop().expect("just seen")
     }
 
