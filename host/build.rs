@@ -1,7 +1,7 @@
-//! Builds the plugins that the host carries (`visits`) and that its tests need (`hostile`), with the cargo that builds the host.
+//! Builds the plugins that the host carries (`visits`) and that its tests need (`hostile`, `hostile2`), with the cargo that builds the host.
 //!
 //! They are core modules for `wasm32-unknown-unknown` at `<target folder>/plugins/wasm32-unknown-unknown/plugin/<name>.wasm`; the host
-//! wraps them into components when it loads them. Their paths go to the host as `VISITS_WASM` and `HOSTILE_WASM`.
+//! wraps them into components when it loads them. Their paths go to the host as `VISITS_WASM`, `HOSTILE_WASM` and `HOSTILE2_WASM`.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-const PLUGINS: [&str; 2] = ["visits", "hostile"];
+const PLUGINS: [&str; 3] = ["visits", "hostile", "hostile2"];
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// What the outer build sets for itself and must not reach the plugins.

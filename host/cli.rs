@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::deployment::Author;
 use crate::failure::{Check, Exit, Failure, Finding};
 use crate::log::{self, Format};
 use crate::progress;
@@ -26,6 +27,7 @@ Examples:
   keyfold run -c keyfold.toml               run until SIGTERM or SIGINT, which write a checkpoint
   keyfold run -c keyfold.toml --until-end   run up to the ends that the topic has now
   keyfold deploy -c keyfold.toml new.wasm   fold with another plugin from now on
+  keyfold withdraw -c keyfold.toml          take that back, as if it had never been
   keyfold reset -c keyfold.toml             forget the checkpoints; the next run reads it all
   keyfold replay --against new.wasm         show which rows another plugin would give
 
@@ -114,21 +116,39 @@ pub enum Command {
         /// Another configuration of the plugin, as JSON.
         #[arg(long = "plugin-config", value_name = "JSON", value_parser = json)]
         plugin_config: Option<serde_json::Value>,
+        /// Begin with what this former deployment said instead of what is in force.
+        #[arg(long, value_name = "N")]
+        like: Option<u64>,
         /// Another value of a key of the configuration, like time.out_of_orderness=20s; may be repeated.
         #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
         set: Vec<(String, String)>,
         /// The instant, an append time: RFC 3339 or milliseconds since 1970 [default: as soon as can be]
         #[arg(long, value_name = "TIME", value_parser = instant, allow_hyphen_values = true)]
         at: Option<i64>,
+        /// From the beginning of the log: a new history, in which no former deployment ever was.
+        #[arg(long, conflicts_with = "at")]
+        reprocess: bool,
         /// Look at everything, order nothing.
         #[arg(long)]
         dry_run: bool,
-        /// Why, for those who look later.
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-        /// Who orders it [default: the user]
-        #[arg(long, value_name = "NAME")]
-        by: Option<String>,
+        /// Who, and why.
+        #[command(flatten)]
+        author: AuthorArguments,
+    },
+    /// Takes a deployment back within its probation, as if it had never been
+    ///
+    /// The lanes go back to the state before its instant and fold again with the former logic; rows that it replaced are put back, rows that
+    /// only it wrote are deleted (or listed, plugin.withdrawn_rows). The probation (plugin.probation) counts in append time from the instant on and
+    /// ends when another deployment is ordered. The host need not run: then the next start does it.
+    Withdraw {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Which deployment [default: the last]
+        n: Option<u64>,
+        /// Who, and why.
+        #[command(flatten)]
+        author: AuthorArguments,
     },
     /// Lists what was deployed, the latest first
     Deployments {
@@ -172,6 +192,24 @@ pub enum PluginCommand {
         #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json)]
         config: serde_json::Value,
     },
+}
+
+/// Who orders something, and why.
+#[derive(Args, Debug)]
+pub struct AuthorArguments {
+    /// Why, for those who look later.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Who orders it [default: the user]
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
+}
+
+impl AuthorArguments {
+    /// Whom the journal names.
+    pub fn named(self) -> Author {
+        Author { by: self.by.or_else(|| std::env::var("USER").ok()), reason: self.reason }
+    }
 }
 
 /// Which configuration a command works with.

@@ -46,6 +46,17 @@ pub enum OnStrike {
     DeadLetter,
     /// The lane stops; exit code 4.
     Halt,
+    /// A deployment that can be withdrawn is; in any other the item goes to the dead letters.
+    Withdraw,
+}
+
+/// What becomes of rows that only a withdrawn deployment wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithdrawnRows {
+    /// They are deleted.
+    Delete,
+    /// They stay, and their primary keys are logged.
+    List,
 }
 
 /// A whole configuration, checked.
@@ -141,6 +152,10 @@ pub struct Plugin {
     pub limits: Limits,
     /// Strike policy. Default: dead letter.
     pub on_strike: OnStrike,
+    /// How long a deployment can be withdrawn, ms of append time; 0 is not at all.
+    pub probation_ms: i64,
+    /// Rows that only a withdrawn deployment wrote. Default: deleted.
+    pub withdrawn_rows: WithdrawnRows,
 }
 
 /// Where the component comes from.
@@ -554,7 +569,13 @@ impl Values {
             },
             on_strike: match self.text("plugin.on_strike")?.as_str() {
                 "halt" => OnStrike::Halt,
+                "withdraw" => OnStrike::Withdraw,
                 _ => OnStrike::DeadLetter,
+            },
+            probation_ms: self.ms("plugin.probation")?,
+            withdrawn_rows: match self.text("plugin.withdrawn_rows")?.as_str() {
+                "list" => WithdrawnRows::List,
+                _ => WithdrawnRows::Delete,
             },
         })
     }

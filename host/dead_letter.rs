@@ -56,6 +56,8 @@ pub enum Stage {
     Fold,
     /// The plugin's `on-timer` rejected the key, or struck on it.
     Timer,
+    /// The plugin's `migrate` struck on the key's state.
+    Migrate,
     /// The database refused a row.
     Sink,
 }
@@ -68,12 +70,13 @@ impl Stage {
             Stage::Time => "time",
             Stage::Fold => "fold",
             Stage::Timer => "timer",
+            Stage::Migrate => "migrate",
             Stage::Sink => "sink",
         }
     }
 }
 
-/// One dead letter. `Map`, `Time` and `Fold` carry the original record; `Timer` carries the key and its lost state as JSON; `Sink` the row.
+/// One dead letter. `Map`, `Time` and `Fold` carry the original record; `Timer` and `Migrate` carry the key and its lost state as JSON; `Sink` the row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeadLetter {
     /// Where it happened.
@@ -84,8 +87,8 @@ pub struct DeadLetter {
     pub plugin: String,
     /// The record's event, where it is about one event.
     pub event: Option<u32>,
-    /// The record (exactly one row; partition, offset, append time, key, payload, headers). For `Timer` and `Sink`: coordinates of the
-    /// record that made it happen, with the key (`Timer`) and a JSON payload in place of the original bytes.
+    /// The record (exactly one row; partition, offset, append time, key, payload, headers). For `Timer`, `Migrate` and `Sink`: coordinates of the
+    /// record that made it happen, with the key (`Timer`, `Migrate`) and a JSON payload in place of the original bytes.
     pub record: Records,
 }
 

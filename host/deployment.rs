@@ -7,6 +7,7 @@
 //! | `log/plugins/<digest>.wasm` | a plugin's file, put once |
 //! | `log/deployments/<n>.json` | deployment n, put once; 0 is in force from the beginning of the log |
 //! | `log/deployments/<n>.outcome.json` | whether n was confirmed or voided, put once |
+//! | `log/deployments/<n>.verdict.json` | whether n was kept after its probation or withdrawn within it, put once |
 //! | `log/reservations/<lane>/<host>.json` | the append time up to which that host may have folded that lane; only ever raised |
 //! | `log/configured.json` | what the configuration file said at the last start |
 //!
@@ -15,6 +16,15 @@
 //! deployments, then folds. A deployer puts deployment n with its T, then reads all reservations: if one is at or past T, n is voided and
 //! a later T tried; else it is confirmed. Both outcomes are put once, by whoever comes first, so that all see the same. So whoever folded
 //! at or past T had reserved before n was there, and n is void; and whoever reserves later sees n (I9).
+//!
+//! # Going back
+//! Until a lane has folded past T and the probation, n can be withdrawn, and is then as if it had never been: each lane goes back to the
+//! checkpoint before T and folds again with the former logic. Whether n stays is its verdict, put once by whoever comes first: a
+//! withdrawer, the first lane that folds past the probation, or who orders the next deployment. Nobody folds past a probation without the
+//! verdict `kept`.
+//!
+//! # Histories
+//! A deployment without a T holds from the beginning of the log: it starts a new history, in which none before it ever was.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,6 +91,8 @@ pub struct Settings {
 pub struct Deployment {
     /// T, an append time in ms; none is the beginning of the log.
     pub t: Option<i64>,
+    /// How long it can be withdrawn, ms of append time from T on; 0 is not at all.
+    pub probation_ms: i64,
     /// The settings.
     pub settings: Settings,
     /// The plugin's own name and version, for people.
@@ -103,6 +115,38 @@ pub enum Outcome {
     Confirmed,
     /// It never holds: a lane had reserved T when it was put.
     Voided,
+    /// It was confirmed and then withdrawn: it never held.
+    Withdrawn,
+    /// It was confirmed, in a history that is no longer told: a later deployment holds from the beginning of the log.
+    Superseded,
+}
+
+/// Whether a confirmed deployment stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It stays.
+    Kept,
+    /// It never was.
+    Withdrawn {
+        /// Who withdrew it.
+        by: Option<String>,
+        /// Why.
+        reason: Option<String>,
+    },
+}
+
+/// A deployment of the journal.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its number.
+    pub n: u64,
+    /// What was ordered.
+    pub deployment: Deployment,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Whether it stays, if that is decided.
+    pub verdict: Option<Verdict>,
 }
 
 /// Who orders a deployment, and why.
@@ -210,10 +254,11 @@ fn late_name(late: Late) -> &'static str {
 }
 
 impl Deployment {
-    fn of(settings: Settings, plugin: &Plugin, author: &Author) -> Deployment {
+    fn of(settings: Settings, plugin: &Plugin, probation_ms: i64, author: &Author) -> Deployment {
         let description = &plugin.description;
         Deployment {
             t: None,
+            probation_ms,
             settings,
             plugin: format!("{} {}", description.name, description.version),
             state_version: description.state_version,
@@ -270,7 +315,7 @@ impl PipelineLog {
         self.put_once("log/pipeline.json", json(&identity(config)))?;
         self.keep_plugin(plugin)?;
         let settings = Settings::of(config, &plugin.digest);
-        self.put_once(&deployment_path(0), json(&Deployment::of(settings, plugin, &Author::default())))?;
+        self.put_once(&deployment_path(0), json(&Deployment::of(settings, plugin, 0, &Author::default())))?;
         Ok(())
     }
 
@@ -303,45 +348,71 @@ impl PipelineLog {
         self.read(&deployment_path(n))
     }
 
-    /// What became of deployment `n`; decided now if nobody did before.
+    /// Whether deployment `n` was confirmed, and stays; decided now if nobody did before.
     pub fn outcome(&self, n: u64, deployment: &Deployment) -> Result<Outcome, Failure> {
+        match self.confirmation(n, deployment)? {
+            Outcome::Confirmed if self.is_withdrawn(n)? => Ok(Outcome::Withdrawn),
+            outcome => Ok(outcome),
+        }
+    }
+
+    fn confirmation(&self, n: u64, deployment: &Deployment) -> Result<Outcome, Failure> {
+        // One without a T holds whatever the lanes have folded: they begin again.
         let (Some(t), path) = (deployment.t, outcome_path(n)) else { return Ok(Outcome::Confirmed) };
         if let Some(outcome) = self.read(&path)? {
             return Ok(outcome);
         }
         let reserved = self.reserved()?.is_some_and(|(until, _)| until >= t);
-        let outcome = if reserved { Outcome::Voided } else { Outcome::Confirmed };
-        if self.put_once(&path, json(&outcome))? {
-            return Ok(outcome);
+        self.decide(&path, if reserved { Outcome::Voided } else { Outcome::Confirmed })
+    }
+
+    /// Puts what was decided, unless somebody decided before; what was decided first.
+    fn decide<T: Serialize + DeserializeOwned>(&self, path: &str, decision: T) -> Result<T, Failure> {
+        if self.put_once(path, json(&decision))? {
+            return Ok(decision);
         }
-        let decided = self.read(&path)?;
+        let decided = self.read(path)?;
         decided.ok_or_else(|| Failure::new(Exit::Outside, format!("state.url: {path} is there and cannot be read")))
     }
 
-    /// All deployments with their outcomes.
-    pub fn deployments(&self) -> Result<Vec<(u64, Deployment, Outcome)>, Failure> {
-        let mut all = Vec::new();
+    /// All deployments, in the order of their numbers.
+    pub fn deployments(&self) -> Result<Vec<Entry>, Failure> {
+        let mut all: Vec<Entry> = Vec::new();
         while let Some(deployment) = self.deployment(all.len() as u64)? {
             let n = all.len() as u64;
-            let outcome = self.outcome(n, &deployment)?;
-            all.push((n, deployment, outcome));
+            let verdict = self.verdict(n)?;
+            let outcome = match self.confirmation(n, &deployment)? {
+                Outcome::Confirmed if matches!(verdict, Some(Verdict::Withdrawn { .. })) => Outcome::Withdrawn,
+                outcome => outcome,
+            };
+            if deployment.t.is_none() && outcome == Outcome::Confirmed {
+                let before = all.iter_mut().filter(|entry| entry.outcome == Outcome::Confirmed);
+                before.for_each(|entry| entry.outcome = Outcome::Superseded);
+            }
+            all.push(Entry { n, deployment, outcome, verdict });
         }
         Ok(all)
     }
 
     /// The last confirmed deployment: what holds from its T on, whether lanes have reached it or not.
     pub fn in_force(&self) -> Result<Option<(u64, Deployment)>, Failure> {
-        let confirmed = self.deployments()?.into_iter().rev().find(|(_, _, outcome)| *outcome == Outcome::Confirmed);
-        Ok(confirmed.map(|(n, deployment, _)| (n, deployment)))
+        let confirmed = self.deployments()?.into_iter().rev().find(|entry| entry.outcome == Outcome::Confirmed);
+        Ok(confirmed.map(|entry| (entry.n, entry.deployment)))
     }
 
-    /// Puts a deployment at `at`, or as soon as it can be; its number and T.
+    /// The deployment that holds from the beginning of the log.
+    pub fn first(&self) -> Result<u64, Failure> {
+        let first = self.deployments()?.into_iter().find(|entry| entry.outcome == Outcome::Confirmed);
+        first.map(|entry| entry.n).ok_or_else(|| Failure::new(Exit::State, "state.url: the journal has no deployment"))
+    }
+
+    /// Puts a deployment at `at`, or as soon as it can be; its number and T. The one before it is kept for good.
     pub fn order(&self, mut deployment: Deployment, at: Option<i64>) -> Result<(u64, i64), Failure> {
         let mut margin = MARGIN_MS;
         for _ in 0..ATTEMPTS {
             let all = self.deployments()?;
-            let before = all.iter().rev().find(|(_, _, outcome)| *outcome == Outcome::Confirmed);
-            let former_t = before.and_then(|(_, d, _)| d.t);
+            let before = all.iter().rev().find(|entry| entry.outcome == Outcome::Confirmed);
+            let former_t = before.and_then(|entry| entry.deployment.t);
             let reserved = self.reserved()?;
             let least = [former_t, reserved.as_ref().map(|r| r.0)].into_iter().flatten().max();
             let t = match at {
@@ -351,10 +422,15 @@ impl PipelineLog {
                 }
                 None => least.unwrap_or(i64::MIN).max(clock::now_ms()).saturating_add(margin),
             };
+            if let Some(before) = before
+                && !self.keep(before.n)?
+            {
+                continue; // withdrawn just now
+            }
             deployment.t = Some(t);
             let n = all.len() as u64;
             if self.put_once(&deployment_path(n), json(&deployment))?
-                && self.outcome(n, &deployment)? == Outcome::Confirmed
+                && self.confirmation(n, &deployment)? == Outcome::Confirmed
             {
                 return Ok((n, t));
             }
@@ -362,6 +438,56 @@ impl PipelineLog {
         }
         let message = "no instant was found that no lane had reserved yet; try again, or name a later one with --at";
         Err(Failure::new(Exit::State, message))
+    }
+
+    /// Puts a deployment that holds from the beginning of the log; its number.
+    pub fn order_anew(&self, mut deployment: Deployment) -> Result<u64, Failure> {
+        deployment.t = None;
+        for _ in 0..ATTEMPTS {
+            let all = self.deployments()?;
+            if let Some(before) = all.iter().rev().find(|entry| entry.outcome == Outcome::Confirmed) {
+                self.keep(before.n)?;
+            }
+            let n = all.len() as u64;
+            if self.put_once(&deployment_path(n), json(&deployment))? {
+                return Ok(n);
+            }
+        }
+        Err(Failure::new(Exit::State, "other deployments are being ordered all the time; try again"))
+    }
+
+    // ---- verdicts
+
+    /// Whether deployment `n` stays, if that is decided.
+    pub fn verdict(&self, n: u64) -> Result<Option<Verdict>, Failure> {
+        self.read(&verdict_path(n))
+    }
+
+    /// Whether deployment `n` was withdrawn.
+    pub fn is_withdrawn(&self, n: u64) -> Result<bool, Failure> {
+        Ok(matches!(self.verdict(n)?, Some(Verdict::Withdrawn { .. })))
+    }
+
+    /// Keeps deployment `n` for good; false if it was withdrawn before.
+    pub fn keep(&self, n: u64) -> Result<bool, Failure> {
+        Ok(self.decide(&verdict_path(n), Verdict::Kept)? == Verdict::Kept)
+    }
+
+    /// Withdraws deployment `n`; false if it was kept before.
+    pub fn withdraw(&self, n: u64, author: &Author) -> Result<bool, Failure> {
+        let verdict = Verdict::Withdrawn { by: author.by.clone(), reason: author.reason.clone() };
+        Ok(self.decide(&verdict_path(n), verdict)? != Verdict::Kept)
+    }
+
+    // ---- lanes
+
+    /// The lanes that have ever reserved anything.
+    pub fn lanes(&self) -> Result<Vec<String>, Failure> {
+        let paths = self.reservations(&Path::from("log/reservations"))?;
+        let mut lanes: Vec<String> =
+            paths.keys().filter_map(|path| path.parts().nth(2).map(|part| part.as_ref().to_owned())).collect();
+        lanes.dedup();
+        Ok(lanes)
     }
 
     // ---- reservations
@@ -481,6 +607,10 @@ fn deployment_path(n: u64) -> String {
 
 fn outcome_path(n: u64) -> String {
     format!("log/deployments/{n:020}.outcome.json")
+}
+
+fn verdict_path(n: u64) -> String {
+    format!("log/deployments/{n:020}.verdict.json")
 }
 
 fn plugin_path(digest: &Digest) -> String {

@@ -2,20 +2,25 @@
 //! deleted with a checkpoint. `log/lanes/<lane>` is a database with one fenced writer; what the pipeline's lanes share is
 //! [`crate::deployment`]'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
+use crate::failure::Failure;
 use crate::lane::batch::{Strike, StrikeItem};
+use crate::row::Rows;
+use crate::sink::{self, Image, Sink};
 use crate::source::merge::{Floor, Frontier};
-use crate::state::store::{Error, Store};
+use crate::state::reader::Reader;
+use crate::state::store::{Error, Notes, Store};
 
 const FRONTIER: &[u8] = b"frontier";
 const FLOOR: &[u8] = b"floor/";
 const STRIKE: &[u8] = b"strike/";
+const IMAGE: &[u8] = b"image/";
 const BEGINNING: &[u8] = b"beginning";
 
 /// Where a lane's life began: what a replay from nothing needs to find again.
@@ -36,8 +41,10 @@ pub struct Contents {
     pub frontier: Option<Frontier>,
     /// Floors by (partition, offset).
     pub floors: BTreeMap<(u32, u64), i64>,
-    /// Strikes with their reasons.
-    pub strikes: BTreeMap<StrikeItem, String>,
+    /// Strikes with their reasons, of each deployment's logic.
+    pub strikes: BTreeMap<u64, BTreeMap<StrikeItem, String>>,
+    /// What the sink held before a deployment that could be withdrawn wrote there.
+    pub images: BTreeMap<u64, Vec<Image>>,
     /// None if this lane never lived before.
     pub beginning: Option<Beginning>,
 }
@@ -58,11 +65,16 @@ impl Journal {
             let ((partition, offset), time): ((u32, u64), i64) = parse(&value)?;
             contents.floors.insert((partition, offset), time);
         }
+        let mut strikes = 0;
         for (_, value) in store.entries(STRIKE)? {
-            let (item, reason) = parse(&value)?;
-            contents.strikes.insert(item, reason);
+            let (item, reason, deployment) = parse(&value)?;
+            contents.strikes.entry(deployment).or_default().insert(item, reason);
+            strikes += 1;
         }
-        let strikes = contents.strikes.len() as u64;
+        for (key, value) in store.entries(IMAGE)? {
+            let deployment = key.first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default();
+            contents.images.entry(deployment).or_default().push(parse(&value)?);
+        }
         Ok((Journal { store, strikes }, contents))
     }
 
@@ -84,14 +96,27 @@ impl Journal {
         }))
     }
 
-    /// Makes strikes durable: before their effect.
-    pub fn write_strikes(&mut self, strikes: &[Strike]) -> Result<(), Error> {
+    /// Makes strikes of a deployment's logic durable: before their effect.
+    pub fn write_strikes(&mut self, strikes: &[Strike], deployment: u64) -> Result<(), Error> {
         let first = self.strikes;
         self.strikes += strikes.len() as u64;
         self.store.put(strikes.iter().zip(first..).map(|(strike, n)| {
             let key = [STRIKE, &n.to_be_bytes()[..]].concat();
-            (key, json(&(&strike.item, &strike.reason)))
+            (key, json(&(&strike.item, &strike.reason, deployment)))
         }))
+    }
+
+    /// Where the sink's thread notes what rows of a deployment are about to replace; `known` was noted before.
+    pub fn images(&self, deployment: u64, known: &[Image]) -> Images {
+        let known = known.iter().map(|image| (image.table.clone(), image.key.clone())).collect();
+        Images { notes: self.store.notes(), deployment, known }
+    }
+
+    /// Forgets what rows of a deployment replaced.
+    pub fn forget_images(&self, deployment: u64) -> Result<(), Error> {
+        let prefix = [IMAGE, &deployment.to_be_bytes()[..]].concat();
+        let keys = self.store.entries(&prefix)?.into_iter().map(|(key, _)| [&prefix[..], &key].concat());
+        self.store.delete(keys)
     }
 
     /// Whether another host has taken over.
@@ -102,6 +127,51 @@ impl Journal {
     /// Closes it.
     pub fn close(self) -> Result<(), Error> {
         self.store.close()
+    }
+}
+
+/// The offsets with which these lanes began, by partition; reads, and takes no lane over.
+pub fn beginnings(
+    objects: &Arc<dyn ObjectStore>,
+    lanes: &[String],
+    runtime: &Handle,
+) -> Result<BTreeMap<u32, u64>, Error> {
+    let mut offsets = BTreeMap::new();
+    for lane in lanes {
+        let reader = Reader::open(objects, &format!("log/lanes/{lane}"), runtime)?;
+        if let Some(value) = reader.map(|reader| reader.get(BEGINNING)).transpose()?.flatten() {
+            offsets.extend(parse::<Beginning>(&value)?.offsets);
+        }
+    }
+    Ok(offsets)
+}
+
+/// What a sink holds is noted before rows of a deployment that can be withdrawn replace it: once for each primary key.
+pub struct Images {
+    notes: Notes,
+    deployment: u64,
+    known: HashSet<(String, String)>,
+}
+
+impl Images {
+    /// Notes what is there under the primary keys of `rows` that were not noted yet; back when that is durable.
+    pub fn note(&mut self, sink: &mut dyn Sink, rows: &Rows) -> Result<(), Failure> {
+        let mut first = Vec::new();
+        for (at, &row) in rows.order.iter().enumerate() {
+            let (table, key) = sink::key_of(rows, row);
+            if self.known.insert((table.to_owned(), key)) {
+                first.push(at);
+            }
+        }
+        if first.is_empty() {
+            return Ok(());
+        }
+        let images = sink.images(rows, &first)?;
+        let entry = |image: &Image| {
+            let key = [IMAGE, &self.deployment.to_be_bytes(), image.table.as_bytes(), &[0], image.key.as_bytes()];
+            (key.concat(), json(image))
+        };
+        Ok(self.notes.put(images.iter().map(entry))?)
     }
 }
 

@@ -4,27 +4,29 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::config::OnStrike;
-use crate::deployment::follow::{Follower, Logic};
+use crate::deployment::follow::{Back, Follower, Logic};
 use crate::failure::{Exit, Failure};
 use crate::journal::Journal;
 use crate::plugin::Fault;
 use crate::progress::Progress;
 use crate::record::{NO_TIME, Records};
 use crate::row::Origin;
-use crate::sink::writer::{Lengths, Writer};
+use crate::sink::Image;
+use crate::sink::writer::{Lengths, SharedImages, Writer};
 use crate::source::merge::{Merge, Released};
 use crate::source::{Arrival, Source};
 use crate::state::checkpoint::{Checkpoint, FORMAT, PartitionProgress};
 use crate::state::store::Store;
-use batch::{Core, Counts, Output, Prepared, Strike};
+use batch::{Core, Counts, Output, Prepared, Strike, StrikeItem};
 
 pub mod batch;
+mod migration;
 mod shard;
 pub mod time;
 
@@ -44,6 +46,8 @@ const IDLE_ADVANCE_EVERY_MS: i64 = 1000;
 const DRAIN: Duration = Duration::from_secs(8);
 /// Keys brought into memory after a restart between two batches, until all are there.
 const LOAD_KEYS: usize = 20_000;
+/// Keys looked at between two batches for state of a former version, until all have the plugin's.
+const MIGRATE_KEYS: usize = 5_000;
 /// Batches that may wait per partition before it is held back.
 pub(crate) const QUEUED_BATCHES: usize = 2;
 
@@ -59,6 +63,8 @@ pub struct Lane {
     pub core: Core,
     /// What folds it.
     pub logic: Logic,
+    /// Strikes that the journal knows of deployments which the lane has not reached.
+    pub strikes: BTreeMap<u64, BTreeMap<StrikeItem, String>>,
     /// Where it learns what folds it next.
     pub deployments: Follower,
     /// Its keyed state.
@@ -67,6 +73,8 @@ pub struct Lane {
     pub journal: Journal,
     /// Sink and dead letters.
     pub writer: Writer,
+    /// What was noted, in former lives of this lane, of rows that deployments on probation replaced.
+    pub noted: BTreeMap<u64, Vec<Image>>,
     /// `plugin.on_strike`
     pub on_strike: OnStrike,
     /// `run.batch_records`
@@ -75,6 +83,8 @@ pub struct Lane {
     pub checkpoint_interval: Duration,
     /// Raised by a signal, or when another lane failed.
     pub stop: Arc<AtomicBool>,
+    /// Raised when all lanes must begin again at an earlier point of the log.
+    pub back: Arc<AtomicBool>,
     /// Records that were in the log at the start and not yet folded, about; `u64::MAX` where nobody knows (a file: until its end).
     pub backlog: u64,
 }
@@ -117,6 +127,10 @@ pub struct Running {
     idle_advanced_ms: i64,
     reported_ahead: Option<i64>,
     last_record: Origin,
+    /// What rows of the deployment in force replace, while it can be withdrawn.
+    images: Option<(u64, SharedImages)>,
+    /// Deployments of which that need not be known any more.
+    stale_images: Vec<u64>,
     /// When the former logic had folded its last record, until the new one folds its first.
     swapped: Option<Instant>,
     /// Whether the stop came before the sink acknowledged.
@@ -129,10 +143,15 @@ enum Step {
 }
 
 impl Lane {
+    fn is_called_off(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.back.load(Ordering::Relaxed)
+    }
+
     /// Runs until the source ends or `stop` is raised; then a final checkpoint.
     pub fn run(self) -> Result<Summary, Failure> {
         let name = self.name.clone();
         let mut running = Running::new(self);
+        running.note_images();
         running.work()?;
         let Running { lane, summary, mut progress, .. } = running;
         progress.finish();
@@ -180,6 +199,8 @@ impl Running {
                 offset: last.offset,
                 event: None,
             }),
+            images: None,
+            stale_images: Vec::new(),
             swapped: None,
             abandoned: false,
             lane,
@@ -194,6 +215,9 @@ impl Running {
                     "stopped before the sink acknowledged everything; the next start goes on from the last checkpoint"
                 );
                 return Ok(());
+            }
+            if self.is_called_back() {
+                return Ok(()); // what it folded since the checkpoint may never have been
             }
             if self.lane.stop.load(Ordering::Relaxed) {
                 self.checkpoint()?;
@@ -211,6 +235,10 @@ impl Running {
     fn step(&mut self) -> Result<Step, Failure> {
         let released = self.gather()?;
         if self.records.is_empty() {
+            let back = self.lane.deployments.look()?;
+            if self.goes_back(back) {
+                return Ok(Step::GoOn);
+            }
             if self.lane.merge.finished() {
                 return Ok(Step::Finished);
             }
@@ -219,7 +247,11 @@ impl Running {
         } else {
             self.fold(released)?;
         }
+        if self.is_called_back() {
+            return Ok(Step::GoOn);
+        }
         self.load_more_keys()?;
+        self.migrate_more_keys(MIGRATE_KEYS)?;
         if clock::instant() >= self.next_checkpoint {
             self.checkpoint()?;
             self.lane.journal.check_ownership()?;
@@ -241,7 +273,7 @@ impl Running {
             all.records += released.records;
             all.asked |= released.asked;
             let full = self.records.len() >= most || self.records.bytes() >= most_bytes;
-            if full || self.lane.merge.finished() || self.lane.stop.load(Ordering::Relaxed) {
+            if full || self.lane.merge.finished() || self.lane.is_called_off() {
                 return Ok(all);
             }
             let Some(arrival) = self.lane.source.next(self.patience())? else { return Ok(all) };
@@ -330,7 +362,14 @@ impl Running {
             before.append(&records, 0..split);
             self.fold_records(&before)?;
             self.swap(t)?;
+            if self.is_called_back() {
+                return Ok(());
+            }
             records = rest;
+        }
+        let back = self.lane.deployments.may_fold(last)?;
+        if self.goes_back(back) {
+            return Ok(());
         }
         self.fold_records(&records)?;
         let done = self.summary.counts.records;
@@ -347,7 +386,10 @@ impl Running {
         let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
         self.end_gap();
         let plugin = Arc::clone(&self.lane.logic.plugin);
-        let prepared = self.lane.core.prepare(records, &plugin).map_err(|fault| self.halt(fault))?;
+        let prepared = match self.lane.core.prepare(records, &plugin) {
+            Ok(prepared) => prepared,
+            Err(fault) => return self.failed(fault),
+        };
         self.last_record = Origin { partition: records.partitions[last], offset: records.offsets[last], event: None };
         self.complete_fold(prepared)
     }
@@ -356,9 +398,22 @@ impl Running {
     /// logic's, wherever the lane looked at its clock in between, so that every replay fires the same timers with the same logic.
     fn swap(&mut self, t: i64) -> Result<(), Failure> {
         let ended = clock::instant();
-        self.advance_to(t)?;
+        if !self.is_called_back() {
+            self.advance_to(t)?;
+        }
+        if self.is_called_back() {
+            return Ok(());
+        }
         let logic = self.lane.deployments.enter()?;
+        if logic.plugin.description.state_version != self.lane.logic.plugin.description.state_version {
+            self.migrate_all_keys()?;
+            if self.is_called_back() {
+                return Ok(());
+            }
+        }
         self.lane.core.switch(Arc::clone(&logic.plugin), logic.time);
+        self.lane.core.strikes = self.lane.strikes.remove(&logic.n).unwrap_or_default();
+        self.note_images();
         self.dirty = true;
         self.summary.swaps += 1;
         self.swapped.get_or_insert(ended);
@@ -376,6 +431,15 @@ impl Running {
         Ok(())
     }
 
+    /// Has it noted what rows of the deployment in force replace, if it can be withdrawn.
+    fn note_images(&mut self) {
+        self.stale_images.extend(self.images.take().map(|(n, _)| n));
+        self.images = self.lane.deployments.on_probation().map(|n| {
+            let known = self.lane.noted.remove(&n).unwrap_or_default();
+            (n, Arc::new(Mutex::new(self.lane.journal.images(n, &known))))
+        });
+    }
+
     /// The new logic is about to fold its first record.
     fn end_gap(&mut self) {
         let Some(ended) = self.swapped.take() else { return };
@@ -386,9 +450,15 @@ impl Running {
 
     fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Failure> {
         self.load_missing(&prepared)?;
-        let output = self.lane.core.fold(prepared).map_err(|fault| self.halt(fault))?;
+        let output = match self.lane.core.fold(prepared) {
+            Ok(output) => output,
+            Err(fault) => return self.failed(fault),
+        };
         self.dirty = true;
-        self.journal_strikes(&output.strikes)?;
+        self.judge_strikes(&output.strikes)?;
+        if self.is_called_back() {
+            return Ok(());
+        }
         self.send(output)
     }
 
@@ -399,13 +469,11 @@ impl Running {
             return Ok(());
         }
         self.keep_frontier()?;
-        let stop = &self.lane.stop;
-        let until_stop = DrainAfter::new(stop);
-        self.abandoned |=
-            !self
-                .lane
-                .writer
-                .write(output.rows, output.letters, &self.lane.logic.plugin.digest.0, || until_stop.patient())?;
+        let patience = Patience::new(&self.lane);
+        let images = self.images.as_ref().map(|(_, images)| images);
+        let leaving = (output.rows, output.letters);
+        let digest = &self.lane.logic.plugin.digest.0;
+        self.abandoned |= !self.lane.writer.write(leaving, digest, images, || patience.lasts())?;
         Ok(())
     }
 
@@ -417,19 +485,24 @@ impl Running {
         Ok(())
     }
 
-    fn journal_strikes(&mut self, strikes: &[Strike]) -> Result<(), Failure> {
+    fn judge_strikes(&mut self, strikes: &[Strike]) -> Result<(), Failure> {
         let Some(first) = strikes.first() else { return Ok(()) };
-        let plugin = &self.lane.logic.plugin.description;
+        let logic = self.lane.logic.clone();
+        let plugin = &logic.plugin.description;
         let what = format!("{:?}", first.item);
+        let key = first.key.as_ref().map(|key| format!(", key {key:?}")).unwrap_or_default();
         if self.lane.on_strike == OnStrike::Halt {
-            let key = first.key.as_ref().map(|key| format!(", key {key:?}")).unwrap_or_default();
             let message = format!(
                 "plugin {} {} struck on {what}{key}: {}; it was not folded. Mend the plugin, or set plugin.on_strike = \"dead-letter\"",
                 plugin.name, plugin.version, first.reason
             );
             return Err(Failure::new(Exit::Plugin, message));
         }
-        self.lane.journal.write_strikes(strikes)?;
+        let withdraws = self.lane.on_strike == OnStrike::Withdraw;
+        if withdraws && self.withdraw(&format!("it struck on {what}{key}: {}", first.reason))? {
+            return Ok(());
+        }
+        self.lane.journal.write_strikes(strikes, logic.n)?;
         tracing::warn!(
             lane = self.lane.name,
             plugin = plugin.name,
@@ -445,12 +518,46 @@ impl Running {
         Ok(())
     }
 
-    fn halt(&self, fault: Fault) -> Failure {
+    /// What no strike can tell apart halts the lane, unless the deployment can be withdrawn.
+    fn failed(&mut self, fault: Fault) -> Result<(), Failure> {
+        let reason = fault.text();
+        if self.lane.on_strike == OnStrike::Withdraw && self.withdraw(&reason)? {
+            return Ok(());
+        }
         let plugin = &self.lane.logic.plugin.description;
-        Failure::new(
-            Exit::Plugin,
-            format!("lane {} halts on plugin {} {}: {}", self.lane.name, plugin.name, plugin.version, fault.text()),
-        )
+        let message = format!("lane {} halts on plugin {} {}: {reason}", self.lane.name, plugin.name, plugin.version);
+        Err(Failure::new(Exit::Plugin, message))
+    }
+
+    // ---- going back
+
+    fn is_called_back(&self) -> bool {
+        self.lane.back.load(Ordering::Relaxed)
+    }
+
+    /// Withdraws the deployment in force, if that can be.
+    fn withdraw(&mut self, reason: &str) -> Result<bool, Failure> {
+        if !self.lane.deployments.withdraw(reason)? {
+            return Ok(false);
+        }
+        tracing::warn!(lane = self.lane.name, deployment = self.lane.logic.n, reason, "deployment withdrawn");
+        let back = Some(Back::Withdrawn(self.lane.logic.n));
+        Ok(self.goes_back(back))
+    }
+
+    /// Whether the lane must go back: then all lanes do.
+    fn goes_back(&self, back: Option<Back>) -> bool {
+        match back {
+            Some(Back::Withdrawn(deployment)) => {
+                tracing::warn!(lane = self.lane.name, deployment, "going back to before a deployment that was withdrawn");
+            }
+            Some(Back::Anew(deployment)) => {
+                tracing::warn!(lane = self.lane.name, deployment, "going back to the beginning of the log, for a new history");
+            }
+            None => return false,
+        }
+        self.lane.back.store(true, Ordering::Relaxed);
+        true
     }
 
     // ---- state that is not in memory
@@ -486,6 +593,33 @@ impl Running {
         Ok(())
     }
 
+    /// After a deployment of a plugin with another state version: the keys that no record and no timer touches.
+    fn migrate_more_keys(&mut self, count: usize) -> Result<(), Failure> {
+        if !self.lane.core.complete || !self.lane.core.is_migrating() {
+            return Ok(());
+        }
+        let output = match self.lane.core.migrate(count, self.last_record) {
+            Ok(output) => output,
+            Err(fault) => return self.failed(fault),
+        };
+        self.dirty = true;
+        self.judge_strikes(&output.strikes)?;
+        if self.is_called_back() {
+            return Ok(());
+        }
+        self.send(output)
+    }
+
+    /// No state of a version before the present one is left: each deployment's plugin migrates all state that it finds, so that no row
+    /// depends on which keys were touched between two deployments.
+    fn migrate_all_keys(&mut self) -> Result<(), Failure> {
+        while self.lane.core.is_migrating() && !self.is_called_back() {
+            self.load_more_keys()?;
+            self.migrate_more_keys(usize::MAX)?;
+        }
+        Ok(())
+    }
+
     // ---- idle advance
 
     /// With nothing to fold and every partition found empty, the lane's time may follow the clock, which the journal then knows.
@@ -507,6 +641,13 @@ impl Running {
         self.lane.deployments.reserve(instant)?; // I9
         while let Some(t) = self.lane.deployments.due(instant) {
             self.swap(t)?;
+            if self.is_called_back() {
+                return Ok(());
+            }
+        }
+        let back = self.lane.deployments.may_fold(instant)?;
+        if self.goes_back(back) {
+            return Ok(());
         }
         self.advance_to(instant)
     }
@@ -530,13 +671,18 @@ impl Running {
         if !self.dirty || self.abandoned {
             return Ok(());
         }
-        let until_stop = DrainAfter::new(&self.lane.stop);
-        let Some(lengths) = self.lane.writer.sync(|| until_stop.patient())? else {
+        let patience = Patience::new(&self.lane);
+        let Some(lengths) = self.lane.writer.sync(|| patience.lasts())? else {
             self.abandoned = true;
             return Ok(());
         };
         let checkpoint = self.describe(lengths);
-        self.lane.store.write_checkpoint(&checkpoint, &mut self.lane.core.shards)?; // I2, I3
+        let probation = self.lane.deployments.on_probation();
+        self.lane.store.write_checkpoint(&checkpoint, &mut self.lane.core.shards, probation)?; // I2, I3, I10
+        if probation.is_none() {
+            self.stale_images.extend(self.images.take().map(|(n, _)| n));
+        }
+        self.stale_images.drain(..).try_for_each(|n| self.lane.journal.forget_images(n))?;
         self.lane
             .source
             .commit(&checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset + 1)).collect::<Vec<_>>());
@@ -567,18 +713,22 @@ impl Running {
     }
 }
 
-/// Patience without end until a stop, and then for [`DRAIN`].
-struct DrainAfter<'a> {
+/// Patience without end until a stop, and then for [`DRAIN`]; none when the lane goes back.
+struct Patience<'a> {
     stop: &'a AtomicBool,
+    back: &'a AtomicBool,
     stopped: Cell<Option<Instant>>,
 }
 
-impl DrainAfter<'_> {
-    fn new(stop: &AtomicBool) -> DrainAfter<'_> {
-        DrainAfter { stop, stopped: Cell::new(None) }
+impl Patience<'_> {
+    fn new(lane: &Lane) -> Patience<'_> {
+        Patience { stop: &lane.stop, back: &lane.back, stopped: Cell::new(None) }
     }
 
-    fn patient(&self) -> bool {
+    fn lasts(&self) -> bool {
+        if self.back.load(Ordering::Relaxed) {
+            return false;
+        }
         if !self.stop.load(Ordering::Relaxed) {
             return true;
         }

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use clap::Parser;
 use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand};
 use keyfold::config::{self, Config};
-use keyfold::deployment::Author;
 use keyfold::deployment::order::{self, Request};
 use keyfold::failure::{Check, Failure};
 use keyfold::log::Format;
@@ -34,14 +33,18 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Demo { keep } => demo::demo(keep)?,
         Command::Check { config } => return Ok(check_all(&config)),
         Command::Reset { config } => cli::answer(&run::reset(&load(&config)?)?),
-        Command::Deploy { config, plugin, plugin_config, set, at, dry_run, reason, by } => {
+        Command::Deploy { config, plugin, plugin_config, like, set, at, reprocess, dry_run, author } => {
             let keys: Vec<String> = set.iter().map(|(key, _)| key.clone()).collect();
             order::settable(&keys)?;
             let set = if keys.is_empty() { None } else { Some((keys, load_with(&config, set)?)) };
             let given = plugin_config;
             let config = load(&config)?;
-            let author = Author { by: by.or_else(|| std::env::var("USER").ok()), reason };
-            return deploy(&config, &Request { plugin, config: given, set, at, dry_run, author });
+            let author = author.named();
+            return deploy(&config, &Request { plugin, config: given, like, set, at, reprocess, dry_run, author });
+        }
+        Command::Withdraw { config, n, author } => {
+            let n = order::withdraw(&load(&config)?, n, &author.named())?;
+            cli::answer(&format!("deployment {n} is withdrawn: it is as if it had never been"));
         }
         Command::Deployments { config } => cli::answer(&order::list(&load(&config)?)?),
         Command::Replay { config, options } => {
@@ -70,7 +73,10 @@ fn deploy(config: &Config, request: &Request) -> Result<ExitCode, Failure> {
     let ordered = order::deploy(config, request)?;
     cli::answer(&cli::check_lines(&ordered.checks));
     if let Some((n, t)) = ordered.deployment {
-        cli::answer(&format!("deployment {n} holds from {} ({t}) on", cli::time(t)));
+        cli::answer(&match t {
+            Some(t) => format!("deployment {n} holds from {} ({t}) on", cli::time(t)),
+            None => format!("deployment {n} holds from the beginning of the log"),
+        });
     }
     Ok(cli::check_code(&ordered.checks))
 }

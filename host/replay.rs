@@ -343,6 +343,7 @@ fn is_struck(letter: &DeadLetter, strikes: &[Strike]) -> bool {
         StrikeItem::Timer { key, .. } => {
             letter.stage == Stage::Timer && record.key == Some(key.as_bytes()) && letter.reason == strike.reason
         }
+        StrikeItem::State { key, .. } => letter.stage == Stage::Migrate && record.key == Some(key.as_bytes()),
     })
 }
 

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
@@ -13,7 +14,7 @@ use tokio::runtime::Runtime;
 use wasmtime::Engine;
 
 use crate::clock;
-use crate::config::{self, Component, Config};
+use crate::config::{self, Component, Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic};
 use crate::deployment::{PipelineLog, Standing, order, watch};
 use crate::failure::{Exit, Failure};
@@ -22,6 +23,7 @@ use crate::lane::batch::Core;
 use crate::lane::{Lane, Summary};
 use crate::plugin::{self, Limits, Plugin};
 use crate::record::NO_TIME;
+use crate::row::Table;
 use crate::sink::writer::Writer;
 use crate::source::merge::{Merge, Resume};
 use crate::source::{Source, Start, file, kafka};
@@ -63,11 +65,11 @@ pub fn run_until(
     let plugin = sandbox.load(config)?;
     let objects = objects(&config.state.url)?;
     let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
+    let store = order::Stored { objects: &objects, log: &log, runtime: runtime.handle() };
     let standing = log.standing(config, &plugin.digest)?;
     order::allow(config, &standing)?;
-    let log_source = LogSource::inspect(config, deadline)?;
-    let mut sink = sink::open(&config.sink, &plugin.description.tables, runtime.handle(), Some(deadline))?;
-    let mut letters = dead_letter::open(&config.dead_letters, topic(config), Some(deadline))?;
+    let tables = &plugin.description.tables;
+    let mut outside = Outside::open(config, tables, &runtime, deadline)?;
     log.begin(config, &plugin)?;
     let loader = Arc::new(sandbox.loader(config, log.clone()));
     match standing {
@@ -76,38 +78,71 @@ pub fn run_until(
         Standing::Superseded(n) => {
             tracing::warn!(deployment = n, "the configuration file is older than the deployment in force, which holds");
         }
-        Standing::Changed(_) => order::at_start(config, &log, &plugin, &sandbox.workers)?,
+        Standing::Changed(_) => order::at_start(config, &store, &plugin, &sandbox.workers)?,
     }
     log.remember(config, &plugin.digest)?;
-
-    let opening = Opening {
-        config,
-        until_end: options.until_end,
-        deadline,
-        log: &log,
-        loader: &loader,
-        runtime: &runtime,
-        objects: &objects,
-        source: &log_source,
-    };
-    let mut opened = Vec::new();
-    for partitions in log_source.lanes(config) {
-        opened.push(opening.lane(partitions)?);
-    }
-    if let [lane] = opened.as_mut_slice() {
-        lane.cut_files(&mut *sink, &mut *letters)?;
-    }
-    let lengths = (sink.length()?, letters.length()?);
-    let writer = Writer::start(sink, letters)?;
-    let mut lanes = Vec::new();
-    for lane in opened {
-        lanes.push(lane.assemble(&opening, &writer, &sandbox.workers, stop, lengths)?);
-    }
-    tracing::info!(pipeline = config.name, lanes = lanes.len(), "folding");
     if let Some(file) = &options.watch {
         watch::watch(config, file, stop)?;
     }
-    work(lanes, stop)
+    loop {
+        let back = Arc::new(AtomicBool::new(false));
+        let opening = Opening {
+            config,
+            until_end: options.until_end,
+            deadline,
+            log: &log,
+            first: log.first()?,
+            loader: &loader,
+            runtime: &runtime,
+            objects: &objects,
+            source: &outside.source,
+            stop,
+            back: &back,
+        };
+        let (lanes, writing) = opening.lanes(outside.sink, outside.letters, &sandbox.workers)?;
+        tracing::info!(pipeline = config.name, lanes = lanes.len(), "folding");
+        let summaries = work(lanes, stop)?;
+        if !back.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed) || !ended(&writing, stop) {
+            return Ok(summaries);
+        }
+        refuse_unrepeatable(config)?;
+        outside = Outside::open(config, tables, &runtime, clock::instant() + config.run.startup_timeout)?;
+    }
+}
+
+/// Waits until the writing thread has written what it was given; false if a stop came before.
+fn ended(writing: &JoinHandle<()>, stop: &AtomicBool) -> bool {
+    while !writing.is_finished() && !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    writing.is_finished()
+}
+
+fn refuse_unrepeatable(config: &Config) -> Result<(), Failure> {
+    match &config.source {
+        config::Source::File(file) if file.path.as_os_str() == "-" => {
+            let message = "the lanes must go back to an earlier point of the log, and standard input cannot be read again: start anew";
+            Err(Failure::new(Exit::State, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a pipeline reads from and writes to.
+struct Outside {
+    source: LogSource,
+    sink: Box<dyn sink::Sink>,
+    letters: Box<dyn dead_letter::DeadLetterWriter>,
+}
+
+impl Outside {
+    fn open(config: &Config, tables: &Arc<[Table]>, runtime: &Runtime, deadline: Instant) -> Result<Outside, Failure> {
+        Ok(Outside {
+            source: LogSource::inspect(config, deadline)?,
+            sink: sink::open(&config.sink, tables, runtime.handle(), Some(deadline))?,
+            letters: dead_letter::open(&config.dead_letters, topic(config), Some(deadline))?,
+        })
+    }
 }
 
 /// Runs each lane on a thread of its own; a failure of one stops all.
@@ -128,21 +163,23 @@ fn work(lanes: Vec<Lane>, stop: &Arc<AtomicBool>) -> Result<Vec<Summary>, Failur
 /// `keyfold reset`: deletes the checkpoints, not the journal.
 pub fn reset(config: &Config) -> Result<String, Failure> {
     let (runtime, objects) = (runtime()?, objects(&config.state.url)?);
-    let delete = async {
-        let lanes = object_store::path::Path::from("lanes");
-        let found: Vec<_> = objects.list(Some(&lanes)).map_ok(|o| o.location).boxed().try_collect().await?;
-        for location in &found {
-            objects.delete(location).await?;
-        }
-        Ok::<_, object_store::Error>(found.len())
-    };
-    match runtime.block_on(delete) {
+    match runtime.block_on(delete_under(&objects, "lanes")) {
         Ok(0) => Ok("there was no checkpoint".into()),
         Ok(n) => Ok(format!(
             "deleted the checkpoints ({n} files); the journal is kept, the next run reads from the beginning of the log"
         )),
         Err(e) => Err(Failure::new(Exit::Outside, format!("state.url: the checkpoints cannot be deleted: {e}"))),
     }
+}
+
+/// Deletes all objects under a path; gives how many there were.
+async fn delete_under(objects: &Arc<dyn ObjectStore>, path: &str) -> Result<usize, object_store::Error> {
+    let path = object_store::path::Path::from(path);
+    let found: Vec<_> = objects.list(Some(&path)).map_ok(|o| o.location).boxed().try_collect().await?;
+    for location in &found {
+        objects.delete(location).await?;
+    }
+    Ok(found.len())
 }
 
 /// The two clients' runtime.
@@ -355,10 +392,14 @@ struct Opening<'a> {
     until_end: bool,
     deadline: Instant,
     log: &'a PipelineLog,
+    /// The deployment that holds from the beginning of the log.
+    first: u64,
     loader: &'a Arc<Loader>,
     runtime: &'a Runtime,
     objects: &'a Arc<dyn ObjectStore>,
     source: &'a LogSource,
+    stop: &'a Arc<AtomicBool>,
+    back: &'a Arc<AtomicBool>,
 }
 
 /// A source with the offsets at which it started.
@@ -375,6 +416,89 @@ struct Opened {
 }
 
 impl Opening<'_> {
+    /// All lanes, and the thread that writes for them.
+    fn lanes(
+        &self,
+        mut sink: Box<dyn sink::Sink>,
+        mut letters: Box<dyn dead_letter::DeadLetterWriter>,
+        workers: &Arc<rayon::ThreadPool>,
+    ) -> Result<(Vec<Lane>, JoinHandle<()>), Failure> {
+        let mut opened = Vec::new();
+        for partitions in self.source.lanes(self.config) {
+            opened.push(self.lane(partitions)?);
+        }
+        for lane in &mut opened {
+            self.put_back(lane, &mut *sink)?;
+        }
+        if let [lane] = opened.as_mut_slice() {
+            lane.cut_files(&mut *sink, &mut *letters)?;
+        }
+        let lengths = (sink.length()?, letters.length()?);
+        let (writer, writing) = Writer::start(sink, letters)?;
+        let mut lanes = Vec::new();
+        for lane in opened {
+            lanes.push(lane.assemble(self, &writer, workers, lengths)?);
+        }
+        Ok((lanes, writing))
+    }
+
+    /// The state of a lane as this history knows it: without what a withdrawn deployment made, and empty if another history made it.
+    fn state(&self, name: &str) -> Result<(Store, Option<Checkpoint>), Failure> {
+        let path = format!("lanes/{name}");
+        let open = || Store::open(Arc::clone(self.objects), &path, self.runtime.handle().clone());
+        let mut store = open()?;
+        if let Some(deployment) = store.undo_of()
+            && self.log.is_withdrawn(deployment)?
+        {
+            store.take_back()?; // I10
+            tracing::info!(lane = name, deployment, "state taken back to before a deployment that was withdrawn");
+        }
+        let checkpoint = store.checkpoint()?;
+        let Some(n) = checkpoint.as_ref().map(|checkpoint| checkpoint.deployment) else { return Ok((store, None)) };
+        if n < self.first {
+            store.close()?;
+            self.runtime.block_on(delete_under(self.objects, &path)).map_err(|e| {
+                Failure::new(Exit::Outside, format!("state.url: the checkpoints of a former history cannot be deleted: {e}"))
+            })?;
+            tracing::info!(lane = name, deployment = self.first, "the lane begins anew: a deployment holds from the beginning of the log");
+            return Ok((open()?, None));
+        }
+        if self.log.is_withdrawn(n)? {
+            let message = format!(
+                "the checkpoint of lane {name} was made by deployment {n}, which was withdrawn, and what takes it back is missing: run \
+                 `keyfold reset`, and the next run folds the log from its beginning"
+            );
+            return Err(Failure::new(Exit::State, message));
+        }
+        Ok((store, checkpoint))
+    }
+
+    /// Puts back, in the sink, what rows of withdrawn deployments replaced; forgets what rows of deployments that stay did.
+    fn put_back(&self, lane: &mut Opened, sink: &mut dyn sink::Sink) -> Result<(), Failure> {
+        for (deployment, mut images) in std::mem::take(&mut lane.contents.images) {
+            if deployment >= self.first && self.log.verdict(deployment)?.is_none() {
+                lane.contents.images.insert(deployment, images);
+                continue;
+            }
+            if deployment >= self.first && self.log.is_withdrawn(deployment)? {
+                if self.config.plugin.withdrawn_rows == WithdrawnRows::List {
+                    images.retain(|image| {
+                        let stays = image.row.is_none();
+                        if stays {
+                            let (table, key) = (&image.table, &image.key);
+                            tracing::warn!(deployment, table, key, "a row that only the withdrawn deployment wrote is left");
+                        }
+                        !stays
+                    });
+                }
+                sink.restore(&images)?; // I10
+                tracing::info!(lane = lane.name, deployment, rows = images.len(), "rows put back to before a withdrawn deployment");
+            }
+            lane.journal.forget_images(deployment)?;
+        }
+        Ok(())
+    }
+
     fn lane(&self, partitions: Vec<u32>) -> Result<Opened, Failure> {
         let name = match self.source.lanes(self.config).len() {
             1 if self.source.partitions().len() != 1 || self.is_topic_ordered() => "topic".to_string(),
@@ -382,8 +506,7 @@ impl Opening<'_> {
         };
         let handle = self.runtime.handle();
         let (journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
-        let store = Store::open(Arc::clone(self.objects), &format!("lanes/{name}"), handle.clone())?;
-        let checkpoint = store.checkpoint()?;
+        let (store, checkpoint) = self.state(&name)?;
         let opened = Opened { name, partitions, store, checkpoint, journal, contents };
         self.check_frontier(&opened)?;
         Ok(opened)
@@ -478,12 +601,11 @@ impl Opened {
         opening: &Opening<'_>,
         writer: &Writer,
         workers: &Arc<rayon::ThreadPool>,
-        stop: &Arc<AtomicBool>,
         lengths: (Option<u64>, Option<u64>),
     ) -> Result<Lane, Failure> {
         let starts = self.starts();
         let (source, first_offsets) = opening.source(&starts)?;
-        let Opened { name, store, checkpoint, journal, contents, .. } = self;
+        let Opened { name, store, checkpoint, journal, mut contents, .. } = self;
         if contents.beginning.is_none() {
             let offsets = first_offsets.iter().copied().collect();
             journal.write_beginning(&Beginning { offsets, sink_length: lengths.0, letters_length: lengths.1 })?;
@@ -492,15 +614,15 @@ impl Opened {
         let backlog = first_offsets.iter().map(ahead).sum::<Option<u64>>().unwrap_or(u64::MAX);
         let resume = |&(partition, _): &(u32, u64)| (partition, resume_of(checkpoint.as_ref(), partition));
         let resumes: Vec<_> = first_offsets.iter().map(resume).collect();
-        let in_force = checkpoint.as_ref().map_or(0, |c| c.deployment);
+        let in_force = checkpoint.as_ref().map_or(opening.first, |c| c.deployment);
         let logic = opening.loader.load(in_force)?;
         let deployments = Follower::open(opening.log.clone(), Arc::clone(opening.loader), &name, in_force)?;
         let last = checkpoint.as_ref().and_then(|c| c.last);
         let merge = Merge::new(&resumes, logic.time.clock_skew_ms, last, contents.frontier, contents.floors);
         let mut core = Core::new(Arc::clone(&logic.plugin), Arc::clone(workers), logic.time);
-        core.strikes = contents.strikes;
+        core.strikes = contents.strikes.remove(&in_force).unwrap_or_default();
         if let Some(checkpoint) = &checkpoint {
-            (core.time, core.complete) = (checkpoint.time, false);
+            core.restore(checkpoint.time);
         }
         let known_backlog = (backlog != u64::MAX).then_some(backlog);
         tracing::info!(
@@ -523,10 +645,13 @@ impl Opened {
             store,
             journal,
             writer: writer.clone(),
+            strikes: contents.strikes,
+            noted: contents.images,
             on_strike: opening.config.plugin.on_strike,
             batch_records: opening.config.run.batch_records,
             checkpoint_interval: opening.config.state.checkpoint_interval,
-            stop: Arc::clone(stop),
+            stop: Arc::clone(opening.stop),
+            back: Arc::clone(opening.back),
             backlog,
         })
     }

@@ -12,6 +12,7 @@ use crate::record::{ByteColumn, NO_TIME};
 
 pub mod checkpoint;
 pub mod layout;
+pub mod reader;
 pub mod store;
 
 /// A key's bytes; few, as most keys have, lie in the slot itself.
@@ -39,6 +40,8 @@ pub struct Stored {
     pub runs: u32,
     /// List items in those runs (or inline).
     pub items: usize,
+    /// State version of value and list.
+    pub version: u32,
 }
 
 /// A key of a lane.
@@ -50,6 +53,8 @@ pub struct Slot {
     pub state: KeyState,
     /// What the store holds of it; none if nothing.
     pub stored: Option<Stored>,
+    /// The state version of the plugin that wrote value and list; 0 while there is nothing.
+    pub version: u32,
     /// Whether the list was cleared since the last checkpoint, so that stored items are void.
     pub list_replaced: bool,
     /// Whether `state` is known. Until then the store must be asked.
@@ -97,6 +102,7 @@ impl Shard {
             key: KeyBytes::from_slice(key),
             state: KeyState { timer: NO_TIME, ..KeyState::default() },
             stored: None,
+            version: 0,
             list_replaced: false,
             loaded: complete,
             listed: true,
@@ -134,6 +140,16 @@ impl Shard {
         group.1
     }
 
+    /// How many slots there are, free ones included.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Value and list of a slot are of this version from now on, as there are none.
+    pub fn set_version(&mut self, slot: u32, version: u32) {
+        self.slots[slot as usize].version = version;
+    }
+
     /// A slot.
     pub fn slot(&self, slot: u32) -> &Slot {
         &self.slots[slot as usize]
@@ -156,6 +172,7 @@ impl Shard {
         entry.loaded = true;
         if let Some((state, stored)) = loaded {
             entry.state = state;
+            entry.version = stored.version;
             entry.stored = Some(stored);
             self.schedule(slot);
         }

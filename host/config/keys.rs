@@ -180,9 +180,21 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "plugin.on_strike",
-        Kind::Choice(&["dead-letter", "halt"]),
+        Kind::Choice(&["dead-letter", "halt", "withdraw"]),
         Absent::Is(r#""dead-letter""#),
-        "what happens when one record, event or firing traps or breaks a limit",
+        "what happens when one record, event or firing traps or breaks a limit; `withdraw` withdraws a deployment within its probation, and is `dead-letter` otherwise",
+    ),
+    key(
+        "plugin.probation",
+        Kind::Duration(0, YEAR),
+        Absent::Is(r#""10m""#),
+        "how long a deployment can be withdrawn, in append time from its instant on; meanwhile what it overwrites is kept; `0s` is not at all",
+    ),
+    key(
+        "plugin.withdrawn_rows",
+        Kind::Choice(&["delete", "list"]),
+        Absent::Is(r#""delete""#),
+        "what becomes of rows that only a withdrawn deployment wrote: deleted, or left and listed in the log",
     ),
     key(
         "state.url",

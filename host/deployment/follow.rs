@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
-use super::{Deployment, Outcome, PipelineLog, iso};
+use super::{Author, Deployment, Outcome, PipelineLog, Verdict, iso};
 use crate::clock;
 use crate::config::Time;
 use crate::failure::{Exit, Failure};
@@ -19,6 +19,8 @@ use crate::plugin::{self, Plugin};
 const LEAST_AHEAD_MS: i64 = 250;
 /// The same while it catches up: reservations are then few, and a T in the log's past is seldom wanted.
 const MOST_AHEAD_MS: i64 = 3_600_000;
+/// How often a lane looks what was ordered and withdrawn, when it need not know to fold on.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What folds a lane: a loaded deployment.
 #[derive(Clone)]
@@ -123,6 +125,25 @@ impl Loader {
 struct Coming {
     n: u64,
     t: i64,
+    /// The append time with which its probation is over; none if it cannot be withdrawn.
+    until: Option<i64>,
+}
+
+/// The deployment in force, as long as it can be withdrawn.
+#[derive(Clone, Copy, Debug)]
+struct Probation {
+    n: u64,
+    /// The append time with which it is over.
+    until: i64,
+}
+
+/// Why a lane must begin again at an earlier point of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// This deployment was withdrawn.
+    Withdrawn(u64),
+    /// This deployment holds from the beginning of the log.
+    Anew(u64),
 }
 
 /// A lane's view of the deployments.
@@ -138,6 +159,10 @@ pub struct Follower {
     /// The first deployment that was not seen yet.
     next: u64,
     coming: VecDeque<Coming>,
+    probation: Option<Probation>,
+    /// When the journal was last looked at.
+    looked: Instant,
+    back: Option<Back>,
 }
 
 impl Follower {
@@ -156,7 +181,14 @@ impl Follower {
             raised: clock::instant(),
             next: in_force + 1,
             coming: VecDeque::new(),
+            probation: None,
+            looked: clock::instant(),
+            back: None,
         };
+        if let Some(deployment) = follower.log.deployment(in_force)? {
+            let until = follower.probation_of(in_force, &deployment)?;
+            follower.probation = until.map(|until| Probation { n: in_force, until });
+        }
         follower.learn()?;
         Ok(follower)
     }
@@ -183,23 +215,85 @@ impl Follower {
         self.coming.front().map(|coming| coming.t).filter(|t| *t <= append_time)
     }
 
-    /// The next deployment, which holds from now on.
+    /// The next deployment, which holds from now on. Whether it was withdrawn since it was learned of, the next look tells.
     pub fn enter(&mut self) -> Result<Logic, Failure> {
-        let coming = self.coming.pop_front().expect("asked only when one is due");
-        self.loader.load(coming.n)
+        let Coming { n, until, .. } = self.coming.pop_front().expect("asked only when one is due");
+        self.probation = until.map(|until| Probation { n, until });
+        self.loader.load(n)
+    }
+
+    /// The deployment in force, if it can still be withdrawn.
+    pub fn on_probation(&self) -> Option<u64> {
+        self.probation.map(|probation| probation.n)
+    }
+
+    /// Withdraws the deployment in force because of what happened in this lane; false if it stays.
+    pub fn withdraw(&mut self, reason: &str) -> Result<bool, Failure> {
+        let Some(Probation { n, .. }) = self.probation else { return Ok(false) };
+        let author = Author { by: Some(format!("lane {}", self.lane)), reason: Some(reason.to_owned()) };
+        let withdrawn = self.log.withdraw(n, &author)?;
+        if withdrawn {
+            self.back = Some(Back::Withdrawn(n));
+        }
+        self.probation = None;
+        Ok(withdrawn)
+    }
+
+    /// Whether the lane may fold records up to `append_time`, or must go back.
+    pub fn may_fold(&mut self, append_time: i64) -> Result<Option<Back>, Failure> {
+        if let Some(Probation { n, until }) = self.probation
+            && append_time >= until
+        {
+            self.probation = None;
+            if !self.log.keep(n)? {
+                self.back = Some(Back::Withdrawn(n));
+            }
+            tracing::info!(lane = self.lane, deployment = n, kept = self.back.is_none(), "probation over");
+        }
+        self.look()
+    }
+
+    /// Looks, if it did not lately, what was ordered and withdrawn.
+    pub fn look(&mut self) -> Result<Option<Back>, Failure> {
+        if self.looked.elapsed() < LOOK {
+            return Ok(self.back);
+        }
+        self.looked = clock::instant();
+        self.learn()?;
+        if let Some(Probation { n, .. }) = self.probation {
+            match self.log.verdict(n)? {
+                Some(Verdict::Withdrawn { .. }) => self.back = Some(Back::Withdrawn(n)),
+                Some(Verdict::Kept) => self.probation = None,
+                None => {}
+            }
+        }
+        Ok(self.back)
     }
 
     fn learn(&mut self) -> Result<(), Failure> {
         while let Some(deployment) = self.log.deployment(self.next)? {
             let (n, outcome) = (self.next, self.log.outcome(self.next, &deployment)?);
             self.next += 1;
-            self.hear(n, &deployment, outcome);
+            if outcome == Outcome::Confirmed {
+                self.hear(n, &deployment)?;
+            }
         }
         Ok(())
     }
 
-    fn hear(&mut self, n: u64, deployment: &Deployment, outcome: Outcome) {
-        let (Some(t), Outcome::Confirmed) = (deployment.t, outcome) else { return };
+    /// The append time with which a deployment's probation is over; none if it cannot be withdrawn.
+    fn probation_of(&self, n: u64, deployment: &Deployment) -> Result<Option<i64>, Failure> {
+        let until = deployment.t.filter(|_| deployment.probation_ms > 0);
+        let undecided = until.is_some() && self.log.verdict(n)?.is_none();
+        Ok(until.filter(|_| undecided).map(|t| t.saturating_add(deployment.probation_ms)))
+    }
+
+    fn hear(&mut self, n: u64, deployment: &Deployment) -> Result<(), Failure> {
+        let Some(t) = deployment.t else {
+            self.back = Some(Back::Anew(n));
+            return Ok(());
+        };
+        let until = self.probation_of(n, deployment)?;
         tracing::info!(
             lane = self.lane,
             deployment = n,
@@ -210,7 +304,8 @@ impl Follower {
             reason = deployment.reason,
             "deployment ahead"
         );
-        self.coming.push_back(Coming { n, t });
+        self.coming.push_back(Coming { n, t, until });
         self.loader.prepare(n);
+        Ok(())
     }
 }

@@ -4,17 +4,26 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Author, Deployment, PipelineLog, Settings, Standing, iso};
+use object_store::ObjectStore;
+use tokio::runtime::Handle;
+
+use super::{Author, Deployment, Entry, Outcome, PipelineLog, Settings, Standing, Verdict, iso};
 use crate::clock;
 use crate::config::{Component, Config};
 use crate::failure::{Check, Exit, Failure, Finding};
-use crate::plugin::{Digest, Plugin, law};
+use crate::journal;
+use crate::plugin::{Digest, Plugin, call, law};
 use crate::run::{self, Sandbox};
 use crate::sink;
-use crate::source::recent::recent;
+use crate::source::recent::{lowest, recent};
+use crate::record::ByteColumn;
+use crate::state::reader::{Reader, StoredKey};
 
 /// Records of each partition on which the law is tried.
 const TRIED: u64 = 500;
+
+/// Keys of each lane on whose state a `migrate` is tried.
+const SAMPLED: usize = 10_000;
 
 /// Settings that a deployment can change by themselves, beside the plugin and its configuration.
 const KEYS: &[&str] = &[
@@ -26,6 +35,7 @@ const KEYS: &[&str] = &[
     "plugin.fuel",
     "plugin.output_rows",
     "plugin.output_bytes",
+    "plugin.probation",
 ];
 
 /// What is asked for; what is not named stays as it is in force. If nothing is named, it is all that the configuration says.
@@ -35,10 +45,14 @@ pub struct Request {
     pub plugin: Option<String>,
     /// Another configuration of the plugin.
     pub config: Option<serde_json::Value>,
+    /// Plugin, configuration and settings of this deployment, which what else is named changes.
+    pub like: Option<u64>,
     /// Keys of the configuration whose values are to be taken from this one.
     pub set: Option<(Vec<String>, Config)>,
     /// T; none is as soon as can be.
     pub at: Option<i64>,
+    /// From the beginning of the log, in a new history.
+    pub reprocess: bool,
     /// Look, and order nothing.
     pub dry_run: bool,
     /// Who, and why.
@@ -50,8 +64,19 @@ pub struct Request {
 pub struct Ordered {
     /// A line for each thing that was looked at.
     pub checks: Vec<Check>,
-    /// Number and T, if it was ordered.
-    pub deployment: Option<(u64, i64)>,
+    /// Number and T, if it was ordered; no T is the beginning of the log.
+    pub deployment: Option<(u64, Option<i64>)>,
+}
+
+/// Where a pipeline's state and journal lie.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    /// The store.
+    pub objects: &'a Arc<dyn ObjectStore>,
+    /// The journal in it.
+    pub log: &'a PipelineLog,
+    /// What reads them.
+    pub runtime: &'a Handle,
 }
 
 /// Refuses a changed configuration file, unless it counts as an order.
@@ -71,18 +96,19 @@ pub fn allow(config: &Config, standing: &Standing) -> Result<(), Failure> {
 /// Orders what a changed configuration file says, at a start with `run.deploy_on_start`.
 pub fn at_start(
     config: &Config,
-    log: &PipelineLog,
+    store: &Stored<'_>,
     plugin: &Arc<Plugin>,
     workers: &Arc<rayon::ThreadPool>,
 ) -> Result<(), Failure> {
+    let log = store.log;
     let (_, in_force) = in_force(log)?;
     let settings = Settings::of(config, &plugin.digest);
     let mut checks = Vec::new();
-    look(config, workers, plugin, &settings, &in_force, &mut checks);
+    look((config, store), workers, plugin, &settings, &in_force, &mut checks)?;
     first_refused(&checks)?;
     log.keep_plugin(plugin)?;
     let author = Author { by: None, reason: Some("the configuration file was changed".into()) };
-    let (n, t) = log.order(Deployment::of(settings, plugin, &author), None)?;
+    let (n, t) = log.order(Deployment::of(settings, plugin, config.plugin.probation_ms, &author), None)?;
     tracing::info!(deployment = n, t, at = iso(t), "the changed configuration is ordered");
     Ok(())
 }
@@ -90,7 +116,9 @@ pub fn at_start(
 /// `keyfold deploy`: looks at everything that can be refused before T, then orders.
 pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     let runtime = run::runtime()?;
-    let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
+    let objects = run::objects(&config.state.url)?;
+    let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
+    let store = Stored { objects: &objects, log: &log, runtime: runtime.handle() };
     let sandbox = Sandbox::new(config)?;
     if log.standing(config, &Digest(String::new()))? == Standing::First && !request.dry_run {
         // What the configuration says holds from the beginning of the log, as if it had been started before.
@@ -99,8 +127,12 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
         log.remember(config, &plugin.digest)?;
     }
     let (_, in_force) = in_force(&log)?;
+    let base = match request.like {
+        Some(n) => numbered(&log, n)?.deployment,
+        None => in_force.clone(),
+    };
     let mut checks = Vec::new();
-    let (plugin, settings) = match candidate(config, request, &log, &sandbox, &in_force) {
+    let (plugin, settings) = match candidate(config, request, &log, &sandbox, &base) {
         Ok(candidate) => candidate,
         Err(failure) => {
             checks.push(Check::refused("plugin", failure));
@@ -110,14 +142,60 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     let description = &plugin.description;
     let detail = format!("{} {}, SHA-256 {}", description.name, description.version, plugin.digest.0);
     checks.push(Check::fine("plugin", detail));
-    look(config, &sandbox.workers, &plugin, &settings, &in_force, &mut checks);
+    if request.reprocess {
+        checks.push(law_of(config, &sandbox.workers, &plugin, &settings));
+        checks.push(beginning(config, &store)?);
+    } else {
+        look((config, &store), &sandbox.workers, &plugin, &settings, &in_force, &mut checks)?;
+    }
     checks.extend(sink::check(&config.sink, &description.tables, runtime.handle()));
     if request.dry_run || first_refused(&checks).is_err() {
         return Ok(Ordered { checks, deployment: None });
     }
     log.keep_plugin(&plugin)?;
-    let ordered = log.order(Deployment::of(settings, &plugin, &request.author), request.at)?;
+    let with = request.set.as_ref().map_or(config, |(_, with)| with);
+    let deployment = Deployment::of(settings, &plugin, with.plugin.probation_ms, &request.author);
+    let ordered = if request.reprocess {
+        (log.order_anew(deployment)?, None)
+    } else {
+        let (n, t) = log.order(deployment, request.at)?;
+        (n, Some(t))
+    };
     Ok(Ordered { checks, deployment: Some(ordered) })
+}
+
+/// `keyfold withdraw`: makes a deployment, the last one if none is named, as if it had never been; its number.
+pub fn withdraw(config: &Config, n: Option<u64>, author: &Author) -> Result<u64, Failure> {
+    let runtime = run::runtime()?;
+    let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
+    let (last, _) = in_force(&log)?;
+    let n = n.unwrap_or(last);
+    let entry = numbered(&log, n)?;
+    let refuse = |why: &str| {
+        let message = format!("deployment {n} {why}; to go back from here, order former logic with `keyfold deploy --like N`");
+        Err(Failure::new(Exit::Config, message))
+    };
+    match entry.outcome {
+        Outcome::Withdrawn => return Ok(n),
+        Outcome::Voided => return refuse("never held"),
+        Outcome::Superseded => return refuse("belongs to a former history"),
+        Outcome::Confirmed => {}
+    }
+    if entry.deployment.t.is_none() {
+        return refuse("holds from the beginning of the log: there is nothing before it");
+    }
+    if entry.deployment.probation_ms == 0 {
+        return refuse("was ordered with plugin.probation = \"0s\"");
+    }
+    if n != last {
+        return refuse("was kept for good when the next one was ordered");
+    }
+    if log.withdraw(n, author)? { Ok(n) } else { refuse("is kept for good: its probation is over") }
+}
+
+fn numbered(log: &PipelineLog, n: u64) -> Result<Entry, Failure> {
+    let found = log.deployments()?.into_iter().find(|entry| entry.n == n);
+    found.ok_or_else(|| Failure::new(Exit::Config, format!("there is no deployment {n}; see `keyfold deployments`")))
 }
 
 fn in_force(log: &PipelineLog) -> Result<(u64, Deployment), Failure> {
@@ -130,16 +208,17 @@ fn candidate(
     request: &Request,
     log: &PipelineLog,
     sandbox: &Sandbox,
-    in_force: &Deployment,
+    base: &Deployment,
 ) -> Result<(Arc<Plugin>, Settings), Failure> {
-    let whole = request.plugin.is_none() && request.config.is_none() && request.set.is_none();
+    let named = request.plugin.is_some() || request.config.is_some() || request.set.is_some() || request.like.is_some();
+    let whole = !named;
     let (bytes, name) = match &request.plugin {
         Some(given) => run::component(&component(given))?,
         None if whole => run::component(&config.plugin.component)?,
-        None => (log.plugin(&in_force.settings.plugin)?, in_force.plugin.clone()),
+        None => (log.plugin(&base.settings.plugin)?, base.plugin.clone()),
     };
     let digest = Digest::of(&bytes);
-    let mut settings = if whole { Settings::of(config, &digest) } else { in_force.settings.clone() };
+    let mut settings = if whole { Settings::of(config, &digest) } else { base.settings.clone() };
     settings.plugin = digest;
     if let Some(given) = &request.config {
         settings.config = given.clone();
@@ -169,6 +248,7 @@ fn take_key(settings: &mut Settings, key: &str, from: &Settings) {
         "plugin.fuel" => settings.fuel = from.fuel,
         "plugin.output_rows" => settings.output_rows = from.output_rows,
         "plugin.output_bytes" => settings.output_bytes = from.output_bytes,
+        "plugin.probation" => {} // of the deployment, not of what it deploys
         _ => unreachable!("keys are checked by `settable` first"),
     }
 }
@@ -181,26 +261,72 @@ pub fn settable(keys: &[String]) -> Result<(), Failure> {
 
 /// State version and law.
 fn look(
-    config: &Config,
+    (config, store): (&Config, &Stored<'_>),
     workers: &Arc<rayon::ThreadPool>,
     plugin: &Arc<Plugin>,
     settings: &Settings,
     in_force: &Deployment,
     checks: &mut Vec<Check>,
-) {
-    checks.push(state_version(plugin, in_force));
+) -> Result<(), Failure> {
+    checks.push(state_version(store, plugin, in_force)?);
     checks.push(law_of(config, workers, plugin, settings));
+    Ok(())
 }
 
-fn state_version(plugin: &Plugin, in_force: &Deployment) -> Check {
+/// Whether the plugin takes over the state that is there: of its own version, or of a former one that its `migrate` takes.
+fn state_version(store: &Stored<'_>, plugin: &Plugin, in_force: &Deployment) -> Result<Check, Failure> {
+    let Stored { objects, log, runtime } = *store;
+    const SUBJECT: &str = "state";
     let (was, will) = (in_force.state_version, plugin.description.state_version);
+    let refuse = |message: String| Ok(Check::refused(SUBJECT, Failure::new(Exit::Plugin, message)));
     if was == will {
-        return Check::fine("state version", format!("{will}, as before"));
+        return Ok(Check::fine(SUBJECT, format!("version {will}, as before")));
     }
-    let message = format!(
-        "the plugin's state has version {will}, the state that is there has version {was}, which it cannot be given: state is not migrated yet"
-    );
-    Check::refused("state version", Failure::new(Exit::Plugin, message))
+    if will < was {
+        return refuse(format!("the plugin's state has version {will}, the state that is there has version {was}, which it cannot read"));
+    }
+    let mut tried = 0;
+    let mut instance = None;
+    for lane in log.lanes()? {
+        let Some(reader) = Reader::open(objects, &format!("lanes/{lane}"), runtime)? else { continue };
+        for StoredKey { key, state, version } in reader.keys(SAMPLED)? {
+            let mut values = ByteColumn::default();
+            state.value.iter().for_each(|value| values.push(value));
+            if version == will || (values.is_empty() && state.list.is_empty()) {
+                continue;
+            }
+            tried += 1;
+            let migrated = call(&mut instance, plugin, |instance| instance.migrate(version, &values, &state.list));
+            if let Err(fault) = migrated {
+                let key = String::from_utf8_lossy(&key);
+                let reason = fault.text();
+                return refuse(format!("its `migrate` from version {version} to {will} fails on the state of key {key:?}: {reason}"));
+            }
+        }
+    }
+    Ok(match tried {
+        0 => Check::warning(SUBJECT, format!("version {was} to {will}: no checkpoint holds state to try its `migrate` on")),
+        _ => Check::fine(SUBJECT, format!("version {was} to {will}: its `migrate` takes the state of {tried} keys")),
+    })
+}
+
+/// Whether the log still holds the records with which the lanes began.
+fn beginning(config: &Config, store: &Stored<'_>) -> Result<Check, Failure> {
+    let Stored { objects, log, runtime } = *store;
+    const SUBJECT: &str = "beginning of the log";
+    let began = journal::beginnings(objects, &log.lanes()?, runtime)?;
+    let lowest = lowest(&config.source, clock::instant() + config.run.startup_timeout)?;
+    for (partition, first) in began {
+        if let Some(&low) = lowest.get(&partition)
+            && low > first
+        {
+            let message = format!(
+                "partition {partition} begins with offset {low} now, this pipeline began with {first}: what was trimmed cannot be folded again"
+            );
+            return Ok(Check::refused(SUBJECT, Failure::new(Exit::State, message)));
+        }
+    }
+    Ok(Check::fine(SUBJECT, "all that was folded is still there"))
 }
 
 fn law_of(config: &Config, workers: &Arc<rayon::ThreadPool>, plugin: &Arc<Plugin>, settings: &Settings) -> Check {
@@ -232,7 +358,7 @@ pub fn list(config: &Config) -> Result<String, Failure> {
     let runtime = run::runtime()?;
     let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
     let mut lines = Vec::new();
-    for (n, deployment, outcome) in log.deployments()?.into_iter().rev() {
+    for Entry { n, deployment, outcome, verdict } in log.deployments()?.into_iter().rev() {
         let from = deployment.t.map_or_else(|| "the beginning".to_owned(), iso);
         let outcome = format!("{outcome:?}").to_lowercase();
         let mut line =
@@ -240,6 +366,13 @@ pub fn list(config: &Config) -> Result<String, Failure> {
         for (word, text) in [("by", &deployment.by), ("because", &deployment.reason)] {
             if let Some(text) = text {
                 line.push_str(&format!("  {word} {text}"));
+            }
+        }
+        if let Some(Verdict::Withdrawn { by, reason }) = verdict {
+            for (word, text) in [("withdrawn by", by), ("because", reason)] {
+                if let Some(text) = text {
+                    line.push_str(&format!("  {word} {text}"));
+                }
             }
         }
         lines.push(line);

@@ -50,7 +50,7 @@ fn order(config: &Config, file: &Path) {
     let plugin = Some(file.to_string_lossy().into_owned());
     match order::deploy(config, &Request { plugin, author, ..Request::default() }) {
         Ok(ordered) => match ordered.deployment {
-            Some((n, t)) => tracing::info!(deployment = n, t, at = iso(t), "the watched file is ordered"),
+            Some((n, t)) => tracing::info!(deployment = n, t, at = t.map(iso), "the watched file is ordered"),
             None => {
                 let checks = cli::check_lines(&ordered.checks);
                 tracing::warn!(checks, "the watched file is refused");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::migration::{Lost, bring_up};
 use super::shard::{Groups, Run, ShardOutput};
 use super::time::{LaneTime, Timeline, Verdict};
 use crate::config::{Late, Time};
@@ -47,6 +48,13 @@ pub enum StrikeItem {
         time: i64,
         /// Which one, of a timer that was due already when it was set; none of any other, whose time is its key's alone.
         overdue: Option<Overdue>,
+    },
+    /// A key's state, by `migrate`.
+    State {
+        /// The key.
+        key: String,
+        /// The state version that it has.
+        version: u32,
     },
 }
 
@@ -251,25 +259,44 @@ impl Batch<'_> {
 
     /// The dead letter of a firing carries the key and its state.
     pub(super) fn timer_letter(&self, step: usize, time: i64, place: Place, slot: &Slot, reason: String) -> Letter {
-        let origin = self.step_origin(step);
-        let state = lost_state(time, slot).to_string();
         let append_time = self.records.append_times.get(step / 2).copied().unwrap_or(NO_TIME);
-        let mut record = Records::default();
-        record.push(RecordRef {
-            partition: origin.partition,
-            offset: origin.offset,
-            append_time,
-            key: Some(&slot.key),
-            payload: Some(state.as_bytes()),
-            headers: None,
-        });
-        let letter =
-            DeadLetter { stage: Stage::Timer, reason, plugin: self.plugin.digest.0.clone(), event: None, record };
+        let at = (self.step_origin(step), append_time);
+        let letter = state_letter(Stage::Timer, at, &slot.key, lost_state(time, slot), reason, self.plugin);
         Letter { place, key: slot.key[..].into(), letter }
+    }
+
+    /// The dead letter of a state that was not migrated.
+    pub(super) fn lost_letter(&self, lost: Lost) -> Letter {
+        let place = Place { major: 0, minor: -1 };
+        let at = (self.step_origin(0), self.records.append_times.first().copied().unwrap_or(NO_TIME));
+        let letter = state_letter(Stage::Migrate, at, &lost.key, lost.state, lost.reason, self.plugin);
+        Letter { place, key: lost.key[..].into(), letter }
     }
 }
 
-fn lost_state(time: i64, slot: &Slot) -> serde_json::Value {
+/// The dead letter of a key's state, lost at a record with this append time.
+pub(super) fn state_letter(
+    stage: Stage,
+    (origin, append_time): (Origin, i64),
+    key: &[u8],
+    state: serde_json::Value,
+    reason: String,
+    plugin: &Plugin,
+) -> DeadLetter {
+    let mut record = Records::default();
+    record.push(RecordRef {
+        partition: origin.partition,
+        offset: origin.offset,
+        append_time,
+        key: Some(key),
+        payload: Some(state.to_string().as_bytes()),
+        headers: None,
+    });
+    DeadLetter { stage, reason, plugin: plugin.digest.0.clone(), event: None, record }
+}
+
+/// What a key loses: its timer, value and list.
+pub(super) fn lost_state(time: i64, slot: &Slot) -> serde_json::Value {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
     let items: Vec<_> = slot.state.list.iter().map(|item| BASE64_STANDARD.encode(item)).collect();
     serde_json::json!({
@@ -293,6 +320,10 @@ pub struct Core {
     /// Strikes that the journal knows, with their reasons.
     pub strikes: BTreeMap<StrikeItem, String>,
     groups: Vec<Groups>,
+    /// Where the search for states of a former version goes on; none when there are none.
+    searched: Option<(usize, usize)>,
+    /// Keys that this search has migrated.
+    migrated: u64,
 }
 
 /// A batch that was mapped, timed and grouped: what it still needs, and then [`Core::fold`].
@@ -320,11 +351,56 @@ impl Core {
             complete: true,
             strikes: BTreeMap::new(),
             groups: (0..shards).map(|_| Groups::default()).collect(),
+            searched: None,
+            migrated: 0,
         }
+    }
+
+    /// A core whose state, as of this event time, lies in a store, and may be of former versions.
+    pub fn restore(&mut self, time: LaneTime) {
+        (self.time, self.complete, self.searched) = (time, false, Some((0, 0)));
+    }
+
+    /// Whether keys may have state of a former version.
+    pub fn is_migrating(&self) -> bool {
+        self.searched.is_some()
+    }
+
+    /// Brings the state of some more keys, of about `count` that are looked at, to the plugin's version. All state must be in memory.
+    pub fn migrate(&mut self, count: usize, at: Origin) -> Result<Output, Fault> {
+        let mut output = Output {
+            rows: Rows::new(self.plugin.description.tables.clone()),
+            letters: Vec::new(),
+            strikes: Vec::new(),
+            counts: Counts::default(),
+        };
+        let Some((shard, first)) = self.searched.filter(|(shard, _)| *shard < self.shards.len()) else {
+            self.searched = None;
+            match std::mem::take(&mut self.migrated) {
+                0 => {}
+                keys => tracing::info!(keys, "state migrated"),
+            }
+            return Ok(output);
+        };
+        let slots = self.shards[shard].slots();
+        let end = slots.min(first.saturating_add(count));
+        let looked_at = (first..end).filter_map(|slot| u32::try_from(slot).ok());
+        let (migrated, lost) = bring_up((&self.plugin, &self.strikes), &mut self.shards[shard], looked_at, &mut None)?;
+        self.migrated += migrated;
+        self.searched = Some(if end < slots { (shard, end) } else { (shard + 1, 0) });
+        for lost in lost {
+            output.strikes.extend(lost.strike());
+            let (key, state, reason) = (lost.key, lost.state, lost.reason);
+            output.letters.push(state_letter(Stage::Migrate, (at, NO_TIME), &key, state, reason, &self.plugin));
+        }
+        Ok(output)
     }
 
     /// From the next batch on this plugin and these settings fold.
     pub fn switch(&mut self, plugin: Arc<Plugin>, settings: Time) {
+        if plugin.description.state_version != self.plugin.description.state_version {
+            self.searched = Some((0, 0));
+        }
         (self.plugin, self.settings) = (plugin, settings);
     }
 

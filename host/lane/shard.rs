@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::migration::bring_up;
 use super::batch::{Batch, Letter, Overdue, Place, PlacedRow, Strike, StrikeItem};
 use crate::dead_letter::Stage;
 use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, call, change};
@@ -133,6 +134,8 @@ impl<'a, 'p> Run<'a, 'p> {
     /// Folds all events and fires all timers that the batch's watermarks make due.
     /// Gives back the instance, which the next shard of a small batch may use.
     pub(super) fn run(mut self) -> Result<(ShardOutput, Option<Instance<'p>>), Fault> {
+        let slots: Vec<u32> = self.groups.groups.iter().map(|group| group.slot).collect();
+        self.bring_up(&slots)?;
         let mut pending: Vec<u32> = (0..count(self.groups.groups.len())).collect();
         while !pending.is_empty() {
             if self.known.is_empty() {
@@ -151,6 +154,21 @@ impl<'a, 'p> Run<'a, 'p> {
         }
         self.fire_all_due()?;
         Ok((self.output, self.instance))
+    }
+
+    /// State of a former version is migrated before it is touched.
+    fn bring_up(&mut self, slots: &[u32]) -> Result<(), Fault> {
+        let version = self.plugin.description.state_version;
+        if slots.iter().all(|&slot| self.shard.slot(slot).version == version) {
+            return Ok(());
+        }
+        let (logic, slots) = ((self.plugin, self.known), slots.iter().copied());
+        let (_, lost) = bring_up(logic, self.shard, slots, &mut self.instance)?;
+        for lost in lost {
+            self.output.strikes.extend(lost.strike());
+            self.output.letters.push(self.batch.lost_letter(lost));
+        }
+        Ok(())
     }
 
     // ---- events
@@ -329,8 +347,15 @@ impl<'a, 'p> Run<'a, 'p> {
     fn fire_all_due(&mut self) -> Result<(), Fault> {
         let Some(&watermark) = self.batch.line.steps.last() else { return Ok(()) };
         loop {
-            let mut due = Vec::new();
+            let mut slots = Vec::new();
             while let Some(slot) = self.shard.pop_due(watermark) {
+                slots.push(slot);
+            }
+            self.bring_up(&slots)?;
+            // The timer of a state that could not be migrated went with it.
+            slots.retain(|&slot| self.shard.slot(slot).state.timer != NO_TIME);
+            let mut due = Vec::with_capacity(slots.len());
+            for slot in slots {
                 let g = self.group_of(slot);
                 due.push(self.firing(g));
             }

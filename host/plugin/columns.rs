@@ -270,6 +270,20 @@ pub(super) fn lower_timers(input: &TimerInput) -> wit::TimerBatch<'_> {
 }
 
 /// Verifies what `map-records` returned for `n` records.
+pub(super) fn lower_states<'a>(values: &'a ByteColumn, items: &'a ByteColumn) -> wit::StateBatchParam<'a> {
+    wit::StateBatchParam { values: whole(values), list_items: whole(items) }
+}
+
+/// Values and list items, as many as were given.
+pub(super) fn lift_states(
+    batch: wit::StateBatchResult,
+    values: usize,
+    items: usize,
+) -> Result<(ByteColumn, ByteColumn), Fault> {
+    let wit::StateBatchResult { values: v, list_items: l } = batch;
+    Ok((byte_column("values", v.data, v.ends, values)?, byte_column("list-items", l.data, l.ends, items)?))
+}
+
 pub(super) fn lift_events(batch: wit::EventBatch, n: usize, limits: &Limits) -> Result<Events, Fault> {
     let count = batch.records.len();
     length("event-batch.event-times", batch.event_times.len(), count)?;

@@ -8,7 +8,7 @@ use wasmtime::{AsContextMut, Engine, ResourceLimiter, Store, Trap, WasmCoreDump}
 use super::bindings::{self, exports::keyfold::mapper::mapper as wit};
 use super::columns::{self, Changes, Events, FoldInput, MapInput, TimerInput};
 use super::{Fault, Limits, Plugin};
-use crate::record::Records;
+use crate::record::{ByteColumn, Records};
 
 /// What a store carries: the limiter.
 pub(super) struct Guest {
@@ -101,6 +101,20 @@ impl<'p> Instance<'p> {
         let mut batch = self.returned(result)?;
         self.log(std::mem::take(&mut batch.logs));
         columns::lift_timers(batch, input, &self.plugin.description.tables, &self.plugin.limits)
+    }
+
+    /// Calls `migrate` with value states and list items of a former state version; gives them in the present one.
+    pub fn migrate(
+        &mut self,
+        version: u32,
+        values: &ByteColumn,
+        items: &ByteColumn,
+    ) -> Result<(ByteColumn, ByteColumn), Fault> {
+        self.refuel();
+        let states = columns::lower_states(values, items);
+        let result = self.guest.keyfold_mapper_mapper().call_migrate(&mut self.store, version, states);
+        let batch = self.returned(result)?;
+        columns::lift_states(batch, values.len(), items.len())
     }
 
     /// A call of a used instance has half the budget: what it saves by what it did before must not let pass what fails in a fresh one.

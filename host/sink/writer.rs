@@ -3,11 +3,13 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Refusal, Sink};
 use crate::dead_letter::{DeadLetter, DeadLetterWriter, Stage};
 use crate::failure::{Exit, Failure};
+use crate::journal::Images;
 use crate::record::{NO_TIME, RecordRef, Records};
 use crate::row::Rows;
 
@@ -31,11 +33,15 @@ enum Order {
         rows: Rows,
         letters: Vec<DeadLetter>,
         plugin: String,
+        images: Option<SharedImages>,
     },
     Sync {
         reply: Sender<Lengths>,
     },
 }
+
+/// A lane's notes of what rows of a deployment on probation replace.
+pub type SharedImages = Arc<Mutex<Images>>;
 
 /// A lane's handle on the writing thread, which ends with the last handle.
 #[derive(Clone)]
@@ -45,8 +51,11 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread.
-    pub fn start(sink: Box<dyn Sink>, letters: Box<dyn DeadLetterWriter>) -> Result<Writer, Failure> {
+    /// Starts the thread; gives it as well, for who must know that nothing is written any more.
+    pub fn start(
+        sink: Box<dyn Sink>,
+        letters: Box<dyn DeadLetterWriter>,
+    ) -> Result<(Writer, JoinHandle<()>), Failure> {
         let (orders, inbox) = sync_channel(WAITING);
         let failure = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&failure);
@@ -57,19 +66,20 @@ impl Writer {
             }
         };
         let thread = std::thread::Builder::new().name("writer".into()).spawn(body);
-        thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for the sink: {e}")))?;
-        Ok(Writer { orders, failure })
+        let thread = thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for the sink: {e}")))?;
+        Ok((Writer { orders, failure }, thread))
     }
 
     /// Hands a batch over that the plugin of this digest gave, waiting while the sink is behind and `patient`; false if it was not taken.
+    /// With `images` it is noted what the rows replace.
     pub fn write(
         &self,
-        rows: Rows,
-        letters: Vec<DeadLetter>,
+        (rows, letters): (Rows, Vec<DeadLetter>),
         plugin: &str,
+        images: Option<&SharedImages>,
         patient: impl Fn() -> bool,
     ) -> Result<bool, Failure> {
-        self.order(Order::Write { rows, letters, plugin: plugin.to_owned() }, &patient)
+        self.order(Order::Write { rows, letters, plugin: plugin.to_owned(), images: images.cloned() }, &patient)
     }
 
     /// Back when all that was handed over is acknowledged; none if `patient` ends before.
@@ -116,7 +126,12 @@ impl Desk {
     fn serve(&mut self, inbox: &Receiver<Order>) -> Result<(), Failure> {
         for order in inbox {
             match order {
-                Order::Write { rows, letters, plugin } => self.write(&rows, letters, &plugin)?,
+                Order::Write { rows, letters, plugin, images } => {
+                    if let Some(images) = images {
+                        images.lock().expect("nobody panics while holding it").note(&mut *self.sink, &rows)?; // I10
+                    }
+                    self.write(&rows, letters, &plugin)?;
+                }
                 Order::Sync { reply } => {
                     self.letters.flush()?;
                     let lengths = Lengths { sink: self.sink.length()?, letters: self.letters.length()? };

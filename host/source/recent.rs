@@ -37,6 +37,17 @@ pub fn recent(config: &config::Source, count: u64, deadline: Instant) -> Result<
     }
 }
 
+/// The lowest offset that a topic still has of each partition; nothing of a file, which is never trimmed.
+pub fn lowest(config: &config::Source, deadline: Instant) -> Result<BTreeMap<u32, u64>, Error> {
+    match config {
+        config::Source::Kafka(kafka) => {
+            let topic = kafka::inspect(kafka, deadline)?;
+            Ok(topic.partitions.iter().copied().zip(topic.low).collect())
+        }
+        config::Source::File(_) => Ok(BTreeMap::new()),
+    }
+}
+
 fn take(source: &mut dyn Source, count: u64) -> Result<Records, Error> {
     let partitions = source.partitions().to_vec();
     let fresh = Resume { envelope: NO_TIME, last: None };

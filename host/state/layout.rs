@@ -3,9 +3,11 @@
 //! | key | value |
 //! |---|---|
 //! | `m` | the checkpoint ([`super::checkpoint`]) |
-//! | `k` key | version, flags, timer, runs, items in runs, value, inline list |
+//! | `k` key | version, flags, state version (u32) unless it is 1, timer, runs, items in runs, value, inline list |
 //! | `l` length of key (u32), key, run (u32) | a run of list items |
 //! | `t` timer (u64, ordered), key | nothing |
+//! | `u` any of the keys above | what stood there before the T of a deployment that can be withdrawn: 0, or 1 and the value |
+//! | `v` | the number (u64) of that deployment |
 //!
 //! A short list lies inline; a long one in runs, one more per checkpoint, so that a long session costs what it adds.
 
@@ -17,6 +19,8 @@ pub const CHECKPOINT: &[u8] = b"m";
 
 const VERSION: u8 = 1;
 const HAS_VALUE: u8 = 1;
+/// The state version follows; it is 1 otherwise.
+const HAS_STATE_VERSION: u8 = 2;
 /// Lists up to this many bytes are kept inline.
 const INLINE_BYTES: usize = 1024;
 /// Runs of one list after which they are written as one.
@@ -30,6 +34,26 @@ pub fn record_key(key: &[u8]) -> Vec<u8> {
 /// The key of a stored record's key.
 pub fn key_of_record(stored: &[u8]) -> &[u8] {
     &stored[1..]
+}
+
+/// The number of the deployment that can be taken back.
+pub const UNDO_OF: &[u8] = b"v";
+/// Prefix of what takes it back.
+pub const UNDO: &[u8] = b"u";
+
+/// The key under which lies what stood at `key` before.
+pub fn undo_key(key: &[u8]) -> Vec<u8> {
+    [UNDO, key].concat()
+}
+
+/// What stood there before, or nothing.
+pub fn encode_undo(before: Option<&[u8]>) -> Vec<u8> {
+    before.map_or_else(|| vec![0], |value| [&[1], value].concat())
+}
+
+/// Reads what stood there before.
+pub fn decode_undo(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.split_first().filter(|(there, _)| **there == 1).map(|(_, value)| value)
 }
 
 /// Prefix of all records of keys.
@@ -92,7 +116,7 @@ pub fn changes(slot: &mut Slot, mut change: impl FnMut(Vec<u8>, Option<Vec<u8>>)
             change(timer_key(slot.state.timer, key), Some(Vec::new()));
         }
     }
-    let stored = Stored { timer: slot.state.timer, runs, items };
+    let stored = Stored { timer: slot.state.timer, runs, items, version: slot.version };
     change(record_key(key), Some(encode(&slot.state, &stored)));
     slot.stored = Some(stored);
 }
@@ -101,7 +125,11 @@ fn encode(state: &KeyState, stored: &Stored) -> Vec<u8> {
     let value = state.value.as_deref().unwrap_or_default();
     let mut bytes = Vec::with_capacity(32 + value.len() + state.list.data.len());
     bytes.push(VERSION);
-    bytes.push(if state.value.is_some() { HAS_VALUE } else { 0 });
+    let other_version = if stored.version == 1 { 0 } else { HAS_STATE_VERSION };
+    bytes.push(other_version | if state.value.is_some() { HAS_VALUE } else { 0 });
+    if other_version != 0 {
+        bytes.extend_from_slice(&stored.version.to_le_bytes());
+    }
     bytes.extend_from_slice(&state.timer.to_le_bytes());
     bytes.extend_from_slice(&stored.runs.to_le_bytes());
     bytes.extend_from_slice(&narrow(stored.items).to_le_bytes());
@@ -120,6 +148,7 @@ pub fn decode(bytes: &[u8]) -> Result<(KeyState, Stored), Corrupt> {
     if version != VERSION {
         return Err(Corrupt::Version(version));
     }
+    let state_version = if flags & HAS_STATE_VERSION == 0 { 1 } else { u32::from_le_bytes(*take(&mut rest)?) };
     let timer = i64::from_le_bytes(*take(&mut rest)?);
     let runs = u32::from_le_bytes(*take(&mut rest)?);
     let items = u32::from_le_bytes(*take(&mut rest)?) as usize;
@@ -133,7 +162,7 @@ pub fn decode(bytes: &[u8]) -> Result<(KeyState, Stored), Corrupt> {
     if runs == 0 {
         decode_items(rest, &mut state.list)?;
     }
-    Ok((state, Stored { timer, runs, items }))
+    Ok((state, Stored { timer, runs, items, version: state_version }))
 }
 
 fn encode_items(list: &ByteColumn, first: usize, bytes: &mut Vec<u8>) {

@@ -1,7 +1,7 @@
 //! The lane's store: one SlateDB database, one writer, fenced. Owns reading and the atomic write of a checkpoint; knows the layout, not its
 //! meaning. Keeps I8: a host that lost its lane to another cannot checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
@@ -20,6 +20,23 @@ const CONCURRENT_READS: usize = 64;
 
 /// An open database of a lane: its state, or its journal.
 pub struct Store {
+    db: Db,
+    runtime: Handle,
+    name: String,
+    /// What takes the state back to before a deployment, while that can be withdrawn.
+    undo: Option<Undo>,
+}
+
+/// For each entry that was written since a deployment's T there is another one (`u` and its key) with what stood there before.
+struct Undo {
+    deployment: u64,
+    /// The keys of the entries that were written.
+    written: HashSet<Vec<u8>>,
+}
+
+/// Writes small entries into a lane's journal from another thread than the lane's.
+#[derive(Clone)]
+pub struct Notes {
     db: Db,
     runtime: Handle,
     name: String,
@@ -64,7 +81,34 @@ impl Store {
         };
         let builder = Db::builder(Path::from(path), objects).with_settings(settings);
         let db = runtime.block_on(builder.build()).map_err(|e| error_of(path, &e))?;
-        Ok(Store { db, runtime, name: path.to_string() })
+        let mut store = Store { db, runtime, name: path.to_string(), undo: None };
+        if let Some(deployment) = store.get(layout::UNDO_OF)? {
+            let number = deployment.try_into().map(u64::from_be_bytes);
+            let deployment = number.map_err(|_| Error::Unreadable(format!("{path}: undo of no deployment")))?;
+            let written = store.entries(layout::UNDO)?.into_iter().map(|(key, _)| key).collect();
+            store.undo = Some(Undo { deployment, written });
+        }
+        Ok(store)
+    }
+
+    /// The deployment before which the state can be taken back.
+    pub fn undo_of(&self) -> Option<u64> {
+        self.undo.as_ref().map(|undo| undo.deployment)
+    }
+
+    /// Takes the state back to the last checkpoint before the deployment's T.
+    pub fn take_back(&mut self) -> Result<(), Error> {
+        let mut batch = WriteBatch::new();
+        for (key, before) in self.entries(layout::UNDO)? {
+            batch.delete(layout::undo_key(&key));
+            match layout::decode_undo(&before) {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        batch.delete(layout::UNDO_OF);
+        self.undo = None;
+        self.write(batch)
     }
 
     /// The last checkpoint, if there is one.
@@ -77,35 +121,77 @@ impl Store {
         }
     }
 
-    /// Writes a checkpoint with all that changed in `shards` since the last one; back when it is durable.
-    pub fn write_checkpoint(&self, checkpoint: &Checkpoint, shards: &mut [Shard]) -> Result<(), Error> {
-        let mut batch = WriteBatch::new();
+    /// Writes a checkpoint with all that changed in `shards` since the last one; back when it is durable. While a deployment can be
+    /// withdrawn (`probation`), what stood there before its T is kept.
+    pub fn write_checkpoint(
+        &mut self,
+        checkpoint: &Checkpoint,
+        shards: &mut [Shard],
+        probation: Option<u64>,
+    ) -> Result<(), Error> {
+        let mut changes = vec![(layout::CHECKPOINT.to_vec(), Some(checkpoint.encode()))];
         for shard in shards {
-            shard.take_dirty(|slot| {
-                layout::changes(slot, |key, value| match value {
-                    Some(value) => batch.put_bytes(key.into(), value.into()),
-                    None => batch.delete(key),
-                });
-            });
+            shard.take_dirty(|slot| layout::changes(slot, |key, value| changes.push((key, value))));
         }
-        batch.put_bytes(layout::CHECKPOINT.to_vec().into(), checkpoint.encode().into());
+        let mut batch = WriteBatch::new();
+        self.keep_before(&changes, probation, &mut batch)?;
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.put_bytes(key.into(), value.into()),
+                None => batch.delete(key),
+            }
+        }
+        self.write(batch)
+    }
+
+    /// Adds to `batch` what takes `changes` back, and forgets what took back a deployment that now stays.
+    fn keep_before(
+        &mut self,
+        changes: &[(Vec<u8>, Option<Vec<u8>>)],
+        probation: Option<u64>,
+        batch: &mut WriteBatch,
+    ) -> Result<(), Error> {
+        if self.undo_of() != probation {
+            for key in self.undo.take().iter().flat_map(|undo| &undo.written) {
+                batch.delete(layout::undo_key(key));
+            }
+            batch.delete(layout::UNDO_OF);
+        }
+        let Some(deployment) = probation else { return Ok(()) };
+        batch.put(layout::UNDO_OF, deployment.to_be_bytes());
+        let mut undo = self.undo.take().unwrap_or_else(|| Undo { deployment, written: HashSet::new() });
+        let first: Vec<&Vec<u8>> =
+            changes.iter().map(|(key, _)| key).filter(|key| undo.written.insert((*key).clone())).collect();
+        for part in first.chunks(CONCURRENT_READS) {
+            let reads = futures::future::join_all(part.iter().map(|key| self.db.get(key.as_slice())));
+            for (key, before) in part.iter().zip(self.runtime.block_on(reads)) {
+                let before = before.map_err(|e| error_of(&self.name, &e))?;
+                batch.put(layout::undo_key(key), layout::encode_undo(before.as_deref()));
+            }
+        }
+        self.undo = Some(undo);
+        Ok(())
+    }
+
+    /// A handle for writing entries from another thread.
+    pub fn notes(&self) -> Notes {
+        Notes { db: self.db.clone(), runtime: self.runtime.clone(), name: self.name.clone() }
+    }
+
+    /// Deletes entries; back when that is durable.
+    pub fn delete(&self, keys: impl IntoIterator<Item = Vec<u8>>) -> Result<(), Error> {
+        let mut batch = WriteBatch::new();
+        keys.into_iter().for_each(|key| batch.delete(key));
         self.write(batch)
     }
 
     /// Writes small entries; back when they are durable.
     pub fn put(&self, entries: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), Error> {
-        let mut batch = WriteBatch::new();
-        entries.into_iter().for_each(|(key, value)| batch.put_bytes(key.into(), value.into()));
-        self.write(batch)
+        self.notes().put(entries)
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), Error> {
-        let write = async {
-            let handle = self.db.write(batch).await?;
-            self.db.flush().await?;
-            handle.await_durable().await
-        };
-        self.runtime.block_on(write).map_err(|e| error_of(&self.name, &e))
+        self.notes().write(batch)
     }
 
     /// One value.
@@ -217,7 +303,28 @@ impl Store {
     }
 }
 
-fn error_of(name: &str, error: &slatedb::Error) -> Error {
+impl Notes {
+    /// Writes entries; back when they are durable.
+    pub fn put(&self, entries: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), Error> {
+        let mut batch = WriteBatch::new();
+        entries.into_iter().for_each(|(key, value)| batch.put_bytes(key.into(), value.into()));
+        self.write(batch)
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let write = async {
+            let handle = self.db.write(batch).await?;
+            self.db.flush().await?;
+            handle.await_durable().await
+        };
+        self.runtime.block_on(write).map_err(|e| error_of(&self.name, &e))
+    }
+}
+
+pub(super) fn error_of(name: &str, error: &slatedb::Error) -> Error {
     match error.kind() {
         ErrorKind::Closed(CloseReason::Fenced) => Error::Fenced(name.to_string()),
         ErrorKind::Data => Error::Unreadable(format!("{name}: {error}")),

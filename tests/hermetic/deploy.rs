@@ -125,7 +125,7 @@ fn a_dry_run_looks_and_orders_nothing() {
     let pipeline = small("deploy-dry");
     pipeline.run_to_end(&[]).expect_code(0);
     let dry = pipeline.call("deploy", &["--plugin-config", &marked("second"), "--dry-run"]);
-    dry.expect_code(0).expect_said(&["ok    plugin", "ok    law", "ok    state version"]);
+    dry.expect_code(0).expect_said(&["ok    plugin", "ok    law", "ok    state", "version 1, as before"]);
     assert!(!dry.stdout.contains("holds from"), "{}", dry.stdout);
     let list = pipeline.call("deployments", &[]);
     assert_eq!(list.stdout.lines().count(), 1, "{}", list.stdout);

@@ -7,6 +7,8 @@ mod contract;
 mod deploy;
 mod docs;
 mod input;
+mod migration;
 mod replay;
 mod replay_command;
 mod tidy;
+mod withdraw;

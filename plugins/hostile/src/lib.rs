@@ -1,7 +1,7 @@
 //! What the sandbox must survive, and what the host must get right: one plugin, whose behaviour is chosen by its configuration.
 //!
 //! # Configuration
-//! `{"mode": "ok", "n": 13, "at": "fold", "units": 1000000, "mark": ""}`; all optional, these are the defaults. Unknown keys and modes are refused.
+//! `{"mode": "ok", "n": 13, "at": "fold", "units": 1000000, "mark": "", "unmigratable": null}`; all optional, these are the defaults. Unknown keys and modes are refused.
 //!
 //! # Records
 //! A payload is `{"key": <text>, "time": <ms>, "v": <integer>}`, one event, or `{"events": [<such objects>]}`, as many events; further
@@ -46,6 +46,10 @@
 //! `state`: an event adds 1 to count and v to sum, appends v as text, and sets the timer to its time + 20 s. If then v mod 5 = 0 (as
 //! `rem_euclid`), it emits (key, event time, count, []) and clears value and list, not the timer. A firing at t emits
 //! (key, t, sum or 0, items) and clears the list, not the value.
+//!
+//! # The second version
+//! Built with the feature `second` (the crate `hostile2`) its state has version 2 and other encodings: items end in `'`. `migrate` takes
+//! version 1, adds 1000 to count and the `'` to items; a state whose sum is the configuration's `unmigratable` makes it panic.
 
 pub mod modes;
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Record, Stored, Table};
+use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Migrated, Record, Stored, Table};
 use serde::Deserialize;
 
 /// What the plugin is to do.
@@ -66,11 +66,13 @@ pub struct Config {
     pub units: u64,
     /// What `mark` writes into its rows.
     pub mark: String,
+    /// The sum of a state that cannot be migrated.
+    pub unmigratable: Option<i64>,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { mode: Mode::Ok, n: 13, at: At::Fold, units: 1_000_000, mark: String::new() }
+        Config { mode: Mode::Ok, n: 13, at: At::Fold, units: 1_000_000, mark: String::new(), unmigratable: None }
     }
 }
 
@@ -101,15 +103,29 @@ pub struct Counts {
     pub sum: i64,
 }
 
+/// What is before a value state of the second version.
+const SECOND: &[u8] = if cfg!(feature = "second") { b"second:" } else { b"" };
+
 impl Stored for Counts {
     type Read<'a> = Counts;
 
     fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(SECOND);
         self.count.write(out);
         self.sum.write(out);
     }
 
     fn read(bytes: &[u8]) -> Result<Counts, String> {
+        Counts::read_first(bytes.strip_prefix(SECOND).ok_or("not of the second version")?)
+    }
+}
+
+impl Counts {
+    /// Reads the encoding of the first version.
+    fn read_first(bytes: &[u8]) -> Result<Counts, String> {
+        if bytes.len() != 16 {
+            return Err(format!("{} bytes, not 16", bytes.len()));
+        }
         let (count, sum) = bytes.split_at_checked(8).ok_or("fewer than 8 bytes")?;
         Ok(Counts { count: i64::read(count)?, sum: i64::read(sum)? })
     }
@@ -134,7 +150,8 @@ impl Mapper for Hostile {
             .key("n", ColumnType::Integer)
             .column("v", ColumnType::Integer)
             .column("items", ColumnType::TextList);
-        Description::new("hostile", env!("CARGO_PKG_VERSION")).table(out)
+        let description = Description::new("hostile", env!("CARGO_PKG_VERSION")).table(out);
+        if cfg!(feature = "second") { description.state_version(2) } else { description }
     }
 
     fn configure(config: &str) -> Result<Hostile, String> {
@@ -223,6 +240,32 @@ impl Mapper for Hostile {
         }
         Ok(())
     }
+
+    fn migrate_value(&self, version: u32, old: &[u8], new: &mut Migrated<'_, Counts>) -> Result<(), String> {
+        first(version)?;
+        let Counts { count, sum } = Counts::read_first(old)?;
+        assert!(self.config.unmigratable != Some(sum), "a sum of {sum} is not migrated");
+        new.put(&Counts { count: count + 1000, sum });
+        Ok(())
+    }
+
+    fn migrate_item(&self, version: u32, old: &[u8], new: &mut Migrated<'_, str>) -> Result<(), String> {
+        first(version)?;
+        new.put(&format!("{}'", str::read(old)?));
+        Ok(())
+    }
+}
+
+fn first(version: u32) -> Result<(), String> {
+    if cfg!(feature = "second") && version == 1 {
+        return Ok(());
+    }
+    Err(format!("hostile reads no state of version {version}"))
+}
+
+/// An item of `state`.
+fn item(v: i64) -> String {
+    if cfg!(feature = "second") { format!("{v}'") } else { v.to_string() }
 }
 
 impl Hostile {
@@ -297,7 +340,7 @@ fn state_event(key: &mut Key<'_, Hostile>, time: i64, v: i64) {
     let Counts { count, sum } = key.value().unwrap_or_default();
     let counts = Counts { count: count + 1, sum: sum.wrapping_add(v) };
     key.put(&counts);
-    key.append(&v.to_string());
+    key.append(&item(v));
     key.set_timer(time.saturating_add(20_000));
     if v.rem_euclid(5) == 0 {
         plain_row(key, time, counts.count);

@@ -147,6 +147,9 @@ impl Mode {
     }
 }
 
+/// The mark with which [`Hostile`] is the second version of the plugin.
+pub(crate) const SECOND_VERSION: &str = "second version";
+
 /// State of one key.
 #[derive(Clone, Debug, Default)]
 struct HostileState {
@@ -160,13 +163,15 @@ struct HostileState {
 pub(crate) struct Hostile {
     mode: Mode,
     mark: String,
+    /// The plugin's second version: other items.
+    second: bool,
     states: HashMap<Vec<u8>, HostileState>,
 }
 
 impl Hostile {
     /// In one of its modes.
     pub(crate) fn new(mode: Mode) -> Hostile {
-        Hostile { mode, mark: String::new(), states: HashMap::new() }
+        Hostile { mode, mark: String::new(), second: false, states: HashMap::new() }
     }
 }
 
@@ -198,7 +203,7 @@ impl Fold for Hostile {
             Mode::State => {
                 state.count += 1;
                 state.sum += v;
-                state.items.push(v.to_string());
+                state.items.push(if self.second { format!("{v}'") } else { v.to_string() });
                 effects.timer = Some(event.time + 20_000);
                 if v % 5 == 0 {
                     effects.rows.push(out(&key, event.time, state.count, &[]));
@@ -244,7 +249,15 @@ impl Fold for Hostile {
         }
     }
 
+    /// The mark `second version` is the plugin that was built as that: it migrates all state.
     fn configure(&mut self, mark: &str) {
         mark.clone_into(&mut self.mark);
+        if mark == SECOND_VERSION && !self.second {
+            self.second = true;
+            for state in self.states.values_mut().filter(|state| state.count > 0) {
+                state.count += 1000;
+            }
+            self.states.values_mut().flat_map(|state| &mut state.items).for_each(|item| item.push('\''));
+        }
     }
 }

@@ -1,0 +1,151 @@
+//! State of a former version: a plugin's `migrate` takes it before a key is touched, and between batches for all other keys. What it gives
+//! does not depend on when it is called (the law), so neither do the rows. A state that it fails on is a strike, and the key loses it.
+
+use std::collections::BTreeMap;
+
+use super::batch::{Strike, StrikeItem, lost_state};
+use crate::plugin::{Fault, Instance, Plugin, call};
+use crate::record::{ByteColumn, NO_TIME};
+use crate::state::{KeyState, Shard, ValueBytes};
+
+/// Bytes of state in one call, about.
+const CALL_BYTES: usize = 4 << 20;
+
+/// A state that could not be migrated.
+pub(super) struct Lost {
+    pub(super) key: Box<[u8]>,
+    /// As a dead letter carries it.
+    pub(super) state: serde_json::Value,
+    pub(super) reason: String,
+    /// Its version; none if the journal knew the strike.
+    version: Option<u32>,
+}
+
+impl Lost {
+    /// The strike, if it is a new one.
+    pub(super) fn strike(&self) -> Option<Strike> {
+        let version = self.version?;
+        let key = String::from_utf8_lossy(&self.key).into_owned();
+        let item = StrikeItem::State { key: key.clone(), version };
+        Some(Strike { item, key: Some(key), reason: self.reason.clone() })
+    }
+}
+
+/// What migrates: a plugin, and the strikes that the journal knows.
+type Logic<'p, 'k> = (&'p Plugin, &'k BTreeMap<StrikeItem, String>);
+
+/// Brings the state in these slots to the plugin's version; gives how many keys that were, and what was lost.
+pub(super) fn bring_up<'p>(
+    (plugin, known): Logic<'p, '_>,
+    shard: &mut Shard,
+    slots: impl Iterator<Item = u32>,
+    instance: &mut Option<Instance<'p>>,
+) -> Result<(u64, Vec<Lost>), Fault> {
+    let present = plugin.description.state_version;
+    let mut former: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for slot in slots {
+        let entry = shard.slot(slot);
+        if entry.version == present {
+        } else if entry.state.value.is_none() && entry.state.list.is_empty() {
+            shard.set_version(slot, present);
+        } else {
+            former.entry(entry.version).or_default().push(slot);
+        }
+    }
+    let mut run = Run { plugin, known, shard, instance, migrated: 0, lost: Vec::new() };
+    for (version, slots) in former {
+        let mut rest = &slots[..];
+        while !rest.is_empty() {
+            let (call, behind) = rest.split_at(run.fitting(rest));
+            run.migrate(version, call)?;
+            rest = behind;
+        }
+    }
+    Ok((run.migrated, run.lost))
+}
+
+struct Run<'a, 'p, 'k> {
+    plugin: &'p Plugin,
+    known: &'k BTreeMap<StrikeItem, String>,
+    shard: &'a mut Shard,
+    instance: &'a mut Option<Instance<'p>>,
+    migrated: u64,
+    lost: Vec<Lost>,
+}
+
+impl Run<'_, '_, '_> {
+    /// How many of these go into one call: one at least.
+    fn fitting(&self, slots: &[u32]) -> usize {
+        let mut bytes = 0;
+        let fits = |slot: &&u32| {
+            let state = &self.shard.slot(**slot).state;
+            bytes += state.value.as_ref().map_or(0, |value| value.len()) + state.list.data.len();
+            bytes <= CALL_BYTES
+        };
+        slots.iter().take_while(fits).count().max(1)
+    }
+
+    /// Migrates these by one call, or by two of half as many, down to the single state in a fresh instance, which then is a strike.
+    fn migrate(&mut self, version: u32, slots: &[u32]) -> Result<(), Fault> {
+        if !self.known.is_empty()
+            && let Some(at) = slots.iter().position(|&slot| self.known_reason(version, slot).is_some())
+        {
+            let reason = self.known_reason(version, slots[at]).cloned().unwrap_or_default();
+            self.lose(slots[at], reason, None);
+            self.migrate(version, &slots[..at])?;
+            return self.migrate(version, &slots[at + 1..]);
+        }
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let (mut values, mut items) = (ByteColumn::default(), ByteColumn::default());
+        for &slot in slots {
+            let state = &self.shard.slot(slot).state;
+            state.value.iter().for_each(|value| values.push(value));
+            items.append(&state.list, 0..state.list.len());
+        }
+        match call(self.instance, self.plugin, |instance| instance.migrate(version, &values, &items)) {
+            Ok((values, items)) => self.put(slots, &values, &items),
+            Err(Fault::Plugin(reason)) if slots.len() == 1 => self.lose(slots[0], reason, Some(version)),
+            Err(Fault::Plugin(_)) => {
+                let (left, right) = slots.split_at(slots.len() / 2);
+                self.migrate(version, left)?;
+                self.migrate(version, right)?;
+            }
+            Err(halt) => return Err(halt),
+        }
+        Ok(())
+    }
+
+    fn known_reason(&self, version: u32, slot: u32) -> Option<&String> {
+        let key = String::from_utf8_lossy(&self.shard.slot(slot).key).into_owned();
+        self.known.get(&StrikeItem::State { key, version })
+    }
+
+    fn put(&mut self, slots: &[u32], values: &ByteColumn, items: &ByteColumn) {
+        self.migrated += slots.len() as u64;
+        let (mut value, mut item) = (0, 0);
+        for &slot in slots {
+            let slot = self.shard.change(slot);
+            slot.version = self.plugin.description.state_version;
+            if slot.state.value.is_some() {
+                slot.state.value = Some(ValueBytes::from_slice(values.get(value)));
+                value += 1;
+            }
+            let end = item + slot.state.list.len();
+            slot.state.list.clear();
+            slot.state.list.append(items, item..end);
+            slot.list_replaced |= end > item;
+            item = end;
+        }
+    }
+
+    fn lose(&mut self, slot: u32, reason: String, version: Option<u32>) {
+        let slot = self.shard.change(slot);
+        let (key, state) = (slot.key[..].into(), lost_state(slot.state.timer, slot));
+        slot.state = KeyState { timer: NO_TIME, ..KeyState::default() };
+        slot.list_replaced = true;
+        slot.version = self.plugin.description.state_version;
+        self.lost.push(Lost { key, state, reason, version });
+    }
+}
