@@ -128,6 +128,9 @@ pub enum Command {
         /// From the beginning of the log: a new history, in which no former deployment ever was.
         #[arg(long, conflicts_with = "at")]
         reprocess: bool,
+        /// Put nothing in force: fold beside the live logic, on a clone of its state, and compare the rows; see `keyfold shadow`.
+        #[arg(long, conflicts_with_all = ["at", "reprocess"])]
+        shadow: bool,
         /// Look at everything, order nothing.
         #[arg(long)]
         dry_run: bool,
@@ -149,6 +152,30 @@ pub enum Command {
         /// Who, and why.
         #[command(flatten)]
         author: AuthorArguments,
+    },
+    /// Shows in what the rows of the shadow differ from those of the live logic
+    Shadow {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Deploys what the shadow folds with, from an instant of its own, and ends the shadow
+    Promote {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The instant, an append time: RFC 3339 or milliseconds since 1970 [default: as soon as can be]
+        #[arg(long, value_name = "TIME", value_parser = instant, allow_hyphen_values = true)]
+        at: Option<i64>,
+        /// Who, and why.
+        #[command(flatten)]
+        author: AuthorArguments,
+    },
+    /// Ends the shadow
+    Drop {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
     },
     /// Lists what was deployed, the latest first
     Deployments {

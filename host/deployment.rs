@@ -43,6 +43,7 @@ use crate::plugin::{Digest, Plugin};
 
 pub mod follow;
 pub mod order;
+pub mod shadow;
 pub mod watch;
 
 /// The format of `log/`.

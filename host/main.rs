@@ -33,14 +33,26 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Demo { keep } => demo::demo(keep)?,
         Command::Check { config } => return Ok(check_all(&config)),
         Command::Reset { config } => cli::answer(&run::reset(&load(&config)?)?),
-        Command::Deploy { config, plugin, plugin_config, like, set, at, reprocess, dry_run, author } => {
+        Command::Deploy { config, plugin, plugin_config, like, set, at, reprocess, shadow, dry_run, author } => {
             let keys: Vec<String> = set.iter().map(|(key, _)| key.clone()).collect();
             order::settable(&keys)?;
             let set = if keys.is_empty() { None } else { Some((keys, load_with(&config, set)?)) };
             let given = plugin_config;
             let config = load(&config)?;
             let author = author.named();
-            return deploy(&config, &Request { plugin, config: given, like, set, at, reprocess, dry_run, author });
+            let request = Request { plugin, config: given, like, set, at, reprocess, shadow, promote: false, dry_run, author };
+            return deploy(&config, &request);
+        }
+        Command::Shadow { config } => {
+            let (shadow, report) = order::shadow(&load(&config)?)?;
+            cli::answer(&format!("shadow {}: {}, SHA-256 {}\n{report}", shadow.id, shadow.candidate.plugin, shadow.candidate.settings.plugin.0));
+        }
+        Command::Promote { config, at, author } => {
+            return deploy(&load(&config)?, &Request { at, promote: true, author: author.named(), ..Request::default() });
+        }
+        Command::Drop { config } => {
+            let shadow = order::drop_shadow(&load(&config)?)?;
+            cli::answer(&format!("shadow {} is dropped", shadow.id));
         }
         Command::Withdraw { config, n, author } => {
             let n = order::withdraw(&load(&config)?, n, &author.named())?;
@@ -72,11 +84,8 @@ fn load_with(file: &ConfigFile, set: Vec<(String, String)>) -> Result<Config, Fa
 fn deploy(config: &Config, request: &Request) -> Result<ExitCode, Failure> {
     let ordered = order::deploy(config, request)?;
     cli::answer(&cli::check_lines(&ordered.checks));
-    if let Some((n, t)) = ordered.deployment {
-        cli::answer(&match t {
-            Some(t) => format!("deployment {n} holds from {} ({t}) on", cli::time(t)),
-            None => format!("deployment {n} holds from the beginning of the log"),
-        });
+    if let Some(order) = ordered.order {
+        cli::answer(&order.to_string());
     }
     Ok(cli::check_code(&ordered.checks))
 }

@@ -22,9 +22,9 @@ use crate::record::{NO_TIME, Records};
 use crate::row::Rows;
 use crate::run::{LogSource, load_plugin_with};
 use crate::sink::{bad_json, put_row};
-use crate::source::merge::{Merge, Resume};
+use crate::source::merge::{Merge, Position, Resume};
 use crate::source::{Arrival, Source, Start, file, kafka};
-use difference::{Difference, Side};
+pub(crate) use difference::{Difference, Side};
 
 pub use difference::Summary;
 
@@ -139,9 +139,19 @@ pub fn replay(config: &Config, options: &Options, out: &mut dyn Write) -> Result
 /// A source that reads these partitions from their beginnings to their ends as of now.
 fn open(config: &Config, log: &LogSource, partitions: &[u32], deadline: Instant) -> Result<Box<dyn Source>, Failure> {
     let starts: Vec<Start> = partitions.iter().map(|&partition| Start { partition, ..Start::default() }).collect();
+    open_at(config, log, &starts, deadline)
+}
+
+/// A source that reads from there to the ends as of now.
+pub(crate) fn open_at(
+    config: &Config,
+    log: &LogSource,
+    starts: &[Start],
+    deadline: Instant,
+) -> Result<Box<dyn Source>, Failure> {
     Ok(match &config.source {
-        config::Source::Kafka(kafka) => Box::new(kafka::KafkaSource::open(kafka, &starts, true, deadline)?),
-        config::Source::File(file) => Box::new(file::FileSource::open(log.index(file)?, &starts)?),
+        config::Source::Kafka(kafka) => Box::new(kafka::KafkaSource::open(kafka, starts, true, deadline)?),
+        config::Source::File(file) => Box::new(file::FileSource::open(log.index(file)?, starts)?),
     })
 }
 
@@ -183,13 +193,15 @@ impl Replay<'_> {
     }
 }
 
-/// A lane's records from the beginning to the ends as of the start, in its order.
-struct Past {
+/// A lane's records to the ends as of the start, in its order.
+pub(crate) struct Past {
     source: Box<dyn Source>,
     merge: Merge,
     batch_records: usize,
     /// How many records may still come.
     left: u64,
+    /// Whether it goes on from where a former one ended: what sorts before that is taken now, behind it.
+    goes_on: bool,
 }
 
 impl Past {
@@ -198,11 +210,28 @@ impl Past {
         let anew = |&partition: &u32| (partition, Resume { envelope: NO_TIME, last: None });
         let partitions: Vec<_> = source.partitions().iter().map(anew).collect();
         let merge = Merge::new(&partitions, config.time.clock_skew_ms, None, None, BTreeMap::new());
-        Past { source, merge, batch_records: config.run.batch_records, left: records.unwrap_or(u64::MAX) }
+        let left = records.unwrap_or(u64::MAX);
+        Past { source, merge, batch_records: config.run.batch_records, left, goes_on: false }
+    }
+
+    /// From where a lane had come.
+    pub(crate) fn go_on(
+        source: Box<dyn Source>,
+        config: &Config,
+        from: &[(u32, Resume)],
+        last: Option<Position>,
+    ) -> Past {
+        let merge = Merge::new(from, config.time.clock_skew_ms, last, None, BTreeMap::new());
+        Past { source, merge, batch_records: config.run.batch_records, left: u64::MAX, goes_on: true }
+    }
+
+    /// Where it has come.
+    pub(crate) fn position(&self) -> (Vec<(u32, Resume)>, Option<Position>) {
+        (self.merge.resume(), self.merge.last())
     }
 
     /// The next batch; false when there is none.
-    fn next(&mut self, records: &mut Records) -> Result<bool, Failure> {
+    pub(crate) fn next(&mut self, records: &mut Records) -> Result<bool, Failure> {
         records.clear();
         let most = self.batch_records.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         loop {
@@ -215,7 +244,7 @@ impl Past {
             match self.source.next(WAIT)? {
                 Some(Arrival::Records { partition, records }) => {
                     let floors = self.merge.push(partition, records);
-                    assert!(floors.is_empty(), "nothing is released before all that sorts before it has come");
+                    assert!(self.goes_on || floors.is_empty(), "nothing is released before all that sorts before it has come");
                 }
                 Some(Arrival::End { partition }) => self.merge.end(partition),
                 // That a partition is empty for now decides nothing: its end is known.

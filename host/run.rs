@@ -16,7 +16,7 @@ use wasmtime::Engine;
 use crate::clock;
 use crate::config::{self, Component, Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic};
-use crate::deployment::{PipelineLog, Standing, order, watch};
+use crate::deployment::{PipelineLog, Standing, order, shadow, watch};
 use crate::failure::{Exit, Failure};
 use crate::journal::{Beginning, Contents, Journal};
 use crate::lane::batch::Core;
@@ -83,6 +83,10 @@ pub fn run_until(
     log.remember(config, &plugin.digest)?;
     if let Some(file) = &options.watch {
         watch::watch(config, file, stop)?;
+    }
+    if !options.until_end && topic(config).is_some() {
+        let (objects, runtime) = (Arc::clone(&objects), runtime.handle().clone());
+        shadow::follow(shadow::Pipeline { config: config.clone(), log: log.clone(), objects, runtime }, stop)?;
     }
     loop {
         let back = Arc::new(AtomicBool::new(false));
@@ -316,6 +320,13 @@ pub(crate) fn objects(url: &url::Url) -> Result<Arc<dyn ObjectStore>, Failure> {
     Ok(Arc::new(LocalFileSystem::new_with_prefix(&folder).map_err(|e| refused(&e))?))
 }
 
+fn ordering(config: &Config) -> config::Ordering {
+    match &config.source {
+        config::Source::Kafka(kafka) => kafka.ordering,
+        config::Source::File(file) => file.ordering,
+    }
+}
+
 fn topic(config: &Config) -> Option<&str> {
     match &config.source {
         config::Source::Kafka(kafka) => Some(&kafka.topic),
@@ -352,13 +363,17 @@ impl LogSource {
 
     /// The partitions of each lane.
     pub(crate) fn lanes(&self, config: &Config) -> Vec<Vec<u32>> {
-        let ordering = match &config.source {
-            config::Source::Kafka(kafka) => kafka.ordering,
-            config::Source::File(file) => file.ordering,
-        };
-        match ordering {
+        match ordering(config) {
             config::Ordering::Topic => vec![self.partitions().to_vec()],
             config::Ordering::Partition => self.partitions().iter().map(|&p| vec![p]).collect(),
+        }
+    }
+
+    /// The name of the lane of these partitions.
+    pub(crate) fn lane_name(&self, config: &Config, partitions: &[u32]) -> String {
+        match ordering(config) {
+            config::Ordering::Topic => "topic".to_owned(),
+            config::Ordering::Partition => partitions[0].to_string(),
         }
     }
 
@@ -500,24 +515,13 @@ impl Opening<'_> {
     }
 
     fn lane(&self, partitions: Vec<u32>) -> Result<Opened, Failure> {
-        let name = match self.source.lanes(self.config).len() {
-            1 if self.source.partitions().len() != 1 || self.is_topic_ordered() => "topic".to_string(),
-            _ => partitions[0].to_string(),
-        };
+        let name = self.source.lane_name(self.config, &partitions);
         let handle = self.runtime.handle();
         let (journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
         let (store, checkpoint) = self.state(&name)?;
         let opened = Opened { name, partitions, store, checkpoint, journal, contents };
         self.check_frontier(&opened)?;
         Ok(opened)
-    }
-
-    fn is_topic_ordered(&self) -> bool {
-        let ordering = match &self.config.source {
-            config::Source::Kafka(kafka) => kafka.ordering,
-            config::Source::File(file) => file.ordering,
-        };
-        ordering == config::Ordering::Topic
     }
 
     /// What was released once must still be there.

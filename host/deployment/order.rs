@@ -7,6 +7,7 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
+use super::shadow::{Report, Shadow};
 use super::{Author, Deployment, Entry, Outcome, PipelineLog, Settings, Standing, Verdict, iso};
 use crate::clock;
 use crate::config::{Component, Config};
@@ -53,6 +54,10 @@ pub struct Request {
     pub at: Option<i64>,
     /// From the beginning of the log, in a new history.
     pub reprocess: bool,
+    /// Not in force: beside what is, to be compared.
+    pub shadow: bool,
+    /// What the shadow folds with, instead of what is in force.
+    pub promote: bool,
     /// Look, and order nothing.
     pub dry_run: bool,
     /// Who, and why.
@@ -64,8 +69,29 @@ pub struct Request {
 pub struct Ordered {
     /// A line for each thing that was looked at.
     pub checks: Vec<Check>,
-    /// Number and T, if it was ordered; no T is the beginning of the log.
-    pub deployment: Option<(u64, Option<i64>)>,
+    /// What was ordered, if it was.
+    pub order: Option<Order>,
+}
+
+/// What was ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A deployment, from T on.
+    From(u64, i64),
+    /// A deployment, from the beginning of the log.
+    Anew(u64),
+    /// A shadow.
+    Shadow(String),
+}
+
+impl std::fmt::Display for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Order::From(n, t) => write!(f, "deployment {n} holds from {} ({t}) on", iso(*t)),
+            Order::Anew(n) => write!(f, "deployment {n} holds from the beginning of the log"),
+            Order::Shadow(id) => write!(f, "shadow {id} folds beside the live logic"),
+        }
+    }
 }
 
 /// Where a pipeline's state and journal lie.
@@ -128,6 +154,7 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     }
     let (_, in_force) = in_force(&log)?;
     let base = match request.like {
+        _ if request.promote => shadowing(&log)?.candidate,
         Some(n) => numbered(&log, n)?.deployment,
         None => in_force.clone(),
     };
@@ -136,7 +163,7 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
         Ok(candidate) => candidate,
         Err(failure) => {
             checks.push(Check::refused("plugin", failure));
-            return Ok(Ordered { checks, deployment: None });
+            return Ok(Ordered { checks, order: None });
         }
     };
     let description = &plugin.description;
@@ -150,18 +177,23 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     }
     checks.extend(sink::check(&config.sink, &description.tables, runtime.handle()));
     if request.dry_run || first_refused(&checks).is_err() {
-        return Ok(Ordered { checks, deployment: None });
+        return Ok(Ordered { checks, order: None });
     }
     log.keep_plugin(&plugin)?;
     let with = request.set.as_ref().map_or(config, |(_, with)| with);
     let deployment = Deployment::of(settings, &plugin, with.plugin.probation_ms, &request.author);
-    let ordered = if request.reprocess {
-        (log.order_anew(deployment)?, None)
+    let order = if request.shadow {
+        Order::Shadow(log.order_shadow(deployment)?.id)
+    } else if request.reprocess {
+        Order::Anew(log.order_anew(deployment)?)
     } else {
         let (n, t) = log.order(deployment, request.at)?;
-        (n, Some(t))
+        Order::From(n, t)
     };
-    Ok(Ordered { checks, deployment: Some(ordered) })
+    if request.promote {
+        log.drop_shadow()?;
+    }
+    Ok(Ordered { checks, order: Some(order) })
 }
 
 /// `keyfold withdraw`: makes a deployment, the last one if none is named, as if it had never been; its number.
@@ -193,6 +225,29 @@ pub fn withdraw(config: &Config, n: Option<u64>, author: &Author) -> Result<u64,
     if log.withdraw(n, author)? { Ok(n) } else { refuse("is kept for good: its probation is over") }
 }
 
+fn shadowing(log: &PipelineLog) -> Result<Shadow, Failure> {
+    let message = "there is no shadow; `keyfold deploy --shadow` orders one";
+    log.shadow()?.ok_or_else(|| Failure::new(Exit::Config, message))
+}
+
+/// `keyfold shadow`: what the shadow has found.
+pub fn shadow(config: &Config) -> Result<(Shadow, Report), Failure> {
+    let runtime = run::runtime()?;
+    let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
+    let shadow = shadowing(&log)?;
+    let report = log.shadow_report(&shadow.id)?;
+    Ok((shadow, report))
+}
+
+/// `keyfold drop`: ends the shadow.
+pub fn drop_shadow(config: &Config) -> Result<Shadow, Failure> {
+    let runtime = run::runtime()?;
+    let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
+    let shadow = shadowing(&log)?;
+    log.drop_shadow()?;
+    Ok(shadow)
+}
+
 fn numbered(log: &PipelineLog, n: u64) -> Result<Entry, Failure> {
     let found = log.deployments()?.into_iter().find(|entry| entry.n == n);
     found.ok_or_else(|| Failure::new(Exit::Config, format!("there is no deployment {n}; see `keyfold deployments`")))
@@ -211,7 +266,7 @@ fn candidate(
     base: &Deployment,
 ) -> Result<(Arc<Plugin>, Settings), Failure> {
     let named = request.plugin.is_some() || request.config.is_some() || request.set.is_some() || request.like.is_some();
-    let whole = !named;
+    let whole = !named && !request.promote;
     let (bytes, name) = match &request.plugin {
         Some(given) => run::component(&component(given))?,
         None if whole => run::component(&config.plugin.component)?,
@@ -289,7 +344,8 @@ fn state_version(store: &Stored<'_>, plugin: &Plugin, in_force: &Deployment) -> 
     let mut instance = None;
     for lane in log.lanes()? {
         let Some(reader) = Reader::open(objects, &format!("lanes/{lane}"), runtime)? else { continue };
-        for StoredKey { key, state, version } in reader.keys(SAMPLED)? {
+        for StoredKey { key, state, stored: held } in reader.keys(SAMPLED)? {
+            let version = held.version;
             let mut values = ByteColumn::default();
             state.value.iter().for_each(|value| values.push(value));
             if version == will || (values.is_empty() && state.list.is_empty()) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::order::{self, Request};
-use super::{Author, iso};
+use super::Author;
 use crate::cli;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
@@ -49,8 +49,8 @@ fn order(config: &Config, file: &Path) {
     let author = Author { by: None, reason: Some("the watched file was changed".into()) };
     let plugin = Some(file.to_string_lossy().into_owned());
     match order::deploy(config, &Request { plugin, author, ..Request::default() }) {
-        Ok(ordered) => match ordered.deployment {
-            Some((n, t)) => tracing::info!(deployment = n, t, at = t.map(iso), "the watched file is ordered"),
+        Ok(ordered) => match ordered.order {
+            Some(order) => tracing::info!(%order, "the watched file is ordered"),
             None => {
                 let checks = cli::check_lines(&ordered.checks);
                 tracing::warn!(checks, "the watched file is refused");

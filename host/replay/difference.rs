@@ -10,7 +10,7 @@ use crate::sink::put_columns;
 
 /// Which of two plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     A,
     B,
 }
@@ -59,10 +59,12 @@ type Pair = [Option<Rc<[u8]>>; 2];
 
 /// What both plugins have written so far.
 #[derive(Debug)]
-pub(super) struct Difference {
+pub(crate) struct Difference {
     layouts: [Vec<Layout>; 2],
     /// By `{"table":...,"key":{...}`, the beginning of a line. Equal rows of both sides are held once.
     rows: BTreeMap<Box<[u8]>, Pair>,
+    /// Equal pairs that were forgotten.
+    settled: u64,
     key: Vec<u8>,
     row: Vec<u8>,
 }
@@ -76,13 +78,13 @@ struct Layout {
 
 impl Difference {
     /// Nothing yet, of plugins that declare these tables.
-    pub(super) fn new(a: &[Table], b: &[Table]) -> Difference {
+    pub(crate) fn new(a: &[Table], b: &[Table]) -> Difference {
         let layouts = [a.iter().map(|t| Layout::new(t, a)).collect(), b.iter().map(|t| Layout::new(t, a)).collect()];
-        Difference { layouts, rows: BTreeMap::new(), key: Vec::new(), row: Vec::new() }
+        Difference { layouts, rows: BTreeMap::new(), settled: 0, key: Vec::new(), row: Vec::new() }
     }
 
     /// Takes a row, over a former one of its primary key.
-    pub(super) fn take(&mut self, side: Side, rows: &Rows, row: RowRef) {
+    pub(crate) fn take(&mut self, side: Side, rows: &Rows, row: RowRef) {
         let (this, other) = match side {
             Side::A => (0, 1),
             Side::B => (1, 0),
@@ -106,7 +108,7 @@ impl Difference {
     }
 
     /// A line of JSON for each primary key whose rows differ, by table and key.
-    pub(super) fn lines(&self) -> impl Iterator<Item = Vec<u8>> {
+    pub(crate) fn lines(&self) -> impl Iterator<Item = Vec<u8>> {
         let parts = |held: &[Option<Rc<[u8]>>; 2]| match held {
             [Some(a), Some(b)] if a == b => None,
             [Some(a), Some(b)] => Some([b",\"a\":", &a[..], b",\"b\":", &b[..], b"}\n"].concat()),
@@ -117,9 +119,18 @@ impl Difference {
         self.rows.iter().filter_map(move |(key, held)| Some([&key[..], &parts(held)?].concat()))
     }
 
+    /// Forgets the rows in which both agree, but for their number: a comparison without end holds only what differs. Gives how many
+    /// primary keys that are.
+    pub(crate) fn settle(&mut self) -> usize {
+        let before = self.rows.len();
+        self.rows.retain(|_, held| !matches!(held, [Some(a), Some(b)] if a == b));
+        self.settled += (before - self.rows.len()) as u64;
+        self.rows.len()
+    }
+
     /// How many rows there are, and how many differ.
-    pub(super) fn summary(&self) -> Summary {
-        let mut summary = Summary::default();
+    pub(crate) fn summary(&self) -> Summary {
+        let mut summary = Summary { same: self.settled, ..Summary::default() };
         for held in self.rows.values() {
             match held {
                 [Some(a), Some(b)] if a == b => summary.same += 1,

@@ -10,7 +10,7 @@ use slatedb::{DbReader, DbReaderMode};
 use tokio::runtime::Handle;
 
 use super::store::{Error, error_of};
-use super::{KeyState, layout};
+use super::{KeyState, Stored, layout};
 
 /// A database that is only read.
 pub struct Reader {
@@ -25,8 +25,8 @@ pub struct StoredKey {
     pub key: Vec<u8>,
     /// What it has.
     pub state: KeyState,
-    /// State version of the plugin that wrote it.
-    pub version: u32,
+    /// How the store holds it.
+    pub stored: Stored,
 }
 
 impl Reader {
@@ -67,7 +67,7 @@ impl Reader {
                 let items = self.get(&layout::run_key(&key, run))?.unwrap_or_default();
                 layout::decode_items(&items, &mut state.list).map_err(unreadable)?;
             }
-            keys.push(StoredKey { key, state, version: stored.version });
+            keys.push(StoredKey { key, state, stored });
         }
         Ok(keys)
     }

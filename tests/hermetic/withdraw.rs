@@ -54,6 +54,20 @@ fn expect_taken_back(outcome: &Outcome) {
     assert_eq!(lines.len(), 1, "{}", outcome.stderr);
 }
 
+/// The `v` of a record with one event.
+fn v_of(record: &TestRecord) -> Option<i64> {
+    serde_json::from_slice::<Value>(record.value.as_deref()?).ok()?.get("v")?.as_i64()
+}
+
+/// The `v` that comes last in the log for the first time.
+fn latest(log: &[TestRecord]) -> i64 {
+    let mut in_time: Vec<&TestRecord> = log.iter().collect();
+    in_time.sort_by_key(|record| record.timestamp);
+    let mut first = std::collections::BTreeMap::new();
+    in_time.iter().enumerate().for_each(|(at, record)| drop(v_of(record).map(|v| first.entry(v).or_insert(at))));
+    first.into_iter().max_by_key(|(_, at)| *at).expect("most records have one event").0
+}
+
 #[test]
 fn a_deployment_that_is_withdrawn_by_hand_never_was() {
     let (log, t) = log();
@@ -99,10 +113,7 @@ fn what_is_ordered_after_a_withdrawal_holds_and_keeps_what_was_before() {
 fn a_strike_in_the_middle_of_a_millisecond_withdraws_the_deployment() {
     let (log, t) = log();
     let same: Vec<&TestRecord> = log.iter().filter(|record| record.timestamp == t).collect();
-    let v = |record: &&TestRecord| -> Option<i64> {
-        serde_json::from_slice::<Value>(record.value.as_deref()?).ok()?.get("v")?.as_i64()
-    };
-    let struck = same[same.len() / 2..].iter().find_map(v).expect("most records have one event");
+    let struck = same[same.len() / 2..].iter().find_map(|record| v_of(record)).expect("most records have one event");
     for (mode, at) in [("trap", "fold"), ("loop", "fold"), ("grow", "fold"), ("trap", "map"), ("malformed", "fold")] {
         let pipeline = pipeline("struck-withdrawn", &log, None, "on_strike = \"withdraw\"\nfuel = 3000000", 300);
         let config = json!({"mode": mode, "n": struck, "at": at}).to_string();
@@ -126,11 +137,7 @@ fn a_strike_in_the_middle_of_a_millisecond_withdraws_the_deployment() {
 #[test]
 fn a_strike_after_the_probation_is_a_dead_letter() {
     let (log, t) = log();
-    let struck = |record: &&TestRecord| -> Option<i64> {
-        serde_json::from_slice::<Value>(record.value.as_deref()?).ok()?.get("v")?.as_i64()
-    };
-    let late: Vec<&TestRecord> = log.iter().filter(|record| record.timestamp > t + 20_000).collect();
-    let v = late[late.len() / 2..].iter().find_map(struck).expect("most records have one event");
+    let v = latest(&log);
     let pipeline = pipeline("struck-kept", &log, None, "on_strike = \"withdraw\"", 300);
     let config = json!({"mode": "trap", "n": v}).to_string();
     let arguments = ["--plugin-config", &config, "--at", &t.to_string(), "--set", "plugin.probation=1s"];
@@ -146,10 +153,7 @@ fn a_kill_in_the_middle_of_a_withdrawal_changes_nothing() {
     let (log, t) = log();
     for moment in ["deployment withdrawn", "state taken back to before a deployment that was withdrawn", "folding"] {
         let pipeline = pipeline("killed-withdrawn", &log, Some(SQLITE), "on_strike = \"withdraw\"", 100);
-        let v = log.iter().filter(|r| r.timestamp > t + 10_000).find_map(|r| {
-            serde_json::from_slice::<Value>(r.value.as_deref()?).ok()?.get("v")?.as_i64()
-        });
-        let config = json!({"mode": "trap", "n": v}).to_string();
+        let config = json!({"mode": "trap", "n": latest(&log)}).to_string();
         pipeline.call("deploy", &["--plugin-config", &config, "--at", &t.to_string()]).expect_code(0);
         let mut host = pipeline.spawn(&[]);
         host.wait_logged_times(moment, if moment == "folding" { 2 } else { 1 });

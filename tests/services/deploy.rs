@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::load::{Load, now_ms};
-use crate::support::host::{Outcome, PATIENCE, Pipeline, number, plugin_file};
+use crate::support::host::{Outcome, PATIENCE, Pipeline, Running, number, plugin_file};
 use crate::support::model::folds::{Hostile, Mode};
 use crate::support::model::{self, Deployment, Time};
 use crate::support::rows::{assert_same, from_ndjson};
@@ -156,4 +156,95 @@ fn a_host_that_is_killed_around_the_instant_of_a_deployment_swaps_at_it_all_the_
     load.finish();
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
     assert_rows(&pipeline, &brokers, "swapped-killed", &deployments);
+}
+
+/// Waits until the shadow's report satisfies `holds`; what it said.
+fn shadow_says(pipeline: &Pipeline, host: &mut Running, what: &str, holds: impl Fn(&str) -> bool) -> String {
+    let mut said = String::new();
+    host.wait_until(what, || {
+        said = pipeline.call("shadow", &[]).expect_code(0).stdout.clone();
+        holds(&said)
+    });
+    said
+}
+
+/// The number before this word in a report.
+fn count(said: &str, word: &str) -> u64 {
+    let mut words = said.split([' ', ',', '\n', ':']).filter(|part| !part.is_empty());
+    words.find(|part| *part == word).and_then(|_| words.next()).and_then(|part| part.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_shadow_is_compared_and_harms_nothing_and_a_promoted_one_holds_from_its_instant() {
+    let Some(brokers) = crate::kafka() else { return };
+    let load = Load::start(&brokers, "shadowed", 20);
+    let pipeline = pipeline(&brokers, "shadowed", "1s");
+    let mut host = pipeline.spawn(&[]);
+    host.wait_until("rows are written", || written(&pipeline) > 0);
+    let order = |config: serde_json::Value| {
+        let ordered = pipeline.call("deploy", &["--shadow", "--plugin-config", &config.to_string()]);
+        ordered.expect_code(0).expect_said(&["folds beside the live logic"]);
+    };
+    // The same logic: nothing differs.
+    order(json!({"mode": "mark", "mark": MARKS[0]}));
+    let said = shadow_says(&pipeline, &mut host, "rows agree", |said| count(said, "same") > 3_000);
+    assert_eq!((count(&said, "different"), said.contains("folds beside deployment 0")), (0, true), "{said}");
+    // One that fails: it is told, and nobody else is harmed.
+    pipeline.call("drop", &[]).expect_code(0);
+    pipeline.call("shadow", &[]).expect_code(2).expect_said(&["there is no shadow"]);
+    let rows = std::fs::read(pipeline.path("rows.ndjson")).expect("rows are written");
+    let soon = rows.iter().filter(|&&byte| byte == b'\n').count() + 30_000; // each event has a row, and they count up
+    order(json!({"mode": "trap", "n": soon}));
+    let said = shadow_says(&pipeline, &mut host, "a strike", |said| said.contains("first strike"));
+    assert!(said.contains(&format!("struck by {soon}")), "{said}");
+    // Another logic: each row differs.
+    pipeline.call("drop", &[]).expect_code(0);
+    order(json!({"mode": "mark", "mark": MARKS[1]}));
+    let said = shadow_says(&pipeline, &mut host, "rows differ", |said| count(said, "different") > 3_000);
+    assert!(said.contains("\"m0\"") && said.contains("\"m1\""), "samples of both: {said}");
+    assert_eq!(pipeline.call("deployments", &[]).stdout.lines().count(), 1, "a shadow is no deployment");
+    let promoted = pipeline.call("promote", &["--reason", "it was looked at"]);
+    promoted.expect_code(0).expect_said(&["deployment 1 holds from"]);
+    host.wait_logged("swapped");
+    load.finish();
+    host.terminate(PATIENCE).expect_code(0);
+    pipeline.run_to_end(&["--until-end"]).expect_code(0);
+    assert_rows(&pipeline, &brokers, "shadowed", &[deployment(&promoted, 1)]);
+}
+
+/// Withdrawn while the host runs, and killed while it goes back; ordered again, withdrawn while it is down.
+#[test]
+fn a_deployment_that_is_withdrawn_from_a_live_topic_never_was() {
+    let Some(brokers) = crate::kafka() else { return };
+    let load = Load::start(&brokers, "withdrawn", 20);
+    let pipeline = pipeline(&brokers, "withdrawn", "200ms");
+    let mut host = pipeline.spawn(&[]);
+    host.wait_until("rows are written", || written(&pipeline) > 0);
+    let first = deploy(&pipeline, 1);
+    host.wait_logged("swapped");
+    pipeline.call("withdraw", &["--reason", "a test"]).expect_code(0);
+    host.wait_logged("state taken back to before a deployment that was withdrawn");
+    let before = written(&pipeline);
+    host.wait_until("rows are written again", || written(&pipeline) > before + 10_000);
+    let second = deploy(&pipeline, 2);
+    host.wait_logged_times("swapped", 2);
+    pipeline.call("withdraw", &[]).expect_code(0);
+    host.wait_logged_times("going back to before a deployment that was withdrawn", 2);
+    host.kill();
+    let kept = deploy(&pipeline, 3);
+    let mut host = pipeline.spawn(&[]);
+    host.wait_logged("swapped");
+    load.finish();
+    host.terminate(PATIENCE).expect_code(0);
+    pipeline.run_to_end(&["--until-end"]).expect_code(0);
+    assert!(first.t < second.t && second.t < kept.t);
+    let log = read_back(&brokers, "withdrawn");
+    let mut fold = Hostile::new(Mode::Mark);
+    model::Fold::configure(&mut fold, MARKS[0]);
+    let want = model::run_deployed(fold, &log, Time::default(), &[kept]).values();
+    assert_same("live", &from_ndjson(&pipeline.path("rows.ndjson")), &want);
+    pipeline.delete_checkpoints();
+    pipeline.set_aside("rows.ndjson");
+    pipeline.run_to_end(&["--until-end"]).expect_code(0);
+    assert_same("replay", &from_ndjson(&pipeline.path("rows.ndjson")), &want);
 }

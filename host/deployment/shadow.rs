@@ -1,0 +1,386 @@
+//! A shadow: a candidate that folds beside the live logic, on a clone of its state and the live log, and writes nothing. Its rows are held
+//! against those of the live logic, by primary key. Owns the order to do so, its report, and the thread that does it.
+//!
+//! The shadow has its own consumer and folds with both logics, so that the lanes give it nothing and wait for nothing: what it takes of
+//! them is its share of the processor. A candidate that fails ends its shadow, and nothing else.
+//!
+//! | object | what it is |
+//! |---|---|
+//! | `log/shadow/order.json` | the candidate, if there is one |
+//! | `log/shadow/<id>.json` | what was found so far |
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use object_store::ObjectStore;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use super::{Deployment, PipelineLog};
+use crate::clock;
+use crate::config::Config;
+use crate::failure::{Exit, Failure};
+use crate::lane::batch::{Core, Output};
+use crate::plugin::Plugin;
+use crate::record::Records;
+use crate::replay::{Difference, Past, Side, open_at};
+use crate::run::{LogSource, Sandbox};
+use crate::source::Start;
+use crate::source::merge::{Position, Resume};
+use crate::state::checkpoint::Checkpoint;
+use crate::state::layout;
+use crate::state::reader::{Reader, StoredKey};
+
+/// How long the shadow sleeps when it has come to the end of the log.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Primary keys with different rows after which enough was seen.
+const MOST_DIFFERENT: usize = 100_000;
+/// Differences that a report shows.
+const SAMPLES: usize = 20;
+
+/// The order to shadow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shadow {
+    /// Tells it from those before.
+    pub id: String,
+    /// The candidate.
+    pub candidate: Deployment,
+}
+
+/// What a shadow has found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The deployment beside which it folds.
+    pub beside: Option<u64>,
+    /// Why it does not fold, if so: it waits for a checkpoint, or has ended.
+    pub stands: Option<String>,
+    /// Records folded.
+    pub records: u64,
+    /// How far the last of them lay behind the clock, ms.
+    pub behind_ms: Option<i64>,
+    /// Rows on which both agree.
+    pub same: u64,
+    /// Primary keys with another row.
+    pub different: u64,
+    /// Primary keys that only the live logic writes.
+    pub only_live: u64,
+    /// Primary keys that only the candidate writes.
+    pub only_candidate: u64,
+    /// What the live logic rejected or failed on.
+    pub live_letters: u64,
+    /// What the candidate rejected or failed on.
+    pub candidate_letters: u64,
+    /// Strikes of the candidate.
+    pub candidate_strikes: u64,
+    /// The first strike's reason.
+    pub first_strike: Option<String>,
+    /// Some differences: `a` is the live logic, `b` the candidate.
+    pub samples: Vec<Value>,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.stands, self.beside) {
+            (Some(why), _) => writeln!(f, "stands: {why}")?,
+            (None, Some(n)) => writeln!(f, "folds beside deployment {n}")?,
+            (None, None) => writeln!(f, "not begun")?,
+        }
+        let behind = self.behind_ms.map(|ms| format!(", {ms} ms behind")).unwrap_or_default();
+        writeln!(f, "{} records{behind}", self.records)?;
+        let Report { same, different, only_live, only_candidate, .. } = self;
+        writeln!(f, "rows: same {same}, different {different}, only live {only_live}, only candidate {only_candidate}")?;
+        write!(f, "dead letters: live {}, candidate {}", self.live_letters, self.candidate_letters)?;
+        write!(f, "; strikes of the candidate: {}", self.candidate_strikes)?;
+        if let Some(reason) = &self.first_strike {
+            write!(f, "\nfirst strike: {reason}")?;
+        }
+        self.samples.iter().try_for_each(|sample| write!(f, "\n{sample}"))
+    }
+}
+
+const ORDER: &str = "log/shadow/order.json";
+
+impl PipelineLog {
+    /// The shadow that is ordered, if there is one.
+    pub fn shadow(&self) -> Result<Option<Shadow>, Failure> {
+        Ok(self.read::<Option<Shadow>>(ORDER)?.flatten())
+    }
+
+    /// Orders a shadow, in place of any other.
+    pub fn order_shadow(&self, candidate: Deployment) -> Result<Shadow, Failure> {
+        let shadow = Shadow { id: format!("{:020}", clock::now_ms()), candidate };
+        self.put(ORDER, super::json(&Some(&shadow)))?;
+        Ok(shadow)
+    }
+
+    /// Ends the shadow.
+    pub fn drop_shadow(&self) -> Result<(), Failure> {
+        self.put(ORDER, super::json(&None::<Shadow>))
+    }
+
+    /// What a shadow has found.
+    pub fn shadow_report(&self, id: &str) -> Result<Report, Failure> {
+        Ok(self.read(&report_path(id))?.unwrap_or_default())
+    }
+
+    fn put_shadow_report(&self, id: &str, report: &Report) -> Result<(), Failure> {
+        self.put(&report_path(id), super::json(report))
+    }
+}
+
+fn report_path(id: &str) -> String {
+    format!("log/shadow/{id}.json")
+}
+
+/// Where a pipeline's lanes are found by a shadow.
+pub struct Pipeline {
+    /// Its configuration.
+    pub config: Config,
+    /// Its journal.
+    pub log: PipelineLog,
+    /// Its store.
+    pub objects: Arc<dyn ObjectStore>,
+    /// What reads it.
+    pub runtime: Handle,
+}
+
+/// Shadows whatever is ordered, on a thread of its own, until `stop` is raised.
+pub fn follow(pipeline: Pipeline, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
+    let stop = Arc::clone(stop);
+    let body = move || {
+        while !stop.load(Ordering::Relaxed) {
+            match pipeline.log.shadow() {
+                Ok(Some(shadow)) => pipeline.shadow(&shadow, &stop),
+                Ok(None) => {}
+                Err(failure) => tracing::warn!(%failure, "it is not known whether there is a shadow"),
+            }
+            std::thread::sleep(PAUSE);
+        }
+    };
+    let thread = std::thread::Builder::new().name("shadow".into()).spawn(body);
+    thread.map(drop).map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for shadows: {e}")))
+}
+
+impl Pipeline {
+    /// Folds until the order is gone; what fails ends up in the report.
+    fn shadow(&self, shadow: &Shadow, stop: &AtomicBool) {
+        tracing::info!(shadow = shadow.id, plugin = shadow.candidate.plugin, "shadow begins");
+        let mut report = Report::default();
+        if let Err(failure) = self.fold(shadow, &mut report, stop) {
+            tracing::warn!(shadow = shadow.id, %failure, "shadow ended");
+            report.stands = Some(failure.to_string());
+            if let Err(failure) = self.log.put_shadow_report(&shadow.id, &report) {
+                tracing::warn!(%failure, "the shadow's report cannot be written");
+            }
+            while self.is_ordered(shadow) && !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    fn is_ordered(&self, shadow: &Shadow) -> bool {
+        // A store that is away for a moment ends no shadow.
+        self.log.shadow().map_or(true, |ordered| ordered.is_some_and(|ordered| ordered.id == shadow.id))
+    }
+
+    fn fold(&self, shadow: &Shadow, report: &mut Report, stop: &AtomicBool) -> Result<(), Failure> {
+        let config = Config { run: crate::config::Run { workers: 1, ..self.config.run.clone() }, ..self.config.clone() };
+        let sandbox = Sandbox::new(&config)?;
+        let candidate = self.load(&sandbox, &shadow.candidate)?;
+        while self.is_ordered(shadow) && !stop.load(Ordering::Relaxed) {
+            let Some((n, live)) = self.log.in_force()? else { continue };
+            let live_plugin = self.load(&sandbox, &live)?;
+            *report = Report { beside: Some(n), ..Report::default() };
+            let mut lanes = Vec::new();
+            let log = LogSource::inspect(&config, clock::instant() + config.run.startup_timeout)?;
+            for partitions in log.lanes(&config) {
+                let name = log.lane_name(&config, &partitions);
+                match self.clone_of(&name, &partitions, n, [(&live_plugin, &live), (&candidate, &shadow.candidate)], &sandbox)? {
+                    Some(lane) => lanes.push(lane),
+                    None => report.stands = Some(format!("lane {name} has no checkpoint of deployment {n} yet")),
+                }
+            }
+            self.log.put_shadow_report(&shadow.id, report)?;
+            if report.stands.is_some() {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            let mut difference = Difference::new(&live_plugin.description.tables, &candidate.description.tables);
+            while self.is_ordered(shadow) && self.log.in_force()?.is_some_and(|(now, _)| now == n) {
+                for lane in &mut lanes {
+                    lane.round(&config, report, &mut difference, stop)?;
+                }
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                self.tell(shadow, report, &mut difference)?;
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&self, sandbox: &Sandbox, deployment: &Deployment) -> Result<Arc<Plugin>, Failure> {
+        let settings = &deployment.settings;
+        sandbox.load_bytes(self.log.plugin(&settings.plugin)?, &deployment.plugin, &settings.config, settings.limits())
+    }
+
+    /// A lane as its last checkpoint describes it, if deployment `n` made that.
+    fn clone_of(
+        &self,
+        name: &str,
+        partitions: &[u32],
+        n: u64,
+        logics: [(&Arc<Plugin>, &Deployment); 2],
+        sandbox: &Sandbox,
+    ) -> Result<Option<Lane>, Failure> {
+        let Some(reader) = Reader::open(&self.objects, &format!("lanes/{name}"), &self.runtime)? else { return Ok(None) };
+        let Some(checkpoint) = reader.get(layout::CHECKPOINT)? else { return Ok(None) };
+        let checkpoint = Checkpoint::decode(&checkpoint).map_err(|e| Failure::new(Exit::State, e))?;
+        if checkpoint.deployment != n {
+            return Ok(None);
+        }
+        let keys = reader.keys(usize::MAX)?;
+        let folds = logics.map(|(plugin, deployment)| {
+            let time = deployment.settings.time(self.config.time);
+            let mut core = Core::new(Arc::clone(plugin), Arc::clone(&sandbox.workers), time);
+            core.adopt(checkpoint.time, &keys);
+            Fold { plugin: Arc::clone(plugin), core }
+        });
+        let of = |&partition: &u32| {
+            let progress = checkpoint.partitions.get(&partition);
+            let envelope = progress.map_or(crate::record::NO_TIME, |progress| progress.envelope);
+            (partition, Resume { envelope, last: progress.map(|progress| progress.last.clone()) })
+        };
+        Ok(Some(Lane { from: partitions.iter().map(of).collect(), last: checkpoint.last, folds, migrated: false }))
+    }
+
+    fn tell(&self, shadow: &Shadow, report: &mut Report, difference: &mut Difference) -> Result<(), Failure> {
+        let different = difference.settle();
+        let summary = difference.summary();
+        (report.same, report.different) = (summary.same, summary.different);
+        (report.only_live, report.only_candidate) = (summary.only_a, summary.only_b);
+        let sample = |line: Vec<u8>| serde_json::from_slice(&line).unwrap_or_default();
+        report.samples = difference.lines().take(SAMPLES).map(sample).collect();
+        self.log.put_shadow_report(&shadow.id, report)?;
+        if different > MOST_DIFFERENT {
+            let message = format!("more than {MOST_DIFFERENT} primary keys differ: enough was seen");
+            return Err(Failure::new(Exit::Unexpected, message));
+        }
+        Ok(())
+    }
+}
+
+/// A logic with its clone of the state.
+struct Fold {
+    plugin: Arc<Plugin>,
+    core: Core,
+}
+
+/// A lane's clone: the live logic, and the candidate.
+struct Lane {
+    from: Vec<(u32, Resume)>,
+    last: Option<Position>,
+    folds: [Fold; 2],
+    migrated: bool,
+}
+
+impl Lane {
+    /// Folds up to the ends that the partitions have now.
+    fn round(
+        &mut self,
+        config: &Config,
+        report: &mut Report,
+        difference: &mut Difference,
+        stop: &AtomicBool,
+    ) -> Result<(), Failure> {
+        if !self.migrated {
+            self.migrated = true;
+            self.folds[1].migrate(report)?;
+        }
+        let deadline = clock::instant() + config.run.startup_timeout;
+        let log = LogSource::inspect(config, deadline)?;
+        let start = |(partition, resume): &(u32, Resume)| {
+            let last = resume.last.clone();
+            Start { partition: *partition, next: last.as_ref().map(|last| last.offset + 1), last }
+        };
+        let starts: Vec<Start> = self.from.iter().map(start).collect();
+        let mut past = Past::go_on(open_at(config, &log, &starts, deadline)?, config, &self.from, self.last);
+        let mut records = Records::default();
+        while !stop.load(Ordering::Relaxed) && past.next(&mut records)? {
+            report.records += records.len() as u64;
+            report.behind_ms = records.append_times.last().map(|time| clock::now_ms() - time);
+            for (side, fold) in [Side::A, Side::B].into_iter().zip(&mut self.folds) {
+                let output = fold.batch(&records)?;
+                for &row in &output.rows.order {
+                    difference.take(side, &output.rows, row);
+                }
+                report.count(side, &output);
+            }
+        }
+        (self.from, self.last) = past.position();
+        Ok(())
+    }
+}
+
+impl Fold {
+    fn batch(&mut self, records: &Records) -> Result<Output, Failure> {
+        let prepared = self.core.prepare(records, &self.plugin);
+        let output = prepared.and_then(|prepared| self.core.fold(prepared)).map_err(|fault| self.halted(fault.text()))?;
+        self.core.settle();
+        Ok(output)
+    }
+
+    /// Brings all state to the plugin's version.
+    fn migrate(&mut self, report: &mut Report) -> Result<(), Failure> {
+        let nowhere = crate::row::Origin { partition: 0, offset: 0, event: None };
+        while self.core.is_migrating() {
+            let output = self.core.migrate(usize::MAX, nowhere).map_err(|fault| self.halted(fault.text()))?;
+            report.count(Side::B, &output);
+        }
+        Ok(())
+    }
+
+    fn halted(&self, reason: String) -> Failure {
+        let plugin = &self.plugin.description;
+        Failure::new(Exit::Plugin, format!("plugin {} {} halts: {reason}", plugin.name, plugin.version))
+    }
+}
+
+impl Report {
+    fn count(&mut self, side: Side, output: &Output) {
+        let letters = output.letters.len() as u64;
+        match side {
+            Side::A => self.live_letters += letters,
+            Side::B => {
+                self.candidate_letters += letters;
+                self.candidate_strikes += output.strikes.len() as u64;
+                if let Some(strike) = output.strikes.first().filter(|_| self.first_strike.is_none()) {
+                    let key = strike.key.as_ref().map(|key| format!(", key {key:?}")).unwrap_or_default();
+                    self.first_strike = Some(format!("{:?}{key}: {}", strike.item, strike.reason));
+                }
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Takes over this state, as of this event time.
+    fn adopt(&mut self, time: crate::lane::time::LaneTime, keys: &[StoredKey]) {
+        self.restore(time);
+        self.complete = true;
+        for StoredKey { key, state, stored } in keys {
+            let hash = crate::state::hash(key);
+            let shard = crate::state::shard_of(hash, self.shards.len());
+            let slot = self.shards[shard].slot_of(hash, key, true);
+            self.shards[shard].fill(slot, Some((state.clone(), stored.clone())));
+        }
+    }
+
+    /// Frees what holds no state any more: nothing is written of it.
+    fn settle(&mut self) {
+        self.shards.iter_mut().for_each(|shard| shard.take_dirty(|_| ()));
+    }
+}
