@@ -174,10 +174,13 @@ impl SerializeRow for Bound {
         for value in &self.values {
             let cell = writer.make_cell_writer();
             let written = match value {
-                Bind::Key(column) => put_cell(column.cell(0), cell),
-                Bind::Raw(Some(bytes)) => cell.set_value(bytes).map(drop),
-                Bind::Raw(None) => Ok(drop(cell.set_null())),
-                Bind::Unset => Ok(drop(cell.set_unset())),
+                Bind::Key(column) => {
+                    put_cell(column.cell(0), cell).map_err(SerializationError::new)?;
+                    continue;
+                }
+                Bind::Raw(Some(bytes)) => cell.set_value(bytes),
+                Bind::Raw(None) => Ok(cell.set_null()),
+                Bind::Unset => Ok(cell.set_unset()),
             };
             written.map_err(SerializationError::new)?;
         }

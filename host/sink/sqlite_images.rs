@@ -103,7 +103,7 @@ impl Sqlite {
 fn read(connection: &Connection, selects: &[Bound]) -> rusqlite::Result<Vec<Option<String>>> {
     let row = |select: &Bound| {
         let mut statement = connection.prepare_cached(&select.statement)?;
-        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let row = |row: &rusqlite::Row<'_>| {
             let value = |(i, name)| Ok((Cow::Borrowed(name), Stored::of(row.get_ref(i)?)));
             let sqlite = names.iter().map(String::as_str).enumerate().map(value).collect::<rusqlite::Result<_>>()?;

@@ -586,11 +586,6 @@ fn rows_of_every_type_are_put_back_as_they_were_and_new_ones_are_deleted() {
     let first = found();
     assert_eq!(first.len(), 6);
 
-    for row in place.tables.rows(
-        &place.keyspace,
-        "\"Things\"",
-        &["toJson(ratio)", "toJson(at)", "toJson(single)", "toJson(vec)"],
-    ) {}
     let after = everything(1);
     let taken = images(&mut *sink, &after);
     assert_eq!(
