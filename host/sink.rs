@@ -1,15 +1,19 @@
 //! Where rows go. A sink writes the rows of one batch in order and returns when the outside has acknowledged them; it is called from one
 //! thread of its own. Keeps I2: rows are acknowledged before a checkpoint that covers them is written.
 
+mod cql_images;
 mod cql_schema;
 mod discard;
+mod image;
 mod ndjson;
 #[cfg(test)]
 mod samples;
 mod scylla;
 mod sqlite;
+mod sqlite_images;
 pub mod writer;
 
+pub use image::{Image, key_of};
 pub(crate) use ndjson::{bad_json, put_columns, put_row};
 
 use std::sync::Arc;
@@ -63,6 +67,13 @@ pub trait Sink: Send {
     fn length(&mut self) -> Result<Option<u64>, Error>;
     /// For a file: cuts it back to what the checkpoint covers. Called before the first `write` only.
     fn truncate(&mut self, length: u64) -> Result<(), Error>;
+    /// What is there now under the primary keys of the rows at these places of `rows.order`; each key once. A key that the sink can hold no
+    /// row under, as one with a null in it, gives none. Empty for a sink whose file is cut back instead.
+    fn images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Error>;
+    /// Puts it back: rows as they were, host-filled `now` columns and columns the plugin does not know included; keys under which nothing
+    /// was are deleted. Of several images of one key the first counts. Needs no `write` before, nor tables that the sink knows. Idempotent;
+    /// a sink that gives no images leaves all as it is.
+    fn restore(&mut self, images: &[Image]) -> Result<(), Error>;
 }
 
 /// What a sink prepared for the tables of each plugin whose rows came: a deployment may change the plugin, and lanes change at times of
@@ -151,6 +162,12 @@ fn iso(ms: i64) -> String {
         Ok(time) => format!("{time:.3}"),
         Err(_) => ms.to_string(),
     }
+}
+
+/// An image that cannot be put back, and why.
+fn cannot_restore(section: &str, image: &Image, reason: &dyn std::fmt::Display) -> Error {
+    let Image { table, key, .. } = image;
+    Error::Outside(format!("{section}: the row of table {table} under {key} cannot be put back: {reason}"))
 }
 
 /// Why a sink cannot go on.

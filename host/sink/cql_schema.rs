@@ -16,7 +16,8 @@ pub(super) struct RealColumn {
 }
 
 impl RealColumn {
-    fn in_primary_key(&self) -> bool {
+    /// Whether it belongs to the primary key.
+    pub(super) fn in_primary_key(&self) -> bool {
         matches!(self.kind.as_str(), "partition_key" | "clustering")
     }
 }
@@ -158,6 +159,44 @@ pub(super) fn insert(keyspace: &str, table: &Table, now: &[String], real: &[Real
         names.join(", "),
         markers.join(", ")
     )
+}
+
+/// Reads a row by its primary key: all columns but the static ones, which are the whole partition's.
+pub(super) fn select_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
+    let columns = names_of(real, |r| r.kind != "static");
+    format!("SELECT {} FROM {} WHERE {}", columns.join(", "), full_name(keyspace, table), key_condition(real))
+}
+
+/// Puts a row back, the columns of [`select_row`] in their order.
+pub(super) fn insert_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
+    let columns = names_of(real, |r| r.kind != "static");
+    let markers = vec!["?"; columns.len()].join(", ");
+    format!("INSERT INTO {} ({}) VALUES ({markers})", full_name(keyspace, table), columns.join(", "))
+}
+
+/// Deletes a row by its primary key.
+pub(super) fn delete_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
+    format!("DELETE FROM {} WHERE {}", full_name(keyspace, table), key_condition(real))
+}
+
+fn full_name(keyspace: &str, table: &str) -> String {
+    format!("{}.{}", quoted(keyspace), quoted(table))
+}
+
+fn names_of(real: &[RealColumn], which: impl Fn(&RealColumn) -> bool) -> Vec<String> {
+    real.iter().filter(|r| which(r)).map(|r| quoted(&r.name)).collect()
+}
+
+fn key_condition(real: &[RealColumn]) -> String {
+    let condition = |name: String| format!("{name} = ?");
+    names_of(real, RealColumn::in_primary_key).into_iter().map(condition).collect::<Vec<_>>().join(" AND ")
+}
+
+/// What a plugin declares of a column of the primary key; none if no plugin can.
+pub(super) fn declared_in_key(real: &RealColumn) -> Option<ColumnType> {
+    use ColumnType::{Blob, Boolean, Float, Integer, IntegerList, Text, TextList, Timestamp};
+    let kinds = [Boolean, Integer, Float, Timestamp, Text, Blob, TextList, IntegerList];
+    kinds.into_iter().find(|kind| takes(*kind, &real.cql_type))
 }
 
 fn key_names(table: &Table) -> Vec<&str> {
@@ -347,6 +386,28 @@ mod tests {
         let into = "INSERT INTO \"k\".\"documents\" (\"id\", \"doc\") VALUES";
         assert_eq!(insert("k", table, &[], &real("map<text, int>")), format!("{into} (?, fromJson(?))"));
         assert_eq!(insert("k", table, &[], &real("text")), format!("{into} (?, ?)"));
+    }
+
+    #[test]
+    fn single_rows_are_named_by_the_whole_primary_key_and_leave_static_columns_alone() {
+        let real = seed(&[("team", "static", "text")]);
+        let of = |statement: fn(&str, &str, &[RealColumn]) -> String| statement("k", "sessions", &real);
+        let condition = "\"k\".\"sessions\" WHERE \"session_id\" = ? AND \"user_id\" = ?";
+        let columns = "\"session_id\", \"user_id\", \"pages\", \"ingestion_time\"";
+        assert_eq!(of(select_row), format!("SELECT {columns} FROM {condition}"));
+        assert_eq!(of(insert_row), format!("INSERT INTO \"k\".\"sessions\" ({columns}) VALUES (?, ?, ?, ?)"));
+        assert_eq!(of(delete_row), format!("DELETE FROM {condition}"));
+    }
+
+    #[test]
+    fn what_can_be_in_a_primary_key_is_known_by_its_type() {
+        let declared = |cql_type: &str| {
+            declared_in_key(&RealColumn { name: "id".into(), kind: "clustering".into(), cql_type: cql_type.into() })
+        };
+        assert_eq!(declared("bigint"), Some(ColumnType::Integer));
+        assert_eq!(declared("text"), Some(ColumnType::Text));
+        assert_eq!(declared("frozen<list<bigint>>"), Some(ColumnType::IntegerList));
+        assert_eq!(declared("uuid"), None);
     }
 
     #[test]

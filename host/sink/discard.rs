@@ -1,6 +1,6 @@
 //! No sink: rows are dropped. For measurements of everything before it.
 
-use super::{Error, Refusal, Sink};
+use super::{Error, Image, Refusal, Sink};
 use crate::row::Rows;
 
 /// Drops rows.
@@ -17,6 +17,14 @@ impl Sink for Discard {
     }
 
     fn truncate(&mut self, _length: u64) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn images(&mut self, _rows: &Rows, _at: &[usize]) -> Result<Vec<Image>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn restore(&mut self, _images: &[Image]) -> Result<(), Error> {
         Ok(())
     }
 }

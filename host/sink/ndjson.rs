@@ -12,7 +12,7 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use super::{Error, Refusal, Sink, iso, now_is_free, now_ms};
+use super::{Error, Image, Refusal, Sink, iso, now_is_free, now_ms};
 use crate::append_file::AppendFile;
 use crate::config::NdjsonSink;
 use crate::failure::{Check, Failure};
@@ -96,6 +96,15 @@ impl Sink for Ndjson {
             Output::Stdout(_) => Ok(()),
         }
     }
+
+    /// None: the file is cut back, and nobody takes back what was printed.
+    fn images(&mut self, _rows: &Rows, _at: &[usize]) -> Result<Vec<Image>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn restore(&mut self, _images: &[Image]) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// A refused row, in this sink's words whichever sink refused it.
@@ -167,7 +176,8 @@ fn put_member(line: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) 
     value(line);
 }
 
-fn put_cell(line: &mut Vec<u8>, cell: Cell<'_>) {
+/// A value as [`put_row`] writes it.
+pub(super) fn put_cell(line: &mut Vec<u8>, cell: Cell<'_>) {
     match cell {
         Cell::Null => line.extend_from_slice(b"null"),
         Cell::Boolean(value) => put(line, &value),
@@ -192,7 +202,8 @@ fn put_json(line: &mut Vec<u8>, text: &str) {
     line.extend(text.bytes().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }));
 }
 
-fn put_text(line: &mut Vec<u8>, text: &str) {
+/// A JSON string.
+pub(super) fn put_text(line: &mut Vec<u8>, text: &str) {
     put(line, text);
 }
 
@@ -266,6 +277,19 @@ mod tests {
         assert_eq!(refusals.len(), 1);
         assert_eq!(refusals[0].json, "{\"table\":\"documents\",\"id\":1,\"doc\":\"{oops\"}");
         assert!(refusals[0].reason.starts_with("column doc is not JSON: "), "{}", refusals[0].reason);
+    }
+
+    #[test]
+    fn there_is_nothing_to_put_back_in_a_file_that_is_cut_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = NdjsonSink { path: folder.path().join("rows.ndjson"), now: Vec::new() };
+        let rows = samples::sessions(&[(1, 1, &["A.html"])]);
+        let mut sink = Ndjson::open(&config, &rows.tables).expect("opens");
+        sink.write(&rows).expect("writes");
+        let length = sink.length().expect("syncs");
+        assert_eq!(sink.images(&rows, &[0]).expect("reads nothing"), []);
+        sink.restore(&[]).expect("does nothing");
+        assert_eq!(sink.length().expect("syncs"), length);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! the driver neither retries nor speculates, and nothing here calls `set_timestamp`.
 
 use std::cell::Cell as Flag;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,9 +33,10 @@ use scylla::statement::Statement;
 use scylla::statement::prepared::PreparedStatement;
 use tokio::runtime::Handle;
 
+use super::cql_images::RowStatements;
 use super::cql_schema::{RealColumn, create_table, fit, insert};
 use super::ndjson::{bad_json, refusal};
-use super::{ByTables, Error, Refusal, Sink, first_refused, now_is_free, now_ms};
+use super::{ByTables, Error, Image, Refusal, Sink, first_refused, now_is_free, now_ms};
 use crate::backoff::Backoff;
 use crate::config::{CqlSink, CqlTls};
 use crate::failure::{Check, Failure};
@@ -52,6 +53,8 @@ pub(super) struct Scylla {
     session: Session,
     /// One upsert per table.
     upserts: ByTables<PreparedStatement>,
+    /// What images are read and put back with, by the name of the table.
+    pub(super) single_rows: HashMap<String, RowStatements>,
     backoff: Backoff,
 }
 
@@ -82,26 +85,70 @@ impl Scylla {
             runtime: runtime.clone(),
             session,
             upserts: ByTables::new(tables, upserts),
+            single_rows: HashMap::new(),
             backoff,
         })
     }
 
-    /// Compares and prepares once more, as soon as all nodes know the same tables: a refusal now means that somebody changed them.
-    fn inspect_again(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[PreparedStatement]>, Error> {
+    /// The upserts of these tables, which are compared when they are met first.
+    pub(super) fn upserts(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[PreparedStatement]>, Error> {
+        self.upserts.get(tables).map_or_else(|| self.inspect_again(tables), Ok)
+    }
+
+    /// Compares and prepares once more: a refusal now means that somebody changed the tables.
+    pub(super) fn inspect_again(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[PreparedStatement]>, Error> {
         now_is_free("sink.cql", &self.config.now, tables)?;
+        self.single_rows.clear(); // they may be of a time before a column came that these tables declare
+        let inspection = self.look(async |session, config| inspect(session, config, tables).await);
+        first_refused(inspection.checks)?;
+        Ok(self.upserts.put(tables, inspection.upserts))
+    }
+
+    /// Looks at the tables as soon as all nodes know the same ones. An error of `look` is an outage.
+    pub(super) fn look<T>(&mut self, look: impl AsyncFn(&Session, &CqlSink) -> Result<T, String>) -> T {
         loop {
-            let inspected = self.runtime.block_on(async {
+            let looked = self.runtime.block_on(async {
                 self.session.await_schema_agreement().await.map_err(|e| e.to_string())?;
-                inspect(&self.session, &self.config, tables).await
+                look(&self.session, &self.config).await
             });
-            match inspected {
-                Ok(inspection) => {
-                    first_refused(inspection.checks)?;
-                    return Ok(self.upserts.put(tables, inspection.upserts));
-                }
+            match looked {
+                Ok(found) => return found,
                 Err(outage) => self.backoff.pause(&outage),
             }
         }
+    }
+
+    /// Sends the requests at `waiting` until each is answered or refused, waiting outages out. They are made of what was `prepared`, and
+    /// `prepare` does that anew when the tables may have changed.
+    pub(super) fn deliver<P, T>(
+        &mut self,
+        mut waiting: Vec<usize>,
+        mut prepared: P,
+        prepare: impl Fn(&mut Scylla) -> Result<P, Error>,
+        request: impl AsyncFn(&Session, &P, usize) -> Result<T, ExecutionError>,
+    ) -> Result<Delivered<T>, Error> {
+        let mut delivered = Delivered { answers: HashMap::with_capacity(waiting.len()), refused: BTreeMap::new() };
+        let mut suspects = HashSet::new();
+        while !waiting.is_empty() {
+            let ask = async |at| request(&self.session, &prepared, at).await;
+            let round = self.runtime.block_on(send(&waiting, self.config.in_flight, ask));
+            if let Some(reason) = round.halts {
+                return Err(Error::Outside(format!("sink.cql: {reason}")));
+            }
+            if round.changed || !round.refused.is_empty() {
+                // "Invalid" is what a node says of a value that it will not take, and of a column that is gone or that it does not
+                // know yet. So a row is refused by its second answer, given after the tables were found to fit and all nodes agree.
+                prepared = prepare(self)?;
+            }
+            delivered.answers.extend(round.answers);
+            delivered.refused.extend(round.refused.into_iter().filter(|(at, _)| !suspects.insert(*at)));
+            waiting.retain(|at| !delivered.answers.contains_key(at) && !delivered.refused.contains_key(at));
+            match round.outage {
+                Some(outage) => self.backoff.pause(&outage),
+                None => self.backoff.over(),
+            }
+        }
+        Ok(delivered)
     }
 }
 
@@ -124,32 +171,19 @@ pub(super) fn check(config: &CqlSink, tables: &Arc<[Table]>, runtime: &Handle) -
 impl Sink for Scylla {
     /// Sends the last row of each primary key. All of them are acknowledged when this returns, so of one key one is in flight at a time.
     fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Error> {
-        let mut upserts = match self.upserts.get(&rows.tables) {
-            Some(upserts) => upserts,
-            None => self.inspect_again(&rows.tables)?,
-        };
+        let upserts = self.upserts(&rows.tables)?;
         let mut waiting = last_of_each_key(rows);
         let bad = |&at: &usize| bad_json(rows, rows.order[at]).map(|reason| (at, reason));
         let mut refused: BTreeMap<usize, String> = waiting.iter().filter_map(bad).collect();
-        let mut suspects = HashSet::new();
         waiting.retain(|at| !refused.contains_key(at));
-        while !waiting.is_empty() {
-            let round = self.runtime.block_on(send(&self.session, &upserts, &self.config, rows, &waiting));
-            if let Some(reason) = round.halts {
-                return Err(Error::Outside(format!("sink.cql: {reason}")));
-            }
-            if round.changed || !round.refused.is_empty() {
-                // "Invalid" is what a node says of a value that it will not take, and of a column that is gone or that it does not
-                // know yet. So a row is refused by its second answer, given after the tables were found to fit and all nodes agree.
-                upserts = self.inspect_again(&rows.tables)?;
-            }
-            refused.extend(round.refused.into_iter().filter(|(at, _)| !suspects.insert(*at)));
-            waiting.retain(|at| !round.acknowledged.contains(at) && !refused.contains_key(at));
-            match round.outage {
-                Some(outage) => self.backoff.pause(&outage),
-                None => self.backoff.over(),
-            }
-        }
+        let now = self.config.now.len();
+        let upsert = async |session: &Session, upserts: &Arc<[PreparedStatement]>, at: usize| {
+            let row = rows.order[at];
+            let values = RowValues { rows, row, now };
+            session.execute_unpaged(&upserts[rows.table(row).0], values).await.map(drop)
+        };
+        let delivered = self.deliver(waiting, upserts, |sink| sink.inspect_again(&rows.tables), upsert)?;
+        refused.extend(delivered.refused);
         Ok(refused.into_iter().map(|(at, reason)| refusal(rows, rows.order[at], reason)).collect())
     }
 
@@ -161,40 +195,55 @@ impl Sink for Scylla {
     fn truncate(&mut self, _length: u64) -> Result<(), Error> {
         Ok(())
     }
+
+    fn images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Error> {
+        self.read_images(rows, at)
+    }
+
+    fn restore(&mut self, images: &[Image]) -> Result<(), Error> {
+        self.put_back(images)
+    }
 }
 
-/// What came of sending rows once; rows are named by their place in the order of the batch.
-#[derive(Debug, Default)]
-struct Round {
-    acknowledged: HashSet<usize>,
+/// What came of requests, by their number.
+#[derive(Debug)]
+pub(super) struct Delivered<T> {
+    /// The answers.
+    pub(super) answers: HashMap<usize, T>,
+    /// Why the database refuses the others.
+    pub(super) refused: BTreeMap<usize, String>,
+}
+
+/// What came of sending requests once.
+#[derive(Debug)]
+struct Round<T> {
+    answers: Vec<(usize, T)>,
     refused: Vec<(usize, String)>,
-    /// The upserts must be prepared anew.
+    /// The statements must be prepared anew.
     changed: bool,
     outage: Option<String>,
     halts: Option<String>,
 }
 
-/// Sends the rows at `waiting`, `in_flight` at a time. After the first failure nothing new is sent, what is in flight is awaited.
-async fn send(
-    session: &Session,
-    upserts: &[PreparedStatement],
-    config: &CqlSink,
-    rows: &Rows,
+/// Sends the requests at `waiting`, `in_flight` at a time. After the first failure nothing new is sent, what is in flight is awaited.
+async fn send<T>(
     waiting: &[usize],
-) -> Round {
+    in_flight: usize,
+    request: impl AsyncFn(usize) -> Result<T, ExecutionError>,
+) -> Round<T> {
     let failed = Flag::new(false);
-    let requests = futures::stream::iter(waiting.iter().take_while(|_| !failed.get()).map(|&at| {
-        let row = rows.order[at];
-        let upsert = &upserts[rows.table(row).0];
-        let values = RowValues { rows, row, now: config.now.len() };
-        async move { (at, session.execute_unpaged(upsert, values).await.map(drop)) }
-    }));
-    let mut answers = requests.buffer_unordered(config.in_flight.max(1));
-    let mut round = Round::default();
+    let (failed, request) = (&failed, &request);
+    let unsent = waiting.iter().take_while(|_| !failed.get());
+    let requests = futures::stream::iter(unsent.map(|&at| async move { (at, request(at).await) }));
+    let mut answers = requests.buffer_unordered(in_flight.max(1));
+    let mut round = Round { answers: Vec::new(), refused: Vec::new(), changed: false, outage: None, halts: None };
     while let Some((at, answer)) = answers.next().await {
-        let Err(error) = answer else {
-            round.acknowledged.insert(at);
-            continue;
+        let error = match answer {
+            Ok(answer) => {
+                round.answers.push((at, answer));
+                continue;
+            }
+            Err(error) => error,
         };
         match meaning(&error) {
             Meaning::Passes => round.outage = Some(error.to_string()),
@@ -304,7 +353,7 @@ impl SerializeRow for RowValues<'_> {
     }
 }
 
-fn put_cell(cell: Cell<'_>, writer: CellWriter<'_>) -> Result<(), CellOverflowError> {
+pub(super) fn put_cell(cell: Cell<'_>, writer: CellWriter<'_>) -> Result<(), CellOverflowError> {
     let written = match cell {
         Cell::Null => Ok(writer.set_null()),
         Cell::Boolean(value) => writer.set_value(&[u8::from(value)]),
@@ -374,20 +423,13 @@ async fn inspect_table(
     table: &Table,
 ) -> Result<Result<(String, PreparedStatement), Error>, String> {
     let keyspace = &config.keyspace;
-    let select = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
-    let tables: Vec<(String,)> = ask(session, select, &[keyspace, &table.name]).await?;
-    if tables.is_empty() {
+    let Some(real) = real_columns(session, keyspace, &table.name).await? else {
         return Ok(Err(Error::Outside(format!(
             "table {keyspace}.{} does not exist; one that fits: {}",
             table.name,
             create_table(keyspace, table, &config.now)
         ))));
-    }
-    let select = "SELECT column_name, kind, type, position FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
-    let mut columns: Vec<(String, String, String, i32)> = ask(session, select, &[keyspace, &table.name]).await?;
-    columns.sort_by_key(|(_, kind, _, position)| (kind != "partition_key", *position));
-    let real: Vec<RealColumn> =
-        columns.into_iter().map(|(name, kind, cql_type, _)| RealColumn { name, kind, cql_type }).collect();
+    };
     let detail = match fit(keyspace, table, &config.now, &real) {
         Ok(detail) => detail,
         Err(refusal) => return Ok(Err(refusal)),
@@ -402,8 +444,28 @@ async fn inspect_table(
     }
 }
 
-fn is_refusal(error: &PrepareError) -> bool {
+/// The columns of a table, the partition key first and in its order; none if there is no such table.
+pub(super) async fn real_columns(
+    session: &Session,
+    keyspace: &String,
+    table: &String,
+) -> Result<Option<Vec<RealColumn>>, String> {
+    let select = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
+    let tables: Vec<(String,)> = ask(session, select, &[keyspace, table]).await?;
+    if tables.is_empty() {
+        return Ok(None);
+    }
+    let select = "SELECT column_name, kind, type, position FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
+    let mut columns: Vec<(String, String, String, i32)> = ask(session, select, &[keyspace, table]).await?;
+    columns.sort_by_key(|(_, kind, _, position)| (kind != "partition_key", *position));
+    let real = |(name, kind, cql_type, _)| RealColumn { name, kind, cql_type };
+    Ok(Some(columns.into_iter().map(real).collect()))
+}
+
+/// Whether a statement was refused for good, as is one of whose columns the driver does not know the type.
+pub(super) fn is_refusal(error: &PrepareError) -> bool {
     match error {
+        PrepareError::AllAttemptsFailed { first_attempt: RequestAttemptError::CqlResultParseError(_) } => true,
         PrepareError::AllAttemptsFailed { first_attempt } => meaning_of_attempt(first_attempt) != Meaning::Passes,
         _ => false,
     }
@@ -526,6 +588,16 @@ fn consistency(name: &str) -> Result<Consistency, Error> {
     found.map(|(_, consistency)| *consistency).ok_or_else(|| {
         let known = CONSISTENCIES.map(|(known, _)| known).join(", ");
         Error::Config(format!("sink.cql.consistency: {name} is none for writes, use one of {known}"))
+    })
+}
+
+/// The consistency that reads have which must see what writes of consistency `name` have left. Where no read can have the same, it is the
+/// weakest that does so: a local quorum meets that of every data centre. Nothing but chance finds what ANY has left with a hint.
+pub(super) fn read_consistency(name: &str) -> Result<Consistency, Error> {
+    Ok(match consistency(name)? {
+        Consistency::EachQuorum => Consistency::LocalQuorum,
+        Consistency::Any => Consistency::One,
+        same => same,
     })
 }
 

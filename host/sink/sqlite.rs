@@ -12,7 +12,7 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::ndjson::{bad_json, put_list, refusal};
-use super::{ByTables, Error, Refusal, Sink, iso, now_is_free, now_ms};
+use super::{ByTables, Error, Image, Refusal, Sink, iso, now_is_free, now_ms};
 use crate::backoff::Backoff;
 use crate::config::SqliteSink;
 use crate::failure::{Check, Failure};
@@ -25,7 +25,7 @@ const BUSY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Sqlite {
     connection: Connection,
-    path: String,
+    pub(super) path: String,
     now: Vec<String>,
     /// One upsert per table.
     upserts: ByTables<String>,
@@ -51,7 +51,7 @@ impl Sqlite {
     }
 
     /// The upserts of these tables, which are made or compared when they are met first.
-    fn upserts(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[String]>, Error> {
+    pub(super) fn upserts(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[String]>, Error> {
         if let Some(upserts) = self.upserts.get(tables) {
             return Ok(upserts);
         }
@@ -66,7 +66,10 @@ impl Sqlite {
     }
 
     /// Runs `work` until neither a lock nor a full disk is in its way.
-    fn patiently<T>(&mut self, mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+    pub(super) fn patiently<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
         loop {
             match work(&mut self.connection) {
                 Ok(result) => {
@@ -129,6 +132,14 @@ impl Sink for Sqlite {
     fn truncate(&mut self, _length: u64) -> Result<(), Error> {
         Ok(())
     }
+
+    fn images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Error> {
+        self.read_images(rows, at)
+    }
+
+    fn restore(&mut self, images: &[Image]) -> Result<(), Error> {
+        self.put_back(images)
+    }
 }
 
 /// All rows in one transaction, in order, so that the last of several of one primary key wins.
@@ -174,7 +185,7 @@ fn null_in_key(rows: &Rows, row: RowRef) -> Option<String> {
     Some(format!("column {} of the primary key is null", column.name))
 }
 
-fn to_sql(cell: Cell<'_>) -> ToSqlOutput<'_> {
+pub(super) fn to_sql(cell: Cell<'_>) -> ToSqlOutput<'_> {
     let text = |bytes| ToSqlOutput::Owned(Value::Text(String::from_utf8(bytes).expect("JSON is UTF-8")));
     match cell {
         Cell::Null => ToSqlOutput::Borrowed(ValueRef::Null),
@@ -218,16 +229,16 @@ fn refuses_row(error: &rusqlite::Error) -> bool {
 
 /// A column as SQLite describes it.
 #[derive(Debug)]
-struct RealColumn {
-    name: String,
-    declared: String,
+pub(super) struct RealColumn {
+    pub(super) name: String,
+    pub(super) declared: String,
     /// Neither null nor a default is possible.
     wants_a_value: bool,
-    primary_key: bool,
+    pub(super) primary_key: bool,
 }
 
-/// The columns of a table; none if there is no such table. A view is refused when it is written to.
-fn real_columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<RealColumn>> {
+/// The columns of a table, without generated ones; none if there is no such table. A view is refused when it is written to.
+pub(super) fn real_columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<RealColumn>> {
     let mut statement =
         connection.prepare("SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_info(?)")?;
     let columns = statement.query_map([table], |row| {
@@ -276,7 +287,7 @@ fn fit(path: &str, table: &Table, now: &[String], real: &[RealColumn]) -> Result
 }
 
 /// SQLite's own rule for what a declared type means.
-fn affinity(declared: &str) -> &'static str {
+pub(super) fn affinity(declared: &str) -> &'static str {
     let declared = declared.to_ascii_uppercase();
     let has = |words: &[&str]| words.iter().any(|w| declared.contains(w));
     if has(&["INT"]) {
@@ -321,16 +332,22 @@ fn create_table(table: &Table, now: &[String]) -> String {
 }
 
 fn upsert(table: &Table, now: &[String]) -> String {
-    let names: Vec<String> = table.columns.iter().map(|c| &c.name).chain(now).map(|n| quoted(n)).collect();
-    let values = table.columns.iter().filter(|c| !c.primary_key).map(|c| &c.name).chain(now);
-    let sets: Vec<String> = values.map(|n| format!("{0} = excluded.{0}", quoted(n))).collect();
+    let names: Vec<&str> = table.columns.iter().map(|c| &c.name).chain(now).map(String::as_str).collect();
+    let key = table.columns.iter().filter(|c| c.primary_key).map(|c| c.name.as_str());
+    upsert_of(&table.name, &names, &key.collect::<Vec<_>>())
+}
+
+/// The upsert of these columns, those of `key` among them.
+pub(super) fn upsert_of(table: &str, names: &[&str], key: &[&str]) -> String {
+    let values = names.iter().filter(|name| !key.contains(name));
+    let sets: Vec<String> = values.map(|name| format!("{0} = excluded.{0}", quoted(name))).collect();
     let action = if sets.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", sets.join(", ")) };
     format!(
         "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT ({}) DO {action}",
-        quoted(&table.name),
-        names.join(", "),
+        quoted(table),
+        names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", "),
         vec!["?"; names.len()].join(", "),
-        key_list(table)
+        key.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
     )
 }
 
@@ -339,7 +356,7 @@ fn key_list(table: &Table) -> String {
     key.collect::<Vec<_>>().join(", ")
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -1,7 +1,9 @@
-//! The CQL sink on a real database: every type, lists that never double, refusals, and outages in the middle of a batch.
+//! The CQL sink on a real database: every type, lists that never double, refusals, outages in the middle of a batch, and rows that are put
+//! back as they were.
 
+use std::io::Read;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use keyfold::config;
 use keyfold::failure::Finding;
 use keyfold::record::ByteColumn;
 use keyfold::row::{Column, ColumnData, ColumnSpec, ColumnType, Origin, Part, RowRef, Rows, Table, TextColumn};
-use keyfold::sink::{self, Sink};
+use keyfold::sink::{self, Image, Sink};
 use serde_json::{Value, json};
 
 use crate::tables::{SESSIONS, Tables};
@@ -70,14 +72,27 @@ struct Wire {
     port: u16,
     cut: Arc<AtomicBool>,
     connections: Arc<Mutex<Vec<TcpStream>>>,
+    /// Bytes that went through, both ways.
+    passed: Arc<AtomicU64>,
+}
+
+/// A stream whose bytes are counted as they are read.
+struct Counted(TcpStream, Arc<AtomicU64>);
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.0.read(buffer)?;
+        self.1.fetch_add(read as u64, Ordering::SeqCst);
+        Ok(read)
+    }
 }
 
 impl Wire {
     fn to(database: u16) -> Wire {
         let listener = TcpListener::bind("127.0.0.1:0").expect("the system has a free port");
         let port = listener.local_addr().expect("a bound listener has an address").port();
-        let wire = Wire { port, cut: Arc::default(), connections: Arc::default() };
-        let (cut, connections) = (wire.cut.clone(), wire.connections.clone());
+        let wire = Wire { port, cut: Arc::default(), connections: Arc::default(), passed: Arc::default() };
+        let (cut, connections, passed) = (wire.cut.clone(), wire.connections.clone(), wire.passed.clone());
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
                 if cut.load(Ordering::SeqCst) {
@@ -86,7 +101,8 @@ impl Wire {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", database)) else { continue };
                 for (from, into) in [(&near, &far), (&far, &near)] {
                     let both = from.try_clone().and_then(|from| Ok((from, into.try_clone()?)));
-                    let (mut from, mut into) = both.expect("the system has descriptors");
+                    let (from, mut into) = both.expect("the system has descriptors");
+                    let mut from = Counted(from, passed.clone());
                     std::thread::spawn(move || {
                         let _ = std::io::copy(&mut from, &mut into);
                         let _ = into.shutdown(Shutdown::Both);
@@ -108,6 +124,24 @@ impl Wire {
 
     fn mend(&self) {
         self.cut.store(false, Ordering::SeqCst);
+    }
+
+    /// Runs `work`, which sends more than a megabyte, with two outages in the middle of it.
+    fn cut_into<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|threads| {
+            let work = threads.spawn(work);
+            let deadline = Instant::now() + Duration::from_secs(120);
+            for _ in 0..2 {
+                let enough = self.passed.load(Ordering::SeqCst) + 300_000;
+                while self.passed.load(Ordering::SeqCst) < enough {
+                    assert!(!work.is_finished() && Instant::now() < deadline, "it is under way");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                self.cut();
+                self.mend();
+            }
+            work.join().expect("does not panic")
+        })
     }
 }
 
@@ -409,4 +443,317 @@ fn a_database_that_is_away_at_the_start_is_waited_for_until_the_deadline() {
         wire.mend();
         assert!(opens.join().expect("does not panic").is_ok());
     });
+}
+
+/// Places of all rows.
+fn all(rows: &Rows) -> Vec<usize> {
+    (0..rows.len()).collect()
+}
+
+fn images(sink: &mut dyn Sink, rows: &Rows) -> Vec<Image> {
+    sink.images(rows, &all(rows)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn restore(sink: &mut dyn Sink, images: &[Image]) {
+    sink.restore(images).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// What plugins cannot declare, beside what they can.
+const EVERYTHING: &[(&str, &str)] = &[
+    ("id", "bigint"),
+    ("nr", "bigint"),
+    ("yes", "boolean"),
+    ("ratio", "double"),
+    ("at", "timestamp"),
+    ("name", "text"),
+    ("bytes", "blob"),
+    ("pages", "list<text>"),
+    ("\"frozenPages\"", "frozen<list<text>>"),
+    ("counts", "list<bigint>"),
+    ("frozen_counts", "frozen<list<bigint>>"),
+    ("tags", "set<text>"),
+    ("per_day", "map<timestamp, double>"),
+    ("place", "place"),
+    ("frozen_place", "frozen<place>"),
+    ("deep", "map<text, frozen<tuple<int, set<double>, place>>>"),
+    ("text_doc", "text"),
+    ("ingestion_time", "timestamp"),
+    ("price", "decimal"),
+    ("big", "varint"),
+    ("spent", "duration"),
+    ("host", "inet"),
+    ("day", "date"),
+    ("clock", "time"),
+    ("uid", "uuid"),
+    ("tid", "timeuuid"),
+    ("pair", "tuple<int, text>"),
+    ("vec", "vector<float, 3>"),
+    ("small", "smallint"),
+    ("tiny", "tinyint"),
+    ("single", "float"),
+    ("letters", "ascii"),
+    ("notes", "set<int>"),
+    ("team", "text static"),
+];
+
+/// Rows (1, nr) of [`EVERYTHING`] with extreme values, in which `shift` turns each into another row's.
+fn everything(shift: usize) -> Rows {
+    use ColumnType::{Blob, Boolean, Float, Integer, IntegerList, Json, Text, TextList, Timestamp};
+    let ratios = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, f64::MAX, 5e-324, 0.1 + 0.2, 0.0];
+    let times =
+        [-1, 0, i64::MIN, i64::MAX, -62_198_755_200_000, -12_219_292_800_001, 1_727_873_719_148, 253_402_300_800_000];
+    let names = ["", "größer", "\"quoted\" 'twice'", "\u{0}\n\t\\", "日本🦀", "\u{feff}", "null", "{}"];
+    let docs = ["[]", "[\"\"]", "[\"b\", \"a\"]", "null", "[\"🦀\"]", "[\"x\"]", "[\"y\"]", "[\"z\"]"];
+    let days = [
+        "{}",
+        "{\"0\": 1.5}",
+        "{\"-1\": -0.0}",
+        "null",
+        "{\"9\": 1e300}",
+        "{\"1\": 5e-324}",
+        "{\"2\": 0.1}",
+        "{\"3\": 7}",
+    ];
+    let place = "{\"city\": \"Köln\", \"code\": null, \"tags\": [\"a\", \"\"]}";
+    let places = [place, "null", "{}", "{\"city\": \"\"}", place, "{\"code\": -1}", "null", "{\"tags\": []}"];
+    let deep = "{\"k\": [1, [0.5, 1e-300], {\"city\": \"x\"}], \"\": [null, [], null]}";
+    let deeps = [deep, "{}", "null", deep, "{\"a\": [1, null, null]}", "{}", deep, "null"];
+    fn turned<T: Clone, const N: usize>(mut items: [T; N], shift: usize) -> Vec<T> {
+        items.rotate_left(shift % N);
+        items.to_vec()
+    }
+    let json = |items: [&str; 8]| ColumnData::Json(texts(&turned(items, shift)));
+    let mut bytes = ByteColumn::default();
+    let blobs = [&b""[..], b"\0", b"\xff\xfe", b"text", b"\0\0\0\x01", b"a", b"b", b"c"];
+    turned(blobs, shift).into_iter().for_each(|item| bytes.push(item));
+    let lists =
+        || ColumnData::TextLists { items: texts(&["A", "A", "", "ü", "A"]), ends: vec![0, 2, 3, 3, 4, 5, 5, 5] };
+    let numbers =
+        || ColumnData::IntegerLists { items: vec![i64::MIN, 0, 0, i64::MAX], ends: vec![1, 1, 3, 4, 4, 4, 4, 4] };
+    // What is null before has values afterwards, and the other way round.
+    let nulls: &[u32] = if shift == 0 { &[5] } else { &[4] };
+    let columns = vec![
+        (ColumnData::Integers(vec![1; 8]), &[][..]),
+        (ColumnData::Integers((0..8).collect()), &[]),
+        (ColumnData::Booleans(turned([0, 1, 0, 1, 0, 1, 0, 1], shift)), nulls),
+        (ColumnData::Floats(turned(ratios, shift)), nulls),
+        (ColumnData::Timestamps(turned(times, shift)), nulls),
+        (ColumnData::Texts(texts(&turned(names, shift))), nulls),
+        (ColumnData::Blobs(bytes), nulls),
+        (lists(), nulls),
+        (lists(), nulls),
+        (numbers(), nulls),
+        (numbers(), nulls),
+        (json(docs), nulls),
+        (json(days), nulls),
+        (json(places), nulls),
+        (json(places), nulls),
+        (json(deeps), nulls),
+        (json(docs), nulls),
+    ];
+    let kinds = [Integer, Integer, Boolean, Float, Timestamp, Text, Blob, TextList, TextList, IntegerList, IntegerList];
+    let kinds = kinds.into_iter().chain([Json; 6]);
+    let unquoted = EVERYTHING.iter().map(|(name, _)| name.trim_matches('"'));
+    let specs: Vec<_> = unquoted.zip(kinds).map(|(name, kind)| (name, kind, matches!(name, "id" | "nr"))).collect();
+    rows("Things", &specs, columns, 8)
+}
+
+#[test]
+fn rows_of_every_type_are_put_back_as_they_were_and_new_ones_are_deleted() {
+    let Some(port) = crate::cassandra() else { return };
+    let mut place = Place::new(port, port, "images_of_every_type");
+    place.config.now = vec!["ingestion_time".to_owned()];
+    place.tables.execute("CREATE TYPE images_of_every_type.place (city text, code int, tags frozen<list<text>>)");
+    let columns: Vec<String> = EVERYTHING.iter().map(|(name, cql_type)| format!("{name} {cql_type}")).collect();
+    place.create(&format!("\"Things\" ({}, PRIMARY KEY (id, nr))", columns.join(", ")));
+    let all_columns: Vec<&str> = EVERYTHING.iter().map(|(name, _)| *name).collect();
+    let found = || place.tables.rows(&place.keyspace, "\"Things\"", &all_columns);
+
+    let mut before = everything(0);
+    before.order.truncate(6);
+    let mut sink = place.sink(&before);
+    assert_eq!(sink.write(&before).expect("writes"), []);
+    let update = "UPDATE images_of_every_type.\"Things\" SET";
+    for nr in [0, 5] {
+        place.tables.execute(&format!(
+            "{update} price = 1.50, big = -123456789012345678901234567890, spent = -1mo2d3ns, host = '::1', day = '-5877641-06-23', \
+             clock = '23:59:59.999999999', uid = 5b6962dd-3f90-4c93-8f61-eabfa4a803e2, tid = 50554d6e-29bb-11e5-b345-feff819cdc9f, \
+             pair = (1, null), vec = [1.5, NaN, -0.0], small = -32768, tiny = 127, single = Infinity, letters = '~', notes = {{3, 1}} \
+             WHERE id = 1 AND nr = {nr}"
+        ));
+    }
+    place.tables.execute("INSERT INTO images_of_every_type.\"Things\" (id, team) VALUES (1, 'before')");
+    let first = found();
+    assert_eq!(first.len(), 6);
+
+    let after = everything(1);
+    let taken = images(&mut *sink, &after);
+    assert_eq!(
+        taken.iter().map(|image| image.row.is_some()).collect::<Vec<_>>(),
+        [[true; 6].as_slice(), &[false; 2]].concat()
+    );
+    assert_eq!(sink.write(&after).expect("writes"), []);
+    place.tables.execute(&format!("{update} price = 1.5, notes = {{9}}, per_day = null WHERE id = 1 AND nr = 0"));
+    let second = found();
+    assert_eq!(second.len(), 8);
+    assert!(first.iter().all(|row| !second.contains(row)), "each row was changed");
+    place.tables.execute("INSERT INTO images_of_every_type.\"Things\" (id, team) VALUES (1, 'after')");
+    for _ in 0..20 {
+        restore(&mut *sink, &taken);
+    }
+    let mut expect = first.clone();
+    expect.iter_mut().for_each(|row| row["team"] = json!("after"));
+    assert_eq!(found(), expect, "all but the static column, which is not the rows'");
+    assert_eq!(images(&mut *sink, &after), taken);
+
+    sink.write(&after).expect("writes");
+    restore(&mut *sink, &taken);
+    assert_eq!(images(&mut *sink, &after), taken, "as often as it is written");
+}
+
+#[test]
+fn keys_of_every_type_find_their_rows() {
+    let Some(port) = crate::cassandra() else { return };
+    let place = Place::new(port, port, "images_of_keys");
+    place.create(
+        "\"Things\" (id bigint, nr bigint, yes boolean, ratio double, at timestamp, name text, bytes blob, pages frozen<list<text>>, \
+         counts frozen<list<bigint>>, note text, PRIMARY KEY ((pages, ratio, name, nr), at, yes, counts, bytes, id))",
+    );
+    let mut rows = everything(0);
+    let mut tables = rows.tables.to_vec();
+    let keep = ["id", "nr", "yes", "ratio", "at", "name", "bytes", "pages", "counts"];
+    let kept: Vec<usize> =
+        (0..tables[0].columns.len()).filter(|&i| keep.contains(&tables[0].columns[i].name.as_str())).collect();
+    tables[0].columns = kept.iter().map(|&i| tables[0].columns[i].clone()).collect();
+    tables[0].columns.iter_mut().for_each(|column| column.primary_key = true);
+    rows.tables = tables.into();
+    rows.parts[0].columns = kept.iter().map(|&i| rows.parts[0].columns[i].clone()).collect();
+    let mut sink = place.sink(&rows);
+
+    let nothing = images(&mut *sink, &rows);
+    assert_eq!(nothing.len(), 7, "but for the row with nulls");
+    assert!(nothing.iter().all(|image| image.row.is_none()));
+    assert_eq!(sink.write(&rows).expect("writes").len(), 1, "the row with nulls is refused");
+    let found = || place.tables.rows(&place.keyspace, "\"Things\"", &["nr", "ratio", "at", "bytes", "note"]);
+    let (first, taken) = (found(), images(&mut *sink, &rows));
+    assert_eq!(first.len(), 7);
+    assert!(taken.iter().all(|image| image.row.is_some()), "keys are read back as they were written: {taken:?}");
+    restore(&mut *sink, &taken);
+    assert_eq!(found(), first);
+    restore(&mut *sink, &nothing);
+    assert_eq!(found(), [Value::Null; 0]);
+    restore(&mut *sink, &taken);
+    assert_eq!(found(), first, "a row of nothing but its key is there again");
+}
+
+#[test]
+fn a_sink_that_never_wrote_restores_what_another_has_read() {
+    let Some(port) = crate::cassandra() else { return };
+    let place = Place::new(port, port, "images_elsewhere");
+    place.create(SESSIONS);
+    place.create("documents (id text PRIMARY KEY, doc map<text, int>)");
+    let rows = documents(&["a", "b", "", &"x".repeat(70_000)], &["{\"a\": 1}", "{}", "{}", "{}"], &[]);
+    let mut first = place.sink(&rows);
+    first.write(&rows).expect("writes");
+    let found = || place.tables.rows(&place.keyspace, "documents", &["id", "doc"]);
+    let (before, mut taken) = (found(), images(&mut *first, &rows));
+    assert_eq!(taken.len(), 2, "keys that the database cannot hold have no image");
+    assert_eq!(before.len(), 2);
+    first.write(&documents(&["b", "a"], &["{\"a\": 2}", "null"], &[])).expect("writes");
+    taken.push(Image { row: None, ..taken[0].clone() });
+    let text = serde_json::to_string(&taken).expect("images are kept as JSON");
+    let taken: Vec<Image> = serde_json::from_str(&text).expect("and read back");
+
+    place.tables.execute("ALTER TABLE images_elsewhere.documents ADD since text");
+    place.tables.execute("UPDATE images_elsewhere.documents SET since = 'now' WHERE id = 'a'");
+    let mut second = place.open(&sessions(&[]).tables, None).unwrap_or_else(|error| panic!("{error}"));
+    restore(&mut *second, &taken);
+    assert_eq!(found(), before, "the first image of a key counts");
+    let since: Vec<Value> = place.tables.rows(&place.keyspace, "documents", &["since"]);
+    assert!(since.iter().any(|row| row["since"] == "now"), "a column that came later is left alone");
+}
+
+#[test]
+fn a_column_that_came_with_the_next_plugin_is_in_the_images_of_its_rows() {
+    let Some(port) = crate::cassandra() else { return };
+    let place = Place::new(port, port, "images_column");
+    place.create("documents (id text PRIMARY KEY, doc text)");
+    let rows_before = documents(&["a"], &["{}"], &[]);
+    let mut sink = place.sink(&rows_before);
+    sink.write(&rows_before).expect("writes");
+    images(&mut *sink, &rows_before);
+    place.tables.execute("ALTER TABLE images_column.documents ADD title text");
+    let found = || place.tables.rows(&place.keyspace, "documents", &["id", "doc", "title"]);
+    let before = found();
+    let specs = [("id", ColumnType::Text, true), ("title", ColumnType::Text, false)];
+    let columns = ["a", "A"].map(|text| (ColumnData::Texts(texts(&[text])), &[][..]));
+    let rows_after = rows("documents", &specs, columns.into(), 1);
+    let taken = images(&mut *sink, &rows_after);
+    sink.write(&rows_after).expect("writes");
+    assert_ne!(found(), before);
+    restore(&mut *sink, &taken);
+    assert_eq!(found(), before);
+}
+
+#[test]
+fn what_cannot_be_put_back_halts_with_the_table_and_the_key() {
+    let Some(port) = crate::cassandra() else { return };
+    let place = Place::new(port, port, "images_refused");
+    place.create("documents (id text PRIMARY KEY, doc map<text, int>)");
+    let rows = documents(&["a"], &["{\"a\": 1}"], &[]);
+    let mut sink = place.sink(&rows);
+    sink.write(&rows).expect("writes");
+    let taken = images(&mut *sink, &rows);
+    let check = |sink: &mut dyn Sink, images: &[Image], expect: &str| {
+        let error = sink.restore(images).expect_err("halts");
+        assert!(matches!(error, sink::Error::Outside(_)));
+        assert!(error.to_string().contains(expect), "{error}");
+    };
+    let place_of = "sink.cql: the row of table documents under {\"id\":\"a\"} cannot be put back: ";
+    let of_another = Image { row: Some("{\"sqlite\":[]}".to_owned()), ..taken[0].clone() };
+    check(&mut *sink, &[of_another], &format!("{place_of}no row of this sink"));
+    let broken = Image { row: Some("{\"cql\":{\"id\":\"YQ==\",\"doc\":\"YQ==\"}}".to_owned()), ..taken[0].clone() };
+    check(&mut *sink, &[broken], place_of);
+    place.tables.execute("ALTER TABLE images_refused.documents DROP doc");
+    let error = sink.images(&rows, &[0]).expect_err("halts").to_string();
+    assert!(error.contains("column doc is missing"), "{error}");
+    check(&mut *sink, &taken, &format!("{place_of}the table has no column doc any more"));
+    place.tables.execute("DROP TABLE images_refused.documents");
+    check(&mut *sink, &taken, "table images_refused.documents does not exist any more");
+}
+
+#[test]
+fn images_are_read_with_each_consistency_of_writes() {
+    let Some(port) = crate::cassandra() else { return };
+    let mut place = Place::new(port, port, "images_consistency");
+    place.create(SESSIONS);
+    let rows = sessions(&[(1, pages(&["A"]))]);
+    for consistency in ["ANY", "EACH_QUORUM", "QUORUM", "LOCAL_ONE", "ALL"] {
+        place.config.consistency = consistency.to_owned();
+        let mut sink = place.sink(&rows);
+        sink.write(&rows).expect("writes");
+        assert!(images(&mut *sink, &rows)[0].row.is_some(), "{consistency}");
+    }
+}
+
+#[test]
+fn an_outage_while_rows_are_read_and_put_back_is_waited_out_and_nothing_is_lost_or_doubled() {
+    let Some(port) = crate::cassandra() else { return };
+    let wire = Wire::to(port);
+    let place = Place::new(port, wire.port, "outage_of_images");
+    place.create(SESSIONS);
+    let count = 20_000;
+    let batch =
+        |page: &str, ids: std::ops::Range<i64>| sessions(&ids.map(|id| (id, pages(&[page, "B"]))).collect::<Vec<_>>());
+    let (before, after) = (batch("A", 0..count), batch("C", 1_000..count + 1_000));
+    let mut sink = place.sink(&before);
+    sink.write(&before).expect("writes");
+    let taken = wire.cut_into(|| images(&mut *sink, &after));
+    assert_eq!(taken.iter().filter(|image| image.row.is_none()).count(), 1_000);
+    assert_eq!(taken.len(), 20_000);
+    sink.write(&after).expect("writes");
+    wire.cut_into(|| restore(&mut *sink, &taken));
+    let found = place.tables.sessions(&place.keyspace);
+    assert_eq!(found.len(), 20_000);
+    assert!(found.iter().all(|row| row["pages"] == json!(["A", "B"])), "all are what they were");
 }
