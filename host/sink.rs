@@ -34,35 +34,10 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// What a sink holds under one primary key, in words that only the same kind of sink reads.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Image {
-    /// The table.
-    pub table: String,
-    /// The primary key: a JSON object of its columns in their declared order.
-    pub key: String,
-    /// The row, if there is one.
-    pub row: Option<String>,
-}
-
-/// Table and primary key of a row, as in its [`Image`].
-pub fn key_of(_rows: &Rows, _row: RowRef) -> (&str, String) {
-    ("", String::new())
-}
-
 /// An open sink. It takes the rows of whatever tables a batch declares, and looks at those that are new to it. Outages are retried inside for ever, with backoff and a warning; what comes back as an error halts the lane.
 pub trait Sink: Send {
     /// Writes the rows of a batch; back when all are acknowledged. Of several rows of one primary key the last must win.
     fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Error>;
-    /// What is there now under the primary keys of the rows at these places of `rows.order`; each key once. Empty for a sink whose file is
-    /// cut back instead.
-    fn images(&mut self, _rows: &Rows, _at: &[usize]) -> Result<Vec<Image>, Error> {
-        Ok(Vec::new())
-    }
-    /// Puts it back.
-    fn restore(&mut self, _images: &[Image]) -> Result<(), Error> {
-        Ok(())
-    }
     /// For a file: its length, all of it on disk. None for what needs no cutting at recovery.
     fn length(&mut self) -> Result<Option<u64>, Error>;
     /// For a file: cuts it back to what the checkpoint covers. Called before the first `write` only.
