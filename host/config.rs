@@ -141,6 +141,8 @@ pub struct Plugin {
     pub limits: Limits,
     /// Strike policy. Default: dead letter.
     pub on_strike: OnStrike,
+    /// One of so many batches is folded again record by record; off by default.
+    pub audit: Option<u64>,
 }
 
 /// Where the component comes from.
@@ -556,6 +558,7 @@ impl Values {
                 "halt" => OnStrike::Halt,
                 _ => OnStrike::DeadLetter,
             },
+            audit: self.count("plugin.audit"),
         })
     }
 

@@ -22,8 +22,10 @@ use crate::source::merge::{Merge, Released};
 use crate::source::{Arrival, Source};
 use crate::state::checkpoint::{Checkpoint, FORMAT, PartitionProgress};
 use crate::state::store::Store;
+use audit::Auditor;
 use batch::{Core, Counts, Output, Prepared, Strike};
 
+pub mod audit;
 pub mod batch;
 mod shard;
 pub mod time;
@@ -69,6 +71,8 @@ pub struct Lane {
     pub writer: Writer,
     /// `plugin.on_strike`
     pub on_strike: OnStrike,
+    /// `plugin.audit`
+    pub audit: Auditor,
     /// `run.batch_records`
     pub batch_records: usize,
     /// `state.checkpoint_interval`
@@ -136,6 +140,7 @@ impl Lane {
         running.work()?;
         let Running { lane, summary, mut progress, .. } = running;
         progress.finish();
+        let audits = lane.audit.audits();
         lane.journal.close()?;
         lane.store.close()?;
         let Summary { counts, batches, largest_batch, checkpoints, floors, swaps, longest_gap_us } = summary;
@@ -154,6 +159,7 @@ impl Lane {
             floors,
             swaps,
             longest_gap_us,
+            audits,
             "lane stopped"
         );
         Ok(summary)
@@ -386,7 +392,11 @@ impl Running {
 
     fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Failure> {
         self.load_missing(&prepared)?;
+        let audit = self.lane.audit.begin(&mut self.lane.core, &prepared);
         let output = self.lane.core.fold(prepared).map_err(|fault| self.halt(fault))?;
+        if let Some(audit) = audit {
+            audit.finish(&self.lane.core, &output).map_err(|fault| self.halt(fault))?;
+        }
         self.dirty = true;
         self.journal_strikes(&output.strikes)?;
         self.send(output)

@@ -18,6 +18,7 @@ use crate::deployment::follow::{Follower, Loader, Logic};
 use crate::deployment::{PipelineLog, Standing, order, watch};
 use crate::failure::{Exit, Failure};
 use crate::journal::{Beginning, Contents, Journal};
+use crate::lane::audit::Auditor;
 use crate::lane::batch::Core;
 use crate::lane::{Lane, Summary};
 use crate::plugin::{self, Limits, Plugin};
@@ -524,6 +525,7 @@ impl Opened {
             journal,
             writer: writer.clone(),
             on_strike: opening.config.plugin.on_strike,
+            audit: Auditor::new(opening.config.plugin.audit),
             batch_records: opening.config.run.batch_records,
             checkpoint_interval: opening.config.state.checkpoint_interval,
             stop: Arc::clone(stop),

@@ -191,6 +191,13 @@ impl Shard {
         None
     }
 
+    /// The slots whose timers are due at `watermark`; they stay in the queue.
+    pub fn due(&mut self, watermark: i64) -> Vec<u32> {
+        let due: Vec<u32> = std::iter::from_fn(|| self.pop_due(watermark)).collect();
+        due.iter().for_each(|&slot| self.schedule(slot));
+        due
+    }
+
     /// The slots changed since the last call, for a checkpoint; slots left without any state are then freed.
     pub fn take_dirty(&mut self, mut each: impl FnMut(&mut Slot)) {
         for slot in std::mem::take(&mut self.dirty) {

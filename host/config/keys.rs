@@ -185,6 +185,12 @@ pub(super) const KEYS: &[Key] = &[
         "what happens when one record, event or firing traps or breaks a limit",
     ),
     key(
+        "plugin.audit",
+        Kind::Integer(1, i64::MAX),
+        Absent::Off,
+        "one of so many batches is folded again record by record, and a difference halts the lane; changes no row",
+    ),
+    key(
         "state.url",
         Kind::Url,
         Absent::Required,

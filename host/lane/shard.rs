@@ -79,6 +79,11 @@ impl Groups {
         missing
     }
 
+    /// The slots of the groups: those with events and, once it is folded, those whose timers fired.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
+        self.groups.iter().map(|group| group.slot)
+    }
+
     /// Counting sort of the members by group.
     fn lay_out(&mut self) {
         let mut start = 0;

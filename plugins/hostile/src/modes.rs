@@ -31,6 +31,7 @@ pub enum Mode {
     RejectTimer,
     StdHashmap,
     StaticCounter,
+    StaticState,
     SharedKey,
     State,
     Timers,
@@ -168,6 +169,10 @@ impl Mapper for Hostile {
             }
             Mode::SharedKey => row(key, "all", v.rem_euclid(7), v),
             Mode::StaticCounter => plain_row(key, event.time, count_events()),
+            Mode::StaticState => {
+                key.put(&Counts { count: count_events(), sum: 0 });
+                plain_row(key, event.time, v);
+            }
             Mode::StdHashmap => hash_order_row(key, event.time, v),
             Mode::TimerNow => {
                 plain_row(key, event.time, v);
