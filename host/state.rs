@@ -224,6 +224,16 @@ impl Shard {
     }
 }
 
+impl std::fmt::Display for KeyState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |bytes: &[u8]| format!("\"{}\"", bytes.escape_ascii());
+        let value = self.value.as_deref().map_or_else(|| "none".into(), text);
+        let items: Vec<String> = self.list.iter().map(text).collect();
+        let timer = if self.timer == NO_TIME { "none".into() } else { self.timer.to_string() };
+        write!(f, "value {value}, list [{}], timer {timer}", items.join(", "))
+    }
+}
+
 impl KeyState {
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {

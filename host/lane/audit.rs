@@ -8,7 +8,7 @@ use super::batch::{Core, Output, Prepared};
 use super::time::LaneTime;
 use crate::plugin::Fault;
 use crate::plugin::law::{Leaving, Violation, first_difference};
-use crate::record::{NO_TIME, Records};
+use crate::record::Records;
 use crate::state::{KeyState, hash};
 
 /// The cut of an audited batch.
@@ -117,8 +117,8 @@ impl<'a> Audit<'a> {
             Some(Violation {
                 cut: CUT.into(),
                 what: format!("the state of key \"{}\" after {at}", slot.key.escape_ascii()),
-                whole: whole.map_or_else(|| "that of a key without events".into(), shown),
-                cut_gives: shown(&slot.state),
+                whole: whole.map_or_else(|| "that of a key without events".into(), KeyState::to_string),
+                cut_gives: slot.state.to_string(),
             })
         })
     }
@@ -135,12 +135,4 @@ impl<'a> Audit<'a> {
     fn place(&self, record: usize) -> String {
         format!("partition {}, offset {}", self.records.partitions[record], self.records.offsets[record])
     }
-}
-
-fn shown(state: &KeyState) -> String {
-    let text = |bytes: &[u8]| format!("\"{}\"", bytes.escape_ascii());
-    let value = state.value.as_deref().map_or_else(|| "none".into(), text);
-    let items: Vec<String> = state.list.iter().map(text).collect();
-    let timer = if state.timer == NO_TIME { "none".into() } else { state.timer.to_string() };
-    format!("value {value}, list [{}], timer {timer}", items.join(", "))
 }

@@ -1,5 +1,5 @@
-//! The law of the contract, tested: the same records cut by 1, by 7, at random and whole, in fresh instances, must give the same rows and
-//! dead letters.
+//! The law of the contract, tested: the same records cut by 1, by 7, at random and whole, in fresh instances, must give the same rows,
+//! dead letters and keyed state.
 
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ pub fn check(
     Ok(None)
 }
 
-/// All that leaves the lane, a line each.
+/// All that leaves the lane, a line each, and then what each key is left with.
 fn fold(
     plugin: &Arc<Plugin>,
     workers: &Arc<rayon::ThreadPool>,
@@ -91,7 +91,17 @@ fn fold(
         leaving.add(&core.fold(prepared)?);
         first = end;
     }
-    Ok(leaving.into_lines())
+    let mut lines = leaving.into_lines();
+    let outputs = lines.len();
+    for shard in &mut core.shards {
+        shard.take_dirty(|slot| {
+            if !slot.state.is_empty() {
+                lines.push(format!("the key {:?} left with {}", String::from_utf8_lossy(&slot.key), slot.state));
+            }
+        });
+    }
+    lines[outputs..].sort_unstable();
+    Ok(lines)
 }
 
 /// The first of the lines that are not the same.

@@ -8,6 +8,7 @@ mod contract;
 mod deploy;
 mod docs;
 mod input;
+mod refusals;
 mod replay;
 mod replay_command;
 mod tidy;
