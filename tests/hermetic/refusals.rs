@@ -153,7 +153,12 @@ fn an_instant_before_that_of_a_deployment_that_is_ordered_already_is_refused() {
     let pipeline = begun(&settings(""));
     let at = |t: i64| t.to_string();
     pipeline.call("deploy", &["--plugin-config", r#"{"mode": "multi"}"#, "--at", &at(T)]).expect_code(0);
-    refused(&pipeline, &["--plugin-config", r#"{"mode": "log"}"#, "--at", &at(T - 1)], 2, &["--at", "the last deployment holds from", &at(T)]);
+    refused(
+        &pipeline,
+        &["--plugin-config", r#"{"mode": "log"}"#, "--at", &at(T - 1)],
+        2,
+        &["--at", "the last deployment holds from", &at(T)],
+    );
 }
 
 #[test]
