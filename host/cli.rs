@@ -36,7 +36,7 @@ Exit codes:
   1  unexpected: a bug, or a failure that nobody foresaw
   2  the command line or the configuration is wrong
   3  something outside is missing or refuses: broker, topic, credentials, keyspace, table
-  4  the plugin is refused, or struck under on_strike = \"halt\"
+  4  the plugin is refused, struck under on_strike = \"halt\", or was found by its audit to break the law
   5  the state does not allow it: fenced, trimmed log, other source, newer format
 
 Environment:

@@ -156,6 +156,8 @@ pub struct Plugin {
     pub probation_ms: i64,
     /// Rows that only a withdrawn deployment wrote. Default: deleted.
     pub withdrawn_rows: WithdrawnRows,
+    /// One of so many batches is folded again record by record; off by default.
+    pub audit: Option<u64>,
 }
 
 /// Where the component comes from.
@@ -577,6 +579,7 @@ impl Values {
                 "list" => WithdrawnRows::List,
                 _ => WithdrawnRows::Delete,
             },
+            audit: self.count("plugin.audit"),
         })
     }
 

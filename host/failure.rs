@@ -11,7 +11,7 @@ pub enum Exit {
     Config = 2,
     /// Something outside is missing or refuses: broker, topic, credentials, keyspace, table.
     Outside = 3,
-    /// The plugin is refused, or struck under `on_strike = "halt"`.
+    /// The plugin is refused, struck under `on_strike = "halt"`, or was found by its audit to break the law.
     Plugin = 4,
     /// The state does not allow it: fenced, trimmed log, other source, newer format.
     State = 5,

@@ -4,8 +4,8 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::clock;
@@ -23,8 +23,10 @@ use crate::source::merge::{Merge, Released};
 use crate::source::{Arrival, Source};
 use crate::state::checkpoint::{Checkpoint, FORMAT, PartitionProgress};
 use crate::state::store::Store;
+use audit::Auditor;
 use batch::{Core, Counts, Output, Prepared, Strike, StrikeItem};
 
+pub mod audit;
 pub mod batch;
 mod migration;
 mod shard;
@@ -77,6 +79,8 @@ pub struct Lane {
     pub noted: BTreeMap<u64, Vec<Image>>,
     /// `plugin.on_strike`
     pub on_strike: OnStrike,
+    /// `plugin.audit`
+    pub audit: Auditor,
     /// `run.batch_records`
     pub batch_records: usize,
     /// `state.checkpoint_interval`
@@ -155,6 +159,7 @@ impl Lane {
         running.work()?;
         let Running { lane, summary, mut progress, .. } = running;
         progress.finish();
+        let audits = lane.audit.audits();
         lane.journal.close()?;
         lane.store.close()?;
         let Summary { counts, batches, largest_batch, checkpoints, floors, swaps, longest_gap_us } = summary;
@@ -173,6 +178,7 @@ impl Lane {
             floors,
             swaps,
             longest_gap_us,
+            audits,
             "lane stopped"
         );
         Ok(summary)
@@ -450,10 +456,16 @@ impl Running {
 
     fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Failure> {
         self.load_missing(&prepared)?;
+        let audit = self.lane.audit.begin(&mut self.lane.core, &prepared);
         let output = match self.lane.core.fold(prepared) {
             Ok(output) => output,
             Err(fault) => return self.failed(fault),
         };
+        if let Some(audit) = audit
+            && let Err(fault) = audit.finish(&self.lane.core, &output)
+        {
+            return self.failed(fault);
+        }
         self.dirty = true;
         self.judge_strikes(&output.strikes)?;
         if self.is_called_back() {
@@ -549,10 +561,18 @@ impl Running {
     fn goes_back(&self, back: Option<Back>) -> bool {
         match back {
             Some(Back::Withdrawn(deployment)) => {
-                tracing::warn!(lane = self.lane.name, deployment, "going back to before a deployment that was withdrawn");
+                tracing::warn!(
+                    lane = self.lane.name,
+                    deployment,
+                    "going back to before a deployment that was withdrawn"
+                );
             }
             Some(Back::Anew(deployment)) => {
-                tracing::warn!(lane = self.lane.name, deployment, "going back to the beginning of the log, for a new history");
+                tracing::warn!(
+                    lane = self.lane.name,
+                    deployment,
+                    "going back to the beginning of the log, for a new history"
+                );
             }
             None => return false,
         }

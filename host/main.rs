@@ -40,15 +40,22 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
             let given = plugin_config;
             let config = load(&config)?;
             let author = author.named();
-            let request = Request { plugin, config: given, like, set, at, reprocess, shadow, promote: false, dry_run, author };
+            let request =
+                Request { plugin, config: given, like, set, at, reprocess, shadow, promote: false, dry_run, author };
             return deploy(&config, &request);
         }
         Command::Shadow { config } => {
             let (shadow, report) = order::shadow(&load(&config)?)?;
-            cli::answer(&format!("shadow {}: {}, SHA-256 {}\n{report}", shadow.id, shadow.candidate.plugin, shadow.candidate.settings.plugin.0));
+            cli::answer(&format!(
+                "shadow {}: {}, SHA-256 {}\n{report}",
+                shadow.id, shadow.candidate.plugin, shadow.candidate.settings.plugin.0
+            ));
         }
         Command::Promote { config, at, author } => {
-            return deploy(&load(&config)?, &Request { at, promote: true, author: author.named(), ..Request::default() });
+            return deploy(
+                &load(&config)?,
+                &Request { at, promote: true, author: author.named(), ..Request::default() },
+            );
         }
         Command::Drop { config } => {
             let shadow = order::drop_shadow(&load(&config)?)?;

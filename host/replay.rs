@@ -244,7 +244,10 @@ impl Past {
             match self.source.next(WAIT)? {
                 Some(Arrival::Records { partition, records }) => {
                     let floors = self.merge.push(partition, records);
-                    assert!(self.goes_on || floors.is_empty(), "nothing is released before all that sorts before it has come");
+                    assert!(
+                        self.goes_on || floors.is_empty(),
+                        "nothing is released before all that sorts before it has come"
+                    );
                 }
                 Some(Arrival::End { partition }) => self.merge.end(partition),
                 // That a partition is empty for now decides nothing: its end is known.

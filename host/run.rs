@@ -19,6 +19,7 @@ use crate::deployment::follow::{Follower, Loader, Logic};
 use crate::deployment::{PipelineLog, Standing, order, shadow, watch};
 use crate::failure::{Exit, Failure};
 use crate::journal::{Beginning, Contents, Journal};
+use crate::lane::audit::Auditor;
 use crate::lane::batch::Core;
 use crate::lane::{Lane, Summary};
 use crate::plugin::{self, Limits, Plugin};
@@ -473,9 +474,16 @@ impl Opening<'_> {
         if n < self.first {
             store.close()?;
             self.runtime.block_on(delete_under(self.objects, &path)).map_err(|e| {
-                Failure::new(Exit::Outside, format!("state.url: the checkpoints of a former history cannot be deleted: {e}"))
+                Failure::new(
+                    Exit::Outside,
+                    format!("state.url: the checkpoints of a former history cannot be deleted: {e}"),
+                )
             })?;
-            tracing::info!(lane = name, deployment = self.first, "the lane begins anew: a deployment holds from the beginning of the log");
+            tracing::info!(
+                lane = name,
+                deployment = self.first,
+                "the lane begins anew: a deployment holds from the beginning of the log"
+            );
             return Ok((open()?, None));
         }
         if self.log.is_withdrawn(n)? {
@@ -501,13 +509,23 @@ impl Opening<'_> {
                         let stays = image.row.is_none();
                         if stays {
                             let (table, key) = (&image.table, &image.key);
-                            tracing::warn!(deployment, table, key, "a row that only the withdrawn deployment wrote is left");
+                            tracing::warn!(
+                                deployment,
+                                table,
+                                key,
+                                "a row that only the withdrawn deployment wrote is left"
+                            );
                         }
                         !stays
                     });
                 }
                 sink.restore(&images)?; // I10
-                tracing::info!(lane = lane.name, deployment, rows = images.len(), "rows put back to before a withdrawn deployment");
+                tracing::info!(
+                    lane = lane.name,
+                    deployment,
+                    rows = images.len(),
+                    "rows put back to before a withdrawn deployment"
+                );
             }
             lane.journal.forget_images(deployment)?;
         }
@@ -652,6 +670,7 @@ impl Opened {
             strikes: contents.strikes,
             noted: contents.images,
             on_strike: opening.config.plugin.on_strike,
+            audit: Auditor::new(opening.config.plugin.audit),
             batch_records: opening.config.run.batch_records,
             checkpoint_interval: opening.config.state.checkpoint_interval,
             stop: Arc::clone(opening.stop),

@@ -208,6 +208,13 @@ impl Shard {
         None
     }
 
+    /// The slots whose timers are due at `watermark`; they stay in the queue.
+    pub fn due(&mut self, watermark: i64) -> Vec<u32> {
+        let due: Vec<u32> = std::iter::from_fn(|| self.pop_due(watermark)).collect();
+        due.iter().for_each(|&slot| self.schedule(slot));
+        due
+    }
+
     /// The slots changed since the last call, for a checkpoint; slots left without any state are then freed.
     pub fn take_dirty(&mut self, mut each: impl FnMut(&mut Slot)) {
         for slot in std::mem::take(&mut self.dirty) {
@@ -231,6 +238,16 @@ impl Shard {
     /// How many keys have state in memory.
     pub fn keys(&self) -> usize {
         self.index.len()
+    }
+}
+
+impl std::fmt::Display for KeyState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |bytes: &[u8]| format!("\"{}\"", bytes.escape_ascii());
+        let value = self.value.as_deref().map_or_else(|| "none".into(), text);
+        let items: Vec<String> = self.list.iter().map(text).collect();
+        let timer = if self.timer == NO_TIME { "none".into() } else { self.timer.to_string() };
+        write!(f, "value {value}, list [{}], timer {timer}", items.join(", "))
     }
 }
 

@@ -197,6 +197,12 @@ pub(super) const KEYS: &[Key] = &[
         "what becomes of rows that only a withdrawn deployment wrote: deleted, or left and listed in the log",
     ),
     key(
+        "plugin.audit",
+        Kind::Integer(1, i64::MAX),
+        Absent::Off,
+        "one of so many batches is folded again record by record, and a difference halts the lane; changes no row",
+    ),
+    key(
         "state.url",
         Kind::Url,
         Absent::Required,

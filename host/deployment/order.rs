@@ -14,10 +14,10 @@ use crate::config::{Component, Config};
 use crate::failure::{Check, Exit, Failure, Finding};
 use crate::journal;
 use crate::plugin::{Digest, Plugin, call, law};
+use crate::record::ByteColumn;
 use crate::run::{self, Sandbox};
 use crate::sink;
 use crate::source::recent::{lowest, recent};
-use crate::record::ByteColumn;
 use crate::state::reader::{Reader, StoredKey};
 
 /// Records of each partition on which the law is tried.
@@ -204,7 +204,8 @@ pub fn withdraw(config: &Config, n: Option<u64>, author: &Author) -> Result<u64,
     let n = n.unwrap_or(last);
     let entry = numbered(&log, n)?;
     let refuse = |why: &str| {
-        let message = format!("deployment {n} {why}; to go back from here, order former logic with `keyfold deploy --like N`");
+        let message =
+            format!("deployment {n} {why}; to go back from here, order former logic with `keyfold deploy --like N`");
         Err(Failure::new(Exit::Config, message))
     };
     match entry.outcome {
@@ -338,7 +339,9 @@ fn state_version(store: &Stored<'_>, plugin: &Plugin, in_force: &Deployment) -> 
         return Ok(Check::fine(SUBJECT, format!("version {will}, as before")));
     }
     if will < was {
-        return refuse(format!("the plugin's state has version {will}, the state that is there has version {was}, which it cannot read"));
+        return refuse(format!(
+            "the plugin's state has version {will}, the state that is there has version {was}, which it cannot read"
+        ));
     }
     let mut tried = 0;
     let mut instance = None;
@@ -356,12 +359,17 @@ fn state_version(store: &Stored<'_>, plugin: &Plugin, in_force: &Deployment) -> 
             if let Err(fault) = migrated {
                 let key = String::from_utf8_lossy(&key);
                 let reason = fault.text();
-                return refuse(format!("its `migrate` from version {version} to {will} fails on the state of key {key:?}: {reason}"));
+                return refuse(format!(
+                    "its `migrate` from version {version} to {will} fails on the state of key {key:?}: {reason}"
+                ));
             }
         }
     }
     Ok(match tried {
-        0 => Check::warning(SUBJECT, format!("version {was} to {will}: no checkpoint holds state to try its `migrate` on")),
+        0 => Check::warning(
+            SUBJECT,
+            format!("version {was} to {will}: no checkpoint holds state to try its `migrate` on"),
+        ),
         _ => Check::fine(SUBJECT, format!("version {was} to {will}: its `migrate` takes the state of {tried} keys")),
     })
 }

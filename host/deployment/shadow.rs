@@ -90,7 +90,10 @@ impl std::fmt::Display for Report {
         let behind = self.behind_ms.map(|ms| format!(", {ms} ms behind")).unwrap_or_default();
         writeln!(f, "{} records{behind}", self.records)?;
         let Report { same, different, only_live, only_candidate, .. } = self;
-        writeln!(f, "rows: same {same}, different {different}, only live {only_live}, only candidate {only_candidate}")?;
+        writeln!(
+            f,
+            "rows: same {same}, different {different}, only live {only_live}, only candidate {only_candidate}"
+        )?;
         write!(f, "dead letters: live {}, candidate {}", self.live_letters, self.candidate_letters)?;
         write!(f, "; strikes of the candidate: {}", self.candidate_strikes)?;
         if let Some(reason) = &self.first_strike {
@@ -186,7 +189,8 @@ impl Pipeline {
     }
 
     fn fold(&self, shadow: &Shadow, report: &mut Report, stop: &AtomicBool) -> Result<(), Failure> {
-        let config = Config { run: crate::config::Run { workers: 1, ..self.config.run.clone() }, ..self.config.clone() };
+        let config =
+            Config { run: crate::config::Run { workers: 1, ..self.config.run.clone() }, ..self.config.clone() };
         let sandbox = Sandbox::new(&config)?;
         let candidate = self.load(&sandbox, &shadow.candidate)?;
         while self.is_ordered(shadow) && !stop.load(Ordering::Relaxed) {
@@ -197,7 +201,13 @@ impl Pipeline {
             let log = LogSource::inspect(&config, clock::instant() + config.run.startup_timeout)?;
             for partitions in log.lanes(&config) {
                 let name = log.lane_name(&config, &partitions);
-                match self.clone_of(&name, &partitions, n, [(&live_plugin, &live), (&candidate, &shadow.candidate)], &sandbox)? {
+                match self.clone_of(
+                    &name,
+                    &partitions,
+                    n,
+                    [(&live_plugin, &live), (&candidate, &shadow.candidate)],
+                    &sandbox,
+                )? {
                     Some(lane) => lanes.push(lane),
                     None => report.stands = Some(format!("lane {name} has no checkpoint of deployment {n} yet")),
                 }
@@ -236,7 +246,9 @@ impl Pipeline {
         logics: [(&Arc<Plugin>, &Deployment); 2],
         sandbox: &Sandbox,
     ) -> Result<Option<Lane>, Failure> {
-        let Some(reader) = Reader::open(&self.objects, &format!("lanes/{name}"), &self.runtime)? else { return Ok(None) };
+        let Some(reader) = Reader::open(&self.objects, &format!("lanes/{name}"), &self.runtime)? else {
+            return Ok(None);
+        };
         let Some(checkpoint) = reader.get(layout::CHECKPOINT)? else { return Ok(None) };
         let checkpoint = Checkpoint::decode(&checkpoint).map_err(|e| Failure::new(Exit::State, e))?;
         if checkpoint.deployment != n {
@@ -328,7 +340,8 @@ impl Lane {
 impl Fold {
     fn batch(&mut self, records: &Records) -> Result<Output, Failure> {
         let prepared = self.core.prepare(records, &self.plugin);
-        let output = prepared.and_then(|prepared| self.core.fold(prepared)).map_err(|fault| self.halted(fault.text()))?;
+        let output =
+            prepared.and_then(|prepared| self.core.fold(prepared)).map_err(|fault| self.halted(fault.text()))?;
         self.core.settle();
         Ok(output)
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::order::{self, Request};
 use super::Author;
+use super::order::{self, Request};
 use crate::cli;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};

@@ -336,6 +336,15 @@ pub struct Prepared<'a> {
     pub missing: Vec<Vec<u32>>,
     /// The watermark after the batch: stored timers up to it must be in memory.
     pub watermark: i64,
+    /// Event time before the batch.
+    pub began: LaneTime,
+}
+
+impl<'a> Prepared<'a> {
+    /// The batch's records; none of an idle advance.
+    pub(super) fn records(&self) -> &'a Records {
+        self.batch.records
+    }
 }
 
 impl Core {
@@ -404,9 +413,35 @@ impl Core {
         (self.plugin, self.settings) = (plugin, settings);
     }
 
+    /// A core of the same logic with one shard, in which nothing is yet and beside which nothing is: to fold something again from `time` on.
+    pub(super) fn beside(&self, time: LaneTime) -> Core {
+        Core {
+            plugin: Arc::clone(&self.plugin),
+            workers: Arc::clone(&self.workers),
+            settings: self.settings,
+            time,
+            shards: vec![Shard::default()],
+            complete: true,
+            strikes: self.strikes.clone(),
+            groups: vec![Groups::default()],
+            searched: None,
+            migrated: 0,
+        }
+    }
+
+    /// What folds.
+    pub(super) fn plugin(&self) -> &Arc<Plugin> {
+        &self.plugin
+    }
+
+    /// The keys of the last batch, by shard and slot: those with events and, once it is folded, those whose timers fired.
+    pub(super) fn touched(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.groups.iter().enumerate().flat_map(|(shard, groups)| groups.slots().map(move |slot| (shard, slot)))
+    }
+
     /// Maps a batch, judges its events and groups them by key.
     pub fn prepare<'a>(&mut self, records: &'a Records, plugin: &'a Plugin) -> Result<Prepared<'a>, Fault> {
-        let mapped = self.map(records)?;
+        let (began, mapped) = (self.time, self.map(records)?);
         let mut batch = Batch {
             records,
             plugin,
@@ -442,6 +477,7 @@ impl Core {
             strikes,
             missing: Vec::new(),
             watermark: self.time.watermark,
+            began,
         };
         let accepted = self.judge(&mut prepared);
         self.group(&mut prepared, &accepted);
@@ -456,6 +492,7 @@ impl Core {
         plugin: &'a Plugin,
         last: Origin,
     ) -> Prepared<'a> {
+        let began = self.time;
         self.time.idle(&self.settings, instant);
         let line = Timeline { steps: vec![self.time.watermark], verdicts: Vec::new() };
         let batch = Batch {
@@ -473,6 +510,7 @@ impl Core {
             counts: Counts::default(),
             missing: Vec::new(),
             watermark: self.time.watermark,
+            began,
         };
         let none = vec![Vec::new(); self.shards.len()];
         self.group(&mut prepared, &none);

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::migration::bring_up;
 use super::batch::{Batch, Letter, Overdue, Place, PlacedRow, Strike, StrikeItem};
+use super::migration::bring_up;
 use crate::dead_letter::Stage;
 use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, call, change};
 use crate::record::NO_TIME;
@@ -78,6 +78,11 @@ impl Groups {
         }
         self.lay_out();
         missing
+    }
+
+    /// The slots of the groups: those with events and, once it is folded, those whose timers fired.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
+        self.groups.iter().map(|group| group.slot)
     }
 
     /// Counting sort of the members by group.

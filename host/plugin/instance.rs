@@ -1,14 +1,20 @@
 //! One instance of a plugin: its store, its limits and its three calls. After a fault the instance is dead; the caller makes a fresh one.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use memchr::memmem;
-use wasmtime::{AsContextMut, Engine, ResourceLimiter, Store, Trap, WasmCoreDump};
+use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, WasmCoreDump};
 
 use super::bindings::{self, exports::keyfold::mapper::mapper as wit};
 use super::columns::{self, Changes, Events, FoldInput, MapInput, TimerInput};
 use super::{Fault, Limits, Plugin};
 use crate::record::{ByteColumn, Records};
+
+/// Between two looks for a place in the pool.
+const WAIT: Duration = Duration::from_millis(1);
+/// After so many nobody has given one back in a minute.
+const MOST_WAITS: u32 = 60_000;
 
 /// What a store carries: the limiter.
 pub(super) struct Guest {
@@ -63,8 +69,7 @@ pub fn call<'p, T>(
 impl<'p> Instance<'p> {
     /// A fresh, configured instance; measured 11-20 us.
     pub fn new(plugin: &'p Plugin) -> Result<Instance<'p>, Fault> {
-        let mut store = new_store(&plugin.engine, plugin.limits)?;
-        let guest = plugin.pre.instantiate(&mut store).map_err(|e| fault(&mut store, &e))?;
+        let (mut store, guest) = instantiate(&plugin.engine, &plugin.pre, plugin.limits)?;
         match guest.keyfold_mapper_mapper().call_configure(&mut store, &plugin.config) {
             Ok(Ok(())) => Ok(Instance { plugin, store, guest, used: false }),
             Ok(Err(reason)) => Err(Fault::Plugin(format!("it refuses its configuration {}: {reason}", plugin.config))),
@@ -151,9 +156,25 @@ pub(super) fn describe(
     pre: &bindings::PluginPre<Guest>,
     limits: Limits,
 ) -> Result<wit::Description, Fault> {
-    let mut store = new_store(engine, limits)?;
-    let guest = pre.instantiate(&mut store).map_err(|e| fault(&mut store, &e))?;
+    let (mut store, guest) = instantiate(engine, pre, limits)?;
     guest.keyfold_mapper_mapper().call_describe(&mut store).map_err(|e| fault(&mut store, &e))
+}
+
+/// There may be more lanes than places in the pool. Then one comes free soon: whoever has an instance waits for no other.
+fn instantiate(
+    engine: &Engine,
+    pre: &bindings::PluginPre<Guest>,
+    limits: Limits,
+) -> Result<(Store<Guest>, bindings::Plugin), Fault> {
+    for _ in 0..MOST_WAITS {
+        let mut store = new_store(engine, limits)?;
+        match pre.instantiate(&mut store) {
+            Ok(guest) => return Ok((store, guest)),
+            Err(e) if e.is::<PoolConcurrencyLimitError>() => std::thread::sleep(WAIT),
+            Err(e) => return Err(fault(&mut store, &e)),
+        }
+    }
+    Err(Fault::Host(format!("no room for an instance in {:?}", WAIT * MOST_WAITS)))
 }
 
 fn new_store(engine: &Engine, limits: Limits) -> Result<Store<Guest>, Fault> {
@@ -172,9 +193,6 @@ fn fault(store: &mut Store<Guest>, error: &wasmtime::Error) -> Fault {
         }
         Some(Trap::OutOfFuel) => Fault::Plugin("it ran out of its budget of instructions (plugin.fuel)".into()),
         Some(trap) => Fault::Plugin(trapped(store, error, trap)),
-        None if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
-            Fault::Host(format!("no room for an instance: {error:#}"))
-        }
         None => Fault::Plugin(format!("{error:#}")),
     }
 }

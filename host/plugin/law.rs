@@ -1,10 +1,11 @@
-//! The law of the contract, tested: the same records cut by 1, by 7, at random and whole, in fresh instances, must give the same rows and
-//! dead letters.
+//! The law of the contract, tested: the same records cut by 1, by 7, at random and whole, in fresh instances, must give the same rows,
+//! dead letters and keyed state.
 
 use std::sync::Arc;
 
 use super::{Fault, Plugin};
 use crate::config::Time;
+use crate::dead_letter::{DeadLetter, Stage};
 use crate::lane::batch::{Core, Output};
 use crate::record::Records;
 use crate::row::Cell;
@@ -12,25 +13,36 @@ use crate::row::Cell;
 /// A cut of a log into batches under which the plugin gave something else than for the whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The cut: `by 1`, `by 7`, `at random`.
+    /// The cut: `by 1`, `by 7`, `at random`, `record by record`.
     pub cut: String,
-    /// Which row or dead letter differs first, counted from 0.
-    pub at: usize,
-    /// What the whole log in one batch gives there.
+    /// What differs: an output, counted from 0, or a key's state.
+    pub what: String,
+    /// What it is in one batch.
     pub whole: String,
-    /// What the cut log gives there.
+    /// What it is in the cut log.
     pub cut_gives: String,
 }
 
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Violation { cut, at, whole, cut_gives } = self;
+        let Violation { cut, what, whole, cut_gives } = self;
+        let (whole, cut_gives) = (excerpt(whole, cut_gives), excerpt(cut_gives, whole));
         write!(
             f,
-            "the plugin breaks the law of the contract: cut {cut}, output {at} is {cut_gives}, in one batch it is {whole}; its results may \
+            "the plugin breaks the law of the contract: cut {cut}, {what} is {cut_gives}, in one batch it is {whole}; its results may \
              depend on nothing but the event and the key's state (no statics, no iteration over std's HashMap)"
         )
     }
+}
+
+/// Of a long text what lies around its first difference from another.
+fn excerpt(text: &str, other: &str) -> String {
+    const AROUND: usize = 300;
+    let same = text.char_indices().zip(other.chars()).find(|((_, a), b)| a != b).map_or(text.len(), |((at, _), _)| at);
+    let first = if text.len() <= 2 * AROUND { 0 } else { text.floor_char_boundary(same.saturating_sub(AROUND)) };
+    let end = text.floor_char_boundary(first.saturating_add(2 * AROUND));
+    let dots = |cut: bool| if cut { "…" } else { "" };
+    format!("{}{}{}", dots(first > 0), &text[first..end], dots(end < text.len()))
 }
 
 /// Folds `records` (in lane order) under several cuts; gives the first difference.
@@ -52,15 +64,15 @@ pub fn check(
         [("by 1", &mut |_| 1), ("by 7", &mut |_| 7), ("at random", &mut at_random)];
     for (cut, size) in cuts {
         let given = fold(plugin, workers, time, records, size)?;
-        if let Some(at) = (0..whole.len().max(given.len())).find(|&i| whole.get(i) != given.get(i)) {
-            let of = |lines: &[String]| lines.get(at).cloned().unwrap_or_else(|| "nothing".into());
-            return Ok(Some(Violation { cut: cut.into(), at, whole: of(&whole), cut_gives: of(&given) }));
+        let violation = first_difference(cut, &whole, &given);
+        if violation.is_some() {
+            return Ok(violation);
         }
     }
     Ok(None)
 }
 
-/// All that leaves the lane, a line each.
+/// All that leaves the lane, a line each, and then what each key is left with.
 fn fold(
     plugin: &Arc<Plugin>,
     workers: &Arc<rayon::ThreadPool>,
@@ -69,32 +81,81 @@ fn fold(
     mut size: impl FnMut(usize) -> usize,
 ) -> Result<Vec<String>, Fault> {
     let mut core = Core::new(Arc::clone(plugin), Arc::clone(workers), time);
-    let (mut rows, mut letters) = (Vec::new(), Vec::new());
+    let mut leaving = Leaving::default();
     let mut first = 0;
     while first < records.len() {
         let end = records.len().min(first.saturating_add(size(first)));
         let mut batch = Records::default();
         batch.append(records, first..end);
         let prepared = core.prepare(&batch, plugin)?;
-        describe(&core.fold(prepared)?, &mut rows, &mut letters);
+        leaving.add(&core.fold(prepared)?);
         first = end;
     }
-    // Rows and dead letters have no order among each other.
-    rows.append(&mut letters);
-    Ok(rows)
+    let mut lines = leaving.into_lines();
+    let outputs = lines.len();
+    for shard in &mut core.shards {
+        shard.take_dirty(|slot| {
+            if !slot.state.is_empty() {
+                lines.push(format!("the key {:?} left with {}", String::from_utf8_lossy(&slot.key), slot.state));
+            }
+        });
+    }
+    lines[outputs..].sort_unstable();
+    Ok(lines)
 }
 
-fn describe(output: &Output, rows: &mut Vec<String>, letters: &mut Vec<String>) {
-    for &row in &output.rows.order {
-        let cells: Vec<_> = output.rows.cells(row).map(shown).collect();
-        rows.push(format!("row ({}) of {} by {:?}", cells.join(", "), output.rows.table(row).1.name, row.origin));
+/// The first of the lines that are not the same.
+pub(crate) fn first_difference(cut: &str, whole: &[String], given: &[String]) -> Option<Violation> {
+    let at = (0..whole.len().max(given.len())).find(|&i| whole.get(i) != given.get(i))?;
+    let of = |lines: &[String]| lines.get(at).cloned().unwrap_or_else(|| "nothing".into());
+    Some(Violation { cut: cut.into(), what: format!("output {at}"), whole: of(whole), cut_gives: of(given) })
+}
+
+/// All that leaves a lane, a line each, with the record that it is of.
+#[derive(Debug, Default)]
+pub(crate) struct Leaving {
+    rows: Vec<String>,
+    letters: Vec<String>,
+    strikes: Vec<String>,
+}
+
+impl Leaving {
+    /// Adds what leaves because of a batch.
+    pub(crate) fn add(&mut self, output: &Output) {
+        for &row in &output.rows.order {
+            let cells: Vec<_> = output.rows.cells(row).map(shown).collect();
+            self.rows.push(format!(
+                "row ({}) of {} by {:?}",
+                cells.join(", "),
+                output.rows.table(row).1.name,
+                row.origin
+            ));
+        }
+        self.letters.extend(output.letters.iter().map(letter));
+        self.strikes.extend(output.strikes.iter().map(|strike| format!("{strike:?}")));
     }
-    for letter in &output.letters {
-        let record = letter.record.get(0);
-        let event = letter.event.map(|event| format!(", event {event}")).unwrap_or_default();
-        let (stage, reason) = (letter.stage, &letter.reason);
-        letters.push(format!("dead letter {stage:?} at ({}, {}){event}: {reason}", record.partition, record.offset));
+
+    /// Rows and dead letters in their order, then strikes, which have none; nor have the three among each other.
+    pub(crate) fn into_lines(self) -> Vec<String> {
+        let Leaving { rows: mut lines, mut letters, mut strikes } = self;
+        strikes.sort_unstable();
+        lines.append(&mut letters);
+        lines.append(&mut strikes);
+        lines
     }
+}
+
+fn letter(letter: &DeadLetter) -> String {
+    let record = letter.record.get(0);
+    let event = letter.event.map(|event| format!(", event {event}")).unwrap_or_default();
+    let (stage, reason) = (letter.stage, &letter.reason);
+    let mut line = format!("dead letter {stage:?} at ({}, {}){event}: {reason}", record.partition, record.offset);
+    if stage == Stage::Timer {
+        // Not a record of the log, but the key and the state that went.
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        line.push_str(&format!(" of {:?} with {}", text(record.key), text(record.payload)));
+    }
+    line
 }
 
 /// The value alone: a list's `Debug` shows the column that it lies in.

@@ -52,10 +52,7 @@ pub struct Writer {
 
 impl Writer {
     /// Starts the thread; gives it as well, for who must know that nothing is written any more.
-    pub fn start(
-        sink: Box<dyn Sink>,
-        letters: Box<dyn DeadLetterWriter>,
-    ) -> Result<(Writer, JoinHandle<()>), Failure> {
+    pub fn start(sink: Box<dyn Sink>, letters: Box<dyn DeadLetterWriter>) -> Result<(Writer, JoinHandle<()>), Failure> {
         let (orders, inbox) = sync_channel(WAITING);
         let failure = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&failure);

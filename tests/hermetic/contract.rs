@@ -457,7 +457,7 @@ fn an_event_that_needs_its_whole_budget_passes_among_10_000_and_with_one_instruc
 #[test]
 fn a_plugin_whose_rows_depend_on_the_cut_is_found() {
     let records = in_order(&generate_hostile(300, 10, 1));
-    for mode in ["std-hashmap", "static-counter"] {
+    for mode in ["std-hashmap", "static-counter", "static-state"] {
         let plugin = hostile(&json!({"mode": mode}), LIMITS);
         let found = law::check(&plugin, &pool(2), time(), &records).expect("no fault of the host");
         let violation = found.unwrap_or_else(|| panic!("{mode} breaks the law"));

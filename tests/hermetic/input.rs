@@ -283,7 +283,7 @@ fn with_plugin(bytes: &[u8]) -> Outcome {
 }
 
 /// A core module that imports `module` `name` as a function.
-fn core_module_importing(module: &str, name: &str) -> Vec<u8> {
+pub(crate) fn core_module_importing(module: &str, name: &str) -> Vec<u8> {
     let mut import = vec![1];
     import.extend(text(module));
     import.extend(text(name));
@@ -293,7 +293,7 @@ fn core_module_importing(module: &str, name: &str) -> Vec<u8> {
 }
 
 /// A component that imports an empty instance by this name, and exports nothing.
-fn component_importing(name: &str) -> Vec<u8> {
+pub(crate) fn component_importing(name: &str) -> Vec<u8> {
     let mut import = vec![1, 0];
     import.extend(text(name));
     import.extend([5, 0]);

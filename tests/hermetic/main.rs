@@ -3,11 +3,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod contract;
 mod deploy;
 mod docs;
 mod input;
 mod migration;
+mod refusals;
 mod replay;
 mod replay_command;
 mod tidy;

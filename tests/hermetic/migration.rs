@@ -32,7 +32,9 @@ fn all_state_is_migrated_at_its_instant_however_the_log_is_cut() {
     let t = times[4_000];
     let lane = model_of(&log, t);
     let migrated = |row: &&serde_json::Value| row["items"].as_array().is_some_and(|items| items.len() > 1);
-    assert!(lane.values().iter().filter(migrated).any(|row| row["items"][0].as_str().is_some_and(|i| i.ends_with('\''))));
+    assert!(
+        lane.values().iter().filter(migrated).any(|row| row["items"][0].as_str().is_some_and(|i| i.ends_with('\'')))
+    );
     let settings = Settings { source: written("migrated", &log), plugin: first(), ..Settings::default() };
     let (rows, counts) = (lane.values(), lane.counts);
     let case = Case { settings, records: log.len(), rows, counts, until_end: false, deploys: vec![second_at(t)] };
@@ -101,7 +103,12 @@ fn a_migration_that_fails_on_live_state_is_refused_and_one_that_takes_it_is_not(
     let second = plugin_file("hostile2");
     let fails = r#"{"mode": "state", "unmigratable": 501}"#;
     let refused = pipeline.call("deploy", &[&second, "--plugin-config", fails]);
-    refused.expect_code(4).expect_said(&["FAIL  state", "from version 1 to 2", "key-100", "a sum of 501 is not migrated"]);
+    refused.expect_code(4).expect_said(&[
+        "FAIL  state",
+        "from version 1 to 2",
+        "key-100",
+        "a sum of 501 is not migrated",
+    ]);
     assert_eq!(pipeline.call("deployments", &[]).stdout.lines().count(), 1, "it was not ordered");
     let taken = pipeline.call("deploy", &[&second]);
     taken.expect_code(0).expect_said(&["ok    state", "version 1 to 2", "takes the state of 300 keys"]);
@@ -120,7 +127,8 @@ fn a_state_that_cannot_be_migrated_is_a_strike_and_its_key_begins_anew() {
     pipeline.call("deploy", &[&plugin_file("hostile2"), "--plugin-config", fails, "--at", &t]).expect_code(0);
     let outcome = pipeline.run_to_end(&[]);
     outcome.expect_code(0);
-    let strike = outcome.logged("strike: the plugin failed on an item alone in a fresh instance; it goes to the dead letters");
+    let strike =
+        outcome.logged("strike: the plugin failed on an item alone in a fresh instance; it goes to the dead letters");
     assert_eq!(strike["key"], "key-100", "{strike}");
     let letters = from_ndjson(&pipeline.path("dead-letters.ndjson"));
     assert_eq!(letters.len(), 1, "{letters:?}");
@@ -128,7 +136,9 @@ fn a_state_that_cannot_be_migrated_is_a_strike_and_its_key_begins_anew() {
     assert!(text.contains("migrate") && text.contains("a sum of 501 is not migrated"), "{text}");
     let rows = from_ndjson(&pipeline.path("rows.ndjson"));
     let of_key: Vec<_> = rows.iter().filter(|row| row["k"] == "key-100").collect();
-    let want = log.iter().filter(|r| r.offset >= 300 && r.value.as_deref().is_some_and(|v| v.starts_with(b"{\"key\":\"key-100\"")));
+    let want = log
+        .iter()
+        .filter(|r| r.offset >= 300 && r.value.as_deref().is_some_and(|v| v.starts_with(b"{\"key\":\"key-100\"")));
     let items: Vec<String> = want
         .map(|r| serde_json::from_slice::<serde_json::Value>(r.value.as_deref().unwrap_or_default()).expect("JSON"))
         .map(|v| format!("{}'", v["v"]))

@@ -197,6 +197,18 @@ fn each_partition_can_be_a_lane_of_its_own() {
 }
 
 #[test]
+fn there_may_be_more_lanes_than_instances() {
+    let mut log = generate(SMALL, 500, 20_241_002);
+    (0..).zip(&mut log).for_each(|(i, record)| (record.partition, record.offset) = (i % 100, u64::from(i / 100)));
+    let lanes = model::run_by_partition(|| Visits::new(SessionId::Record), &log, Time::default());
+    let want = sorted(lanes.values().flat_map(model::Lane::values).collect());
+    let source = format!("{}\nordering = \"partition\"", written("visits-of-100-partitions", &log));
+    let pipeline = Pipeline::new(&Settings { source, ..small().settings.clone() }.bounded(1, 20).to_toml());
+    pipeline.run_to_end(&[]).expect_code(0);
+    assert_same("partitions", &sorted(from_ndjson(&pipeline.path("rows.ndjson"))), &want);
+}
+
+#[test]
 fn a_second_run_into_the_same_table_changes_no_row() {
     let sink = "[sink.sqlite]\npath = \"rows.db\"\nnow = [\"ingestion_time\"]".to_owned();
     let pipeline = Pipeline::new(&Settings { sink, ..small().settings.clone() }.to_toml());

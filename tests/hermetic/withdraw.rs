@@ -19,7 +19,10 @@ fn marked(mark: &str) -> String {
 }
 
 fn first(more: &str) -> String {
-    format!("component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"first\" }}\nprobation = \"1h\"\n{more}", plugin_file("hostile"))
+    format!(
+        "component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"first\" }}\nprobation = \"1h\"\n{more}",
+        plugin_file("hostile")
+    )
 }
 
 fn model_rows(log: &[TestRecord], deployments: &[Deployment]) -> Vec<Value> {
@@ -83,7 +86,11 @@ fn a_deployment_that_is_withdrawn_by_hand_never_was() {
         pipeline.call("withdraw", &["1"]).expect_code(0); // said twice, done once
         expect_taken_back(&pipeline.run_to_end(&[]));
         assert_same("withdrawn", &rows(&pipeline), &model_rows(&log, &[]));
-        pipeline.call("deployments", &[]).expect_code(0).expect_said(&["1  withdrawn", "because a test", "0  confirmed"]);
+        pipeline.call("deployments", &[]).expect_code(0).expect_said(&[
+            "1  withdrawn",
+            "because a test",
+            "0  confirmed",
+        ]);
         pipeline.delete_checkpoints();
         pipeline.set_aside("rows.ndjson");
         pipeline.run_to_end(&[]).expect_code(0);
@@ -95,7 +102,8 @@ fn a_deployment_that_is_withdrawn_by_hand_never_was() {
 fn what_is_ordered_after_a_withdrawal_holds_and_keeps_what_was_before() {
     let (log, t) = log();
     let pipeline = pipeline("withdrawn-then", &log, None, "", 500);
-    let order = |mark: &str, at: i64| pipeline.call("deploy", &["--plugin-config", &marked(mark), "--at", &at.to_string()]);
+    let order =
+        |mark: &str, at: i64| pipeline.call("deploy", &["--plugin-config", &marked(mark), "--at", &at.to_string()]);
     order("second", t - 1).expect_code(0);
     order("third", t).expect_code(0);
     pipeline.call("withdraw", &["1"]).expect_code(2).expect_said(&["deployment 1", "kept for good", "--like"]);
@@ -124,7 +132,13 @@ fn a_strike_in_the_middle_of_a_millisecond_withdraws_the_deployment() {
         let withdrawn = outcome.logged("deployment withdrawn");
         assert!(withdrawn["reason"].as_str().is_some_and(|reason| reason.contains("struck on")), "{mode}: {withdrawn}");
         assert_same(mode, &rows(&pipeline), &model_rows(&log, &[]));
-        assert!(logged(&outcome.stderr, "strike: the plugin failed on an item alone in a fresh instance; it goes to the dead letters").is_empty());
+        assert!(
+            logged(
+                &outcome.stderr,
+                "strike: the plugin failed on an item alone in a fresh instance; it goes to the dead letters"
+            )
+            .is_empty()
+        );
         pipeline.delete_checkpoints();
         pipeline.set_aside("rows.ndjson");
         let replayed = pipeline.run_to_end(&[]);
@@ -144,8 +158,17 @@ fn a_strike_after_the_probation_is_a_dead_letter() {
     pipeline.call("deploy", &arguments).expect_code(0);
     let outcome = pipeline.run_to_end(&[]);
     outcome.expect_code(0);
-    assert!(!logged(&outcome.stderr, "strike: the plugin failed on an item alone in a fresh instance; it goes to the dead letters").is_empty());
-    pipeline.call("withdraw", &[]).expect_code(2).expect_said(&["deployment 1 is kept for good: its probation is over"]);
+    assert!(
+        !logged(
+            &outcome.stderr,
+            "strike: the plugin failed on an item alone in a fresh instance; it goes to the dead letters"
+        )
+        .is_empty()
+    );
+    pipeline
+        .call("withdraw", &[])
+        .expect_code(2)
+        .expect_said(&["deployment 1 is kept for good: its probation is over"]);
 }
 
 #[test]

@@ -33,6 +33,7 @@
 //! | `reject-timer` | it puts, appends and sets a timer for its time + 10 s; the firing emits a row and is rejected with `rejected timer` |
 //! | `std-hashmap` | items are the numbers 0 to 15 in the order of a std `HashMap`, on every event |
 //! | `static-counter` | v is how many events the instance has seen, on every event |
+//! | `static-state` | the plain row; the value's count is how many events the instance has seen, on every event |
 //! | `shared-key` | the row ("all", v mod 7, v, []), on every event: rows of one primary key from several keys |
 //! | `state` | see below |
 //! | `timers` | no plain row. An event sets count = 0 and the timer to its time + 10 s. A firing at t adds 1 to count and emits (key, t, count, []); below 5 it sets the timer to t + 7 s, else it clears the state |

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Migrated, Record, Stored, Table};
+use keyfold_sdk::{
+    ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Migrated, Record, Stored, Table,
+};
 use serde::Deserialize;
 
 /// What the plugin is to do.
@@ -31,6 +33,7 @@ pub enum Mode {
     RejectTimer,
     StdHashmap,
     StaticCounter,
+    StaticState,
     SharedKey,
     State,
     Timers,
@@ -185,6 +188,10 @@ impl Mapper for Hostile {
             }
             Mode::SharedKey => row(key, "all", v.rem_euclid(7), v),
             Mode::StaticCounter => plain_row(key, event.time, count_events()),
+            Mode::StaticState => {
+                key.put(&Counts { count: count_events(), sum: 0 });
+                plain_row(key, event.time, v);
+            }
             Mode::StdHashmap => hash_order_row(key, event.time, v),
             Mode::TimerNow => {
                 plain_row(key, event.time, v);

@@ -122,6 +122,8 @@ fn zone_ms(zone: &str) -> Option<i64> {
 /// The hostile plugin's modes that fold as any plugin may, in ways that sessions do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
+    /// A row for each event.
+    Ok,
     /// Several keys emit rows of one primary key.
     SharedKey,
     /// Value and list state, reset on their own and together.
@@ -138,6 +140,7 @@ impl Mode {
     /// Its name in the plugin's configuration.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Mode::Ok => "ok",
             Mode::SharedKey => "shared-key",
             Mode::State => "state",
             Mode::Timers => "timers",
@@ -199,6 +202,7 @@ impl Fold for Hostile {
         let key = String::from_utf8_lossy(&event.key);
         let state = self.states.entry(event.key.clone()).or_default();
         match self.mode {
+            Mode::Ok => effects.rows.push(out(&key, event.time, v, &[])),
             Mode::SharedKey => effects.rows.push(out("all", v.rem_euclid(7), v, &[])),
             Mode::State => {
                 state.count += 1;
@@ -230,7 +234,7 @@ impl Fold for Hostile {
         let text = String::from_utf8_lossy(key);
         let state = self.states.entry(key.to_vec()).or_default();
         match self.mode {
-            Mode::SharedKey => panic!("this mode sets no timer"),
+            Mode::Ok | Mode::SharedKey => panic!("this mode sets no timer"),
             Mode::State => {
                 effects.rows.push(out(&text, time, state.sum, &state.items));
                 state.items.clear();
