@@ -1,11 +1,15 @@
 //! Arguments to one function each to an exit code.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Parser;
-use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand};
+use keyfold::admin::client::Client;
+use keyfold::admin::{Line, Shadowing, Wanted, Withdrawal};
+use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand, Target};
 use keyfold::config::{self, Config};
-use keyfold::deployment::order::{self, Request};
+use keyfold::deployment::order::{self, PluginFile, Request};
+use keyfold::deployment::{Author, Deployment};
 use keyfold::failure::{Check, Failure};
 use keyfold::log::Format;
 use keyfold::{check, demo, plugin, replay, run};
