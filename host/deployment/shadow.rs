@@ -31,7 +31,7 @@ use crate::source::Start;
 use crate::source::merge::{Position, Resume};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::layout;
-use crate::state::reader::{Reader, StoredKey};
+use crate::state::reader::Reader;
 
 /// How long the shadow sleeps when it has come to the end of the log.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -258,7 +258,9 @@ impl Pipeline {
         let folds = logics.map(|(plugin, deployment)| {
             let time = deployment.settings.time(self.config.time);
             let mut core = Core::new(Arc::clone(plugin), Arc::clone(&sandbox.workers), time);
-            core.adopt(checkpoint.time, &keys);
+            core.restore(checkpoint.time);
+            core.complete = true; // all of it is here
+            keys.iter().for_each(|key| core.take_over(&key.key, key.state.clone(), key.stored.clone()));
             Fold { plugin: Arc::clone(plugin), core }
         });
         let of = |&partition: &u32| {
@@ -342,7 +344,7 @@ impl Fold {
         let prepared = self.core.prepare(records, &self.plugin);
         let output =
             prepared.and_then(|prepared| self.core.fold(prepared)).map_err(|fault| self.halted(fault.text()))?;
-        self.core.settle();
+        self.core.forget_changes();
         Ok(output)
     }
 
@@ -376,24 +378,5 @@ impl Report {
                 }
             }
         }
-    }
-}
-
-impl Core {
-    /// Takes over this state, as of this event time.
-    fn adopt(&mut self, time: crate::lane::time::LaneTime, keys: &[StoredKey]) {
-        self.restore(time);
-        self.complete = true;
-        for StoredKey { key, state, stored } in keys {
-            let hash = crate::state::hash(key);
-            let shard = crate::state::shard_of(hash, self.shards.len());
-            let slot = self.shards[shard].slot_of(hash, key, true);
-            self.shards[shard].fill(slot, Some((state.clone(), stored.clone())));
-        }
-    }
-
-    /// Frees what holds no state any more: nothing is written of it.
-    fn settle(&mut self) {
-        self.shards.iter_mut().for_each(|shard| shard.take_dirty(|_| ()));
     }
 }

@@ -16,7 +16,7 @@ use crate::dead_letter::{DeadLetter, Stage};
 use crate::plugin::{Events, Fault, FoldInput, Instance, Plugin, call};
 use crate::record::{ByteColumn, NO_TIME, RecordRef, Records};
 use crate::row::{Origin, RowRef, Rows};
-use crate::state::{Shard, Slot, hash, shard_of};
+use crate::state::{KeyState, Shard, Slot, Stored, hash, shard_of};
 
 /// Records below which a chunk is not worth a worker of its own: the lane's thread does it.
 const LEAST_CHUNK: usize = 512;
@@ -368,6 +368,19 @@ impl Core {
     /// A core whose state, as of this event time, lies in a store, and may be of former versions.
     pub fn restore(&mut self, time: LaneTime) {
         (self.time, self.complete, self.searched) = (time, false, Some((0, 0)));
+    }
+
+    /// Takes over a key's state as a store holds it.
+    pub fn take_over(&mut self, key: &[u8], state: KeyState, stored: Stored) {
+        let hash = hash(key);
+        let shard = shard_of(hash, self.shards.len());
+        let slot = self.shards[shard].slot_of(hash, key, true);
+        self.shards[shard].fill(slot, Some((state, stored)));
+    }
+
+    /// Forgets what changed since it was last asked, for state that is written nowhere; frees what holds none any more.
+    pub fn forget_changes(&mut self) {
+        self.shards.iter_mut().for_each(|shard| shard.take_dirty(|_| ()));
     }
 
     /// Whether keys may have state of a former version.

@@ -264,7 +264,8 @@ fn a_withdrawn_deployment_leaves_no_trace_in_the_database() {
         plugin_file("hostile")
     );
     let settings = Settings { plugin, checkpoint_interval: "300ms".to_owned(), ..Settings::default() };
-    let pipeline = Pipeline::new(&settings.over_kafka(&brokers, "withdrawn-rows").into_cql(port, "withdrawn").to_toml());
+    let pipeline =
+        Pipeline::new(&settings.over_kafka(&brokers, "withdrawn-rows").into_cql(port, "withdrawn").to_toml());
     let mut host = pipeline.spawn(&[]);
     let marked = |mark: &str| {
         let rows = tables.rows("withdrawn", "out", &["k", "n", "v", "items"]);
