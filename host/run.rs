@@ -572,9 +572,11 @@ impl Opening<'_> {
 
     /// The started source, and the first offset of each partition.
     fn source(&self, starts: &[Start]) -> Result<Started, Failure> {
+        // What was put back in the sink before may have taken long.
+        let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
         Ok(match &self.config.source {
             config::Source::Kafka(kafka) => {
-                let source = kafka::KafkaSource::open(kafka, starts, self.until_end, self.deadline)?;
+                let source = kafka::KafkaSource::open(kafka, starts, self.until_end, deadline)?;
                 let first = source.first_offsets();
                 (Box::new(source), first)
             }

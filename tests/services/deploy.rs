@@ -193,8 +193,7 @@ fn a_shadow_is_compared_and_harms_nothing_and_a_promoted_one_holds_from_its_inst
     // One that fails: it is told, and nobody else is harmed.
     pipeline.call("drop", &[]).expect_code(0);
     pipeline.call("shadow", &[]).expect_code(2).expect_said(&["there is no shadow"]);
-    let rows = std::fs::read(pipeline.path("rows.ndjson")).expect("rows are written");
-    let soon = rows.iter().filter(|&&byte| byte == b'\n').count() + 30_000; // each event has a row, and they count up
+    let soon = load.sent() + 30_000;
     order(json!({"mode": "trap", "n": soon}));
     let said = shadow_says(&pipeline, &mut host, "a strike", |said| said.contains("first strike"));
     assert!(said.contains(&format!("struck by {soon}")), "{said}");
@@ -256,7 +255,8 @@ fn a_deployment_that_is_withdrawn_from_a_live_topic_never_was() {
 fn a_withdrawn_deployment_leaves_no_trace_in_the_database() {
     let (Some(brokers), Some(port)) = (crate::kafka(), crate::cassandra()) else { return };
     let tables = Tables::connect(port);
-    let columns = "k text, n bigint, v bigint, items list<text>, ingestion_time timestamp, PRIMARY KEY (k, n)";
+    // Frozen: each write of another list leaves a tombstone, and a database refuses to read past too many of them.
+    let columns = "k text, n bigint, v bigint, items frozen<list<text>>, ingestion_time timestamp, PRIMARY KEY (k, n)";
     tables.create("withdrawn", &format!("out ({columns})"));
     let load = Load::start(&brokers, "withdrawn-rows", 5);
     let plugin = format!(
@@ -280,8 +280,7 @@ fn a_withdrawn_deployment_leaves_no_trace_in_the_database() {
     let mut host = pipeline.spawn(&[]);
     host.wait_logged("rows put back to before a withdrawn deployment");
     // One that only writes rows under a key of its own, and then strikes.
-    let at = tables.rows("withdrawn", "out", &["v"]).len() + 3_000;
-    let other = json!({"mode": "trap", "n": at}).to_string();
+    let other = json!({"mode": "trap", "n": load.sent() + 10_000}).to_string();
     pipeline.call("deploy", &["--plugin-config", &other]).expect_code(0);
     host.wait_logged("deployment withdrawn");
     host.wait_logged_times("rows put back to before a withdrawn deployment", 2);
