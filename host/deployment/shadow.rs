@@ -189,8 +189,7 @@ impl Pipeline {
     }
 
     fn fold(&self, shadow: &Shadow, report: &mut Report, stop: &AtomicBool) -> Result<(), Failure> {
-        let config =
-            Config { run: crate::config::Run { workers: 1, ..self.config.run.clone() }, ..self.config.clone() };
+        let config = Config { run: crate::config::Run { workers: 1, ..self.config.run }, ..self.config.clone() };
         let sandbox = Sandbox::new(&config)?;
         let candidate = self.load(&sandbox, &shadow.candidate)?;
         while self.is_ordered(shadow) && !stop.load(Ordering::Relaxed) {

@@ -67,7 +67,11 @@ fn latest(log: &[TestRecord]) -> i64 {
     let mut in_time: Vec<&TestRecord> = log.iter().collect();
     in_time.sort_by_key(|record| record.timestamp);
     let mut first = std::collections::BTreeMap::new();
-    in_time.iter().enumerate().for_each(|(at, record)| drop(v_of(record).map(|v| first.entry(v).or_insert(at))));
+    for (at, record) in in_time.iter().enumerate() {
+        if let Some(v) = v_of(record) {
+            first.entry(v).or_insert(at);
+        }
+    }
     first.into_iter().max_by_key(|(_, at)| *at).expect("most records have one event").0
 }
 
