@@ -193,7 +193,7 @@ fn a_shadow_is_compared_and_harms_nothing_and_a_promoted_one_holds_from_its_inst
     // One that fails: it is told, and nobody else is harmed.
     pipeline.call("drop", &[]).expect_code(0);
     pipeline.call("shadow", &[]).expect_code(2).expect_said(&["there is no shadow"]);
-    let soon = load.sent() + 30_000;
+    let soon = load.sent() + 60_000;
     order(json!({"mode": "trap", "n": soon}));
     let said = shadow_says(&pipeline, &mut host, "a strike", |said| said.contains("first strike"));
     assert!(said.contains(&format!("struck by {soon}")), "{said}");
@@ -280,7 +280,7 @@ fn a_withdrawn_deployment_leaves_no_trace_in_the_database() {
     let mut host = pipeline.spawn(&[]);
     host.wait_logged("rows put back to before a withdrawn deployment");
     // One that only writes rows under a key of its own, and then strikes.
-    let other = json!({"mode": "trap", "n": load.sent() + 10_000}).to_string();
+    let other = json!({"mode": "trap", "n": load.sent() + 15_000}).to_string();
     pipeline.call("deploy", &["--plugin-config", &other]).expect_code(0);
     host.wait_logged("deployment withdrawn");
     host.wait_logged_times("rows put back to before a withdrawn deployment", 2);
