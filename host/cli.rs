@@ -310,11 +310,6 @@ pub fn start_logs(arguments: &Arguments) -> Result<Format, Failure> {
     Ok(format)
 }
 
-/// An instant of the log for people.
-pub fn time(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| format!("{time:.3}"))
-}
-
 /// Tells a failure on standard error, and gives its exit code.
 pub fn report(failure: &Failure, format: Format) -> ExitCode {
     match format {

@@ -128,13 +128,8 @@ pub enum Outcome {
 pub enum Verdict {
     /// It stays.
     Kept,
-    /// It never was.
-    Withdrawn {
-        /// Who withdrew it.
-        by: Option<String>,
-        /// Why.
-        reason: Option<String>,
-    },
+    /// It never was: who withdrew it, and why.
+    Withdrawn(Author),
 }
 
 /// A deployment of the journal.
@@ -150,8 +145,16 @@ pub struct Entry {
     pub verdict: Option<Verdict>,
 }
 
-/// Who orders a deployment, and why.
-#[derive(Clone, Debug, Default)]
+impl Entry {
+    /// The append time with which its probation is over; none if it cannot be withdrawn, or not any more.
+    fn probation_until(&self) -> Option<i64> {
+        let Deployment { t, probation_ms, .. } = self.deployment;
+        t.filter(|_| probation_ms > 0 && self.verdict.is_none()).map(|t| t.saturating_add(probation_ms))
+    }
+}
+
+/// Who orders or withdraws a deployment, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Author {
     /// Who.
     pub by: Option<String>,
@@ -349,12 +352,15 @@ impl PipelineLog {
         self.read(&deployment_path(n))
     }
 
-    /// Whether deployment `n` was confirmed, and stays; decided now if nobody did before.
-    pub fn outcome(&self, n: u64, deployment: &Deployment) -> Result<Outcome, Failure> {
-        match self.confirmation(n, deployment)? {
-            Outcome::Confirmed if self.is_withdrawn(n)? => Ok(Outcome::Withdrawn),
-            outcome => Ok(outcome),
-        }
+    /// Deployment `n` with what became of it, decided now if nobody did before.
+    pub fn entry(&self, n: u64) -> Result<Option<Entry>, Failure> {
+        let Some(deployment) = self.deployment(n)? else { return Ok(None) };
+        let verdict = self.verdict(n)?;
+        let outcome = match self.confirmation(n, &deployment)? {
+            Outcome::Confirmed if matches!(verdict, Some(Verdict::Withdrawn(_))) => Outcome::Withdrawn,
+            outcome => outcome,
+        };
+        Ok(Some(Entry { n, deployment, outcome, verdict }))
     }
 
     fn confirmation(&self, n: u64, deployment: &Deployment) -> Result<Outcome, Failure> {
@@ -379,18 +385,12 @@ impl PipelineLog {
     /// All deployments, in the order of their numbers.
     pub fn deployments(&self) -> Result<Vec<Entry>, Failure> {
         let mut all: Vec<Entry> = Vec::new();
-        while let Some(deployment) = self.deployment(all.len() as u64)? {
-            let n = all.len() as u64;
-            let verdict = self.verdict(n)?;
-            let outcome = match self.confirmation(n, &deployment)? {
-                Outcome::Confirmed if matches!(verdict, Some(Verdict::Withdrawn { .. })) => Outcome::Withdrawn,
-                outcome => outcome,
-            };
-            if deployment.t.is_none() && outcome == Outcome::Confirmed {
+        while let Some(entry) = self.entry(all.len() as u64)? {
+            if entry.deployment.t.is_none() && entry.outcome == Outcome::Confirmed {
                 let before = all.iter_mut().filter(|entry| entry.outcome == Outcome::Confirmed);
                 before.for_each(|entry| entry.outcome = Outcome::Superseded);
             }
-            all.push(Entry { n, deployment, outcome, verdict });
+            all.push(entry);
         }
         Ok(all)
     }
@@ -466,7 +466,7 @@ impl PipelineLog {
 
     /// Whether deployment `n` was withdrawn.
     pub fn is_withdrawn(&self, n: u64) -> Result<bool, Failure> {
-        Ok(matches!(self.verdict(n)?, Some(Verdict::Withdrawn { .. })))
+        Ok(matches!(self.verdict(n)?, Some(Verdict::Withdrawn(_))))
     }
 
     /// Keeps deployment `n` for good; false if it was withdrawn before.
@@ -476,8 +476,7 @@ impl PipelineLog {
 
     /// Withdraws deployment `n`; false if it was kept before.
     pub fn withdraw(&self, n: u64, author: &Author) -> Result<bool, Failure> {
-        let verdict = Verdict::Withdrawn { by: author.by.clone(), reason: author.reason.clone() };
-        Ok(self.decide(&verdict_path(n), verdict)? != Verdict::Kept)
+        Ok(self.decide(&verdict_path(n), Verdict::Withdrawn(author.clone()))? != Verdict::Kept)
     }
 
     // ---- lanes

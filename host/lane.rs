@@ -367,8 +367,7 @@ impl Running {
             let mut before = Records::default();
             before.append(&records, 0..split);
             self.fold_records(&before)?;
-            self.swap(t)?;
-            if self.is_called_back() {
+            if self.is_called_back() || !self.swap(t)? {
                 return Ok(());
             }
             records = rest;
@@ -401,20 +400,19 @@ impl Running {
     }
 
     /// Enters the deployment that holds from `t` on: all before it was folded. What an idle lane's time reaches up to `t` is the former
-    /// logic's, wherever the lane looked at its clock in between, so that every replay fires the same timers with the same logic.
-    fn swap(&mut self, t: i64) -> Result<(), Failure> {
+    /// logic's, wherever the lane looked at its clock in between, so that every replay fires the same timers with the same logic. False if the
+    /// lane was called back meanwhile, and did not enter it.
+    fn swap(&mut self, t: i64) -> Result<bool, Failure> {
         let ended = clock::instant();
-        if !self.is_called_back() {
-            self.advance_to(t)?;
-        }
+        self.advance_to(t)?;
         if self.is_called_back() {
-            return Ok(());
+            return Ok(false);
         }
         let logic = self.lane.deployments.enter()?;
         if logic.plugin.description.state_version != self.lane.logic.plugin.description.state_version {
             self.migrate_all_keys()?;
             if self.is_called_back() {
-                return Ok(());
+                return Ok(false);
             }
         }
         self.lane.core.switch(Arc::clone(&logic.plugin), logic.time);
@@ -434,7 +432,7 @@ impl Running {
             "deployment in force"
         );
         self.lane.logic = logic;
-        Ok(())
+        Ok(true)
     }
 
     /// Has it noted what rows of the deployment in force replace, if it can be withdrawn.
@@ -660,8 +658,7 @@ impl Running {
         self.keep_frontier()?;
         self.lane.deployments.reserve(instant)?; // I9
         while let Some(t) = self.lane.deployments.due(instant) {
-            self.swap(t)?;
-            if self.is_called_back() {
+            if !self.swap(t)? {
                 return Ok(());
             }
         }

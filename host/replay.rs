@@ -17,7 +17,7 @@ use crate::dead_letter::{DeadLetter, Stage};
 use crate::failure::{Exit, Failure};
 use crate::lane::batch::{Core, Counts, Strike, StrikeItem};
 use crate::lane::{BATCH_BYTES, QUEUED_BATCHES};
-use crate::plugin::Plugin;
+use crate::plugin::{Description, Fault, Plugin};
 use crate::record::{NO_TIME, Records};
 use crate::row::Rows;
 use crate::run::{LogSource, load_plugin_with};
@@ -267,6 +267,12 @@ enum Shown {
     Difference(Difference),
 }
 
+/// The end of a replay or a shadow by its plugin.
+pub(crate) fn halted(plugin: &Plugin, fault: Fault) -> Failure {
+    let Description { name, version, .. } = &plugin.description;
+    Failure::new(Exit::Plugin, format!("plugin {name} {version} halts: {}", fault.text()))
+}
+
 /// Whether the reader is still there.
 enum Written {
     All,
@@ -291,11 +297,7 @@ impl Fold {
 
     /// Folds a batch, tells what could not be folded, and gives the rows.
     fn batch(&mut self, core: &mut Core, records: &Records) -> Result<Rows, Failure> {
-        let prepared = core.prepare(records, &self.plugin);
-        let output = prepared.and_then(|prepared| core.fold(prepared)).map_err(|fault| {
-            let plugin = &self.plugin.description;
-            Failure::new(Exit::Plugin, format!("plugin {} {} halts: {}", plugin.name, plugin.version, fault.text()))
-        })?;
+        let output = core.run(records).map_err(|fault| halted(&self.plugin, fault))?;
         self.counts.add(&output.counts);
         self.struck += output.strikes.len() as u64;
         for letter in output.letters.iter().take(TOLD - self.told) {

@@ -16,7 +16,7 @@ use wasmtime::Engine;
 use crate::clock;
 use crate::config::{self, Component, Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic};
-use crate::deployment::{PipelineLog, Standing, order, shadow, watch};
+use crate::deployment::{PipelineLog, Standing, Verdict, order, shadow, watch};
 use crate::failure::{Exit, Failure};
 use crate::journal::{Beginning, Contents, Journal};
 use crate::lane::audit::Auditor;
@@ -127,6 +127,13 @@ fn ended(writing: &JoinHandle<()>, stop: &AtomicBool) -> bool {
         std::thread::sleep(Duration::from_millis(1));
     }
     writing.is_finished()
+}
+
+/// Tells of a row that is left in the sink; true.
+fn list(deployment: u64, image: &sink::Image) -> bool {
+    let (table, key) = (&image.table, &image.key);
+    tracing::warn!(deployment, table, key, "a row that only the withdrawn deployment wrote is left");
+    true
 }
 
 fn refuse_unrepeatable(config: &Config) -> Result<(), Failure> {
@@ -505,33 +512,18 @@ impl Opening<'_> {
     /// Puts back, in the sink, what rows of withdrawn deployments replaced; forgets what rows of deployments that stay did.
     fn put_back(&self, lane: &mut Opened, sink: &mut dyn sink::Sink) -> Result<(), Failure> {
         for (deployment, mut images) in std::mem::take(&mut lane.contents.images) {
-            if deployment >= self.first && self.log.verdict(deployment)?.is_none() {
+            let (verdict, is_of_this_history) = (self.log.verdict(deployment)?, deployment >= self.first);
+            if is_of_this_history && verdict.is_none() {
                 lane.contents.images.insert(deployment, images);
                 continue;
             }
-            if deployment >= self.first && self.log.is_withdrawn(deployment)? {
+            if is_of_this_history && matches!(verdict, Some(Verdict::Withdrawn(_))) {
                 if self.config.plugin.withdrawn_rows == WithdrawnRows::List {
-                    images.retain(|image| {
-                        let stays = image.row.is_none();
-                        if stays {
-                            let (table, key) = (&image.table, &image.key);
-                            tracing::warn!(
-                                deployment,
-                                table,
-                                key,
-                                "a row that only the withdrawn deployment wrote is left"
-                            );
-                        }
-                        !stays
-                    });
+                    images.retain(|image| image.row.is_some() || !list(deployment, image));
                 }
                 sink.restore(&images)?; // I10
-                tracing::info!(
-                    lane = lane.name,
-                    deployment,
-                    rows = images.len(),
-                    "rows put back to before a withdrawn deployment"
-                );
+                let rows = images.len();
+                tracing::info!(lane = lane.name, deployment, rows, "rows put back to before a withdrawn deployment");
             }
             lane.journal.forget_images(deployment)?;
         }
@@ -578,9 +570,11 @@ impl Opening<'_> {
 
     /// The started source, and the first offset of each partition.
     fn source(&self, starts: &[Start]) -> Result<Started, Failure> {
+        // What was put back in the sink before may have taken long.
+        let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
         Ok(match &self.config.source {
             config::Source::Kafka(kafka) => {
-                let source = kafka::KafkaSource::open(kafka, starts, self.until_end, self.deadline)?;
+                let source = kafka::KafkaSource::open(kafka, starts, self.until_end, deadline)?;
                 let first = source.first_offsets();
                 (Box::new(source), first)
             }
@@ -686,7 +680,8 @@ impl Opened {
     }
 }
 
-fn resume_of(checkpoint: Option<&Checkpoint>, partition: u32) -> Resume {
+/// From where a partition is read on after this checkpoint.
+pub(crate) fn resume_of(checkpoint: Option<&Checkpoint>, partition: u32) -> Resume {
     match checkpoint.and_then(|c| c.partitions.get(&partition)) {
         Some(progress) => Resume { envelope: progress.envelope, last: Some(progress.last.clone()) },
         None => Resume { envelope: NO_TIME, last: None },

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
-use super::{Author, Deployment, Outcome, PipelineLog, Verdict, iso};
+use super::{Author, Entry, Outcome, PipelineLog, Settings, Verdict, iso};
 use crate::clock;
 use crate::config::Time;
 use crate::failure::{Exit, Failure};
@@ -79,7 +79,19 @@ impl Loader {
         let deployment = deployment.ok_or_else(|| {
             Failure::new(Exit::State, format!("state.url: deployment {n} is missing from the journal"))
         })?;
-        let settings = &deployment.settings;
+        let named = |failure: Failure| {
+            Failure::new(failure.exit, format!("the plugin of deployment {n} is refused: {}", failure.message))
+        };
+        let (plugin, time) = self.load_settings(&deployment.settings, named)?;
+        Ok(Logic { n, plugin, time })
+    }
+
+    /// The plugin of these settings, and their time; `refused` says of what it is the plugin.
+    pub fn load_settings(
+        &self,
+        settings: &Settings,
+        refused: impl Fn(Failure) -> Failure,
+    ) -> Result<(Arc<Plugin>, Time), Failure> {
         let bytes = self.log.plugin(&settings.plugin)?;
         let limits = settings.limits();
         let engine = if limits.memory_bytes == self.memory_bytes {
@@ -88,11 +100,8 @@ impl Loader {
             plugin::engine(self.instances, limits.memory_bytes)?
         };
         let loaded = Plugin::load(&engine, bytes, &settings.config, limits, self.cache.as_deref());
-        let plugin = loaded.map_err(|error| {
-            let failure = Failure::from(error);
-            Failure::new(failure.exit, format!("the plugin of deployment {n} is refused: {}", failure.message))
-        })?;
-        Ok(Logic { n, plugin: Arc::new(plugin), time: settings.time(self.configured) })
+        let plugin = loaded.map_err(|error| refused(error.into()))?;
+        Ok((Arc::new(plugin), settings.time(self.configured)))
     }
 
     /// Loads a deployment on a thread of its own, so that it is there when it is needed.
@@ -185,10 +194,8 @@ impl Follower {
             looked: clock::instant(),
             back: None,
         };
-        if let Some(deployment) = follower.log.deployment(in_force)? {
-            let until = follower.probation_of(in_force, &deployment)?;
-            follower.probation = until.map(|until| Probation { n: in_force, until });
-        }
+        let until = follower.log.entry(in_force)?.and_then(|entry| entry.probation_until());
+        follower.probation = until.map(|until| Probation { n: in_force, until });
         follower.learn()?;
         Ok(follower)
     }
@@ -262,7 +269,7 @@ impl Follower {
         self.learn()?;
         if let Some(Probation { n, .. }) = self.probation {
             match self.log.verdict(n)? {
-                Some(Verdict::Withdrawn { .. }) => self.back = Some(Back::Withdrawn(n)),
+                Some(Verdict::Withdrawn(_)) => self.back = Some(Back::Withdrawn(n)),
                 Some(Verdict::Kept) => self.probation = None,
                 None => {}
             }
@@ -271,29 +278,22 @@ impl Follower {
     }
 
     fn learn(&mut self) -> Result<(), Failure> {
-        while let Some(deployment) = self.log.deployment(self.next)? {
-            let (n, outcome) = (self.next, self.log.outcome(self.next, &deployment)?);
+        while let Some(entry) = self.log.entry(self.next)? {
             self.next += 1;
-            if outcome == Outcome::Confirmed {
-                self.hear(n, &deployment)?;
+            if entry.outcome == Outcome::Confirmed {
+                self.hear(&entry);
             }
         }
         Ok(())
     }
 
-    /// The append time with which a deployment's probation is over; none if it cannot be withdrawn.
-    fn probation_of(&self, n: u64, deployment: &Deployment) -> Result<Option<i64>, Failure> {
-        let until = deployment.t.filter(|_| deployment.probation_ms > 0);
-        let undecided = until.is_some() && self.log.verdict(n)?.is_none();
-        Ok(until.filter(|_| undecided).map(|t| t.saturating_add(deployment.probation_ms)))
-    }
-
-    fn hear(&mut self, n: u64, deployment: &Deployment) -> Result<(), Failure> {
+    fn hear(&mut self, entry: &Entry) {
+        let Entry { n, deployment, .. } = entry;
+        let n = *n;
         let Some(t) = deployment.t else {
             self.back = Some(Back::Anew(n));
-            return Ok(());
+            return;
         };
-        let until = self.probation_of(n, deployment)?;
         tracing::info!(
             lane = self.lane,
             deployment = n,
@@ -304,8 +304,7 @@ impl Follower {
             reason = deployment.reason,
             "deployment ahead"
         );
-        self.coming.push_back(Coming { n, t, until });
+        self.coming.push_back(Coming { n, t, until: entry.probation_until() });
         self.loader.prepare(n);
-        Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! Ordering a deployment: what is asked for, what is looked at before, and how it is told. Owns the refusals before T; the order itself is
 //! [`PipelineLog::order`]'s, and each refusal leaves what runs untouched.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 
 use super::shadow::{Report, Shadow};
 use super::{Author, Deployment, Entry, Outcome, PipelineLog, Settings, Standing, Verdict, iso};
@@ -207,8 +207,7 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
 
 /// `keyfold withdraw`: makes a deployment, the last one if none is named, as if it had never been; its number.
 pub fn withdraw(config: &Config, n: Option<u64>, author: &Author) -> Result<u64, Failure> {
-    let runtime = run::runtime()?;
-    let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
+    let (_runtime, log) = journal_of(config)?;
     let (last, _) = in_force(&log)?;
     let n = n.unwrap_or(last);
     let entry = numbered(&log, n)?;
@@ -242,8 +241,7 @@ fn shadowing(log: &PipelineLog) -> Result<Shadow, Failure> {
 
 /// `keyfold shadow`: what the shadow has found.
 pub fn shadow(config: &Config) -> Result<(Shadow, Report), Failure> {
-    let runtime = run::runtime()?;
-    let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
+    let (_runtime, log) = journal_of(config)?;
     let shadow = shadowing(&log)?;
     let report = log.shadow_report(&shadow.id)?;
     Ok((shadow, report))
@@ -251,11 +249,17 @@ pub fn shadow(config: &Config) -> Result<(Shadow, Report), Failure> {
 
 /// `keyfold drop`: ends the shadow.
 pub fn drop_shadow(config: &Config) -> Result<Shadow, Failure> {
-    let runtime = run::runtime()?;
-    let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
+    let (_runtime, log) = journal_of(config)?;
     let shadow = shadowing(&log)?;
     log.drop_shadow()?;
     Ok(shadow)
+}
+
+/// The pipeline's journal, and what it is read on.
+fn journal_of(config: &Config) -> Result<(Runtime, PipelineLog), Failure> {
+    let runtime = run::runtime()?;
+    let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
+    Ok((runtime, log))
 }
 
 fn numbered(log: &PipelineLog, n: u64) -> Result<Entry, Failure> {
@@ -278,7 +282,7 @@ fn candidate(
     let named = request.plugin.is_some() || request.config.is_some() || request.set.is_some() || request.like.is_some();
     let whole = !named && !request.promote;
     let (bytes, name) = match &request.plugin {
-        Some(PluginFile::Named(given)) => run::component(&component(given))?,
+        Some(PluginFile::Named(given)) => run::component(&Component::named(given, Path::new("")))?,
         Some(PluginFile::Bytes(bytes)) => (bytes.clone(), "sent".into()),
         None if whole => run::component(&config.plugin.component)?,
         None => (log.plugin(&base.settings.plugin)?, base.plugin.clone()),
@@ -295,13 +299,6 @@ fn candidate(
     }
     let plugin = sandbox.load_bytes(bytes, &name, &settings.config, settings.limits())?;
     Ok((plugin, settings))
-}
-
-fn component(given: &str) -> Component {
-    match given.strip_prefix("builtin:") {
-        Some(name) => Component::Builtin(name.to_owned()),
-        None => Component::File(PathBuf::from(given)),
-    }
 }
 
 fn take_key(settings: &mut Settings, key: &str, from: &Settings) {
@@ -429,8 +426,8 @@ fn first_refused(checks: &[Check]) -> Result<(), Failure> {
 
 /// All deployments.
 pub fn deployments(config: &Config) -> Result<Vec<Entry>, Failure> {
-    let runtime = run::runtime()?;
-    PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone()).deployments()
+    let (_runtime, log) = journal_of(config)?;
+    log.deployments()
 }
 
 /// `keyfold deployments`: a line for each, the latest first.
@@ -441,16 +438,14 @@ pub fn lines(entries: &[Entry]) -> String {
         let outcome = format!("{outcome:?}").to_lowercase();
         let mut line =
             format!("{n}  {outcome:9}  from {from:24}  {}  {}", deployment.plugin, deployment.settings.plugin.0);
-        for (word, text) in [("by", &deployment.by), ("because", &deployment.reason)] {
+        let ordered = [("by", &deployment.by), ("because", &deployment.reason)];
+        let withdrawn = match &verdict {
+            Some(Verdict::Withdrawn(Author { by, reason })) => [("withdrawn by", by), ("because", reason)],
+            _ => [("", &None), ("", &None)],
+        };
+        for (word, text) in ordered.into_iter().chain(withdrawn) {
             if let Some(text) = text {
                 line.push_str(&format!("  {word} {text}"));
-            }
-        }
-        if let Some(Verdict::Withdrawn { by, reason }) = verdict {
-            for (word, text) in [("withdrawn by", by), ("because", reason)] {
-                if let Some(text) = text {
-                    line.push_str(&format!("  {word} {text}"));
-                }
             }
         }
         lines.push(line);

@@ -18,15 +18,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
+use super::follow::Logic;
 use super::{Deployment, PipelineLog};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{self, Config, Time};
 use crate::failure::{Exit, Failure};
 use crate::lane::batch::{Core, Output};
 use crate::plugin::Plugin;
 use crate::record::Records;
-use crate::replay::{Difference, Past, Side, open_at};
-use crate::run::{LogSource, Sandbox};
+use crate::replay::{Difference, Past, Side, halted, open_at};
+use crate::row::Origin;
+use crate::run::{LogSource, Sandbox, resume_of};
 use crate::source::Start;
 use crate::source::merge::{Position, Resume};
 use crate::state::checkpoint::Checkpoint;
@@ -189,25 +191,23 @@ impl Pipeline {
     }
 
     fn fold(&self, shadow: &Shadow, report: &mut Report, stop: &AtomicBool) -> Result<(), Failure> {
-        let config =
-            Config { run: crate::config::Run { workers: 1, ..self.config.run.clone() }, ..self.config.clone() };
+        let config = Config { run: config::Run { workers: 1, ..self.config.run }, ..self.config.clone() };
         let sandbox = Sandbox::new(&config)?;
-        let candidate = self.load(&sandbox, &shadow.candidate)?;
+        let loader = sandbox.loader(&config, self.log.clone());
+        let refused = |failure: Failure| {
+            Failure::new(failure.exit, format!("the shadow's plugin is refused: {}", failure.message))
+        };
+        let candidate = loader.load_settings(&shadow.candidate.settings, refused)?;
         while self.is_ordered(shadow) && !stop.load(Ordering::Relaxed) {
-            let Some((n, live)) = self.log.in_force()? else { continue };
-            let live_plugin = self.load(&sandbox, &live)?;
+            let Some((n, _)) = self.log.in_force()? else { continue };
+            let Logic { plugin, time, .. } = loader.load(n)?;
+            let live = (plugin, time);
             *report = Report { beside: Some(n), ..Report::default() };
             let mut lanes = Vec::new();
             let log = LogSource::inspect(&config, clock::instant() + config.run.startup_timeout)?;
             for partitions in log.lanes(&config) {
                 let name = log.lane_name(&config, &partitions);
-                match self.clone_of(
-                    &name,
-                    &partitions,
-                    n,
-                    [(&live_plugin, &live), (&candidate, &shadow.candidate)],
-                    &sandbox,
-                )? {
+                match self.clone_of((&name, &partitions), n, [&live, &candidate], &sandbox.workers)? {
                     Some(lane) => lanes.push(lane),
                     None => report.stands = Some(format!("lane {name} has no checkpoint of deployment {n} yet")),
                 }
@@ -217,10 +217,10 @@ impl Pipeline {
                 std::thread::sleep(PAUSE);
                 continue;
             }
-            let mut difference = Difference::new(&live_plugin.description.tables, &candidate.description.tables);
+            let mut difference = Difference::new(&live.0.description.tables, &candidate.0.description.tables);
             while self.is_ordered(shadow) && self.log.in_force()?.is_some_and(|(now, _)| now == n) {
                 for lane in &mut lanes {
-                    lane.round(&config, report, &mut difference, stop)?;
+                    lane.round((&config, &log), report, &mut difference, stop)?;
                 }
                 if stop.load(Ordering::Relaxed) {
                     return Ok(());
@@ -232,19 +232,13 @@ impl Pipeline {
         Ok(())
     }
 
-    fn load(&self, sandbox: &Sandbox, deployment: &Deployment) -> Result<Arc<Plugin>, Failure> {
-        let settings = &deployment.settings;
-        sandbox.load_bytes(self.log.plugin(&settings.plugin)?, &deployment.plugin, &settings.config, settings.limits())
-    }
-
     /// A lane as its last checkpoint describes it, if deployment `n` made that.
     fn clone_of(
         &self,
-        name: &str,
-        partitions: &[u32],
+        (name, partitions): (&str, &[u32]),
         n: u64,
-        logics: [(&Arc<Plugin>, &Deployment); 2],
-        sandbox: &Sandbox,
+        logics: [&(Arc<Plugin>, Time); 2],
+        workers: &Arc<rayon::ThreadPool>,
     ) -> Result<Option<Lane>, Failure> {
         let Some(reader) = Reader::open(&self.objects, &format!("lanes/{name}"), &self.runtime)? else {
             return Ok(None);
@@ -255,20 +249,15 @@ impl Pipeline {
             return Ok(None);
         }
         let keys = reader.keys(usize::MAX)?;
-        let folds = logics.map(|(plugin, deployment)| {
-            let time = deployment.settings.time(self.config.time);
-            let mut core = Core::new(Arc::clone(plugin), Arc::clone(&sandbox.workers), time);
+        let cores = logics.map(|(plugin, time)| {
+            let mut core = Core::new(Arc::clone(plugin), Arc::clone(workers), *time);
             core.restore(checkpoint.time);
             core.complete = true; // all of it is here
             keys.iter().for_each(|key| core.take_over(&key.key, key.state.clone(), key.stored.clone()));
-            Fold { plugin: Arc::clone(plugin), core }
+            core
         });
-        let of = |&partition: &u32| {
-            let progress = checkpoint.partitions.get(&partition);
-            let envelope = progress.map_or(crate::record::NO_TIME, |progress| progress.envelope);
-            (partition, Resume { envelope, last: progress.map(|progress| progress.last.clone()) })
-        };
-        Ok(Some(Lane { from: partitions.iter().map(of).collect(), last: checkpoint.last, folds, migrated: false }))
+        let from = partitions.iter().map(|&partition| (partition, resume_of(Some(&checkpoint), partition))).collect();
+        Ok(Some(Lane { from, last: checkpoint.last, cores }))
     }
 
     fn tell(&self, shadow: &Shadow, report: &mut Report, difference: &mut Difference) -> Result<(), Failure> {
@@ -287,47 +276,37 @@ impl Pipeline {
     }
 }
 
-/// A logic with its clone of the state.
-struct Fold {
-    plugin: Arc<Plugin>,
-    core: Core,
-}
-
 /// A lane's clone: the live logic, and the candidate.
 struct Lane {
     from: Vec<(u32, Resume)>,
     last: Option<Position>,
-    folds: [Fold; 2],
-    migrated: bool,
+    cores: [Core; 2],
 }
 
 impl Lane {
     /// Folds up to the ends that the partitions have now.
     fn round(
         &mut self,
-        config: &Config,
+        (config, log): (&Config, &LogSource),
         report: &mut Report,
         difference: &mut Difference,
         stop: &AtomicBool,
     ) -> Result<(), Failure> {
-        if !self.migrated {
-            self.migrated = true;
-            self.folds[1].migrate(report)?;
-        }
+        migrate(&mut self.cores[1], report)?;
         let deadline = clock::instant() + config.run.startup_timeout;
-        let log = LogSource::inspect(config, deadline)?;
         let start = |(partition, resume): &(u32, Resume)| {
             let last = resume.last.clone();
             Start { partition: *partition, next: last.as_ref().map(|last| last.offset + 1), last }
         };
         let starts: Vec<Start> = self.from.iter().map(start).collect();
-        let mut past = Past::go_on(open_at(config, &log, &starts, deadline)?, config, &self.from, self.last);
+        let mut past = Past::go_on(open_at(config, log, &starts, deadline)?, config, &self.from, self.last);
         let mut records = Records::default();
         while !stop.load(Ordering::Relaxed) && past.next(&mut records)? {
             report.records += records.len() as u64;
             report.behind_ms = records.append_times.last().map(|time| clock::now_ms() - time);
-            for (side, fold) in [Side::A, Side::B].into_iter().zip(&mut self.folds) {
-                let output = fold.batch(&records)?;
+            for (side, core) in [Side::A, Side::B].into_iter().zip(&mut self.cores) {
+                let output = core.run(&records).map_err(|fault| halted(core.plugin(), fault))?;
+                core.forget_changes();
                 for &row in &output.rows.order {
                     difference.take(side, &output.rows, row);
                 }
@@ -339,29 +318,14 @@ impl Lane {
     }
 }
 
-impl Fold {
-    fn batch(&mut self, records: &Records) -> Result<Output, Failure> {
-        let prepared = self.core.prepare(records, &self.plugin);
-        let output =
-            prepared.and_then(|prepared| self.core.fold(prepared)).map_err(|fault| self.halted(fault.text()))?;
-        self.core.forget_changes();
-        Ok(output)
+/// Brings all state to the candidate's version, if it is not there yet.
+fn migrate(core: &mut Core, report: &mut Report) -> Result<(), Failure> {
+    let nowhere = Origin { partition: 0, offset: 0, event: None };
+    while core.is_migrating() {
+        let output = core.migrate(usize::MAX, nowhere).map_err(|fault| halted(core.plugin(), fault))?;
+        report.count(Side::B, &output);
     }
-
-    /// Brings all state to the plugin's version.
-    fn migrate(&mut self, report: &mut Report) -> Result<(), Failure> {
-        let nowhere = crate::row::Origin { partition: 0, offset: 0, event: None };
-        while self.core.is_migrating() {
-            let output = self.core.migrate(usize::MAX, nowhere).map_err(|fault| self.halted(fault.text()))?;
-            report.count(Side::B, &output);
-        }
-        Ok(())
-    }
-
-    fn halted(&self, reason: String) -> Failure {
-        let plugin = &self.plugin.description;
-        Failure::new(Exit::Plugin, format!("plugin {} {} halts: {reason}", plugin.name, plugin.version))
-    }
+    Ok(())
 }
 
 impl Report {

@@ -2,8 +2,6 @@
 //! must give the same. Owns which batches, what is held against what, and the words for a difference. A plugin that differs breaks I1:
 //! the lane halts before anything of the batch leaves. What is copied is the state of the batch's keys, and nothing when it is off.
 
-use std::sync::Arc;
-
 use super::batch::{Core, Output, Prepared};
 use super::time::LaneTime;
 use crate::plugin::Fault;
@@ -91,13 +89,11 @@ impl<'a> Audit<'a> {
 
     /// Folds record by record. Gives, of each key by its slot, the last record that it was met at.
     fn fold(&mut self, given: &mut Leaving) -> Result<Vec<Option<usize>>, Fault> {
-        let plugin = Arc::clone(self.again.plugin());
         let mut met = vec![None; self.touched.len()];
         for i in 0..self.records.len() {
             let mut record = Records::default();
             record.append(self.records, i..i + 1);
-            let prepared = self.again.prepare(&record, &plugin)?;
-            given.add(&self.again.fold(prepared)?);
+            given.add(&self.again.run(&record)?);
             for (_, slot) in self.again.touched() {
                 let slot = slot as usize;
                 met.resize(met.len().max(slot + 1), None);

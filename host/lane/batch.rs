@@ -443,7 +443,7 @@ impl Core {
     }
 
     /// What folds.
-    pub(super) fn plugin(&self) -> &Arc<Plugin> {
+    pub fn plugin(&self) -> &Arc<Plugin> {
         &self.plugin
     }
 
@@ -528,6 +528,13 @@ impl Core {
         let none = vec![Vec::new(); self.shards.len()];
         self.group(&mut prepared, &none);
         prepared
+    }
+
+    /// Prepares and folds records whose keys are all in memory.
+    pub fn run(&mut self, records: &Records) -> Result<Output, Fault> {
+        let plugin = Arc::clone(&self.plugin);
+        let prepared = self.prepare(records, &plugin)?;
+        self.fold(prepared)
     }
 
     /// Folds a prepared batch.

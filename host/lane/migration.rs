@@ -38,7 +38,7 @@ type Logic<'p, 'k> = (&'p Plugin, &'k BTreeMap<StrikeItem, String>);
 pub(super) fn bring_up<'p>(
     (plugin, known): Logic<'p, '_>,
     shard: &mut Shard,
-    slots: impl Iterator<Item = u32>,
+    slots: impl IntoIterator<Item = u32>,
     instance: &mut Option<Instance<'p>>,
 ) -> Result<(u64, Vec<Lost>), Fault> {
     let present = plugin.description.state_version;

@@ -139,8 +139,10 @@ impl<'a, 'p> Run<'a, 'p> {
     /// Folds all events and fires all timers that the batch's watermarks make due.
     /// Gives back the instance, which the next shard of a small batch may use.
     pub(super) fn run(mut self) -> Result<(ShardOutput, Option<Instance<'p>>), Fault> {
-        let slots: Vec<u32> = self.groups.groups.iter().map(|group| group.slot).collect();
-        self.bring_up(&slots)?;
+        let groups = std::mem::take(&mut self.groups.groups);
+        let brought_up = self.bring_up(groups.iter().map(|group| group.slot));
+        self.groups.groups = groups;
+        brought_up?;
         let mut pending: Vec<u32> = (0..count(self.groups.groups.len())).collect();
         while !pending.is_empty() {
             if self.known.is_empty() {
@@ -162,13 +164,13 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 
     /// State of a former version is migrated before it is touched.
-    fn bring_up(&mut self, slots: &[u32]) -> Result<(), Fault> {
+    fn bring_up(&mut self, slots: impl Iterator<Item = u32>) -> Result<(), Fault> {
         let version = self.plugin.description.state_version;
-        if slots.iter().all(|&slot| self.shard.slot(slot).version == version) {
+        let former: Vec<u32> = slots.filter(|&slot| self.shard.slot(slot).version != version).collect();
+        if former.is_empty() {
             return Ok(());
         }
-        let (logic, slots) = ((self.plugin, self.known), slots.iter().copied());
-        let (_, lost) = bring_up(logic, self.shard, slots, &mut self.instance)?;
+        let (_, lost) = bring_up((self.plugin, self.known), self.shard, former, &mut self.instance)?;
         for lost in lost {
             self.output.strikes.extend(lost.strike());
             self.output.letters.push(self.batch.lost_letter(lost));
@@ -356,7 +358,7 @@ impl<'a, 'p> Run<'a, 'p> {
             while let Some(slot) = self.shard.pop_due(watermark) {
                 slots.push(slot);
             }
-            self.bring_up(&slots)?;
+            self.bring_up(slots.iter().copied())?;
             // The timer of a state that could not be migrated went with it.
             slots.retain(|&slot| self.shard.slot(slot).state.timer != NO_TIME);
             let mut due = Vec::with_capacity(slots.len());

@@ -87,8 +87,7 @@ fn fold(
         let end = records.len().min(first.saturating_add(size(first)));
         let mut batch = Records::default();
         batch.append(records, first..end);
-        let prepared = core.prepare(&batch, plugin)?;
-        leaving.add(&core.fold(prepared)?);
+        leaving.add(&core.run(&batch)?);
         first = end;
     }
     let mut lines = leaving.into_lines();

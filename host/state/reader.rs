@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use object_store::path::Path;
-use slatedb::{DbReader, DbReaderMode};
+use slatedb::bytes::Bytes;
+use slatedb::{DbReadOps, DbReader, DbReaderMode};
 use tokio::runtime::Handle;
 
 use super::store::{Error, error_of};
@@ -49,7 +50,6 @@ impl Reader {
 
     /// The first `count` keys with what they have.
     pub fn keys(&self, count: usize) -> Result<Vec<StoredKey>, Error> {
-        let unreadable = |e: layout::Corrupt| Error::Unreadable(format!("{}: {e}", self.name));
         let scan = async {
             let mut records = Vec::new();
             let mut found = self.db.scan_prefix(layout::RECORDS, ..).await?;
@@ -60,15 +60,27 @@ impl Reader {
             Ok::<_, slatedb::Error>(records)
         };
         let records = self.runtime.block_on(scan).map_err(|e| error_of(&self.name, &e))?;
-        let mut keys = Vec::with_capacity(records.len());
-        for (key, record) in records {
-            let (mut state, stored) = layout::decode(&record).map_err(unreadable)?;
-            for run in 0..stored.runs {
-                let items = self.get(&layout::run_key(&key, run))?.unwrap_or_default();
-                layout::decode_items(&items, &mut state.list).map_err(unreadable)?;
-            }
-            keys.push(StoredKey { key, state, stored });
-        }
-        Ok(keys)
+        let whole = async |(key, record): (Vec<u8>, _)| {
+            let (state, stored) = read_record(&self.db, &self.name, &key, record).await?;
+            Ok(StoredKey { key, state, stored })
+        };
+        self.runtime.block_on(futures::stream::iter(records).then(whole).try_collect())
     }
+}
+
+/// What a record holds, with the list's items that lie beside it.
+pub(super) async fn read_record(
+    db: &(impl DbReadOps + Sync),
+    name: &str,
+    key: &[u8],
+    record: Bytes,
+) -> Result<(KeyState, Stored), Error> {
+    let unreadable = |e: layout::Corrupt| Error::Unreadable(format!("{name}: {e}"));
+    let (mut state, stored) = layout::decode(&record).map_err(unreadable)?;
+    for run in 0..stored.runs {
+        let items = db.get(layout::run_key(key, run)).await.map_err(|e| error_of(name, &e))?;
+        let items = items.ok_or_else(|| Error::Unreadable(format!("{name}: run {run} of a list is missing")))?;
+        layout::decode_items(&items, &mut state.list).map_err(unreadable)?;
+    }
+    Ok((state, stored))
 }

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 
 use super::checkpoint::Checkpoint;
 use super::layout;
+use super::reader::read_record;
 use super::{KeyState, Shard, Stored, hash, shard_of};
 use crate::failure::{Exit, Failure};
 
@@ -227,16 +228,8 @@ impl Store {
 
     async fn read(&self, key: Vec<u8>) -> Result<Option<(KeyState, Stored)>, Error> {
         let outside = |e: slatedb::Error| error_of(&self.name, &e);
-        let unreadable = |e: layout::Corrupt| Error::Unreadable(format!("{}: {e}", self.name));
-        let Some(bytes) = self.db.get(layout::record_key(&key)).await.map_err(outside)? else { return Ok(None) };
-        let (mut state, stored) = layout::decode(&bytes).map_err(unreadable)?;
-        for run in 0..stored.runs {
-            let items = self.db.get(layout::run_key(&key, run)).await.map_err(outside)?;
-            let items =
-                items.ok_or_else(|| Error::Unreadable(format!("{}: run {run} of a list is missing", self.name)))?;
-            layout::decode_items(&items, &mut state.list).map_err(unreadable)?;
-        }
-        Ok(Some((state, stored)))
+        let Some(record) = self.db.get(layout::record_key(&key)).await.map_err(outside)? else { return Ok(None) };
+        read_record(&self.db, &self.name, &key, record).await.map(Some)
     }
 
     /// Brings the keys of the next stored timers into memory: all up to `until`, at most about `most` more. Gives the time up to which all

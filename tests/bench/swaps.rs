@@ -21,6 +21,7 @@ mod tables;
 #[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 mod topics;
 #[path = "../services/load.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
 mod load;
 
 use clap::Parser;

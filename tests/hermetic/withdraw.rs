@@ -67,7 +67,11 @@ fn latest(log: &[TestRecord]) -> i64 {
     let mut in_time: Vec<&TestRecord> = log.iter().collect();
     in_time.sort_by_key(|record| record.timestamp);
     let mut first = std::collections::BTreeMap::new();
-    in_time.iter().enumerate().for_each(|(at, record)| drop(v_of(record).map(|v| first.entry(v).or_insert(at))));
+    for (at, record) in in_time.iter().enumerate() {
+        if let Some(v) = v_of(record) {
+            first.entry(v).or_insert(at);
+        }
+    }
     first.into_iter().max_by_key(|(_, at)| *at).expect("most records have one event").0
 }
 
@@ -206,7 +210,7 @@ fn the_database_holds_what_the_former_logic_alone_would_have_written() {
         let outcome = pipeline.run_to_end(&[]);
         expect_taken_back(&outcome);
         let want = upserted(&model_rows(&log, &[]), &["k", "n"]);
-        let only_its = |row: &Value| row["k"] == "all" && row["n"] != 3;
+        let only_its = |row: &Value| row["k"] == "all" && row["n"] != 3 && row["n"].as_i64().is_some_and(|n| n < 7);
         let left = table().into_iter().filter(|row| listed && only_its(row)).count();
         let got: Vec<Value> = table().into_iter().filter(|row| !(listed && only_its(row))).collect();
         assert_same("table", &got, &want);

