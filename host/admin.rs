@@ -202,7 +202,9 @@ async fn answer<T: Serialize + Send + 'static>(
             };
             error(status, &failure.message, failure.exit)
         }
-        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the request ended by a panic: this is a bug", Exit::Unexpected),
+        Err(_) => {
+            error(StatusCode::INTERNAL_SERVER_ERROR, "the request ended by a panic: this is a bug", Exit::Unexpected)
+        }
     }
 }
 
@@ -264,7 +266,9 @@ impl Wanted {
             }
             (None, Some(name)) if name.starts_with("builtin:") => Some(PluginFile::Named(name)),
             (None, Some(_)) => {
-                return Err(bad("plugin names a file, which the host does not read: send its bytes as plugin_base64".into()));
+                return Err(bad(
+                    "plugin names a file, which the host does not read: send its bytes as plugin_base64".into()
+                ));
             }
             (None, None) => None,
         };

@@ -41,8 +41,7 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
             let Author { by, reason } = author.named();
             let set = set.into_iter().collect();
             let config = plugin_config;
-            let wanted =
-                Wanted { config, like, set, at, reprocess, shadow, dry_run, by, reason, ..Wanted::default() };
+            let wanted = Wanted { config, like, set, at, reprocess, shadow, dry_run, by, reason, ..Wanted::default() };
             return deploy(&target, wanted, plugin);
         }
         Command::Promote { target, at, author } => {

@@ -26,7 +26,9 @@ impl Client {
     pub fn new(url: &str, token_file: Option<&PathBuf>) -> Result<Client, Failure> {
         let read = |file: &PathBuf| {
             let text = std::fs::read_to_string(file);
-            text.map_err(|e| Failure::new(Exit::Config, format!("--token-file: {} cannot be read: {e}", file.display())))
+            text.map_err(|e| {
+                Failure::new(Exit::Config, format!("--token-file: {} cannot be read: {e}", file.display()))
+            })
         };
         let token = token_file.map(read).transpose()?.map(|token| token.trim().to_owned());
         let config = ureq::Agent::config_builder().http_status_as_error(false).build();
@@ -74,7 +76,12 @@ impl Client {
         Ok(answer["dropped"].as_str().unwrap_or_default().to_owned())
     }
 
-    fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T, Failure> {
+    fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Failure> {
         let away = |e: ureq::Error| Failure::new(Exit::Outside, format!("--admin {}: {e}", self.url));
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
         if let Some(token) = &self.token {
@@ -87,7 +94,8 @@ impl Client {
         let (status, text) = (response.status(), response.body_mut().read_to_string().map_err(away)?);
         let refused: Option<Value> = serde_json::from_str(&text).ok();
         if let Some(message) = refused.as_ref().and_then(|refused| refused["error"].as_str()) {
-            let code = refused.as_ref().and_then(|refused| refused["exit"].as_u64()).and_then(|code| u8::try_from(code).ok());
+            let code =
+                refused.as_ref().and_then(|refused| refused["exit"].as_u64()).and_then(|code| u8::try_from(code).ok());
             return Err(Failure::new(exit_of(code.unwrap_or(1)), message.to_owned()));
         }
         if !status.is_success() && status != StatusCode::CONFLICT {

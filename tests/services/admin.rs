@@ -10,7 +10,8 @@ use crate::support::settings::Settings;
 const TOKEN: &str = "a token for tests";
 
 fn pipeline(brokers: &str, topic: &str, admin: &str) -> Pipeline {
-    let plugin = format!("component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"first\" }}", plugin_file("hostile"));
+    let plugin =
+        format!("component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"first\" }}", plugin_file("hostile"));
     let settings = Settings { plugin, checkpoint_interval: "1s".to_owned(), ..Settings::default() };
     let toml = settings.over_kafka(brokers, topic).to_toml();
     let pipeline = Pipeline::new(&format!("{toml}\n[admin]\nlisten = \"127.0.0.1:0\"\n{admin}\n"));
@@ -54,13 +55,20 @@ fn a_host_deploys_withdraws_and_shadows_for_who_has_the_token() {
     assert_eq!(asked("deployments", "token", &[]).stdout.lines().count(), 1, "nothing was ordered");
 
     let file = plugin_file("hostile");
-    let ordered = asked("deploy", "token", &[&file, "--plugin-config", &second, "--set", "time.out_of_orderness=3s", "--reason", "a test"]);
-    ordered.expect_code(0).expect_said(&["deployment 1 holds from"]);
+    let ordered = asked(
+        "deploy",
+        "token",
+        &[&file, "--plugin-config", &second, "--set", "time.out_of_orderness=3s", "--reason", "a test"],
+    );
+    ordered.expect_code(0).expect_said(&["holds from"]);
+    let said = ordered.stdout.split_whitespace().skip_while(|word| *word != "deployment").nth(1);
+    let n = said.expect("it says which");
     host.wait_logged("swapped");
     let list = asked("deployments", "token", &[]);
-    list.expect_code(0).expect_said(&["1  confirmed", "because a test"]);
+    list.expect_code(0).expect_said(&[&format!("{n}  confirmed"), "because a test"]);
     assert_eq!(list.stdout, pipeline.call("deployments", &[]).stdout, "the store says the same");
-    asked("withdraw", "token", &["--reason", "a test too"]).expect_code(0).expect_said(&["deployment 1 is withdrawn"]);
+    let withdrawn = asked("withdraw", "token", &["--reason", "a test too"]);
+    withdrawn.expect_code(0).expect_said(&[&format!("deployment {n} is withdrawn")]);
     host.wait_logged("going back to before a deployment that was withdrawn");
     asked("withdraw", "token", &["0"]).expect_code(2).expect_said(&["beginning of the log"]);
 
