@@ -40,6 +40,7 @@ use crate::clock;
 use crate::config::{Config, Late, Limits, Ordering, Source, Time};
 use crate::failure::{Exit, Failure};
 use crate::plugin::{Digest, Plugin};
+use crate::record::iso;
 
 pub mod follow;
 pub mod order;
@@ -590,11 +591,6 @@ fn refuse_past(at: i64, former_t: Option<i64>, reserved: Option<&(i64, String)>)
         }
         None => Ok(()),
     }
-}
-
-/// Milliseconds since 1970 for people.
-pub(crate) fn iso(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| format!("{time:.3}"))
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {

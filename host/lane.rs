@@ -499,17 +499,15 @@ impl Running {
         let Some(first) = strikes.first() else { return Ok(()) };
         let logic = self.lane.logic.clone();
         let plugin = &logic.plugin.description;
-        let what = format!("{:?}", first.item);
-        let key = first.key.as_ref().map(|key| format!(", key {key:?}")).unwrap_or_default();
         if self.lane.on_strike == OnStrike::Halt {
             let message = format!(
-                "plugin {} {} struck on {what}{key}: {}; it was not folded. Mend the plugin, or set plugin.on_strike = \"dead-letter\"",
+                "plugin {} {} struck on {first}: {}; it was not folded. Mend the plugin, or set plugin.on_strike = \"dead-letter\"",
                 plugin.name, plugin.version, first.reason
             );
             return Err(Failure::new(Exit::Plugin, message));
         }
         let withdraws = self.lane.on_strike == OnStrike::Withdraw;
-        if withdraws && self.withdraw(&format!("it struck on {what}{key}: {}", first.reason))? {
+        if withdraws && self.withdraw(&format!("it struck on {first}: {}", first.reason))? {
             return Ok(());
         }
         self.lane.journal.write_strikes(strikes, logic.n)?;
@@ -518,7 +516,7 @@ impl Running {
             plugin = plugin.name,
             version = plugin.version,
             strikes = strikes.len(),
-            item = what,
+            item = %first,
             key = first.key,
             reason = first.reason,
             "strike: the plugin failed on an item alone in a fresh instance; it goes to the dead letters"

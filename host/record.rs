@@ -6,6 +6,11 @@
 /// "None" in a column of times: the least s64, as in the contract.
 pub const NO_TIME: i64 = i64::MIN;
 
+/// Milliseconds since 1970 for people: ISO 8601, or the number where no calendar has it.
+pub fn iso(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| format!("{time:.3}"))
+}
+
 /// Byte strings one behind another: item `i` is `data[ends[i-1]..ends[i]]`, with `ends[-1]` = 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ByteColumn {

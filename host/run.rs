@@ -15,7 +15,7 @@ use wasmtime::Engine;
 
 use crate::clock;
 use crate::config::{self, Component, Config, WithdrawnRows};
-use crate::deployment::follow::{Follower, Loader, Logic};
+use crate::deployment::follow::{Follower, Loader, Logic, News};
 use crate::deployment::{PipelineLog, Standing, Verdict, order, shadow, watch};
 use crate::failure::{Exit, Failure};
 use crate::journal::{Beginning, Contents, Journal};
@@ -95,6 +95,7 @@ pub fn run_until(
         let (objects, runtime) = (Arc::clone(&objects), runtime.handle().clone());
         shadow::follow(shadow::Pipeline { config: config.clone(), log: log.clone(), objects, runtime }, stop)?;
     }
+    let news = News::listen(log.clone())?;
     loop {
         let back = Arc::new(AtomicBool::new(false));
         let opening = Opening {
@@ -102,6 +103,7 @@ pub fn run_until(
             until_end: options.until_end,
             deadline,
             log: &log,
+            news: &news,
             first: log.first()?,
             loader: &loader,
             runtime: &runtime,
@@ -421,6 +423,7 @@ struct Opening<'a> {
     until_end: bool,
     deadline: Instant,
     log: &'a PipelineLog,
+    news: &'a Arc<News>,
     /// The deployment that holds from the beginning of the log.
     first: u64,
     loader: &'a Arc<Loader>,
@@ -638,7 +641,8 @@ impl Opened {
         let resumes: Vec<_> = first_offsets.iter().map(resume).collect();
         let in_force = checkpoint.as_ref().map_or(opening.first, |c| c.deployment);
         let logic = opening.loader.load(in_force)?;
-        let deployments = Follower::open(opening.log.clone(), Arc::clone(opening.loader), &name, in_force)?;
+        let followed = (opening.log.clone(), Arc::clone(opening.news));
+        let deployments = Follower::open(followed, Arc::clone(opening.loader), &name, in_force)?;
         let last = checkpoint.as_ref().and_then(|c| c.last);
         let merge = Merge::new(&resumes, logic.time.clock_skew_ms, last, contents.frontier, contents.floors);
         let mut core = Core::new(Arc::clone(&logic.plugin), Arc::clone(workers), logic.time);

@@ -130,15 +130,6 @@ fn now_is_free(section: &str, now: &[String], tables: &[Table]) -> Result<(), Er
     Ok(())
 }
 
-use crate::clock::now_ms;
-/// Milliseconds since 1970 as `2024-10-02T12:55:19.148Z`; outside the years -9999 to 9999, where no such text exists, as a number.
-fn iso(ms: i64) -> String {
-    match jiff::Timestamp::from_millisecond(ms) {
-        Ok(time) => format!("{time:.3}"),
-        Err(_) => ms.to_string(),
-    }
-}
-
 /// An image that cannot be put back, and why.
 fn cannot_restore(section: &str, image: &Image, reason: &dyn std::fmt::Display) -> Error {
     let Image { table, key, .. } = image;

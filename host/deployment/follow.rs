@@ -4,22 +4,24 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
-use super::{Author, Entry, Outcome, PipelineLog, Settings, Verdict, iso};
+use super::{Author, Entry, Outcome, PipelineLog, Settings, Verdict};
 use crate::clock;
 use crate::config::Time;
 use crate::failure::{Exit, Failure};
 use crate::plugin::{self, Plugin};
+use crate::record::iso;
 
 /// How far a lane reserves past what it is about to fold, while it keeps up with the log.
 const LEAST_AHEAD_MS: i64 = 250;
 /// The same while it catches up: reservations are then few, and a T in the log's past is seldom wanted.
 const MOST_AHEAD_MS: i64 = 3_600_000;
-/// How often a lane looks what was ordered and withdrawn, when it need not know to fold on.
+/// How often the journal is looked at for what lanes need not know to fold on.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What folds a lane: a loaded deployment.
@@ -130,6 +132,55 @@ impl Loader {
     }
 }
 
+/// Whether the journal has news. It is read on a thread of its own, for all lanes of a host: a store may take longer for an answer than a
+/// lane has for a thousand records.
+#[derive(Debug, Default)]
+pub struct News {
+    heard: AtomicU64,
+}
+
+impl News {
+    /// Listens until nobody holds it any more.
+    pub fn listen(log: PipelineLog) -> Result<Arc<News>, Failure> {
+        let news = Arc::new(News::default());
+        let listening = Arc::downgrade(&news);
+        let body = move || {
+            let (mut next, mut undecided) = (0, Vec::new());
+            while let Some(news) = listening.upgrade() {
+                if let Err(failure) = news.hear(&log, &mut next, &mut undecided)
+                    && Arc::strong_count(&news) > 1
+                {
+                    tracing::warn!(%failure, "it is not known what was ordered and withdrawn");
+                }
+                drop(news);
+                std::thread::sleep(LOOK);
+            }
+        };
+        let thread = std::thread::Builder::new().name("news".into()).spawn(body);
+        thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread to listen for deployments: {e}")))?;
+        Ok(news)
+    }
+
+    /// Counts deployments from `next` on, and verdicts on those that are `undecided`.
+    fn hear(&self, log: &PipelineLog, next: &mut u64, undecided: &mut Vec<u64>) -> Result<(), Failure> {
+        while let Some(entry) = log.entry(*next)? {
+            undecided.extend(entry.probation_until().map(|_| entry.n));
+            *next += 1;
+            self.heard.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut at = 0;
+        while let Some(&n) = undecided.get(at) {
+            if log.verdict(n)?.is_none() {
+                at += 1;
+            } else {
+                undecided.swap_remove(at);
+                self.heard.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A confirmed deployment that a lane has not reached.
 struct Coming {
     n: u64,
@@ -169,14 +220,20 @@ pub struct Follower {
     next: u64,
     coming: VecDeque<Coming>,
     probation: Option<Probation>,
-    /// When the journal was last looked at.
-    looked: Instant,
+    news: Arc<News>,
+    /// How much of the news is known here.
+    heard: u64,
     back: Option<Back>,
 }
 
 impl Follower {
     /// The view of a lane in which deployment `in_force` holds. Takes the lane's reservations over.
-    pub fn open(log: PipelineLog, loader: Arc<Loader>, lane: &str, in_force: u64) -> Result<Follower, Failure> {
+    pub fn open(
+        (log, news): (PipelineLog, Arc<News>),
+        loader: Arc<Loader>,
+        lane: &str,
+        in_force: u64,
+    ) -> Result<Follower, Failure> {
         let random = RandomState::new().build_hasher().finish();
         let host = format!("{:016x}", random ^ clock::now_ms().cast_unsigned());
         let reserved = log.take_over(lane, &host)?;
@@ -191,7 +248,8 @@ impl Follower {
             next: in_force + 1,
             coming: VecDeque::new(),
             probation: None,
-            looked: clock::instant(),
+            news,
+            heard: 0,
             back: None,
         };
         let until = follower.log.entry(in_force)?.and_then(|entry| entry.probation_until());
@@ -260,12 +318,13 @@ impl Follower {
         self.look()
     }
 
-    /// Looks, if it did not lately, what was ordered and withdrawn.
+    /// Looks, if there is news, what was ordered and withdrawn.
     pub fn look(&mut self) -> Result<Option<Back>, Failure> {
-        if self.looked.elapsed() < LOOK {
+        let heard = self.news.heard.load(Ordering::Relaxed);
+        if heard == self.heard {
             return Ok(self.back);
         }
-        self.looked = clock::instant();
+        self.heard = heard;
         self.learn()?;
         if let Some(Probation { n, .. }) = self.probation {
             match self.log.verdict(n)? {

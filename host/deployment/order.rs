@@ -8,13 +8,13 @@ use object_store::ObjectStore;
 use tokio::runtime::{Handle, Runtime};
 
 use super::shadow::{Report, Shadow};
-use super::{Author, Deployment, Entry, Outcome, PipelineLog, Settings, Standing, Verdict, iso};
+use super::{Author, Deployment, Entry, Outcome, PipelineLog, Settings, Standing, Verdict};
 use crate::clock;
 use crate::config::{Component, Config};
 use crate::failure::{Check, Exit, Failure, Finding};
 use crate::journal;
 use crate::plugin::{Digest, Plugin, call, law};
-use crate::record::ByteColumn;
+use crate::record::{ByteColumn, iso};
 use crate::run::{self, Sandbox};
 use crate::sink;
 use crate::source::recent::{lowest, recent};

@@ -337,8 +337,7 @@ impl Report {
                 self.candidate_letters += letters;
                 self.candidate_strikes += output.strikes.len() as u64;
                 if let Some(strike) = output.strikes.first().filter(|_| self.first_strike.is_none()) {
-                    let key = strike.key.as_ref().map(|key| format!(", key {key:?}")).unwrap_or_default();
-                    self.first_strike = Some(format!("{:?}{key}: {}", strike.item, strike.reason));
+                    self.first_strike = Some(format!("{strike}: {}", strike.reason));
                 }
             }
         }

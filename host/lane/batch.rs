@@ -3,6 +3,7 @@
 //! not depend on the cut, the workers or the shards.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::time::{LaneTime, Timeline, Verdict};
 use crate::config::{Late, Time};
 use crate::dead_letter::{DeadLetter, Stage};
 use crate::plugin::{Events, Fault, FoldInput, Instance, Plugin, call};
-use crate::record::{ByteColumn, NO_TIME, RecordRef, Records};
+use crate::record::{ByteColumn, NO_TIME, RecordRef, Records, iso};
 use crate::row::{Origin, RowRef, Rows};
 use crate::state::{KeyState, Shard, Slot, Stored, hash, shard_of};
 
@@ -74,10 +75,29 @@ pub struct Overdue {
 pub struct Strike {
     /// What was struck.
     pub item: StrikeItem,
-    /// The key, if it was an event or a firing.
+    /// The key, if it was not a record.
     pub key: Option<String>,
+    /// Partition and offset of the record at which it was, if it was at one.
+    pub record: Option<(u32, u64)>,
     /// Why.
     pub reason: String,
+}
+
+/// What was struck, and where: the reason is not said.
+impl fmt::Display for Strike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.item {
+            StrikeItem::Record { .. } => write!(f, "mapping")?,
+            StrikeItem::Event { event, .. } => write!(f, "event {event}")?,
+            StrikeItem::Timer { time, .. } => write!(f, "the timer for {} ({time})", iso(*time))?,
+            StrikeItem::State { version, .. } => write!(f, "the state of version {version}")?,
+        }
+        if let Some(key) = &self.key {
+            write!(f, " of key {key:?}")?;
+        }
+        let Some((partition, offset)) = self.record else { return Ok(()) };
+        write!(f, " at the record of partition {partition}, offset {offset}")
+    }
 }
 
 /// What a batch counted.
@@ -469,7 +489,9 @@ impl Core {
             for (record, reason, struck) in chunk.rejected {
                 let place = Place { major: record as u64 * 3 + 1, minor: -1 };
                 if struck {
-                    strikes.push(Strike { item: record_item(records, record), key: None, reason: reason.clone() });
+                    let (item, at) =
+                        (record_item(records, record), (records.partitions[record], records.offsets[record]));
+                    strikes.push(Strike { item, key: None, record: Some(at), reason: reason.clone() });
                 }
                 prepared_letters.push(batch.record_letter(record, place, Stage::Map, None, reason));
             }

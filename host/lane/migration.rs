@@ -27,7 +27,7 @@ impl Lost {
         let version = self.version?;
         let key = String::from_utf8_lossy(&self.key).into_owned();
         let item = StrikeItem::State { key: key.clone(), version };
-        Some(Strike { item, key: Some(key), reason: self.reason.clone() })
+        Some(Strike { item, key: Some(key), record: None, reason: self.reason.clone() })
     }
 }
 

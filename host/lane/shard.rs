@@ -313,10 +313,11 @@ impl<'a, 'p> Run<'a, 'p> {
         let group = &mut self.groups.groups[group as usize];
         let event = self.groups.order[group.next as usize];
         group.next += 1;
-        let item = self.batch.event_strike(event);
+        let (item, Origin { partition, offset, .. }) = (self.batch.event_strike(event), self.batch.event_origin(event));
         let key = String::from_utf8_lossy(&self.shard.slot(group.slot).key).into_owned();
         self.output.letters.push(self.batch.event_letter(event, Stage::Fold, reason.clone()));
-        self.output.strikes.push(Strike { item, key: Some(key), reason });
+        let record = Some((partition, offset));
+        self.output.strikes.push(Strike { item, key: Some(key), record, reason });
     }
 
     // ---- timers
@@ -431,7 +432,8 @@ impl<'a, 'p> Run<'a, 'p> {
     fn note_strike(&mut self, firing: Firing, reason: String) {
         let item = self.timer_strike(firing);
         let key = String::from_utf8_lossy(&self.shard.slot(self.slot_of(firing)).key).into_owned();
-        self.output.strikes.push(Strike { item, key: Some(key), reason });
+        let Origin { partition, offset, .. } = self.batch.step_origin(firing.step);
+        self.output.strikes.push(Strike { item, key: Some(key), record: Some((partition, offset)), reason });
     }
 
     fn fire_halving(&mut self, due: &[Firing]) -> Result<(), Fault> {

@@ -9,9 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::iso;
 use super::ndjson::{put_cell, put_text};
-use crate::record::ByteColumn;
+use crate::record::{ByteColumn, iso};
 use crate::row::{Cell, Column, ColumnData, ColumnType, RowRef, Rows, TextColumn};
 
 /// What a sink holds under one primary key, in words that only the same kind of sink reads.

@@ -12,10 +12,12 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use super::{Error, Image, Refusal, Sink, iso, now_is_free, now_ms};
+use super::{Error, Image, Refusal, Sink, now_is_free};
 use crate::append_file::AppendFile;
+use crate::clock;
 use crate::config::NdjsonSink;
 use crate::failure::{Check, Failure};
+use crate::record::iso;
 use crate::row::{Cell, RowRef, Rows, Table};
 
 /// Writes rows as lines of JSON.
@@ -64,7 +66,7 @@ impl Sink for Ndjson {
     fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Error> {
         self.lines.clear();
         let mut refusals = Vec::new();
-        let now = (!self.now.is_empty()).then(|| iso(now_ms()));
+        let now = (!self.now.is_empty()).then(|| iso(clock::now_ms()));
         for &row in &rows.order {
             if let Some(reason) = bad_json(rows, row) {
                 refusals.push(refusal(rows, row, reason));
@@ -267,7 +269,7 @@ mod tests {
         let names: Vec<&String> = row.as_object().expect("an object").keys().collect();
         assert_eq!(names, ["table", "session_id", "user_id", "pages", "ingestion_time"]);
         let time: jiff::Timestamp = row["ingestion_time"].as_str().expect("text").parse().expect("ISO");
-        assert!((now_ms() - time.as_millisecond()).abs() < 60_000);
+        assert!((clock::now_ms() - time.as_millisecond()).abs() < 60_000);
     }
 
     #[test]

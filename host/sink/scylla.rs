@@ -36,8 +36,9 @@ use tokio::runtime::Handle;
 use super::cql_images::RowStatements;
 use super::cql_schema::{RealColumn, create_table, fit, insert};
 use super::ndjson::{bad_json, refusal};
-use super::{ByTables, Error, Image, Refusal, Sink, first_refused, now_is_free, now_ms};
+use super::{ByTables, Error, Image, Refusal, Sink, first_refused, now_is_free};
 use crate::backoff::Backoff;
+use crate::clock;
 use crate::config::{CqlSink, CqlTls};
 use crate::failure::{Check, Failure};
 use crate::row::{Cell, RowRef, Rows, Table};
@@ -341,7 +342,7 @@ struct RowValues<'a> {
 
 impl SerializeRow for RowValues<'_> {
     fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter<'_>) -> Result<(), SerializationError> {
-        let now = std::iter::repeat_with(|| Cell::Timestamp(now_ms())).take(self.now);
+        let now = std::iter::repeat_with(|| Cell::Timestamp(clock::now_ms())).take(self.now);
         for cell in self.rows.cells(self.row).chain(now) {
             put_cell(cell, writer.make_cell_writer()).map_err(SerializationError::new)?;
         }

@@ -12,10 +12,12 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::ndjson::{bad_json, put_list, refusal};
-use super::{ByTables, Error, Image, Refusal, Sink, iso, now_is_free, now_ms};
+use super::{ByTables, Error, Image, Refusal, Sink, now_is_free};
 use crate::backoff::Backoff;
+use crate::clock;
 use crate::config::SqliteSink;
 use crate::failure::{Check, Failure};
+use crate::record::iso;
 use crate::row::{Cell, ColumnType, RowRef, Rows, Table};
 
 /// How long SQLite itself waits for a lock before this sink warns and tries again.
@@ -144,7 +146,7 @@ impl Sink for Sqlite {
 
 /// All rows in one transaction, in order, so that the last of several of one primary key wins.
 fn write_batch(c: &mut Connection, upserts: &[String], now: usize, rows: &Rows) -> rusqlite::Result<Vec<Refusal>> {
-    let now_text = iso(now_ms());
+    let now_text = iso(clock::now_ms());
     let transaction = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut refusals = Vec::new();
     for &row in &rows.order {

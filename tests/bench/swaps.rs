@@ -49,7 +49,7 @@ struct Arguments {
 fn main() {
     let arguments = Arguments::parse();
     let Some(brokers) = service::kafka() else { return };
-    let load = Load::start(&brokers, "swaps", arguments.rate / 100);
+    let load = Load::start(&brokers, "swaps", arguments.rate);
     let plugin = format!("component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"0\" }}", plugin_file("hostile"));
     let sink = "[sink.discard]".to_owned();
     let settings = Settings { plugin, sink, ..Settings::default() }.over_kafka(&brokers, "swaps");

@@ -22,11 +22,16 @@ const STRUCK: i64 = 150;
 
 /// Records a second apart over ten keys; v = 13 comes once before T, and then at `STRUCK`.
 fn log() -> Vec<TestRecord> {
+    log_of(0, "k", Some(STRUCK))
+}
+
+/// The same of another partition and other keys, with nothing to strike on after T if so.
+fn log_of(partition: u32, key: &str, struck: Option<i64>) -> Vec<TestRecord> {
     let record = |i: i64| {
-        let v = if i == STRUCK { 13 } else { i + 1_000 * i64::from(i != 13) };
-        let value = json!({"key": format!("k{}", i % 10), "time": START_MS + i * 1000, "v": v});
+        let v = if Some(i) == struck { 13 } else { i + 1_000 * i64::from(i != 13) };
+        let value = json!({"key": format!("{key}{}", i % 10), "time": START_MS + i * 1000, "v": v});
         TestRecord {
-            partition: 0,
+            partition,
             offset: i.unsigned_abs(),
             timestamp: START_MS + i * 1000,
             key: None,
@@ -300,27 +305,32 @@ fn strikes(outcome: &Outcome) -> Vec<Value> {
     )
 }
 
+/// What is said to be struck, with the record at which it was.
+fn struck_item(mode: &str) -> String {
+    if mode == "past-timer" {
+        let due = START_MS + (STRUCK + 10) * 1000;
+        let at = jiff::Timestamp::from_millisecond(due).expect("a time of this century");
+        format!("the timer for {at:.3} ({due}) of key \"k0\" at the record of partition 0, offset {}", STRUCK + 20)
+    } else {
+        format!("event 0 of key \"k0\" at the record of partition 0, offset {STRUCK}")
+    }
+}
+
 fn assert_warned(mode: &str, outcome: &Outcome, reason: &str) {
     let warnings = strikes(outcome);
     let [warning] = &warnings[..] else { panic!("{mode}: one warning: {warnings:?}") };
     let of = (&warning["level"], &warning["plugin"], &warning["strikes"], &warning["key"], &warning["reason"]);
     assert_eq!(of, (&json!("WARN"), &json!("hostile"), &json!(1), &json!("k0"), &json!(reason)), "{mode}");
     let item = warning["item"].as_str().unwrap_or_default();
-    let named =
-        if mode == "past-timer" { "Timer { key: \"k0\"" } else { "Event { partition: 0, offset: 150, event: 0" };
-    assert!(item.starts_with(named), "{mode}: {item}");
+    assert_eq!(item, struck_item(mode), "{mode}");
 }
 
 #[test]
 fn after_t_each_hostile_behaviour_halts_its_lane_where_strikes_are_to() {
     for hostility in HOSTILITIES {
         let pipeline = deployed(hostility, "halt");
-        let item = if hostility.mode == "past-timer" {
-            format!("Timer {{ key: \\\"k0\\\", time: {}", START_MS + (STRUCK + 10) * 1000)
-        } else {
-            "Event { partition: 0, offset: 150, event: 0 }".to_owned()
-        };
-        let words = ["plugin hostile 0.1.0 struck on", &item, "key \\\"k0\\\"", hostility.reason, "plugin.on_strike"];
+        let item = struck_item(hostility.mode).replace('"', "\\\"");
+        let words = [&format!("plugin hostile 0.1.0 struck on {item}: "), hostility.reason, "plugin.on_strike"];
         pipeline.run_to_end(&[]).expect_code(4).expect_said(&words);
         assert!(
             !pipeline.path("dead-letters.ndjson").exists()
@@ -332,5 +342,28 @@ fn after_t_each_hostile_behaviour_halts_its_lane_where_strikes_are_to() {
         pipeline.run_to_end(&[]).expect_code(0);
         let rows = from_ndjson(&pipeline.path("rows.ndjson")).len();
         assert_eq!(rows, lawful_rows().len() - usize::from(*mode != "past-timer"), "{mode}");
+    }
+}
+
+/// Two lanes, one with the item that each kind of hostile behaviour strikes on.
+#[test]
+fn a_strike_is_no_matter_of_other_lanes() {
+    let source = "[source.file]\npath = \"log.ndjson\"\nformat = \"records\"\nordering = \"partition\"".to_owned();
+    let others = log_of(1, "j", None);
+    for Hostility { mode, limits, reason } in HOSTILITIES {
+        let settings =
+            Settings { source: source.clone(), ..settings(&format!("on_strike = \"dead-letter\"\n{limits}")) };
+        let pipeline = Pipeline::new(&settings.to_toml());
+        write_records(&pipeline.path("log.ndjson"), &[log(), others.clone()].concat());
+        let (config, at) = (json!({"mode": mode}).to_string(), T.to_string());
+        pipeline.call("deploy", &["--plugin-config", &config, "--at", &at]).expect_code(0);
+        let outcome = pipeline.run_to_end(&[]);
+        outcome.expect_code(0).expect_said(&[reason]);
+        assert_eq!(strikes(&outcome).len(), 1, "{mode}");
+        let (rows, of_others): (Vec<Value>, Vec<Value>) = from_ndjson(&pipeline.path("rows.ndjson"))
+            .into_iter()
+            .partition(|row| row["k"].as_str().is_some_and(|key| key.starts_with('k')));
+        assert_same(mode, &of_others, &model::run(Hostile::new(Mode::Ok), &others, Time::default()).values());
+        assert_eq!(rows.len(), lawful_rows().len() - usize::from(*mode != "past-timer"), "{mode}");
     }
 }

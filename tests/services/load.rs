@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::producer::Producer;
 use serde_json::json;
@@ -26,8 +26,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// `per_10_ms` events every 10 ms, or what the machine carries.
-    pub(crate) fn start(brokers: &str, topic: &'static str, per_10_ms: u64) -> Load {
+    /// `rate` events a second, or what the machine carries.
+    pub(crate) fn start(brokers: &str, topic: &'static str, rate: u64) -> Load {
         create_topic(brokers, topic, 2, &[("message.timestamp.type", "LogAppendTime")]);
         let (brokers, stop) = (brokers.to_owned(), Arc::new(AtomicBool::new(false)));
         let told = Arc::clone(&stop);
@@ -35,15 +35,16 @@ impl Load {
         let counted = Arc::clone(&total);
         let thread = thread::spawn(move || {
             let producer = producer(&brokers, None);
-            let mut sent = 0;
+            let (began, mut sent) = (Instant::now(), 0_u64);
             while !told.load(Ordering::Relaxed) {
-                for _ in 0..per_10_ms {
+                if u128::from(sent) * 1_000_000 < began.elapsed().as_micros() * u128::from(rate) {
                     send(&producer, topic, &event(sent));
                     sent += 1;
+                } else {
+                    counted.store(sent, Ordering::Relaxed);
+                    producer.poll(Duration::ZERO);
+                    thread::sleep(Duration::from_millis(5));
                 }
-                counted.store(sent, Ordering::Relaxed);
-                producer.poll(Duration::ZERO);
-                thread::sleep(Duration::from_millis(10));
             }
             producer.flush(PATIENCE).expect("the broker acknowledges");
             sent
