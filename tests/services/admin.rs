@@ -31,7 +31,7 @@ fn start(pipeline: &Pipeline) -> (Running, String) {
 #[test]
 fn a_host_deploys_withdraws_and_shadows_for_who_has_the_token() {
     let Some(brokers) = crate::kafka() else { return };
-    let load = Load::start(&brokers, "administered", 10);
+    let load = Load::start(&brokers, "administered", 1_000);
     let pipeline = pipeline(&brokers, "administered", "token_file = \"token\"\nupload_limit = \"4MiB\"");
     let (mut host, url) = start(&pipeline);
     let asked = |command: &str, token: &str, more: &[&str]| {
@@ -84,7 +84,7 @@ fn a_host_deploys_withdraws_and_shadows_for_who_has_the_token() {
 #[test]
 fn without_a_token_the_api_tells_and_changes_nothing() {
     let Some(brokers) = crate::kafka() else { return };
-    let load = Load::start(&brokers, "told", 5);
+    let load = Load::start(&brokers, "told", 500);
     let pipeline = pipeline(&brokers, "told", "");
     let (host, url) = start(&pipeline);
     pipeline.call("deployments", &["--admin", &url]).expect_code(0).expect_said(&["0  confirmed"]);

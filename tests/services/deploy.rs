@@ -266,7 +266,7 @@ fn a_withdrawn_deployment_leaves_no_trace_in_the_database() {
     // Frozen: each write of another list leaves a tombstone, and a database refuses to read past too many of them.
     let columns = "k text, n bigint, v bigint, items frozen<list<text>>, ingestion_time timestamp, PRIMARY KEY (k, n)";
     tables.create("withdrawn", &format!("out ({columns})"));
-    let load = Load::start(&brokers, "withdrawn-rows", 5);
+    let load = Load::start(&brokers, "withdrawn-rows", 500);
     let plugin = format!(
         "component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"m0\" }}\non_strike = \"withdraw\"",
         plugin_file("hostile")
