@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes after which a partition's records are enough.
 const BYTES: usize = 4 << 20;
 
-/// About `count` records of each partition.
+/// At most `count` records of each partition.
 pub fn recent(config: &config::Source, count: u64, deadline: Instant) -> Result<Records, Error> {
     match config {
         config::Source::Kafka(kafka) => {
@@ -61,6 +61,9 @@ fn take(source: &mut dyn Source, count: u64) -> Result<Records, Error> {
             Some(Arrival::End { partition }) => drop(taken.remove(&partition)),
             Some(Arrival::Records { partition, records }) => {
                 let Some((seen, bytes)) = taken.get_mut(&partition) else { continue };
+                // A batch may hold many more than are wanted.
+                let wanted = usize::try_from(count - *seen).unwrap_or(usize::MAX);
+                let records = if records.len() > wanted { first(&records, wanted) } else { records };
                 *seen += records.len() as u64;
                 *bytes += records.bytes();
                 let enough = *seen >= count || *bytes >= BYTES;
@@ -77,4 +80,10 @@ fn take(source: &mut dyn Source, count: u64) -> Result<Records, Error> {
     let mut records = Records::default();
     merge.release(usize::MAX, usize::MAX, &mut records);
     Ok(records)
+}
+
+fn first(records: &Records, count: usize) -> Records {
+    let mut first = Records::default();
+    first.append(records, 0..count);
+    first
 }
