@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin::client::Client;
 use crate::deployment::Author;
 use crate::failure::{Check, Exit, Failure, Finding};
 use crate::log::{self, Format};
@@ -108,9 +109,9 @@ pub enum Command {
     /// is refused before, and leaves the running logic untouched: a line `ok`, `warn` or `FAIL` for each thing looked at. The host need not
     /// run. What is not named stays as it is in force; if nothing is named, it is all that the configuration file says.
     Deploy {
-        /// Which configuration.
+        /// Which pipeline.
         #[command(flatten)]
-        config: ConfigFile,
+        target: Target,
         /// Another plugin: a component or core module, or builtin:visits.
         plugin: Option<String>,
         /// Another configuration of the plugin, as JSON.
@@ -144,9 +145,9 @@ pub enum Command {
     /// only it wrote are deleted (or listed, plugin.withdrawn_rows). The probation (plugin.probation) counts in append time from the instant on and
     /// ends when another deployment is ordered. The host need not run: then the next start does it.
     Withdraw {
-        /// Which configuration.
+        /// Which pipeline.
         #[command(flatten)]
-        config: ConfigFile,
+        target: Target,
         /// Which deployment [default: the last]
         n: Option<u64>,
         /// Who, and why.
@@ -155,15 +156,15 @@ pub enum Command {
     },
     /// Shows in what the rows of the shadow differ from those of the live logic
     Shadow {
-        /// Which configuration.
+        /// Which pipeline.
         #[command(flatten)]
-        config: ConfigFile,
+        target: Target,
     },
     /// Deploys what the shadow folds with, from an instant of its own, and ends the shadow
     Promote {
-        /// Which configuration.
+        /// Which pipeline.
         #[command(flatten)]
-        config: ConfigFile,
+        target: Target,
         /// The instant, an append time: RFC 3339 or milliseconds since 1970 [default: as soon as can be]
         #[arg(long, value_name = "TIME", value_parser = instant, allow_hyphen_values = true)]
         at: Option<i64>,
@@ -173,15 +174,15 @@ pub enum Command {
     },
     /// Ends the shadow
     Drop {
-        /// Which configuration.
+        /// Which pipeline.
         #[command(flatten)]
-        config: ConfigFile,
+        target: Target,
     },
     /// Lists what was deployed, the latest first
     Deployments {
-        /// Which configuration.
+        /// Which pipeline.
         #[command(flatten)]
-        config: ConfigFile,
+        target: Target,
     },
     /// Folds past records and shows their rows, or in what those of another plugin differ; changes nothing
     ///
@@ -219,6 +220,27 @@ pub enum PluginCommand {
         #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json)]
         config: serde_json::Value,
     },
+}
+
+/// The pipeline that a command is about: by its configuration, or by a host's admin API.
+#[derive(Args, Debug)]
+pub struct Target {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Ask the host with this admin API, like http://127.0.0.1:9640, instead of its store.
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
+    /// The file that holds the admin API's token.
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl Target {
+    /// The admin API, if it is to be asked.
+    pub fn remote(&self) -> Result<Option<Client>, Failure> {
+        self.admin.as_ref().map(|url| Client::new(url, self.token_file.as_ref())).transpose()
+    }
 }
 
 /// Who orders something, and why.

@@ -2,6 +2,7 @@
 //! `config/read.rs` what was given, `config/value.rs` what fits; here is what it all makes. Every problem is told at once.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,6 +79,19 @@ pub struct Config {
     pub dead_letters: DeadLetters,
     /// `[run]`
     pub run: Run,
+    /// `[admin]`, if it is there.
+    pub admin: Option<Admin>,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Who has it may change things.
+    pub token: Option<String>,
+    /// Limit of a request, bytes.
+    pub upload_bytes: usize,
 }
 
 /// Where records come from.
@@ -414,6 +428,22 @@ fn contradictions(given: &mut Given, values: &Values) {
     cql_credentials(given);
     dead_letters(given);
     shared_files(given, values);
+    admin(given, values);
+}
+
+/// The admin API is for this host alone, or for those who have a token.
+fn admin(given: &mut Given, values: &Values) {
+    if !given.has("admin") {
+        return;
+    }
+    let token = given.has("admin.token") || given.has("admin.token_file");
+    let text = values.text("admin.listen").unwrap_or_default();
+    let message = match text.parse::<SocketAddr>() {
+        Ok(listen) if listen.ip().is_loopback() || token => return,
+        Ok(_) => format!("admin.listen = {text:?} is beyond loopback, which needs admin.token"),
+        Err(_) => format!("admin.listen: expected an address like \"127.0.0.1:9640\", found {text:?}"),
+    };
+    given.problem(given.origin("admin.listen"), message);
 }
 
 fn source_file(given: &mut Given, values: &Values) {
@@ -497,6 +527,7 @@ impl Values {
         let source = self.source(given, &name)?;
         let dead_letters = self.dead_letters(&source)?;
         Some(Config {
+            admin: if given.has("admin") { self.admin() } else { None },
             time: self.time()?,
             plugin: self.plugin()?,
             state: State {
@@ -628,6 +659,14 @@ impl Values {
         let properties = self.properties("dead_letters.properties");
         let properties = properties.or_else(|| kafka.map(|kafka| kafka.properties.clone())).unwrap_or_default();
         Some(DeadLetters::Topic { brokers, topic, properties })
+    }
+
+    fn admin(&self) -> Option<Admin> {
+        Some(Admin {
+            listen: self.text("admin.listen")?.parse().ok()?,
+            token: self.text("admin.token"),
+            upload_bytes: usize::try_from(self.size("admin.upload_limit")?).ok()?,
+        })
     }
 
     fn run(&self) -> Option<Run> {

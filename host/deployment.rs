@@ -134,7 +134,7 @@ pub enum Verdict {
 }
 
 /// A deployment of the journal.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// Its number.
     pub n: u64,

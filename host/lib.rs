@@ -1,5 +1,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 // The order of the modules is the life of a record.
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod log;

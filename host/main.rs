@@ -1,11 +1,15 @@
 //! Arguments to one function each to an exit code.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Parser;
-use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand};
+use keyfold::admin::client::Client;
+use keyfold::admin::{Line, Shadowing, Wanted, Withdrawal};
+use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand, Target};
 use keyfold::config::{self, Config};
-use keyfold::deployment::order::{self, Request};
+use keyfold::deployment::order::{self, PluginFile, Request};
+use keyfold::deployment::{Author, Deployment};
 use keyfold::failure::{Check, Failure};
 use keyfold::log::Format;
 use keyfold::{check, demo, plugin, replay, run};
@@ -25,47 +29,58 @@ fn main() -> ExitCode {
 fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
     match command {
         Command::Run { config, until_end, watch } => {
-            let mut config = load(&config)?;
+            let (file, mut config) = (config.path(), load(&config)?);
             // A file that changed while no host ran is one more change.
             config.run.deploy_on_start |= watch.is_some();
-            run::run(&config, &run::Options { until_end, watch })?;
+            run::run(&config, &run::Options { until_end, watch, file: Some(file) })?;
         }
         Command::Demo { keep } => demo::demo(keep)?,
         Command::Check { config } => return Ok(check_all(&config)),
         Command::Reset { config } => cli::answer(&run::reset(&load(&config)?)?),
-        Command::Deploy { config, plugin, plugin_config, like, set, at, reprocess, shadow, dry_run, author } => {
-            let keys: Vec<String> = set.iter().map(|(key, _)| key.clone()).collect();
-            order::settable(&keys)?;
-            let set = if keys.is_empty() { None } else { Some((keys, load_with(&config, set)?)) };
-            let given = plugin_config;
-            let config = load(&config)?;
+        Command::Deploy { target, plugin, plugin_config, like, set, at, reprocess, shadow, dry_run, author } => {
+            let Author { by, reason } = author.named();
+            let set = set.into_iter().collect();
+            let config = plugin_config;
+            let wanted = Wanted { config, like, set, at, reprocess, shadow, dry_run, by, reason, ..Wanted::default() };
+            return deploy(&target, wanted, plugin);
+        }
+        Command::Promote { target, at, author } => {
+            let Author { by, reason } = author.named();
+            return deploy(&target, Wanted { at, promote: true, by, reason, ..Wanted::default() }, None);
+        }
+        Command::Withdraw { target, n, author } => {
             let author = author.named();
-            let request =
-                Request { plugin, config: given, like, set, at, reprocess, shadow, promote: false, dry_run, author };
-            return deploy(&config, &request);
-        }
-        Command::Shadow { config } => {
-            let (shadow, report) = order::shadow(&load(&config)?)?;
-            cli::answer(&format!(
-                "shadow {}: {}, SHA-256 {}\n{report}",
-                shadow.id, shadow.candidate.plugin, shadow.candidate.settings.plugin.0
-            ));
-        }
-        Command::Promote { config, at, author } => {
-            return deploy(
-                &load(&config)?,
-                &Request { at, promote: true, author: author.named(), ..Request::default() },
-            );
-        }
-        Command::Drop { config } => {
-            let shadow = order::drop_shadow(&load(&config)?)?;
-            cli::answer(&format!("shadow {} is dropped", shadow.id));
-        }
-        Command::Withdraw { config, n, author } => {
-            let n = order::withdraw(&load(&config)?, n, &author.named())?;
+            let n = match target.remote()? {
+                Some(host) => host.withdraw(&Withdrawal { n, by: author.by, reason: author.reason })?,
+                None => order::withdraw(&load(&target.config)?, n, &author)?,
+            };
             cli::answer(&format!("deployment {n} is withdrawn: it is as if it had never been"));
         }
-        Command::Deployments { config } => cli::answer(&order::list(&load(&config)?)?),
+        Command::Shadow { target } => {
+            let Shadowing { shadow, report } = match target.remote()? {
+                Some(host) => host.shadow()?,
+                None => {
+                    let (shadow, report) = order::shadow(&load(&target.config)?)?;
+                    Shadowing { shadow, report }
+                }
+            };
+            let Deployment { plugin, settings, .. } = &shadow.candidate;
+            cli::answer(&format!("shadow {}: {plugin}, SHA-256 {}\n{report}", shadow.id, settings.plugin.0));
+        }
+        Command::Drop { target } => {
+            let id = match target.remote()? {
+                Some(host) => host.drop_shadow()?,
+                None => order::drop_shadow(&load(&target.config)?)?.id,
+            };
+            cli::answer(&format!("shadow {id} is dropped"));
+        }
+        Command::Deployments { target } => {
+            let entries = match target.remote()? {
+                Some(host) => host.deployments()?,
+                None => order::deployments(&load(&target.config)?)?,
+            };
+            cli::answer(&order::lines(&entries));
+        }
         Command::Replay { config, options } => {
             let config = config::load_for_replay(&config.path(), config::environment())?;
             let summary = replay::replay(&config, &options, &mut std::io::stdout().lock())?;
@@ -83,18 +98,39 @@ fn load(file: &ConfigFile) -> Result<Config, Failure> {
 }
 
 /// The same with other values of some keys, as variables of the environment would give them.
-fn load_with(file: &ConfigFile, set: Vec<(String, String)>) -> Result<Config, Failure> {
+fn load_with(file: &ConfigFile, set: BTreeMap<String, String>) -> Result<Config, Failure> {
     let variable = |(key, value): (String, String)| (config::variable(&key), value);
     config::load(&file.path(), config::environment().chain(set.into_iter().map(variable)))
 }
 
-fn deploy(config: &Config, request: &Request) -> Result<ExitCode, Failure> {
-    let ordered = order::deploy(config, request)?;
-    cli::answer(&cli::check_lines(&ordered.checks));
-    if let Some(order) = ordered.order {
-        cli::answer(&order.to_string());
-    }
-    Ok(cli::check_code(&ordered.checks))
+/// Orders through the admin API, or in the store.
+fn deploy(target: &Target, mut wanted: Wanted, plugin: Option<String>) -> Result<ExitCode, Failure> {
+    let (checks, order) = if let Some(host) = target.remote()? {
+        Client::attach(&mut wanted, plugin)?;
+        let answer = host.deploy(&wanted)?;
+        (answer.checks.iter().map(Line::check).collect(), answer.order)
+    } else {
+        let keys: Vec<String> = wanted.set.keys().cloned().collect();
+        order::settable(&keys)?;
+        let set = if keys.is_empty() { None } else { Some((keys, load_with(&target.config, wanted.set)?)) };
+        let request = Request {
+            plugin: plugin.map(PluginFile::Named),
+            config: wanted.config,
+            like: wanted.like,
+            set,
+            at: wanted.at,
+            reprocess: wanted.reprocess,
+            shadow: wanted.shadow,
+            promote: wanted.promote,
+            dry_run: wanted.dry_run,
+            author: Author { by: wanted.by, reason: wanted.reason },
+        };
+        let ordered = order::deploy(&load(&target.config)?, &request)?;
+        (ordered.checks, ordered.order.map(|order| order.to_string()))
+    };
+    cli::answer(&cli::check_lines(&checks));
+    order.iter().for_each(|order| cli::answer(order));
+    Ok(cli::check_code(&checks))
 }
 
 /// The configuration's line, and if it is right those of all else.

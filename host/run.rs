@@ -30,7 +30,7 @@ use crate::source::merge::{Merge, Resume};
 use crate::source::{Source, Start, file, kafka};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::store::Store;
-use crate::{dead_letter, sink};
+use crate::{admin, dead_letter, sink};
 
 /// The seed's mapper, part of the binary.
 pub(crate) const VISITS: &[u8] = include_bytes!(env!("VISITS_WASM"));
@@ -42,6 +42,8 @@ pub struct Options {
     pub until_end: bool,
     /// Order this plugin's file each time it changes.
     pub watch: Option<PathBuf>,
+    /// Where the configuration was read, if it was a file.
+    pub file: Option<PathBuf>,
 }
 
 /// Runs a pipeline until its source ends or a signal (SIGTERM, SIGINT) asks to stop.
@@ -82,6 +84,10 @@ pub fn run_until(
         Standing::Changed(_) => order::at_start(config, &store, &plugin, &sandbox.workers)?,
     }
     log.remember(config, &plugin.digest)?;
+    if let Some(admin) = &config.admin {
+        let address = admin::serve(config, admin, options.file.clone(), runtime.handle())?;
+        tracing::info!(%address, token = admin.token.is_some(), "admin API");
+    }
     if let Some(file) = &options.watch {
         watch::watch(config, file, stop)?;
     }

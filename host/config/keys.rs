@@ -255,6 +255,14 @@ pub(super) const KEYS: &[Key] = &[
         "librdkafka properties of its producer",
     ),
     key(
+        "admin.listen",
+        Kind::Text,
+        Absent::Is(r#""127.0.0.1:9640""#),
+        "address of the admin API, which there is if the configuration has a section `[admin]`; beyond loopback only with `token`",
+    ),
+    secret("admin.token", "bearer token of the admin API; without one it tells, and changes nothing"),
+    key("admin.upload_limit", Kind::Size(1024, GIB), Absent::Is(r#""32MiB""#), "limit of a request to the admin API"),
+    key(
         "run.workers",
         Kind::Integer(1, 256),
         Absent::Computed("the machine's threads, at most 4"),

@@ -39,11 +39,20 @@ const KEYS: &[&str] = &[
     "plugin.probation",
 ];
 
+/// A plugin that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginFile {
+    /// A file, or `builtin:visits`.
+    Named(String),
+    /// The file's bytes.
+    Bytes(Vec<u8>),
+}
+
 /// What is asked for; what is not named stays as it is in force. If nothing is named, it is all that the configuration says.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// Another plugin: a file, or `builtin:visits`.
-    pub plugin: Option<String>,
+    /// Another plugin.
+    pub plugin: Option<PluginFile>,
     /// Another configuration of the plugin.
     pub config: Option<serde_json::Value>,
     /// Plugin, configuration and settings of this deployment, which what else is named changes.
@@ -273,7 +282,8 @@ fn candidate(
     let named = request.plugin.is_some() || request.config.is_some() || request.set.is_some() || request.like.is_some();
     let whole = !named && !request.promote;
     let (bytes, name) = match &request.plugin {
-        Some(given) => run::component(&Component::named(given, Path::new("")))?,
+        Some(PluginFile::Named(given)) => run::component(&Component::named(given, Path::new("")))?,
+        Some(PluginFile::Bytes(bytes)) => (bytes.clone(), "sent".into()),
         None if whole => run::component(&config.plugin.component)?,
         None => (log.plugin(&base.settings.plugin)?, base.plugin.clone()),
     };
@@ -414,11 +424,16 @@ fn first_refused(checks: &[Check]) -> Result<(), Failure> {
     refused.map_or(Ok(()), Err)
 }
 
-/// `keyfold deployments`: a line for each, the latest first.
-pub fn list(config: &Config) -> Result<String, Failure> {
+/// All deployments.
+pub fn deployments(config: &Config) -> Result<Vec<Entry>, Failure> {
     let (_runtime, log) = journal_of(config)?;
+    log.deployments()
+}
+
+/// `keyfold deployments`: a line for each, the latest first.
+pub fn lines(entries: &[Entry]) -> String {
     let mut lines = Vec::new();
-    for Entry { n, deployment, outcome, verdict } in log.deployments()?.into_iter().rev() {
+    for Entry { n, deployment, outcome, verdict } in entries.iter().rev() {
         let from = deployment.t.map_or_else(|| "the beginning".to_owned(), iso);
         let outcome = format!("{outcome:?}").to_lowercase();
         let mut line =
@@ -435,5 +450,5 @@ pub fn list(config: &Config) -> Result<String, Failure> {
         }
         lines.push(line);
     }
-    Ok(if lines.is_empty() { "nothing was deployed yet".into() } else { lines.join("\n") })
+    if lines.is_empty() { "nothing was deployed yet".into() } else { lines.join("\n") }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::Author;
-use super::order::{self, Request};
+use super::order::{self, PluginFile, Request};
 use crate::cli;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
@@ -47,7 +47,7 @@ fn version(file: &Path) -> Version {
 
 fn order(config: &Config, file: &Path) {
     let author = Author { by: None, reason: Some("the watched file was changed".into()) };
-    let plugin = Some(file.to_string_lossy().into_owned());
+    let plugin = Some(PluginFile::Named(file.to_string_lossy().into_owned()));
     match order::deploy(config, &Request { plugin, author, ..Request::default() }) {
         Ok(ordered) => match ordered.order {
             Some(order) => tracing::info!(%order, "the watched file is ordered"),

@@ -7,8 +7,9 @@ use crate::load::{Load, now_ms};
 use crate::support::host::{Outcome, PATIENCE, Pipeline, Running, number, plugin_file};
 use crate::support::model::folds::{Hostile, Mode};
 use crate::support::model::{self, Deployment, Time};
-use crate::support::rows::{assert_same, from_ndjson};
+use crate::support::rows::{assert_same, from_ndjson, sorted, upserted};
 use crate::support::settings::Settings;
+use crate::tables::Tables;
 use crate::topics::read_back;
 
 const MARKS: [&str; 21] = [
@@ -254,4 +255,51 @@ fn a_deployment_that_is_withdrawn_from_a_live_topic_never_was() {
     pipeline.set_aside("rows.ndjson");
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
     assert_same("replay", &from_ndjson(&pipeline.path("rows.ndjson")), &want);
+}
+
+/// The table holds what the former logic alone would have written: rows that were overwritten are back, rows that only the withdrawn logic
+/// wrote are gone. The host is killed while it goes back.
+#[test]
+fn a_withdrawn_deployment_leaves_no_trace_in_the_database() {
+    let (Some(brokers), Some(port)) = (crate::kafka(), crate::cassandra()) else { return };
+    let tables = Tables::connect(port);
+    // Frozen: each write of another list leaves a tombstone, and a database refuses to read past too many of them.
+    let columns = "k text, n bigint, v bigint, items frozen<list<text>>, ingestion_time timestamp, PRIMARY KEY (k, n)";
+    tables.create("withdrawn", &format!("out ({columns})"));
+    let load = Load::start(&brokers, "withdrawn-rows", 500);
+    let plugin = format!(
+        "component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"m0\" }}\non_strike = \"withdraw\"",
+        plugin_file("hostile")
+    );
+    let settings = Settings { plugin, checkpoint_interval: "300ms".to_owned(), ..Settings::default() };
+    let pipeline =
+        Pipeline::new(&settings.over_kafka(&brokers, "withdrawn-rows").into_cql(port, "withdrawn").to_toml());
+    let mut host = pipeline.spawn(&[]);
+    let marked = |mark: &str| {
+        let rows = tables.rows("withdrawn", "out", &["k", "n", "v", "items"]);
+        rows.iter().filter(|row| row["items"] == json!([mark])).count()
+    };
+    host.wait_until("rows are written", || marked("m0") > 500);
+    deploy(&pipeline, 1);
+    host.wait_until("rows of the other logic are written", || marked("m1") > 500);
+    pipeline.call("withdraw", &[]).expect_code(0);
+    host.wait_logged("going back to before a deployment that was withdrawn");
+    host.kill();
+    let mut host = pipeline.spawn(&[]);
+    host.wait_logged("rows put back to before a withdrawn deployment");
+    // One that only writes rows under a key of its own, and then strikes.
+    let other = json!({"mode": "trap", "n": load.sent() + 15_000}).to_string();
+    pipeline.call("deploy", &["--plugin-config", &other]).expect_code(0);
+    host.wait_logged("deployment withdrawn");
+    host.wait_logged_times("rows put back to before a withdrawn deployment", 2);
+    load.finish();
+    host.terminate(PATIENCE).expect_code(0);
+    pipeline.run_to_end(&["--until-end"]).expect_code(0);
+    let log = read_back(&brokers, "withdrawn-rows");
+    let mut fold = Hostile::new(Mode::Mark);
+    model::Fold::configure(&mut fold, MARKS[0]);
+    let want: Vec<serde_json::Value> = model::run_deployed(fold, &log, Time::default(), &[]).values();
+    let want = upserted(&want, &["k", "n"]);
+    let got = sorted(tables.rows("withdrawn", "out", &["k", "n", "v", "items"]));
+    assert_same("table", &got, &want);
 }

@@ -9,6 +9,7 @@ mod load;
 mod topics;
 mod tables;
 
+mod admin;
 mod deploy;
 mod input;
 mod live_edge;

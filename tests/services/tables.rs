@@ -1,5 +1,6 @@
 //! Tables of the test's database: made and read back, independently of the host's sink.
 
+use futures::TryStreamExt;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::value::{CqlValue, Row};
@@ -46,11 +47,15 @@ impl Tables {
     /// The rows of `table` in the form of the NDJSON sink, these columns of them, sorted.
     pub(crate) fn rows(&self, keyspace: &str, table: &str, columns: &[&str]) -> Vec<Value> {
         let statement = format!("SELECT {} FROM {keyspace}.{table}", columns.join(", "));
-        let result = self.runtime.block_on(self.session.query_unpaged(statement, ())).expect("the table can be read");
-        let result = result.into_rows_result().expect("a select gives rows");
-        let rows = result.rows::<Row>().expect("any row can be read").map(|row| {
+        // By pages: a scan in one answer is more than a loaded database gives in its time.
+        let all = async {
+            let found = self.session.query_iter(statement, ()).await.expect("the table can be read");
+            let rows = found.rows_stream::<Row>().expect("any row can be read");
+            rows.try_collect::<Vec<Row>>().await.expect("the table can be read")
+        };
+        let rows = self.runtime.block_on(all).into_iter().map(|row| {
             let mut object = json!({"table": table});
-            for (name, value) in columns.iter().zip(row.expect("any row can be read").columns) {
+            for (name, value) in columns.iter().zip(row.columns) {
                 object[name] = value.map_or(Value::Null, json_value);
             }
             object
