@@ -15,6 +15,7 @@ use crate::failure::{Exit, Failure};
 pub mod build;
 pub mod golden;
 pub mod scaffold;
+pub mod trial;
 
 mod child;
 
