@@ -60,11 +60,11 @@ fn sdk_manifest() -> String {
         ("rust-version", env!("CARGO_PKG_RUST_VERSION")),
         ("license", env!("CARGO_PKG_LICENSE")),
     ];
-    let mut text = SDK_MANIFEST.replace("[lints]\nworkspace = true\n", "");
-    for (key, value) in of_workspace {
-        text = text.replace(&format!("{key}.workspace = true"), &format!("{key} = \"{value}\""));
-    }
-    text
+    let line = |line: &str| {
+        let of_workspace = of_workspace.iter().find(|(key, _)| line == format!("{key}.workspace = true"));
+        of_workspace.map_or_else(|| format!("{line}\n"), |(key, value)| format!("{key} = \"{value}\"\n"))
+    };
+    SDK_MANIFEST.replace("[lints]\nworkspace = true\n", "").lines().map(line).collect()
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
@@ -82,7 +82,10 @@ mod tests {
     fn the_manifest_of_the_sdk_stands_alone() {
         let manifest = sdk_manifest();
         assert!(!manifest.contains("workspace"), "{manifest}");
-        assert!(manifest.contains("edition = \"2024\""), "{manifest}");
+        let manifest: toml::Table = manifest.parse().expect("it is TOML");
+        let of = |key: &str| manifest["package"][key].as_str().map(str::to_owned);
+        assert_eq!(of("edition").as_deref(), Some("2024"));
+        assert_eq!(of("rust-version").as_deref(), Some(env!("CARGO_PKG_RUST_VERSION")));
     }
 
     #[test]
