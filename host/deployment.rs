@@ -49,8 +49,9 @@ pub mod watch;
 
 /// The format of `log/`.
 const FORMAT: u32 = 1;
-/// How far T lies past everything that is reserved, at first; twice as far at each attempt that came too late.
-const MARGIN_MS: i64 = 100;
+/// How far T lies past everything that is reserved, at first; twice as far at each attempt that came too late. Lanes load the plugin
+/// meanwhile.
+const MARGIN_MS: i64 = 250;
 /// Attempts to find a T that no lane has reserved.
 const ATTEMPTS: u32 = 12;
 

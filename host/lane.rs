@@ -437,11 +437,17 @@ impl Running {
 
     /// Has it noted what rows of the deployment in force replace, if it can be withdrawn.
     fn note_images(&mut self) {
-        self.stale_images.extend(self.images.take().map(|(n, _)| n));
+        self.forget_images();
         self.images = self.lane.deployments.on_probation().map(|n| {
             let known = self.lane.noted.remove(&n).unwrap_or_default();
             (n, Arc::new(Mutex::new(self.lane.journal.images(n, &known))))
         });
+    }
+
+    fn forget_images(&mut self) {
+        let Some((n, images)) = self.images.take() else { return };
+        self.stale_images.push(n);
+        self.lane.core.drop_aside(images);
     }
 
     /// The new logic is about to fold its first record.
@@ -695,7 +701,7 @@ impl Running {
         let probation = self.lane.deployments.on_probation();
         self.lane.store.write_checkpoint(&checkpoint, &mut self.lane.core.shards, probation)?; // I2, I3, I10
         if probation.is_none() {
-            self.stale_images.extend(self.images.take().map(|(n, _)| n));
+            self.forget_images();
         }
         self.stale_images.drain(..).try_for_each(|n| self.lane.journal.forget_images(n))?;
         self.lane

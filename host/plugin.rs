@@ -142,8 +142,7 @@ impl Plugin {
         cache: Option<&Path>,
     ) -> Result<Plugin, Error> {
         let digest = Digest::of(&bytes);
-        let wrapped = component::wrap(&bytes)?;
-        let compiled = engine::compile(engine, &digest, &wrapped, cache)?;
+        let compiled = engine::compile(engine, &digest, || component::wrap(&bytes), cache)?;
         check_world(engine, &compiled)?;
         let pre = Linker::new(engine).instantiate_pre(&compiled).and_then(bindings::PluginPre::new).map_err(|e| {
             Error::Refused(format!("it is not a component of the world keyfold:mapper/plugin@1.0.0: {e:#}"))

@@ -313,7 +313,7 @@ fn an_unknown_key_is_refused_with_the_nearest() {
     );
     refused(
         &with("[zzzzzzzz]\n"),
-        "line 10: zzzzzzzz is not a key; at the top there are name, source, time, plugin, state, sink, dead_letters, run",
+        "line 10: zzzzzzzz is not a key; at the top there are name, source, time, plugin, state, sink, dead_letters, admin, run",
     );
     refused(&with("[sink.discard.rows]\n"), "line 9: sink.discard: expected a section without keys, found rows");
 }

@@ -462,6 +462,11 @@ impl Core {
         }
     }
 
+    /// Frees what is large on a worker: the keys of a million rows take longer than a lane has for a thousand records.
+    pub(super) fn drop_aside(&self, large: impl Send + 'static) {
+        self.workers.spawn(move || drop(large));
+    }
+
     /// What folds.
     pub fn plugin(&self) -> &Arc<Plugin> {
         &self.plugin

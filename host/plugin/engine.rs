@@ -39,23 +39,24 @@ pub fn engine(instances: u32, memory_bytes: u64) -> Result<Engine, Error> {
     Engine::new(&config).map_err(|e| Error::Host(format!("cannot set up the sandbox: {e:#}")))
 }
 
-/// Compiles a component, or loads it from `cache` where an equal engine compiled it before. A cached file is native code and trusted:
-/// the folder is the host's own.
+/// Compiles what `component` gives, or loads it from `cache` where an equal engine compiled it before. A cached file is native code and
+/// trusted: the folder is the host's own.
 pub(super) fn compile(
     engine: &Engine,
     digest: &Digest,
-    component: &[u8],
+    component: impl FnOnce() -> Result<Vec<u8>, Error>,
     cache: Option<&Path>,
 ) -> Result<Component, Error> {
-    let Some(folder) = cache else {
-        return Component::new(engine, component).map_err(|e| Error::Refused(format!("it does not compile: {e:#}")));
+    let compile = || {
+        let compiled = Component::new(engine, component()?);
+        compiled.map_err(|e| Error::Refused(format!("it does not compile: {e:#}")))
     };
+    let Some(folder) = cache else { return compile() };
     let file = cached_file(engine, digest, folder);
     if let Some(component) = cached(engine, &file) {
         return Ok(component);
     }
-    let compiled =
-        Component::new(engine, component).map_err(|e| Error::Refused(format!("it does not compile: {e:#}")))?;
+    let compiled = compile()?;
     if let Err(error) = store(&compiled, &file) {
         tracing::warn!(file = %file.display(), %error, "the compiled plugin could not be cached");
     }

@@ -72,6 +72,8 @@ fn main() {
     let gaps: Vec<i64> =
         logged(&outcome.stderr, "swapped").iter().map(|line| number(line, "gap_us").cast_signed()).collect();
     println!("{events} events, {} swaps", gaps.len());
+    let loads = logged(&outcome.stderr, "loaded ahead of its instant");
+    report("loading it beside the lane", "ms", loads.iter().map(|line| number(line, "millis").cast_signed()).collect());
     report("gap in which nothing is folded", "us", gaps);
     report("`keyfold deploy` from start to end", "ms", ordered);
     report("from its start to the first fold by the new logic", "ms", effective);
@@ -79,6 +81,7 @@ fn main() {
 
 fn report(what: &str, unit: &str, mut figures: Vec<i64>) {
     figures.sort_unstable();
-    let (median, max) = (figures[figures.len() / 2], figures[figures.len() - 1]);
-    println!("{what}: median {median} {unit}, maximum {max} {unit}");
+    let at = |part: usize| figures[(figures.len() * part / 100).min(figures.len() - 1)];
+    let (median, most, max) = (at(50), at(90), at(100));
+    println!("{what}: median {median} {unit}, nine of ten {most} {unit}, maximum {max} {unit}");
 }

@@ -633,8 +633,15 @@ fn pipeline(plugin: &str) -> Pipeline {
 fn a_strike_can_halt_the_host_which_names_plugin_key_and_record() {
     let pipeline = pipeline("config = { mode = \"trap\" }\non_strike = \"halt\"");
     for _ in 0..2 {
-        let said =
-            ["hostile", "k3", "partition: 1, offset: 13, event: 1", "struck by 13", "modes.rs:", "plugin.on_strike"];
+        let said = [
+            "hostile",
+            "k3",
+            "event 1 of key",
+            "partition 1, offset 13",
+            "struck by 13",
+            "modes.rs:",
+            "plugin.on_strike",
+        ];
         pipeline.run_to_end(&[]).expect_code(4).expect_said(&said);
     }
 }

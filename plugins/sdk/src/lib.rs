@@ -162,9 +162,9 @@ macro_rules! plugin {
                     const { ::std::cell::OnceCell::new() };
             }
 
-            struct Plugin;
+            struct KeyfoldExports;
 
-            impl Plugin {
+            impl KeyfoldExports {
                 fn with<R>(
                     call: impl FnOnce(&$crate::glue::Instance<$mapper>) -> Result<R, String>,
                 ) -> Result<R, String> {
@@ -172,7 +172,7 @@ macro_rules! plugin {
                 }
             }
 
-            impl raw::Guest for Plugin {
+            impl raw::Guest for KeyfoldExports {
                 fn describe() -> raw::Description {
                     $crate::panic::keep_text();
                     $crate::glue::describe::<$mapper>()
@@ -201,7 +201,7 @@ macro_rules! plugin {
                 }
             }
 
-            $crate::raw_plugin!(Plugin);
+            $crate::raw_plugin!(KeyfoldExports);
         };
     };
 }
