@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use keyfold::admin::client::Client;
-use keyfold::author::{build, golden, scaffold, trial};
 use keyfold::admin::{Line, Shadowing, Wanted, Withdrawal};
+use keyfold::author::{build, golden, scaffold, trial};
 use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand, Target};
 use keyfold::config::{self, Config};
 use keyfold::deployment::order::{self, PluginFile, Request};

@@ -29,7 +29,10 @@ pub fn build(folder: &Path) -> Result<PathBuf, Failure> {
         return Err(Failure::new(Exit::Plugin, format!("{}: the plugin does not build; {hint}", folder.display())));
     }
     built.ok_or_else(|| {
-        let message = format!("{}: cargo made no .wasm file: [lib] needs crate-type = [\"cdylib\", \"rlib\"]", manifest.display());
+        let message = format!(
+            "{}: cargo made no .wasm file: [lib] needs crate-type = [\"cdylib\", \"rlib\"]",
+            manifest.display()
+        );
         Failure::new(Exit::Plugin, message)
     })
 }
@@ -50,7 +53,8 @@ mod tests {
     fn the_module_of_the_package_is_found_among_the_messages() {
         let manifest = Path::new("/a/Cargo.toml");
         let line = |reason: &str, manifest: &str, file: &str| {
-            serde_json::json!({"reason": reason, "manifest_path": manifest, "filenames": ["/a/x.rlib", file]}).to_string()
+            serde_json::json!({"reason": reason, "manifest_path": manifest, "filenames": ["/a/x.rlib", file]})
+                .to_string()
         };
         let of = |line: &str| artifact(line, manifest);
         assert_eq!(of(&line("compiler-artifact", "/a/Cargo.toml", "/a/x.wasm")), Some("/a/x.wasm".into()));

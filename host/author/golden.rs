@@ -81,11 +81,15 @@ fn cases(folder: &Path, wanted: &[String]) -> Result<Vec<PathBuf>, Failure> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()))
     };
-    let mut found: Vec<PathBuf> =
-        entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(|path| path.is_dir()).filter(is_wanted).collect();
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.is_dir())
+        .filter(is_wanted)
+        .collect();
     found.sort();
     if found.is_empty() {
-        let message = format!("{}: there is no such case; a case is a folder with records.ndjson in it", folder.display());
+        let message =
+            format!("{}: there is no such case; a case is a folder with records.ndjson in it", folder.display());
         return Err(Failure::new(Exit::Config, message));
     }
     Ok(found)
@@ -109,9 +113,8 @@ impl Case {
             fs::read_to_string(&records).map_err(about(&records))?.lines().map(str::to_owned).collect();
         let file = folder.join("case.toml");
         let text = if file.exists() { fs::read_to_string(&file).map_err(about(&file))? } else { String::new() };
-        let settings: toml::Table = text.parse().map_err(|error| {
-            Failure::new(Exit::Config, format!("{}: {error}", file.display()))
-        })?;
+        let settings: toml::Table =
+            text.parse().map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", file.display())))?;
         if let Some(key) = settings.keys().find(|key| !["time", "plugin"].contains(&key.as_str())) {
             let message = format!("{}: {key}: a case has [time] and [plugin]", file.display());
             return Err(Failure::new(Exit::Config, message));
@@ -126,10 +129,7 @@ impl Case {
             Err(failure) => return Ok(Err(failure)),
         };
         if let Some(violation) = self.violation()? {
-            return Ok(Err(format!(
-                "the plugin breaks the law: {violation}\nA result must follow from the record, event or firing and its key alone: no static \
-                 variables, no std HashMap or HashSet, nothing kept in the mapper between calls"
-            )));
+            return Ok(Err(violation));
         }
         if options.update {
             self.update(&whole)?;
@@ -149,7 +149,10 @@ impl Case {
             }
         }
         let counts = EXPECTED.iter().zip(&whole.0).map(|((_, what), lines)| format!("{} {what}", lines.len()));
-        let mut words = format!("{}; whole, cut by 1 and by 7, stopped at random, replayed, killed", counts.collect::<Vec<_>>().join(", "));
+        let mut words = format!(
+            "{}; whole, cut by 1 and by 7, stopped at random, replayed, killed",
+            counts.collect::<Vec<_>>().join(", ")
+        );
         if options.verbose {
             whole.0.iter().flatten().for_each(|line| words.push_str(&format!("\n      {line}")));
         }
@@ -309,7 +312,8 @@ impl Case {
             Ok::<_, Failure>(text.lines().filter_map(normal).collect())
         };
         let of_plugin = logs.iter().filter(|line| line["target"] == "keyfold::plugin_log");
-        let logs = of_plugin.map(|line| json!({"level": line["level"], "message": line["message"]}).to_string()).collect();
+        let logs =
+            of_plugin.map(|line| json!({"level": line["level"], "message": line["message"]}).to_string()).collect();
         Ok(Given([lines("rows.ndjson")?, lines("dead-letters.ndjson")?, logs]))
     }
 }

@@ -9,13 +9,15 @@ use super::about;
 use crate::failure::{Exit, Failure};
 
 /// The files of a new plugin; `NAME` and `CRATE` stand for its name, the latter as an identifier.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 9] = [
     ("Cargo.toml", include_str!("rust/manifest.toml")),
     ("clippy.toml", include_str!("../../plugins/clippy.toml")),
     (".gitignore", include_str!("rust/gitignore")),
     ("src/lib.rs", include_str!("rust/lib.rs")),
     ("keyfold.toml", include_str!("rust/keyfold.toml")),
     ("golden/first/records.ndjson", include_str!("rust/records.ndjson")),
+    ("golden/first/rows.ndjson", include_str!("rust/rows.ndjson")),
+    ("golden/first/dead-letters.ndjson", include_str!("rust/dead-letters.ndjson")),
     ("golden/first/case.toml", include_str!("rust/case.toml")),
 ];
 static SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/plugins/sdk/src");
@@ -27,7 +29,8 @@ pub fn create(parent: &Path, name: &str) -> Result<PathBuf, Failure> {
     let fits = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
     if !fits {
-        let message = format!("NAME: {name:?} is not made of lower-case letters, digits, `-` and `_`, beginning with a letter");
+        let message =
+            format!("NAME: {name:?} is not made of lower-case letters, digits, `-` and `_`, beginning with a letter");
         return Err(Failure::new(Exit::Config, message));
     }
     let folder = parent.join(name);
