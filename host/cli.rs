@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::admin::client::Client;
+use crate::author::golden;
 use crate::deployment::Author;
 use crate::failure::{Check, Exit, Failure, Finding};
 use crate::log::{self, Format};
@@ -212,6 +213,30 @@ pub enum Command {
 /// What can be done with plugins alone.
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
+    /// Makes a folder with a small working plugin in Rust, a golden test and a pipeline
+    New {
+        /// Name of the folder and the plugin.
+        name: String,
+    },
+    /// Builds the plugin of a folder, and says what the file is
+    Build {
+        /// The folder.
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+    },
+    /// Runs the golden tests of a folder: records in, rows, dead letters and logs out, however the log is cut
+    Test(golden::Options),
+    /// Folds the records of standard input, and writes the rows to standard output; dead letters go to standard error
+    Run {
+        /// A component or core module, or builtin:visits.
+        file: PathBuf,
+        /// Configuration to hand to it, as JSON.
+        #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json)]
+        config: serde_json::Value,
+        /// The lines are payloads, not records with fields.
+        #[arg(long)]
+        payloads: bool,
+    },
     /// Looks whether a file is a plugin that keyfold would run, and what it declares
     Check {
         /// A component or core module, or builtin:visits.

@@ -23,3 +23,4 @@ mod backoff;
 pub mod sink;
 pub mod dead_letter;
 pub mod demo;
+pub mod author;

@@ -1,11 +1,13 @@
 //! Arguments to one function each to an exit code.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use keyfold::admin::client::Client;
 use keyfold::admin::{Line, Shadowing, Wanted, Withdrawal};
+use keyfold::author::{build, golden, scaffold, trial};
 use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand, Target};
 use keyfold::config::{self, Config};
 use keyfold::deployment::order::{self, PluginFile, Request};
@@ -86,9 +88,31 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
             let summary = replay::replay(&config, &options, &mut std::io::stdout().lock())?;
             return Ok(cli::replay_code(summary, format));
         }
-        Command::Plugin { command: PluginCommand::Check { file, config } } => {
-            cli::answer(&plugin::check_file(&file, &config)?);
+        Command::Plugin { command } => return author(command),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn author(command: PluginCommand) -> Result<ExitCode, Failure> {
+    match command {
+        PluginCommand::New { name } => {
+            let folder = scaffold::create(Path::new("."), &name)?;
+            let next = "its README is in src/lib.rs; next: `keyfold plugin test`, then `keyfold plugin build` and `keyfold run`";
+            cli::answer(&format!("{} is there; {next}, all in that folder", folder.display()));
         }
+        PluginCommand::Build { folder } => {
+            let file = build::build(&folder)?;
+            cli::answer(&format!("{}\n{}", file.display(), plugin::check_file(&file, &serde_json::json!({}))?));
+        }
+        PluginCommand::Test(options) => {
+            let all = golden::test(&options, |line| cli::answer(line))?;
+            return Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        PluginCommand::Run { file, config, payloads } => {
+            let letters = trial::run(&file, &config, payloads)?;
+            letters.lines().for_each(|letter| eprintln!("dead letter: {letter}"));
+        }
+        PluginCommand::Check { file, config } => cli::answer(&plugin::check_file(&file, &config)?),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -176,6 +176,14 @@ pub struct Origin {
     pub event: Option<u32>,
 }
 
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Origin { partition, offset, event } = self;
+        write!(f, "partition {partition}, offset {offset}")?;
+        event.map_or(Ok(()), |event| write!(f, ", event {event}"))
+    }
+}
+
 /// One row of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowRef {

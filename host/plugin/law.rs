@@ -30,7 +30,7 @@ impl std::fmt::Display for Violation {
         write!(
             f,
             "the plugin breaks the law of the contract: cut {cut}, {what} is {cut_gives}, in one batch it is {whole}; its results may \
-             depend on nothing but the event and the key's state (no statics, no iteration over std's HashMap)"
+             depend on nothing but the event and the key's state (no statics, nothing kept in the mapper, no iteration over std's HashMap)"
         )
     }
 }
@@ -124,7 +124,7 @@ impl Leaving {
         for &row in &output.rows.order {
             let cells: Vec<_> = output.rows.cells(row).map(shown).collect();
             self.rows.push(format!(
-                "row ({}) of {} by {:?}",
+                "row ({}) of {} by {}",
                 cells.join(", "),
                 output.rows.table(row).1.name,
                 row.origin

@@ -4,6 +4,7 @@
 mod support;
 
 mod audit;
+mod author;
 mod contract;
 mod deploy;
 mod docs;

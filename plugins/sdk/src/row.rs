@@ -89,6 +89,7 @@ pub struct Row<'a> {
 macro_rules! plain_cell {
     ($(#[$doc:meta])* $name:ident, $value:ty, $case:ident, $kind:ident, |$column:ident, $cell:ident| $push:expr) => {
         $(#[$doc])*
+        #[track_caller]
         pub fn $name(mut self, name: &str, $cell: $value) -> Self {
             match &mut self.next(name, ColumnType::$kind).data {
                 ColumnData::$case($column) => $push,
@@ -130,6 +131,7 @@ impl Row<'_> {
     );
 
     /// A list of texts.
+    #[track_caller]
     pub fn texts<T: AsRef<str>>(mut self, name: &str, items: impl IntoIterator<Item = T>) -> Self {
         match &mut self.next(name, ColumnType::TextList).data {
             ColumnData::TextLists(column) => {
@@ -142,6 +144,7 @@ impl Row<'_> {
     }
 
     /// A list of integers.
+    #[track_caller]
     pub fn integers(mut self, name: &str, items: impl IntoIterator<Item = i64>) -> Self {
         match &mut self.next(name, ColumnType::IntegerList).data {
             ColumnData::IntegerLists(column) => {
@@ -154,6 +157,7 @@ impl Row<'_> {
     }
 
     /// No value, whatever the column's type; a column of the primary key has one always.
+    #[track_caller]
     pub fn null(mut self, name: &str) -> Self {
         let Some(spec) = self.spec.columns.get(self.column) else { self.too_many(name) };
         assert!(!spec.primary_key, "table {}: {name} is null, and in the primary key", self.spec.name);
@@ -165,6 +169,7 @@ impl Row<'_> {
     }
 
     /// Finishes the row.
+    #[track_caller]
     pub fn end(self) {
         let missing = self.spec.columns.get(self.column);
         assert!(
@@ -177,6 +182,7 @@ impl Row<'_> {
     }
 
     /// The column that is written next, if it is of this name and type.
+    #[track_caller]
     fn next(&mut self, name: &str, kind: ColumnType) -> &mut Column {
         let Some(spec) = self.spec.columns.get(self.column) else { self.too_many(name) };
         if spec.name != name || spec.kind != kind {
@@ -192,6 +198,7 @@ impl Row<'_> {
         &mut self.batch.columns[self.column - 1]
     }
 
+    #[track_caller]
     fn too_many(&self, name: &str) -> ! {
         panic!("table {}: the row gives {name} after its last column", self.spec.name)
     }

@@ -1,0 +1,50 @@
+//! The host on a configuration file, as a process of its own: what an author's test sees is the real thing, which can be killed.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::failure::{Exit, Failure};
+
+/// What a host said until it ended.
+pub(super) struct Ended {
+    /// What it said in words, if it failed.
+    pub(super) failure: Option<String>,
+    /// Its log lines.
+    pub(super) logs: Vec<Value>,
+}
+
+/// Runs `keyfold run -c config` to its end, or kills it.
+pub(super) fn run(config: &Path, kill_after: Option<Duration>) -> Result<Ended, Failure> {
+    let outside = |error: std::io::Error| Failure::new(Exit::Unexpected, format!("the host cannot be run: {error}"));
+    let mut said = tempfile::tempfile().map_err(outside)?;
+    let mut command = Command::new(std::env::current_exe().map_err(outside)?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KEYFOLD_") {
+            command.env_remove(name);
+        }
+    }
+    command.arg("run").arg("-c").arg(config).args(["--log-format", "json"]);
+    command.env("KEYFOLD_LOG", "warn,keyfold=info,keyfold::plugin_log=debug");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::try_clone(&said).map_err(outside)?);
+    let mut host = command.spawn().map_err(outside)?;
+    if let Some(moment) = kill_after {
+        thread::sleep(moment);
+        // It may have ended before.
+        let _ = host.kill();
+    }
+    let status = host.wait().map_err(outside)?;
+    let mut text = String::new();
+    said.rewind().and_then(|()| said.read_to_string(&mut text)).map_err(outside)?;
+    let logs: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let failure = (kill_after.is_none() && !status.success()).then(|| {
+        let last = logs.iter().rev().find(|line| line["level"] == "ERROR").and_then(|line| line["message"].as_str());
+        last.map_or_else(|| text.trim().to_owned(), str::to_owned)
+    });
+    Ok(Ended { failure, logs })
+}

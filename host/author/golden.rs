@@ -1,0 +1,373 @@
+//! `keyfold plugin test`: golden tests. A case is a folder of records and of what they give; the host folds them as it would fold a topic,
+//! cut in several ways, after lost checkpoints and through kills, and each time the same must leave it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use similar::TextDiff;
+
+use super::child::{self, Ended};
+use super::{about, build, plugin_folder};
+use crate::clock;
+use crate::config;
+use crate::failure::{Exit, Failure};
+use crate::plugin::law;
+use crate::run::load_plugin_with;
+use crate::source::recent::recent;
+
+/// What to test.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Options {
+    /// Only cases whose names contain one of these.
+    pub cases: Vec<String>,
+    /// The folder of the plugin [default: the present one]
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub folder: PathBuf,
+    /// This file instead of what the folder builds.
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+    /// Write what leaves the plugin as what is expected of it.
+    #[arg(long)]
+    pub update: bool,
+    /// Tell what each case gave, the plugin's logs included.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// The files of what is expected, and of what they are.
+const EXPECTED: [(&str, &str); 3] =
+    [("rows.ndjson", "rows"), ("dead-letters.ndjson", "dead letters"), ("logs.ndjson", "lines of its log")];
+/// Most differing lines that are told of a case.
+const LINES: usize = 40;
+/// Kills of one case.
+const KILLS: u32 = 3;
+/// More than a golden test holds.
+const RECORDS: u64 = 1_000_000;
+
+/// What left the host: rows, dead letters, lines of the plugin's log.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Given([Vec<String>; 3]);
+
+/// How a case went, in words; an error is what is wrong with it.
+type Verdict = Result<String, String>;
+
+/// Runs the cases; a line for each through `tell`. True if all are as expected.
+pub fn test(options: &Options, mut tell: impl FnMut(&str)) -> Result<bool, Failure> {
+    let folder = plugin_folder(&options.folder)?;
+    let plugin = match &options.plugin {
+        Some(file) => file.canonicalize().map_err(about(file))?,
+        None => build::build(&folder)?,
+    };
+    let cases = cases(&folder.join("golden"), &options.cases)?;
+    let mut all = true;
+    for folder in cases {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match Case::new(folder, &plugin)?.verdict(options)? {
+            Ok(words) => tell(&format!("ok    {name}: {words}")),
+            Err(words) => {
+                all = false;
+                tell(&format!("FAIL  {name}: {words}"));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn cases(folder: &Path, wanted: &[String]) -> Result<Vec<PathBuf>, Failure> {
+    let entries = fs::read_dir(folder).map_err(about(folder))?;
+    let is_wanted = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()))
+    };
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.is_dir())
+        .filter(is_wanted)
+        .collect();
+    found.sort();
+    if found.is_empty() {
+        let message =
+            format!("{}: there is no such case; a case is a folder with records.ndjson in it", folder.display());
+        return Err(Failure::new(Exit::Config, message));
+    }
+    Ok(found)
+}
+
+/// A case, and where it is run.
+struct Case {
+    folder: PathBuf,
+    plugin: PathBuf,
+    /// The lines of its records.
+    records: Vec<String>,
+    /// `[time]` and `[plugin]`.
+    settings: toml::Table,
+    place: tempfile::TempDir,
+}
+
+impl Case {
+    fn new(folder: PathBuf, plugin: &Path) -> Result<Case, Failure> {
+        let records = folder.join("records.ndjson");
+        let records: Vec<String> =
+            fs::read_to_string(&records).map_err(about(&records))?.lines().map(str::to_owned).collect();
+        let file = folder.join("case.toml");
+        let text = if file.exists() { fs::read_to_string(&file).map_err(about(&file))? } else { String::new() };
+        let settings: toml::Table =
+            text.parse().map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", file.display())))?;
+        if let Some(key) = settings.keys().find(|key| !["time", "plugin"].contains(&key.as_str())) {
+            let message = format!("{}: {key}: a case has [time] and [plugin]", file.display());
+            return Err(Failure::new(Exit::Config, message));
+        }
+        let place = tempfile::tempdir().map_err(about(Path::new("a temporary folder")))?;
+        Ok(Case { folder, plugin: plugin.to_owned(), records, settings, place })
+    }
+
+    fn verdict(&self, options: &Options) -> Result<Verdict, Failure> {
+        let whole = match self.whole()? {
+            Ok(whole) => whole,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        if let Some(violation) = self.violation()? {
+            return Ok(Err(violation));
+        }
+        if options.update {
+            self.update(&whole)?;
+        } else if let Some(difference) = self.unexpected(&whole)? {
+            return Ok(Err(difference));
+        }
+        let ways: [(&str, Result<Verdict, Failure>); 5] = [
+            ("cut by 1", self.again(&whole, 1)),
+            ("cut by 7", self.again(&whole, 7)),
+            ("stopped at random", self.stopped(&whole)),
+            ("replayed", self.replayed(&whole)),
+            ("killed", self.killed(&whole)),
+        ];
+        for (way, verdict) in ways {
+            if let Err(difference) = verdict? {
+                return Ok(Err(format!("{way}, it gives something else\n{difference}")));
+            }
+        }
+        let counts = EXPECTED.iter().zip(&whole.0).map(|((_, what), lines)| format!("{} {what}", lines.len()));
+        let mut words = format!(
+            "{}; whole, cut by 1 and by 7, stopped at random, replayed, killed",
+            counts.collect::<Vec<_>>().join(", ")
+        );
+        if options.verbose {
+            whole.0.iter().flatten().for_each(|line| words.push_str(&format!("\n      {line}")));
+        }
+        Ok(Ok(words))
+    }
+
+    // ---- what is expected
+
+    fn update(&self, whole: &Given) -> Result<(), Failure> {
+        for ((file, _), lines) in EXPECTED.iter().zip(&whole.0) {
+            let path = self.folder.join(file);
+            if lines.is_empty() && *file != EXPECTED[0].0 {
+                if path.exists() {
+                    fs::remove_file(&path).map_err(about(&path))?;
+                }
+                continue;
+            }
+            fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).map_err(about(&path))?;
+        }
+        Ok(())
+    }
+
+    fn unexpected(&self, whole: &Given) -> Result<Option<String>, Failure> {
+        if !self.folder.join(EXPECTED[0].0).exists() {
+            let words = "there is no rows.ndjson to hold it against: run `keyfold plugin test --update`, and read what it wrote";
+            return Ok(Some(words.to_owned()));
+        }
+        let mut expected = Given::default();
+        for ((file, _), lines) in EXPECTED.iter().zip(&mut expected.0) {
+            let path = self.folder.join(file);
+            if path.exists() {
+                let text = fs::read_to_string(&path).map_err(about(&path))?;
+                *lines = text.lines().map(|line| normal(line).unwrap_or_else(|| line.to_owned())).collect();
+            }
+        }
+        Ok(difference(&expected, whole))
+    }
+
+    // ---- ways
+
+    /// Folded in one go, on one thread: what the other ways are held against.
+    fn whole(&self) -> Result<Result<Given, String>, Failure> {
+        self.begin(&self.records)?;
+        self.host("workers = 1", None)
+    }
+
+    fn again(&self, whole: &Given, batch_records: usize) -> Result<Verdict, Failure> {
+        self.begin(&self.records)?;
+        let given = self.host(&format!("workers = 2\nbatch_records = {batch_records}"), None)?;
+        Ok(given.and_then(|given| same(whole, &given)))
+    }
+
+    /// Stopped where chance has it, and gone on from the checkpoint.
+    fn stopped(&self, whole: &Given) -> Result<Verdict, Failure> {
+        self.begin(&[])?;
+        let (mut chance, mut end) = (Chance(0x9e37_79b9_7f4a_7c15), 0);
+        while end < self.records.len() {
+            end = (end + 1 + chance.below(self.records.len() / 3 + 1)).min(self.records.len());
+            self.write_records(&self.records[..end])?;
+            if let Err(failure) = self.host("workers = 1", None)? {
+                return Ok(Err(failure));
+            }
+        }
+        Ok(self.given(Vec::new())?.and_then_same(whole))
+    }
+
+    /// Folded again without its checkpoints, into new files.
+    fn replayed(&self, whole: &Given) -> Result<Verdict, Failure> {
+        self.begin(&self.records)?;
+        if let Err(failure) = self.host("workers = 2", None)? {
+            return Ok(Err(failure));
+        }
+        for path in ["state/lanes", "rows.ndjson", "dead-letters.ndjson"] {
+            let path = self.place.path().join(path);
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            gone.map_err(about(&path))?;
+        }
+        let given = self.host("workers = 2", None)?;
+        Ok(given.and_then(|given| same(whole, &given)))
+    }
+
+    /// Killed three times on the way.
+    fn killed(&self, whole: &Given) -> Result<Verdict, Failure> {
+        let slow = "workers = 1\nbatch_records = 1";
+        self.begin(&self.records)?;
+        let began = clock::instant();
+        if let Err(failure) = self.host(slow, None)? {
+            return Ok(Err(failure));
+        }
+        let (mut chance, lasts) = (Chance(0x2545_f491_4f6c_dd1d), began.elapsed());
+        self.begin(&self.records)?;
+        for _ in 0..KILLS {
+            let moment = lasts.mul_f64(f64::from(u32::try_from(chance.below(1000)).unwrap_or(0)) / 1000.0);
+            if let Err(failure) = self.host(slow, Some(moment))? {
+                return Ok(Err(failure));
+            }
+        }
+        let given = self.host("workers = 2", None)?;
+        Ok(given.and_then(|given| same(whole, &given)))
+    }
+
+    /// What the host finds before a deployment: how it cuts the records, or what an instance did before, shows in what leaves.
+    fn violation(&self) -> Result<Option<String>, Failure> {
+        self.write_config("workers = 1")?;
+        let config = config::load(&self.place.path().join("keyfold.toml"), std::iter::empty())?;
+        let (plugin, workers) = load_plugin_with(&config, None)?;
+        let records = recent(&config.source, RECORDS, clock::instant() + Duration::from_secs(60))?;
+        let violation = law::check(&plugin, &workers, config.time, &records);
+        Ok(violation.map_err(|fault| Failure::new(Exit::Plugin, fault.text()))?.map(|violation| violation.to_string()))
+    }
+
+    // ---- the host
+
+    /// Forgets what was before.
+    fn begin(&self, records: &[String]) -> Result<(), Failure> {
+        for entry in fs::read_dir(self.place.path()).map_err(about(self.place.path()))?.filter_map(Result::ok) {
+            let path = entry.path();
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            gone.map_err(about(&path))?;
+        }
+        self.write_records(records)
+    }
+
+    fn write_records(&self, lines: &[String]) -> Result<(), Failure> {
+        let path = self.place.path().join("records.ndjson");
+        fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).map_err(about(&path))
+    }
+
+    fn write_config(&self, run: &str) -> Result<PathBuf, Failure> {
+        let mut plugin = self.settings.get("plugin").and_then(toml::Value::as_table).cloned().unwrap_or_default();
+        plugin.insert("component".into(), self.plugin.to_string_lossy().into_owned().into());
+        let mut whole = toml::Table::new();
+        whole.insert("plugin".into(), plugin.into());
+        whole.extend(self.settings.get("time").map(|time| ("time".to_owned(), time.clone())));
+        let text = format!(
+            "name = \"golden\"\n{whole}\n[source.file]\npath = \"records.ndjson\"\nformat = \"records\"\n[state]\nurl = \"state\"\n\
+             checkpoint_interval = \"100ms\"\n[sink.ndjson]\npath = \"rows.ndjson\"\n[dead_letters]\nfile = \"dead-letters.ndjson\"\n[run]\n{run}\n"
+        );
+        let path = self.place.path().join("keyfold.toml");
+        fs::write(&path, text).map_err(about(&path))?;
+        Ok(path)
+    }
+
+    /// Runs it to its end, or kills it; what has left it, or what it says is wrong.
+    fn host(&self, run: &str, kill_after: Option<Duration>) -> Result<Result<Given, String>, Failure> {
+        let Ended { failure, logs } = child::run(&self.write_config(run)?, kill_after)?;
+        match failure {
+            Some(failure) => Ok(Err(failure)),
+            None => self.given(logs).map(Ok),
+        }
+    }
+
+    fn given(&self, logs: Vec<Value>) -> Result<Given, Failure> {
+        let lines = |name: &str| {
+            let path = self.place.path().join(name);
+            let text = if path.exists() { fs::read_to_string(&path).map_err(about(&path))? } else { String::new() };
+            Ok::<_, Failure>(text.lines().filter_map(normal).collect())
+        };
+        let of_plugin = logs.iter().filter(|line| line["target"] == "keyfold::plugin_log");
+        let logs =
+            of_plugin.map(|line| json!({"level": line["level"], "message": line["message"]}).to_string()).collect();
+        Ok(Given([lines("rows.ndjson")?, lines("dead-letters.ndjson")?, logs]))
+    }
+}
+
+impl Given {
+    fn and_then_same(self, whole: &Given) -> Verdict {
+        same(whole, &self)
+    }
+}
+
+/// A line without what another build of the plugin changes; none if it is cut off.
+fn normal(line: &str) -> Option<String> {
+    let mut value: Value = serde_json::from_str(line).ok()?;
+    if let Some(letter) = value.as_object_mut().filter(|object| object.contains_key("stage")) {
+        letter.remove("plugin");
+    }
+    Some(value.to_string())
+}
+
+/// Whether the same rows and dead letters left. What is logged twice, logs no less.
+fn same(whole: &Given, given: &Given) -> Verdict {
+    let (mut whole, mut given) = (whole.clone(), given.clone());
+    (whole.0[2], given.0[2]) = (Vec::new(), Vec::new());
+    difference(&whole, &given).map_or(Ok(String::new()), Err)
+}
+
+/// What differs, as lines that begin with `-` (expected) and `+` (given); none if nothing does.
+fn difference(expected: &Given, given: &Given) -> Option<String> {
+    let mut text = String::new();
+    for ((what, (_, name)), given) in expected.0.iter().zip(&EXPECTED).zip(&given.0) {
+        if what == given {
+            continue;
+        }
+        let (before, after) = (what.join("\n"), given.join("\n"));
+        text.push_str(&format!("other {name} than expected (-)\n"));
+        let diff = TextDiff::from_lines(&before, &after);
+        let unified = diff.unified_diff().context_radius(1).missing_newline_hint(false).to_string();
+        let shown: Vec<&str> = unified.lines().take(LINES).collect();
+        shown.iter().for_each(|line| text.push_str(&format!("      {line}\n")));
+        if unified.lines().count() > LINES {
+            text.push_str("      ...\n");
+        }
+    }
+    (!text.is_empty()).then(|| text.trim_end().to_owned())
+}
+
+/// The same chance each time: a case that fails fails again.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % (end.max(1) as u64)).unwrap_or(0)
+    }
+}

@@ -1,0 +1,110 @@
+//! `keyfold plugin new`: a folder with a small working plugin, a golden test and a pipeline, and with all that it is built from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use include_dir::{Dir, include_dir};
+
+use super::about;
+use crate::failure::{Exit, Failure};
+
+/// The files of a new plugin; `NAME` and `CRATE` stand for its name, the latter as an identifier.
+const FILES: [(&str, &str); 9] = [
+    ("Cargo.toml", include_str!("rust/manifest.toml")),
+    ("clippy.toml", include_str!("../../plugins/clippy.toml")),
+    (".gitignore", include_str!("rust/gitignore")),
+    ("src/lib.rs", include_str!("rust/lib.rs")),
+    ("keyfold.toml", include_str!("rust/keyfold.toml")),
+    ("golden/first/records.ndjson", include_str!("rust/records.ndjson")),
+    ("golden/first/rows.ndjson", include_str!("rust/rows.ndjson")),
+    ("golden/first/dead-letters.ndjson", include_str!("rust/dead-letters.ndjson")),
+    ("golden/first/case.toml", include_str!("rust/case.toml")),
+];
+static SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/plugins/sdk/src");
+const SDK_MANIFEST: &str = include_str!("../../plugins/sdk/Cargo.toml");
+const CONTRACT: &str = include_str!("../../wit/keyfold.wit");
+
+/// Makes the folder `name` in `parent`; gives its path.
+pub fn create(parent: &Path, name: &str) -> Result<PathBuf, Failure> {
+    let fits = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
+    if !fits {
+        let message =
+            format!("NAME: {name:?} is not made of lower-case letters, digits, `-` and `_`, beginning with a letter");
+        return Err(Failure::new(Exit::Config, message));
+    }
+    let folder = parent.join(name);
+    if folder.exists() {
+        let message = format!("NAME: {} is there already; nothing was changed", folder.display());
+        return Err(Failure::new(Exit::Config, message));
+    }
+    for (path, text) in FILES {
+        write(&folder.join(path), &text.replace("NAME", name).replace("CRATE", &name.replace('-', "_")))?;
+    }
+    unpack(&folder.join(".keyfold"))?;
+    Ok(folder)
+}
+
+/// The SDK and the contract, as this binary was built with them.
+fn unpack(folder: &Path) -> Result<(), Failure> {
+    for file in SDK.files() {
+        let text = file.contents_utf8().unwrap_or_default().replace("\"../../wit\"", "\"../wit\"");
+        write(&folder.join("sdk/src").join(file.path()), &text)?;
+    }
+    write(&folder.join("sdk/Cargo.toml"), &sdk_manifest())?;
+    write(&folder.join("wit/keyfold.wit"), CONTRACT)
+}
+
+/// The SDK's manifest without the workspace that it has here.
+fn sdk_manifest() -> String {
+    let of_workspace = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("edition", "2024"),
+        ("rust-version", env!("CARGO_PKG_RUST_VERSION")),
+        ("license", env!("CARGO_PKG_LICENSE")),
+    ];
+    let line = |line: &str| {
+        let of_workspace = of_workspace.iter().find(|(key, _)| line == format!("{key}.workspace = true"));
+        of_workspace.map_or_else(|| format!("{line}\n"), |(key, value)| format!("{key} = \"{value}\"\n"))
+    };
+    SDK_MANIFEST.replace("[lints]\nworkspace = true\n", "").lines().map(line).collect()
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(about(folder))?;
+    }
+    fs::write(path, text).map_err(about(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_of_the_sdk_stands_alone() {
+        let manifest = sdk_manifest();
+        assert!(!manifest.contains("workspace"), "{manifest}");
+        let manifest: toml::Table = manifest.parse().expect("it is TOML");
+        let of = |key: &str| manifest["package"][key].as_str().map(str::to_owned);
+        assert_eq!(of("edition").as_deref(), Some("2024"));
+        assert_eq!(of("rust-version").as_deref(), Some(env!("CARGO_PKG_RUST_VERSION")));
+    }
+
+    #[test]
+    fn the_contract_is_found_from_where_the_sdk_is_unpacked() {
+        let parent = tempfile::tempdir().expect("there is a folder for tests");
+        let folder = create(parent.path(), "a-1").expect("the name is right");
+        let lib = fs::read_to_string(folder.join(".keyfold/sdk/src/lib.rs")).expect("it is there");
+        assert!(lib.contains("path: \"../wit\"") && folder.join(".keyfold/wit/keyfold.wit").is_file());
+        let failure = create(parent.path(), "a-1").expect_err("it is there already");
+        assert_eq!(failure.exit, Exit::Config);
+    }
+
+    #[test]
+    fn a_name_that_cargo_would_not_take_is_refused() {
+        for name in ["", "A", "1a", "a b", "../a", "a.b"] {
+            create(Path::new("."), name).expect_err(name);
+        }
+    }
+}
