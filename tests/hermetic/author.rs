@@ -122,7 +122,7 @@ const DEFECTS: &[(&str, &[(&str, &str)], &[&str])] = &[
     (
         "a wrong type in a row",
         &[(".integer(\"actions\", actions.cast_signed())", ".text(\"actions\", \"many\")")],
-        &["FAIL  first: other rows than expected", "column 3 is actions", "the row gives actions", "src/lib.rs:90"],
+        &["FAIL  first: other rows than expected", "column 3 is actions", "the row gives actions", "src/lib.rs:89"],
     ),
     (
         "an event that costs too much",

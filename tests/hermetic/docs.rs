@@ -59,7 +59,8 @@ fn file_block(blocks: &[Block], name: &str) -> String {
 /// The calls of keyfold in a block: arguments, the first being the program.
 fn calls(block: &Block) -> Vec<Vec<String>> {
     let words = |line: &str| -> Vec<String> {
-        line.split(" #").next().unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+        let command = line.split(" #").next().and_then(|command| command.split(" < ").next());
+        command.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
     };
     let lines = block.text.lines().map(words);
     lines.filter_map(|words| call(&words)).collect()
@@ -201,7 +202,7 @@ fn the_code_map_names_every_file_of_the_host_once() {
 #[test]
 fn blocks_calls_and_invariants_are_found() {
     let found = blocks(
-        "text\n\n`a.toml`:\n\n```toml\nx = 1\n```\n\n```sh\nFOO=1 keyfold run\nkeyfold run -c a.toml # why\ncargo run --release -- demo\ncargo test\n```\n",
+        "text\n\n`a.toml`:\n\n```toml\nx = 1\n```\n\n```sh\nFOO=1 keyfold run\nkeyfold run -c a.toml < b # why\ncargo run --release -- demo\ncargo test\n```\n",
     );
     assert_eq!(file_block(&found, "a.toml"), "x = 1\n");
     assert_eq!(calls(&found[1]), [vec!["keyfold", "run", "-c", "a.toml"], vec!["keyfold", "demo"]]);
