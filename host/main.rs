@@ -105,7 +105,7 @@ fn author(command: PluginCommand) -> Result<ExitCode, Failure> {
             cli::answer(&format!("{}\n{}", file.display(), plugin::check_file(&file, &serde_json::json!({}))?));
         }
         PluginCommand::Test(options) => {
-            let all = golden::test(&options, |line| cli::answer(line))?;
+            let all = golden::test(&options, cli::answer)?;
             return Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         PluginCommand::Run { file, config, payloads } => {

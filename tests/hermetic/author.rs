@@ -87,8 +87,10 @@ fn from_an_empty_folder_to_rows() {
     assert_eq!(from_ndjson(&folder.path("counts/dead-letters.ndjson")).len(), 1);
 }
 
-/// Each defect with what the golden tests must say of it.
-const DEFECTS: &[(&str, &[(&str, &str)], &[&str])] = &[
+/// A defect: what it is, the parts of the source that it replaces, and what the golden tests must say of it.
+type Defect = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+
+const DEFECTS: &[Defect] = &[
     (
         "another result",
         &[("unwrap_or(0) + 1", "unwrap_or(0) + 2")],
