@@ -116,7 +116,7 @@ fn a_plugin_whose_rows_depend_on_its_batch_halts_the_lane_at_the_first_that_diff
                 "breaks the law",
                 "cut record by record, output ",
                 "is row (Text(\\\"k",
-                "partition: 0, offset: ",
+                "partition 0, offset ",
                 "in one batch it is",
                 "plugin.audit",
             ]);
