@@ -134,6 +134,8 @@ struct Host {
     /// Where the configuration was read, for other values of its keys.
     file: Option<PathBuf>,
     token: Option<[u8; 32]>,
+    /// Bytes that a request may have.
+    upload_bytes: usize,
 }
 
 /// Listens from now on; the address, whose port may have been chosen by the system.
@@ -145,7 +147,7 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, runtime: &Ha
     listener.set_nonblocking(true).map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let token = admin.token.as_ref().map(|token| Sha256::digest(token).into());
-    let host = Arc::new(Host { config: config.clone(), file, token });
+    let host = Arc::new(Host { config: config.clone(), file, token, upload_bytes: admin.upload_bytes });
     let routes = Router::new()
         .route("/v1/deployments", get(deployments).post(deploy))
         .route("/v1/withdraw", post(withdraw))
@@ -164,8 +166,14 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, runtime: &Ha
     Ok(address)
 }
 
-/// Lets through who has the token, and who only looks where there is none.
+/// Lets through who has the token, and who only looks where there is none; nothing that is too large. What is refused here is refused
+/// before its body is read: a client that sent `Expect: 100-continue` has not sent it yet.
 async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if let Some(length) = length.filter(|length: &usize| *length > host.upload_bytes) {
+        let message = format!("the request has {length} bytes, admin.upload_limit allows {}", host.upload_bytes);
+        return error(StatusCode::PAYLOAD_TOO_LARGE, &message, Exit::Config);
+    }
     let Some(token) = &host.token else {
         if request.method() == Method::GET {
             return next.run(request).await;

@@ -13,6 +13,9 @@ use super::{Answer, Shadowing, Wanted, Withdrawal, exit_of};
 use crate::deployment::Entry;
 use crate::failure::{Exit, Failure};
 
+/// Bytes of a request from which on the host is asked whether it takes them, before they are sent.
+const LARGE: usize = 64 << 10;
+
 /// A host's admin API.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -88,6 +91,9 @@ impl Client {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let bytes = body.map(|body| serde_json::to_vec(body).expect("plain data becomes JSON")).unwrap_or_default();
+        if bytes.len() > LARGE {
+            request = request.header("expect", "100-continue");
+        }
         let request = request.header("content-type", "application/json").body(bytes);
         let request = request.map_err(|e| Failure::new(Exit::Config, format!("--admin {}: {e}", self.url)))?;
         let mut response = self.agent.run(request).map_err(away)?;

@@ -50,7 +50,7 @@ fn a_host_deploys_withdraws_and_shadows_for_who_has_the_token() {
     asked("deploy", "token", &[&text]).expect_code(4).expect_said(&["FAIL  plugin"]);
     pipeline.write("large.wasm", &vec![0; 5 << 20]);
     let large = pipeline.path("large.wasm").to_string_lossy().into_owned();
-    asked("deploy", "token", &[&large]).expect_code(3).expect_said(&["413"]);
+    asked("deploy", "token", &[&large]).expect_code(2).expect_said(&["admin.upload_limit"]);
     asked("deploy", "token", &["--plugin-config", &second, "--dry-run"]).expect_code(0).expect_said(&["ok    law"]);
     assert_eq!(asked("deployments", "token", &[]).stdout.lines().count(), 1, "nothing was ordered");
 

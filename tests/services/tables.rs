@@ -47,13 +47,7 @@ impl Tables {
     /// The rows of `table` in the form of the NDJSON sink, these columns of them, sorted.
     pub(crate) fn rows(&self, keyspace: &str, table: &str, columns: &[&str]) -> Vec<Value> {
         let statement = format!("SELECT {} FROM {keyspace}.{table}", columns.join(", "));
-        // By pages: a scan in one answer is more than a loaded database gives in its time.
-        let all = async {
-            let found = self.session.query_iter(statement, ()).await.expect("the table can be read");
-            let rows = found.rows_stream::<Row>().expect("any row can be read");
-            rows.try_collect::<Vec<Row>>().await.expect("the table can be read")
-        };
-        let rows = self.runtime.block_on(all).into_iter().map(|row| {
+        let rows = self.whole(&statement).into_iter().map(|row| {
             let mut object = json!({"table": table});
             for (name, value) in columns.iter().zip(row.columns) {
                 object[name] = value.map_or(Value::Null, json_value);
@@ -61,6 +55,24 @@ impl Tables {
             object
         });
         crate::support::rows::sorted(rows.collect())
+    }
+
+    /// All that a statement gives, by pages, tried again for a while: a scan is more than a loaded database gives in its time.
+    fn whole(&self, statement: &str) -> Vec<Row> {
+        let all = async || {
+            let found = self.session.query_iter(statement, ()).await.map_err(|error| error.to_string())?;
+            let rows = found.rows_stream::<Row>().expect("any row can be read");
+            rows.try_collect::<Vec<Row>>().await.map_err(|error| error.to_string())
+        };
+        let mut said = String::new();
+        for _ in 0..20 {
+            match self.runtime.block_on(all()) {
+                Ok(rows) => return rows,
+                Err(error) => said = error,
+            }
+            std::thread::sleep(std::time::Duration::from_secs(1));
+        }
+        panic!("{statement}: the table cannot be read: {said}")
     }
 
     /// The seed's table without the time of writing.
