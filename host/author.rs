@@ -26,7 +26,7 @@ fn about(path: &Path) -> impl Fn(std::io::Error) -> Failure {
 }
 
 /// A folder that holds a plugin in Rust.
-pub(crate) fn plugin_folder(folder: &Path) -> Result<PathBuf, Failure> {
+fn plugin_folder(folder: &Path) -> Result<PathBuf, Failure> {
     let folder = folder.canonicalize().map_err(about(folder))?;
     if folder.join("Cargo.toml").is_file() {
         return Ok(folder);

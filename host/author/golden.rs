@@ -13,7 +13,7 @@ use super::{about, build, plugin_folder};
 use crate::clock;
 use crate::config;
 use crate::failure::{Exit, Failure};
-use crate::plugin::law;
+use crate::plugin::law::{self, Chance};
 use crate::run::load_plugin_with;
 use crate::source::recent::recent;
 
@@ -52,6 +52,8 @@ struct Given([Vec<String>; 3]);
 
 /// How a case went, in words; an error is what is wrong with it.
 type Verdict = Result<String, String>;
+/// A way to fold a case once more, with its name.
+type Way<'a> = (&'a str, &'a dyn Fn() -> Result<Verdict, Failure>);
 
 /// Runs the cases; a line for each through `tell`. True if all are as expected.
 pub fn test(options: &Options, mut tell: impl FnMut(&str)) -> Result<bool, Failure> {
@@ -136,15 +138,15 @@ impl Case {
         } else if let Some(difference) = self.unexpected(&whole)? {
             return Ok(Err(difference));
         }
-        let ways: [(&str, Result<Verdict, Failure>); 5] = [
-            ("cut by 1", self.again(&whole, 1)),
-            ("cut by 7", self.again(&whole, 7)),
-            ("stopped at random", self.stopped(&whole)),
-            ("replayed", self.replayed(&whole)),
-            ("killed", self.killed(&whole)),
+        let ways: [Way<'_>; 5] = [
+            ("cut by 1", &|| self.again(&whole, 1)),
+            ("cut by 7", &|| self.again(&whole, 7)),
+            ("stopped at random", &|| self.stopped(&whole)),
+            ("replayed", &|| self.replayed(&whole)),
+            ("killed", &|| self.killed(&whole)),
         ];
-        for (way, verdict) in ways {
-            if let Err(difference) = verdict? {
+        for (way, run) in ways {
+            if let Err(difference) = run()? {
                 return Ok(Err(format!("{way}, it gives something else\n{difference}")));
             }
         }
@@ -208,7 +210,7 @@ impl Case {
     /// Stopped where chance has it, and gone on from the checkpoint.
     fn stopped(&self, whole: &Given) -> Result<Verdict, Failure> {
         self.begin(&[])?;
-        let (mut chance, mut end) = (Chance(0x9e37_79b9_7f4a_7c15), 0);
+        let (mut chance, mut end) = (Chance::new(), 0);
         while end < self.records.len() {
             end = (end + 1 + chance.below(self.records.len() / 3 + 1)).min(self.records.len());
             self.write_records(&self.records[..end])?;
@@ -216,7 +218,7 @@ impl Case {
                 return Ok(Err(failure));
             }
         }
-        Ok(self.given(Vec::new())?.and_then_same(whole))
+        Ok(same(whole, &self.given(Vec::new())?))
     }
 
     /// Folded again without its checkpoints, into new files.
@@ -242,7 +244,7 @@ impl Case {
         if let Err(failure) = self.host(slow, None)? {
             return Ok(Err(failure));
         }
-        let (mut chance, lasts) = (Chance(0x2545_f491_4f6c_dd1d), began.elapsed());
+        let (mut chance, lasts) = (Chance::new(), began.elapsed());
         self.begin(&self.records)?;
         for _ in 0..KILLS {
             let moment = lasts.mul_f64(f64::from(u32::try_from(chance.below(1000)).unwrap_or(0)) / 1000.0);
@@ -318,12 +320,6 @@ impl Case {
     }
 }
 
-impl Given {
-    fn and_then_same(self, whole: &Given) -> Verdict {
-        same(whole, &self)
-    }
-}
-
 /// A line without what another build of the plugin changes; none if it is cut off.
 fn normal(line: &str) -> Option<String> {
     let mut value: Value = serde_json::from_str(line).ok()?;
@@ -358,16 +354,4 @@ fn difference(expected: &Given, given: &Given) -> Option<String> {
         }
     }
     (!text.is_empty()).then(|| text.trim_end().to_owned())
-}
-
-/// The same chance each time: a case that fails fails again.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % (end.max(1) as u64)).unwrap_or(0)
-    }
 }

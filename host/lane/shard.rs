@@ -125,6 +125,12 @@ struct Firing {
     place: Place,
 }
 
+/// Those of these slots whose state has a former version.
+fn former(plugin: &Plugin, shard: &Shard, slots: impl Iterator<Item = u32>) -> Vec<u32> {
+    let version = plugin.description.state_version;
+    slots.filter(|&slot| shard.slot(slot).version != version).collect()
+}
+
 impl<'a, 'p> Run<'a, 'p> {
     pub(super) fn new(
         batch: &'a Batch<'a>,
@@ -139,10 +145,8 @@ impl<'a, 'p> Run<'a, 'p> {
     /// Folds all events and fires all timers that the batch's watermarks make due.
     /// Gives back the instance, which the next shard of a small batch may use.
     pub(super) fn run(mut self) -> Result<(ShardOutput, Option<Instance<'p>>), Fault> {
-        let groups = std::mem::take(&mut self.groups.groups);
-        let brought_up = self.bring_up(groups.iter().map(|group| group.slot));
-        self.groups.groups = groups;
-        brought_up?;
+        let former = former(self.plugin, self.shard, self.groups.slots());
+        self.bring_up(former)?;
         let mut pending: Vec<u32> = (0..count(self.groups.groups.len())).collect();
         while !pending.is_empty() {
             if self.known.is_empty() {
@@ -164,9 +168,7 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 
     /// State of a former version is migrated before it is touched.
-    fn bring_up(&mut self, slots: impl Iterator<Item = u32>) -> Result<(), Fault> {
-        let version = self.plugin.description.state_version;
-        let former: Vec<u32> = slots.filter(|&slot| self.shard.slot(slot).version != version).collect();
+    fn bring_up(&mut self, former: Vec<u32>) -> Result<(), Fault> {
         if former.is_empty() {
             return Ok(());
         }
@@ -359,7 +361,7 @@ impl<'a, 'p> Run<'a, 'p> {
             while let Some(slot) = self.shard.pop_due(watermark) {
                 slots.push(slot);
             }
-            self.bring_up(slots.iter().copied())?;
+            self.bring_up(former(self.plugin, self.shard, slots.iter().copied()))?;
             // The timer of a state that could not be migrated went with it.
             slots.retain(|&slot| self.shard.slot(slot).state.timer != NO_TIME);
             let mut due = Vec::with_capacity(slots.len());

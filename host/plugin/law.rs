@@ -53,13 +53,8 @@ pub fn check(
     records: &Records,
 ) -> Result<Option<Violation>, Fault> {
     let whole = fold(plugin, workers, time, records, |_| usize::MAX)?;
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut at_random = move |_| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        usize::try_from(random % 64).unwrap_or(0) + 1
-    };
+    let mut chance = Chance::new();
+    let mut at_random = move |_| chance.below(64) + 1;
     let cuts: [(&str, &mut dyn FnMut(usize) -> usize); 3] =
         [("by 1", &mut |_| 1), ("by 7", &mut |_| 7), ("at random", &mut at_random)];
     for (cut, size) in cuts {
@@ -70,6 +65,23 @@ pub fn check(
         }
     }
     Ok(None)
+}
+
+/// The same chance each time: what fails fails again.
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn new() -> Chance {
+        Chance(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// The next number below `end`; 0 if there is none.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % (end.max(1) as u64)).unwrap_or(0)
+    }
 }
 
 /// All that leaves the lane, a line each, and then what each key is left with.
