@@ -1,5 +1,5 @@
 //! For authors of plugins: a new one in a folder of its own, its build, its golden tests, and a run on the records of standard input. Owns
-//! what lies in such a folder, and the commands `keyfold plugin new`, `build`, `test` and `run`; what a plugin is, [`crate::plugin`] says.
+//! what lies in such a folder, and the commands `keyfold plugin new`, `build`, `check`, `test`, `bench` and `run`; what a plugin is, [`crate::plugin`] says.
 //!
 //! | in the folder | what it is |
 //! |---|---|
@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Exit, Failure};
 
+pub mod bench;
 pub mod build;
+pub mod check;
 pub mod golden;
 pub mod scaffold;
 pub mod trial;

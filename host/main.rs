@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use keyfold::admin::client::Client;
 use keyfold::admin::{Line, Shadowing, Wanted, Withdrawal};
-use keyfold::author::{build, golden, scaffold, trial};
+use keyfold::author::{self, bench, build, golden, scaffold, trial};
 use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand, Target};
 use keyfold::config::{self, Config};
 use keyfold::deployment::order::{self, PluginFile, Request};
 use keyfold::deployment::{Author, Deployment};
 use keyfold::failure::{Check, Failure};
 use keyfold::log::Format;
-use keyfold::{check, demo, plugin, replay, run};
+use keyfold::{check, demo, replay, run};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -88,12 +88,12 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
             let summary = replay::replay(&config, &options, &mut std::io::stdout().lock())?;
             return Ok(cli::replay_code(summary, format));
         }
-        Command::Plugin { command } => return author(command),
+        Command::Plugin { command } => return for_authors(command),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn author(command: PluginCommand) -> Result<ExitCode, Failure> {
+fn for_authors(command: PluginCommand) -> Result<ExitCode, Failure> {
     match command {
         PluginCommand::New { name } => {
             let folder = scaffold::create(Path::new("."), &name)?;
@@ -102,17 +102,18 @@ fn author(command: PluginCommand) -> Result<ExitCode, Failure> {
         }
         PluginCommand::Build { folder } => {
             let file = build::build(&folder)?;
-            cli::answer(&format!("{}\n{}", file.display(), plugin::check_file(&file, &serde_json::json!({}))?));
+            cli::answer(&format!("{}\n{}", file.display(), author::check::check(&file, &serde_json::json!({}))?));
         }
         PluginCommand::Test(options) => {
             let all = golden::test(&options, cli::answer)?;
             return Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        PluginCommand::Bench(options) => cli::answer(&bench::bench(&options)?),
         PluginCommand::Run { file, config, payloads } => {
             let letters = trial::run(&file, &config, payloads)?;
             letters.lines().for_each(|letter| eprintln!("dead letter: {letter}"));
         }
-        PluginCommand::Check { file, config } => cli::answer(&plugin::check_file(&file, &config)?),
+        PluginCommand::Check { file, config } => cli::answer(&author::check::check(&file, &config)?),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! What a plugin is to a lane: a pure function over columns, limited and verified. Owns loading, refusal, calls and their limits; knows no
 //! state, no time, no order. Keeps I6: a plugin imports nothing; I7: each call gets the budget of one record, event or firing.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
 use crate::failure::{Exit, Failure};
+use crate::record::Records;
 use crate::row::{ColumnSpec, ColumnType, Table};
 use schema::Schema;
 
@@ -16,6 +18,7 @@ pub use crate::config::Limits;
 pub use columns::{Changes, Events, FoldInput, Rejection, TimerInput, change};
 pub use engine::engine;
 pub use instance::{Instance, call};
+pub use meter::{Call, Cost, Meter};
 
 mod bindings;
 mod columns;
@@ -23,6 +26,7 @@ mod component;
 mod engine;
 mod instance;
 pub mod law;
+mod meter;
 mod schema;
 
 /// SHA-256 of a plugin's file as given, hex.
@@ -117,6 +121,20 @@ pub struct Description {
     pub wants_headers: bool,
 }
 
+/// What a call is given.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// These rows of a batch.
+    MapRecords(&'a Records, Range<usize>),
+    /// Keys with their events.
+    Fold(&'a FoldInput),
+    /// Keys whose timer fires.
+    OnTimer(&'a TimerInput),
+}
+
+/// Who is told of each call, on the thread that makes it.
+pub type Listener = dyn Fn(Input<'_>) + Send + Sync;
+
 /// A loaded plugin with its configuration and limits; instances are made of it.
 pub struct Plugin {
     /// SHA-256 of the file as given.
@@ -125,6 +143,10 @@ pub struct Plugin {
     pub bytes: Vec<u8>,
     /// What it says of itself.
     pub description: Description,
+    /// What its calls have cost.
+    pub meter: Meter,
+    /// Told what each call is given.
+    listener: Option<Box<Listener>>,
     config: String,
     limits: Limits,
     engine: Engine,
@@ -150,7 +172,17 @@ impl Plugin {
         let (description, schema) = describe(engine, &pre, limits)?;
         check_config(&schema, config)?;
         let plugin =
-            Plugin { digest, bytes, description, config: config.to_string(), limits, engine: engine.clone(), pre };
+            Plugin {
+                digest,
+                bytes,
+                description,
+                meter: Meter::default(),
+                listener: None,
+                config: config.to_string(),
+                limits,
+                engine: engine.clone(),
+                pre,
+            };
         Instance::new(&plugin).map_err(|fault| match fault {
             Fault::Plugin(reason) => Error::Refused(reason),
             Fault::Host(reason) => Error::Host(reason),
@@ -159,8 +191,21 @@ impl Plugin {
     }
 }
 
+impl Plugin {
+    /// The same plugin, which tells `listener`, if there is one, what each call is given.
+    pub fn heard_by(self, listener: Option<Box<Listener>>) -> Plugin {
+        Plugin { listener, ..self }
+    }
+
+    fn tell<'a>(&self, input: impl FnOnce() -> Input<'a>) {
+        if let Some(listener) = &self.listener {
+            listener(input());
+        }
+    }
+}
+
 /// The interface that a plugin must export.
-const INTERFACE: &str = "keyfold:mapper/mapper@1.0.0";
+pub(crate) const INTERFACE: &str = "keyfold:mapper/mapper@1.0.0";
 
 fn check_world(engine: &Engine, component: &Component) -> Result<(), Error> {
     let world = component.component_type();
@@ -252,35 +297,6 @@ fn table(spec: bindings::exports::keyfold::mapper::mapper::TableSpec) -> Table {
         primary_key: c.primary_key,
     };
     Table { name: spec.name, columns: spec.columns.into_iter().map(column).collect() }
-}
-
-/// `keyfold plugin check FILE`: loads it and says what it is.
-pub fn check_file(path: &Path, config: &serde_json::Value) -> Result<String, Failure> {
-    let named = |message: String| format!("{}: {message}", path.display());
-    let bytes = if path == Path::new("builtin:visits") {
-        crate::run::VISITS.to_vec()
-    } else {
-        std::fs::read(path).map_err(|e| Failure::new(Exit::Config, named(format!("cannot be read: {e}"))))?
-    };
-    let limits = crate::config::DEFAULT_LIMITS;
-    let size = bytes.len();
-    let plugin = Plugin::load(&engine(2, limits.memory_bytes)?, bytes, config, limits, None).map_err(|e| {
-        let failure = Failure::from(e);
-        Failure::new(failure.exit, named(failure.message))
-    })?;
-    let Description { name, version, state_version, tables, .. } = &plugin.description;
-    let mut text = format!(
-        "{name} {version}, state version {state_version}, {size} bytes, imports nothing\nSHA-256 {}",
-        plugin.digest.0
-    );
-    for table in tables.iter() {
-        let column = |c: &ColumnSpec| {
-            format!("{} {}{}", c.name, c.kind.name(), if c.primary_key { " (primary key)" } else { "" })
-        };
-        let columns: Vec<_> = table.columns.iter().map(column).collect();
-        text.push_str(&format!("\ntable {}: {}", table.name, columns.join(", ")));
-    }
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn component(text: &str) -> Result<Component, std::convert::Infallible> {
 
 impl Options {
     /// The configuration with another source and plugin, where they are asked for.
-    fn over(&self, config: &Config) -> Result<Config, Failure> {
+    pub(crate) fn over(&self, config: &Config) -> Result<Config, Failure> {
         let mut config = config.clone();
         config.source = self.source(&config.source)?;
         config.plugin = with(config.plugin, self.plugin.as_ref(), self.plugin_config.as_ref());
@@ -137,7 +137,12 @@ pub fn replay(config: &Config, options: &Options, out: &mut dyn Write) -> Result
 }
 
 /// A source that reads these partitions from their beginnings to their ends as of now.
-fn open(config: &Config, log: &LogSource, partitions: &[u32], deadline: Instant) -> Result<Box<dyn Source>, Failure> {
+pub(crate) fn open(
+    config: &Config,
+    log: &LogSource,
+    partitions: &[u32],
+    deadline: Instant,
+) -> Result<Box<dyn Source>, Failure> {
     let starts: Vec<Start> = partitions.iter().map(|&partition| Start { partition, ..Start::default() }).collect();
     open_at(config, log, &starts, deadline)
 }
@@ -206,7 +211,7 @@ pub(crate) struct Past {
 
 impl Past {
     /// At most this many records, if there is a bound.
-    fn new(source: Box<dyn Source>, config: &Config, records: Option<u64>) -> Past {
+    pub(crate) fn new(source: Box<dyn Source>, config: &Config, records: Option<u64>) -> Past {
         let anew = |&partition: &u32| (partition, Resume { envelope: NO_TIME, last: None });
         let partitions: Vec<_> = source.partitions().iter().map(anew).collect();
         let merge = Merge::new(&partitions, config.time.clock_skew_ms, None, None, BTreeMap::new());

@@ -103,6 +103,11 @@ pub fn check(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runt
     }
 }
 
+/// What makes a table for these rows, by sink. Which column of the primary key is to be CQL's partition key is the operator's to judge.
+pub(crate) fn statements(table: &Table) -> [(&'static str, String); 2] {
+    [("CQL", cql_schema::create_table("ks", table, &[])), ("SQLite", sqlite::create_table(table, &[]))]
+}
+
 /// The first refused line, as the error with which [`open`] fails.
 fn first_refused(checks: Vec<Check>) -> Result<(), Error> {
     for check in checks {

@@ -1,5 +1,6 @@
 //! `keyfold plugin build`: the folder's plugin by the author's own cargo, and what the file is that it made.
 
+use std::ffi::OsString;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,16 +16,13 @@ const TARGET: &str = "wasm32-unknown-unknown";
 /// Builds the plugin in `folder`, with cargo's own words on standard error; gives the file.
 pub fn build(folder: &Path) -> Result<PathBuf, Failure> {
     let manifest = plugin_folder(folder)?.join("Cargo.toml");
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new(cargo());
     command.args(["build", "--release", "--lib", "--target", TARGET, "--message-format=json-render-diagnostics"]);
     command.arg("--manifest-path").arg(&manifest).stdout(Stdio::piped());
-    let not_run = |error: std::io::Error| {
-        Failure::new(Exit::Outside, format!("cargo cannot be run: {error}; https://rustup.rs installs it"))
-    };
-    let mut cargo = command.spawn().map_err(not_run)?;
+    let mut cargo = command.spawn().map_err(cargo_not_run)?;
     let messages = std::io::BufReader::new(cargo.stdout.take().expect("it is piped"));
     let built = messages.lines().map_while(Result::ok).filter_map(|line| artifact(&line, &manifest)).last();
-    if !cargo.wait().map_err(not_run)?.success() {
+    if !cargo.wait().map_err(cargo_not_run)?.success() {
         let hint = format!("if the target is missing, `rustup target add {TARGET}` installs it");
         return Err(Failure::new(Exit::Plugin, format!("{}: the plugin does not build; {hint}", folder.display())));
     }
@@ -35,6 +33,15 @@ pub fn build(folder: &Path) -> Result<PathBuf, Failure> {
         );
         Failure::new(Exit::Plugin, message)
     })
+}
+
+/// The author's cargo.
+pub(super) fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+pub(super) fn cargo_not_run(error: std::io::Error) -> Failure {
+    Failure::new(Exit::Outside, format!("cargo cannot be run: {error}; https://rustup.rs installs it"))
 }
 
 /// The module that a message of cargo names, if it is this package's.

@@ -8,7 +8,8 @@ use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, ResourceLimiter,
 
 use super::bindings::{self, exports::keyfold::mapper::mapper as wit};
 use super::columns::{self, Changes, Events, FoldInput, MapInput, TimerInput};
-use super::{Fault, Limits, Plugin};
+use super::meter::Call;
+use super::{Fault, Input, Limits, Plugin};
 use crate::record::{ByteColumn, Records};
 
 /// Between two looks for a place in the pool.
@@ -69,6 +70,14 @@ pub fn call<'p, T>(
 impl<'p> Instance<'p> {
     /// A fresh, configured instance; measured 11-20 us.
     pub fn new(plugin: &'p Plugin) -> Result<Instance<'p>, Fault> {
+        plugin.meter.measure(Call::Configure, || {
+            let instance = Instance::configured(plugin);
+            let fuel = instance.as_ref().map_or(0, |instance| plugin.limits.fuel - instance.fuel_left());
+            (instance, fuel)
+        })
+    }
+
+    fn configured(plugin: &'p Plugin) -> Result<Instance<'p>, Fault> {
         let (mut store, guest) = instantiate(&plugin.engine, &plugin.pre, plugin.limits)?;
         match guest.keyfold_mapper_mapper().call_configure(&mut store, &plugin.config) {
             Ok(Ok(())) => Ok(Instance { plugin, store, guest, used: false }),
@@ -82,30 +91,38 @@ impl<'p> Instance<'p> {
 
     /// Calls `map-records` with rows `range` of a batch.
     pub fn map(&mut self, records: &Records, range: Range<usize>) -> Result<Events, Fault> {
-        self.refuel();
-        let input = MapInput::new(records, range.clone(), self.plugin.description.wants_headers);
-        let result = self.guest.keyfold_mapper_mapper().call_map_records(&mut self.store, input.lower());
-        let mut batch = self.returned(result)?;
-        self.log(std::mem::take(&mut batch.logs));
-        columns::lift_events(batch, range.len(), &self.plugin.limits)
+        self.plugin.tell(|| Input::MapRecords(records, range.clone()));
+        self.metered(Call::MapRecords, |instance| {
+            let input = MapInput::new(records, range.clone(), instance.plugin.description.wants_headers);
+            let result = instance.guest.keyfold_mapper_mapper().call_map_records(&mut instance.store, input.lower());
+            let mut batch = instance.returned(result)?;
+            instance.log(std::mem::take(&mut batch.logs));
+            columns::lift_events(batch, range.len(), &instance.plugin.limits)
+        })
     }
 
     /// Calls `fold`.
     pub fn fold(&mut self, input: &FoldInput) -> Result<Changes, Fault> {
-        self.refuel();
-        let result = self.guest.keyfold_mapper_mapper().call_fold(&mut self.store, columns::lower_fold(input));
-        let mut batch = self.returned(result)?;
-        self.log(std::mem::take(&mut batch.logs));
-        columns::lift_fold(batch, input, &self.plugin.description.tables, &self.plugin.limits)
+        self.plugin.tell(|| Input::Fold(input));
+        self.metered(Call::Fold, |instance| {
+            let lowered = columns::lower_fold(input);
+            let result = instance.guest.keyfold_mapper_mapper().call_fold(&mut instance.store, lowered);
+            let mut batch = instance.returned(result)?;
+            instance.log(std::mem::take(&mut batch.logs));
+            columns::lift_fold(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)
+        })
     }
 
     /// Calls `on-timer`.
     pub fn on_timer(&mut self, input: &TimerInput) -> Result<Changes, Fault> {
-        self.refuel();
-        let result = self.guest.keyfold_mapper_mapper().call_on_timer(&mut self.store, columns::lower_timers(input));
-        let mut batch = self.returned(result)?;
-        self.log(std::mem::take(&mut batch.logs));
-        columns::lift_timers(batch, input, &self.plugin.description.tables, &self.plugin.limits)
+        self.plugin.tell(|| Input::OnTimer(input));
+        self.metered(Call::OnTimer, |instance| {
+            let lowered = columns::lower_timers(input);
+            let result = instance.guest.keyfold_mapper_mapper().call_on_timer(&mut instance.store, lowered);
+            let mut batch = instance.returned(result)?;
+            instance.log(std::mem::take(&mut batch.logs));
+            columns::lift_timers(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)
+        })
     }
 
     /// Calls `migrate` with value states and list items of a former state version; gives them in the present one.
@@ -123,10 +140,25 @@ impl<'p> Instance<'p> {
     }
 
     /// A call of a used instance has half the budget: what it saves by what it did before must not let pass what fails in a fresh one.
-    fn refuel(&mut self) {
+    fn refuel(&mut self) -> u64 {
         let fuel = if self.used { self.plugin.limits.fuel / 2 } else { self.plugin.limits.fuel };
         self.used = true;
         self.store.set_fuel(fuel).expect("the engine consumes fuel");
+        fuel
+    }
+
+    /// Makes a call, and adds what it costs to the plugin's meter.
+    fn metered<T>(&mut self, call: Call, make: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        let plugin = self.plugin;
+        plugin.meter.measure(call, || {
+            let fuel = self.refuel();
+            let result = make(self);
+            (result, fuel - self.fuel_left())
+        })
+    }
+
+    fn fuel_left(&self) -> u64 {
+        self.store.get_fuel().expect("the engine consumes fuel")
     }
 
     fn returned<T>(&mut self, result: wasmtime::Result<Result<T, String>>) -> Result<T, Fault> {

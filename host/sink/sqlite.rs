@@ -318,7 +318,7 @@ fn sql_type(kind: ColumnType) -> &'static str {
     }
 }
 
-fn create_table(table: &Table, now: &[String]) -> String {
+pub(super) fn create_table(table: &Table, now: &[String]) -> String {
     let columns = table.columns.iter().map(|c| {
         let not_null = if c.primary_key { " NOT NULL" } else { "" };
         format!("{} {}{not_null}", quoted(&c.name), sql_type(c.kind))

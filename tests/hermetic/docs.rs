@@ -2,59 +2,18 @@
 //! code map of host/ARCHITECTURE.md. With `UPDATE=1` the reference is written instead of compared.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Parser;
 use keyfold::cli::Arguments;
 use keyfold::config;
 use serde_json::Value;
 
+use crate::support::guide::{Block, blocks, file_block, read, root};
 use crate::support::host::Pipeline;
 
 const BEGIN: &str = "<!-- configuration: begin -->\n";
 const END: &str = "<!-- configuration: end -->\n";
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(name: &str) -> String {
-    let path = root().join(name);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
-}
-
-/// A block of code: its language, and the paragraph before it.
-#[derive(Debug)]
-struct Block {
-    language: String,
-    before: String,
-    text: String,
-}
-
-fn blocks(markdown: &str) -> Vec<Block> {
-    let (mut found, mut open, mut before) = (Vec::new(), None::<Block>, String::new());
-    for line in markdown.lines() {
-        match (&mut open, line.strip_prefix("```")) {
-            (None, Some(language)) => {
-                open = Some(Block { language: language.to_owned(), before: before.clone(), text: String::new() });
-            }
-            (Some(block), None) => {
-                block.text.push_str(line);
-                block.text.push('\n');
-            }
-            (Some(_), Some(_)) => found.extend(open.take()),
-            (None, None) if line.is_empty() => {}
-            (None, None) => line.clone_into(&mut before),
-        }
-    }
-    found
-}
-
-/// The block that stands for a file: the one after "`name`:".
-fn file_block(blocks: &[Block], name: &str) -> String {
-    let block = blocks.iter().find(|block| block.before == format!("`{name}`:"));
-    block.unwrap_or_else(|| panic!("README.md has a block of code after \"`{name}`:\"")).text.clone()
-}
 
 /// The calls of keyfold in a block: arguments, the first being the program.
 fn calls(block: &Block) -> Vec<Vec<String>> {

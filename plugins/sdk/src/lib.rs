@@ -81,6 +81,9 @@ pub mod glue;
 #[doc(hidden)]
 pub mod panic;
 #[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub mod bench;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
 pub use describe::{Description, Table};
@@ -149,10 +152,18 @@ pub trait Mapper: Sized + 'static {
     }
 }
 
-/// Exports a [`Mapper`] as the plugin that this crate is. Expands to nothing but for wasm32, so that native tests link.
+/// Exports a [`Mapper`] as the plugin that this crate is. Natively it expands to nothing but the entry of `keyfold plugin bench`, so that
+/// tests link.
 #[macro_export]
 macro_rules! plugin {
     ($mapper:ty) => {
+        #[cfg(not(target_arch = "wasm32"))]
+        #[doc(hidden)]
+        #[allow(dead_code, unreachable_pub, reason = "called by the program that `keyfold plugin bench` makes")]
+        pub fn keyfold_bench() {
+            $crate::bench::main::<$mapper>();
+        }
+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::raw;

@@ -1,0 +1,253 @@
+//! `keyfold plugin bench`: what a plugin costs per event, where it goes, and what the same logic costs without a sandbox. It folds the
+//! records of the folder's pipeline on one thread, over and over; the least time counts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{about, build, plugin_folder};
+use crate::clock;
+use crate::config::{self, Component, Config};
+use crate::failure::{Exit, Failure};
+use crate::lane::batch::{Core, Counts};
+use crate::plugin::{Call, Cost, Plugin};
+use crate::record::Records;
+use crate::replay::{self, Past};
+use crate::run::{LogSource, Sandbox};
+
+use recording::Recording;
+
+mod recording;
+
+/// What to measure.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// The folder of the plugin, whose keyfold.toml says with which records, configuration and time
+    #[arg(default_value = ".")]
+    pub folder: PathBuf,
+    /// The records of this file or topic instead.
+    #[arg(long, value_name = "FILE|TOPIC")]
+    pub from: Option<String>,
+    /// This file instead of what the folder builds; then nothing is compared with native code.
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+    /// How often the records are folded.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repetitions: u32,
+}
+
+/// Below this the calls themselves cost more than the events in them.
+const FEW: u64 = 10_000;
+
+/// Measures it; the answer in lines.
+pub fn bench(options: &Options) -> Result<String, Failure> {
+    let folder = plugin_folder(&options.folder)?;
+    let file = match &options.plugin {
+        Some(file) => file.canonicalize().map_err(about(file))?,
+        None => build::build(&folder)?,
+    };
+    let mut config = config::load_for_replay(&folder.join("keyfold.toml"), config::environment())?;
+    config.run.workers = 1;
+    let records = replay::Options {
+        from: options.from.clone(),
+        plugin: Some(Component::File(file)),
+        ..replay::Options::default()
+    };
+    let config = records.over(&config)?;
+    let lanes = read(&config)?;
+    let began = clock::instant();
+    let sandbox = Sandbox::with_cache(&config, None)?;
+    let plugin = Arc::into_inner(sandbox.load(&config)?).expect("nobody else has it yet");
+    let loaded = began.elapsed();
+    let recording = Arc::new(Mutex::new(Recording::new(&config.plugin.config.to_string())));
+    let bench = Bench { lanes, workers: Arc::clone(&sandbox.workers), config };
+    let (plugin, counts) = bench.record(plugin, &recording)?;
+    let sandboxed = bench.measure(&plugin, options.repetitions)?;
+    let native = if options.plugin.is_none() && folder.join("Cargo.toml").is_file() {
+        let recording = recording.lock().expect("no thread panicked with it");
+        Some(native(&folder, &recording, options.repetitions, counts)?)
+    } else {
+        None
+    };
+    Ok(table(&plugin, loaded, counts, &sandboxed, native.as_ref()))
+}
+
+/// The records, by lane and batch.
+fn read(config: &Config) -> Result<Vec<Vec<Records>>, Failure> {
+    let deadline = clock::instant() + config.run.startup_timeout;
+    let log = LogSource::inspect(config, deadline)?;
+    let mut lanes = Vec::new();
+    for partitions in log.lanes(config) {
+        let mut past = Past::new(replay::open(config, &log, &partitions, deadline)?, config, None);
+        let mut batches = Vec::new();
+        let mut records = Records::default();
+        while past.next(&mut records)? {
+            batches.push(std::mem::take(&mut records));
+        }
+        lanes.push(batches);
+    }
+    Ok(lanes)
+}
+
+struct Bench {
+    lanes: Vec<Vec<Records>>,
+    workers: Arc<rayon::ThreadPool>,
+    config: Config,
+}
+
+/// What folding all records cost.
+struct Measured {
+    whole: Duration,
+    calls: [Cost; 4],
+}
+
+impl Bench {
+    /// Folds all once, from no state.
+    fn fold(&self, plugin: &Arc<Plugin>) -> Result<Counts, Failure> {
+        let mut counts = Counts::default();
+        for batches in &self.lanes {
+            let mut core = Core::new(Arc::clone(plugin), Arc::clone(&self.workers), self.config.time);
+            for batch in batches {
+                let output = core.run(batch).map_err(|fault| replay::halted(plugin, fault))?;
+                core.forget_changes();
+                counts.add(&output.counts);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Folds all once and keeps what the calls were given.
+    fn record(&self, plugin: Plugin, recording: &Arc<Mutex<Recording>>) -> Result<(Arc<Plugin>, Counts), Failure> {
+        let (kept, headers) = (Arc::clone(recording), plugin.description.wants_headers);
+        let listener = move |input: crate::plugin::Input<'_>| {
+            kept.lock().expect("no thread panicked with it").add(&input, headers);
+        };
+        let plugin = Arc::new(plugin.heard_by(Some(Box::new(listener))));
+        let counts = self.fold(&plugin)?;
+        let plugin = Arc::into_inner(plugin).expect("the fold is over");
+        Ok((Arc::new(plugin.heard_by(None)), counts))
+    }
+
+    fn measure(&self, plugin: &Arc<Plugin>, repetitions: u32) -> Result<Measured, Failure> {
+        let take = || Call::ALL.map(|call| plugin.meter.take(call));
+        let mut least: Option<Measured> = None;
+        take();
+        for _ in 0..repetitions {
+            let began = clock::instant();
+            self.fold(plugin)?;
+            let measured = Measured { whole: began.elapsed(), calls: take() };
+            if least.as_ref().is_none_or(|least| measured.whole < least.whole) {
+                least = Some(measured);
+            }
+        }
+        Ok(least.expect("at least one repetition"))
+    }
+}
+
+/// The nanoseconds of each function in native code.
+struct Native([u64; 3]);
+
+/// Builds a program of the plugin's own crate that makes the recorded calls, and runs it.
+fn native(folder: &Path, recording: &Recording, repetitions: u32, counts: Counts) -> Result<Native, Failure> {
+    let place = folder.join("target/native-bench");
+    let write = |name: &str, bytes: &[u8]| {
+        let path = place.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(&place)).and_then(|()| fs::write(&path, bytes)).map_err(about(&path))
+    };
+    write("Cargo.toml", manifest(folder)?.as_bytes())?;
+    write("src/main.rs", b"fn main() {\n    plugin::keyfold_bench();\n}\n")?;
+    write("calls", recording.bytes())?;
+    // The versions that the plugin is built with.
+    let lock = folder.join("Cargo.lock");
+    write("Cargo.lock", &fs::read(&lock).map_err(about(&lock))?)?;
+    let mut command = Command::new(build::cargo());
+    command.args(["run", "--release", "--quiet", "--manifest-path"]).arg(place.join("Cargo.toml"));
+    if std::env::var_os("CARGO_TARGET_DIR").is_none() {
+        command.arg("--target-dir").arg(folder.join("target"));
+    }
+    command.arg("--").arg(place.join("calls")).arg(repetitions.to_string()).stdout(Stdio::piped());
+    let output = command.stderr(Stdio::inherit()).output().map_err(build::cargo_not_run)?;
+    let said: Option<Value> = output.status.success().then(|| serde_json::from_slice(&output.stdout).ok()).flatten();
+    let Some(said) = said else {
+        let message = format!("{}: the plugin does not run natively, cargo says why", place.display());
+        return Err(Failure::new(Exit::Plugin, message));
+    };
+    let number = |name: &str| said[name].as_u64().unwrap_or_default();
+    let (found, expected) = ((number("events"), number("rows")), (counts.events, counts.rows));
+    if found != expected {
+        let message = format!(
+            "natively the plugin gives {} events and {} rows, in the sandbox {} and {}: it is not a function of its input",
+            found.0, found.1, expected.0, expected.1
+        );
+        return Err(Failure::new(Exit::Plugin, message));
+    }
+    Ok(Native(["map-records", "fold", "on-timer"].map(number)))
+}
+
+fn manifest(folder: &Path) -> Result<String, Failure> {
+    let path = folder.join("Cargo.toml");
+    let text = fs::read_to_string(&path).map_err(about(&path))?;
+    let wrong = |what: &str| Failure::new(Exit::Config, format!("{}: {what}", path.display()));
+    let manifest: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(&error.to_string()))?;
+    let name = manifest.get("package").and_then(|package| package.get("name")).and_then(toml::Value::as_str);
+    let name = toml::Value::from(name.ok_or_else(|| wrong("[package] has no name"))?);
+    let folder = toml::Value::from(folder.to_string_lossy().into_owned());
+    Ok(format!(
+        "[package]\nname = \"native-bench\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[dependencies]\nplugin = {{ package = {name}, path = \
+         {folder} }}\n\n[profile.release]\nopt-level = 3\nlto = \"fat\"\ncodegen-units = 1\n\n[workspace]\n"
+    ))
+}
+
+// ---- the answer
+
+fn table(plugin: &Plugin, loaded: Duration, counts: Counts, measured: &Measured, native: Option<&Native>) -> String {
+    let events = counts.events.max(1);
+    let each = |nanoseconds: u128| nanoseconds as f64 / events as f64;
+    let ratio = |a: f64, b: f64| if b > 0.0 { format!("{:.1}", a / b) } else { String::new() };
+    let mut lines = vec![
+        format!(
+            "{} {}: {} records, {} events, {} firings, {} rows, {} rejected; one thread, the least of all repetitions",
+            plugin.description.name,
+            plugin.description.version,
+            counts.records,
+            counts.events,
+            counts.firings,
+            counts.rows,
+            counts.rejected
+        ),
+        format!("compiled and tried in {:.0} ms", loaded.as_secs_f64() * 1000.0),
+        format!(
+            "{:<12} {:>9} {:>11} {:>7} {:>9} {:>6}",
+            "", "ns/event", "fuel/event", "calls", "natively", "ratio"
+        ),
+    ];
+    let mut line = |name: &str, ns: f64, fuel: Option<f64>, calls: Option<u64>, native: Option<f64>| {
+        let text = |value: Option<f64>| value.map(|value| format!("{value:.0}")).unwrap_or_default();
+        let calls = calls.map(|calls| calls.to_string()).unwrap_or_default();
+        let ratio = native.map(|native| ratio(ns, native)).unwrap_or_default();
+        let line = format!("{name:<12} {ns:>9.0} {:>11} {calls:>7} {:>9} {ratio:>6}", text(fuel), text(native));
+        lines.push(line.trim_end().to_owned());
+    };
+    let mut called = 0.0;
+    for (call, cost) in Call::ALL.into_iter().zip(&measured.calls) {
+        let ns = each(cost.time.as_nanos());
+        called += ns;
+        let native = native.zip((call as usize).checked_sub(1)).map(|(native, i)| each(u128::from(native.0[i])));
+        line(call.name(), ns, Some(each(u128::from(cost.fuel))), Some(cost.calls), native);
+    }
+    let whole = each(measured.whole.as_nanos());
+    let host = (whole - called).max(0.0);
+    line("the host", host, None, None, native.map(|_| host));
+    let natively = native.map(|native| host + native.0.iter().map(|ns| each(u128::from(*ns))).sum::<f64>());
+    line("in all", whole, None, None, natively);
+    if counts.events < FEW {
+        lines.push(format!(
+            "so few events say little: what a call costs is shared by all events in it; --from FILE with {FEW} and more says more"
+        ));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,71 @@
+//! An author of a plugin: a folder outside the repository, with nothing of it but the program.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::host::{KEYFOLD, Outcome, PATIENCE, Pipeline, Running, plugin_file};
+
+/// A folder that `keyfold plugin new counts` has made.
+pub(crate) struct Author {
+    parent: Pipeline,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl Author {
+    /// A new one, in the language that these arguments name.
+    pub(crate) fn new(language: &[&str]) -> Author {
+        let author = Author { parent: Pipeline::new(""), environment: Vec::new() };
+        let made = author.call(".", &[&["plugin", "new", "counts"], language].concat());
+        made.expect_code(0).expect_said(&["counts is there"]);
+        author
+    }
+
+    /// From now on the program finds this in its environment.
+    pub(crate) fn set(&mut self, name: &'static str, value: &str) {
+        self.environment.push((name, value.to_owned()));
+    }
+
+    /// A path in the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.parent.path("counts").join(name)
+    }
+
+    /// The program in a folder under the author's, to its end.
+    pub(crate) fn call(&self, folder: &str, arguments: &[&str]) -> Outcome {
+        self.spawn(folder, arguments).wait(PATIENCE)
+    }
+
+    /// The program in a folder under the author's.
+    pub(crate) fn spawn(&self, folder: &str, arguments: &[&str]) -> Running {
+        let mut command = Command::new(KEYFOLD);
+        command.args(arguments).current_dir(self.parent.path(folder)).stdin(Stdio::null());
+        // What the dependencies were built into before is used again.
+        let built = PathBuf::from(plugin_file("x")).with_file_name("authors");
+        command.env("CARGO_TARGET_DIR", built).env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("RUSTFLAGS");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.parent.start(command)
+    }
+
+    /// A source file with these parts replaced.
+    pub(crate) fn change(&self, file: &str, changes: &[(&str, &str)]) {
+        let mut text = std::fs::read_to_string(self.path(file)).expect("it was made");
+        for (before, after) in changes {
+            assert!(text.contains(before), "{before:?} is in {file}");
+            text = text.replace(before, after);
+        }
+        std::fs::write(self.path(file), text).expect("the folder is writable");
+    }
+}
+
+/// Commands of the guide as a person would give them in this folder, with the program on the path.
+pub(crate) fn shell(place: &Pipeline, folder: &str, commands: &str) -> Outcome {
+    let programs = std::env::var_os("PATH").unwrap_or_default();
+    let path = Path::new(KEYFOLD).parent().into_iter().map(Path::to_owned).chain(std::env::split_paths(&programs));
+    let mut shell = Command::new("bash");
+    shell.args(["-euxc", commands]).current_dir(place.path(folder)).stdin(Stdio::null());
+    shell.env("PATH", std::env::join_paths(path).expect("the folder has a plain name"));
+    for name in ["CARGO_TARGET_DIR", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS"] {
+        shell.env_remove(name);
+    }
+    place.start(shell).wait(PATIENCE)
+}
