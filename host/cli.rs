@@ -331,8 +331,13 @@ pub fn start_logs(arguments: &Arguments) -> Result<Format, Failure> {
         (None, Some(text)) => Format::from_variable(&text)?,
         (None, None) => Format::Human,
     };
-    // The demo tells its own story; the host's would interrupt it.
-    let default = if matches!(arguments.command, Command::Demo { .. }) { "error" } else { log::DEFAULT_FILTER };
+    let default = match arguments.command {
+        // The demo tells its own story; the host's would interrupt it.
+        Command::Demo { .. } => "error",
+        // An author looks for what the plugin says, not the host.
+        Command::Plugin { .. } => "warn,keyfold::plugin_log=info",
+        _ => log::DEFAULT_FILTER,
+    };
     log::start(format, variable("KEYFOLD_LOG").as_deref().unwrap_or(default))?;
     Ok(format)
 }
