@@ -1,9 +1,10 @@
 //! The path of an author, from an empty folder to rows, with nothing of this repository but the program; and what its golden tests find.
 
 use rusqlite::Connection;
+use serde_json::json;
 
 use crate::support::author::{Author, shell};
-use crate::support::guide::{commands, section};
+use crate::support::guide::{blocks, commands, section};
 use crate::support::host::Pipeline;
 use crate::support::rows::from_ndjson;
 
@@ -38,6 +39,46 @@ fn from_an_empty_folder_to_rows() {
     measured.expect_code(0).expect_said(&["200000 records, 200000 events", "natively", "map-records", "in all"]);
     let line = measured.stdout.lines().find(|line| line.starts_with("map-records")).expect("just seen");
     assert_eq!(line.split_whitespace().count(), 6, "ns, fuel, calls, natively, ratio: {line}");
+}
+
+/// The guide's change of the state, and its deployment: windows that were open go on with the number that they had.
+#[test]
+fn a_state_is_migrated_as_the_guide_says() {
+    let author = Author::new(&[]);
+    let guide = section("Versions and migration");
+    let build = || {
+        let built = author.call("counts", &["plugin", "build"]);
+        built.expect_code(0).stdout.lines().next().expect("it names the file").to_owned()
+    };
+    let first = author.path("first.wasm");
+    std::fs::copy(build(), &first).expect("the folder is writable");
+    let component = first.to_string_lossy().into_owned();
+    author.change("keyfold.toml", &[("target/wasm32-unknown-unknown/release/counts.wasm", &component)]);
+    author.call("counts", &["run"]).expect_code(0);
+
+    let change = blocks(&guide).into_iter().find(|block| block.language == "diff").expect("the guide shows the change");
+    std::fs::write(author.path("change.diff"), change.text).expect("the folder is writable");
+    let applied = std::process::Command::new("git").args(["apply", "change.diff"]).current_dir(author.path(".")).status();
+    assert!(applied.expect("git is there").success(), "the guide's change fits the plugin");
+    let last_ms = 1_767_226_000_500_i64;
+    let at = (last_ms + 3_600_000).to_string();
+    let ordered = author.call("counts", &["deploy", &build(), "--at", &at]);
+    ordered.expect_code(0).expect_said(&["holds from"]);
+
+    let records = author.path("golden/first/records.ndjson");
+    let mut text = std::fs::read_to_string(&records).expect("it was made");
+    // The window of dan, whose first action was the last record's, is open.
+    for (i, (user, time)) in [("dan", last_ms - 400), ("eve", last_ms + 3_650_000)].into_iter().enumerate() {
+        let value = json!({"user": user, "time": time}).to_string();
+        let (offset, timestamp) = (11 + i, last_ms + 3_600_000 + 10_000 * i64::try_from(i).expect("small"));
+        let record = json!({"partition": 0, "offset": offset, "timestamp": timestamp, "value": value});
+        text.push_str(&format!("{record}\n"));
+    }
+    std::fs::write(records, text).expect("the folder is writable");
+    author.call("counts", &["run"]).expect_code(0).expect_said(&["dan was last seen", "state migrated"]);
+    let rows = Connection::open(author.path("rows.db")).expect("a database");
+    let dan = rows.query_row("SELECT actions FROM counts WHERE user = 'dan'", [], |row| row.get::<_, i64>(0));
+    assert_eq!(dan.expect("dan's window ended"), 2);
 }
 
 /// A defect: what it is, the parts of the source that it replaces, and what the golden tests must say of it.
