@@ -100,8 +100,8 @@ const DEFECTS: &[Defect] = &[
         "a static counter",
         &[
             (
-                "/// The first table",
-                "static SEEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);\n/// The first table",
+                "/// The plugin.",
+                "static SEEN: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);\n/// The plugin.",
             ),
             ("unwrap_or(0) + 1", "unwrap_or(0) + 1 + SEEN.fetch_add(1, std::sync::atomic::Ordering::Relaxed)"),
         ],
@@ -110,21 +110,29 @@ const DEFECTS: &[Defect] = &[
     (
         "state kept between calls",
         &[
-            ("    window_ms: i64,\n}", "    window_ms: i64,\n    seen: std::cell::Cell<u64>,\n}"),
-            ("window_ms: config.window * 1000 }", "window_ms: config.window * 1000, seen: Default::default() }"),
+            ("    config: Config,\n}", "    config: Config,\n    seen: std::cell::Cell<i64>,\n}"),
+            (
+                "config: keyfold_sdk::config(config)? }",
+                "config: keyfold_sdk::config(config)?, seen: Default::default() }",
+            ),
             ("unwrap_or(0) + 1", "unwrap_or(0) + 1 + self.seen.replace(1)"),
         ],
         &["FAIL  first: the plugin breaks the law", "partition 0, offset 5", "nothing kept in the mapper"],
     ),
     (
         "a panic",
-        &[("let user = key.name();", "let user = key.name();\n        assert!(user != \"bob\", \"no bob\");")],
-        &["FAIL  first: other rows than expected", "no bob (src/lib.rs:89)", "\"offset\":6"],
+        &[("key.emit(", "assert!(key.name() != \"bob\", \"no bob\");\n        key.emit(")],
+        &["FAIL  first: other rows than expected", "no bob (src/lib.rs:92)", "\"offset\":6"],
     ),
     (
-        "a wrong type in a row",
-        &[(".integer(\"actions\", actions.cast_signed())", ".text(\"actions\", \"many\")")],
-        &["FAIL  first: other rows than expected", "column 3 is actions", "the row gives actions", "src/lib.rs:89"],
+        "a row of a table that is not described",
+        &[(".rows::<Count<'_>>()", "")],
+        &[
+            "FAIL  first: other rows than expected",
+            "a row for table counts",
+            "the description has not",
+            "src/lib.rs:92",
+        ],
     ),
     (
         "an event that costs too much",
@@ -135,7 +143,7 @@ const DEFECTS: &[Defect] = &[
         "an order that differs from map to map",
         &[(
             "let actions = key.value()",
-            "let all: std::collections::HashMap<u64, u64> = (0..64).map(|i| (i, i)).collect();\n        let first = *all.keys().next().unwrap_or(&0);\n        let actions = key.value().map(|value| value + 100 * first)",
+            "let all: std::collections::HashMap<i64, i64> = (0..64).map(|i| (i, i)).collect();\n        let first = *all.keys().next().unwrap_or(&0);\n        let actions = key.value().map(|value| value + 100 * first)",
         )],
         &["FAIL  first: the plugin breaks the law", "partition 0, offset 5", "no iteration over std's HashMap"],
     ),

@@ -4,6 +4,27 @@ use crate::Row;
 use crate::raw::{self, ColumnSpec, ColumnType, TableSpec};
 
 /// Name, version, tables and configuration schema of a plugin.
+///
+/// ```
+/// use keyfold_sdk::{Description, Row};
+///
+/// #[derive(Row)]
+/// #[row(table = "counts")]
+/// struct Count {
+///     #[row(key)]
+///     user: i64,
+///     actions: i64,
+/// }
+///
+/// let description = Description::new("counts", "1.0.0")
+///     .rows::<Count>()
+///     .state_version(2) // the former one is read by `Mapper::migrate_value` and `Mapper::migrate_item`
+///     .config_schema(r#"{"type": "object", "properties": {"window": {"type": "string"}}}"#)
+///     .with_headers();
+/// let raw = description.into_raw();
+/// assert_eq!((raw.tables[0].name.as_str(), raw.tables[0].columns.len()), ("counts", 2));
+/// assert!(raw.wants_headers && raw.state_version == 2);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Description(raw::Description);
 
@@ -58,7 +79,15 @@ impl Description {
     }
 }
 
-/// An output table: its columns in the order in which rows give them.
+/// An output table, for rows that are given cell by cell: its columns in the order in which rows give them.
+///
+/// ```
+/// use keyfold_sdk::{ColumnType, Description, Table};
+///
+/// let counts = Table::new("counts").key("user", ColumnType::Integer).column("actions", ColumnType::Integer);
+/// let description = Description::new("counts", "1.0.0").table(counts);
+/// # assert!(description.into_raw().tables[0].columns[0].primary_key);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table(TableSpec);
 

@@ -101,6 +101,20 @@ pub use row::{Row, RowBuilder};
 pub use stored::{Migrated, Stored};
 
 /// "No timer" and "no watermark" in the contract's columns.
+///
+/// ```
+/// # let batch = keyfold_sdk::raw::TimerBatch {
+/// #     keys: keyfold_sdk::raw::TextColumn { data: vec![], ends: vec![] },
+/// #     value_present: vec![],
+/// #     values: keyfold_sdk::raw::ByteColumn { data: vec![], ends: vec![] },
+/// #     list_ends: vec![],
+/// #     list_items: keyfold_sdk::raw::ByteColumn { data: vec![], ends: vec![] },
+/// #     timers: vec![],
+/// # };
+/// // In the answer of a plugin that implements `raw::Guest`: all timers are used up.
+/// let timers = vec![keyfold_sdk::NONE; batch.timers.len()];
+/// # assert!(timers.is_empty());
+/// ```
 pub const NONE: i64 = i64::MIN;
 
 /// The contract's types and functions as wit-bindgen makes them of `wit/`.
@@ -122,7 +136,7 @@ pub use bindings::exports::keyfold::mapper::mapper as raw;
 /// A plugin's logic: records to events, and a fold of each key's events with one timer per key.
 ///
 /// All three types are written to bytes and read back by [`Stored`]; `str`, `[u8]`, numbers and `()` for "none" have it. The example is at
-/// [the top](crate).
+/// [the top](crate); of a state that has changed, at [`Migrated`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a plugin: it does not implement `Mapper`",
     label = "not a plugin",
@@ -165,7 +179,24 @@ pub trait Mapper: Sized + 'static {
     }
 }
 
-/// Exports a [`Mapper`] as the plugin that this crate is. Expands to nothing but for wasm32, so that native tests link.
+/// Exports a [`Mapper`] as the plugin that this crate is. Expands to next to nothing but for wasm32, so that native tests link.
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
+/// pub struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = ();
+/// #     type Value = ();
+/// #     type Item = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0") }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// #     fn map(&self, _: &Record<'_>, _: &mut Events<'_, Self>) -> Result<(), String> { Ok(()) }
+/// #     fn on_event(&self, _: &mut Key<'_, Self>, _: &Event<'_, Self>) -> Result<(), String> { Ok(()) }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+///
+/// keyfold_sdk::plugin!(Plugin);
+/// ```
 #[macro_export]
 macro_rules! plugin {
     ($mapper:ty) => {
@@ -265,6 +296,48 @@ macro_rules! log {
 }
 
 /// Exports a type that implements [`raw::Guest`] itself. Expands to nothing but for wasm32.
+///
+/// ```
+/// use keyfold_sdk::raw::{self, ByteColumn, ChangeBatch, EventBatch, FoldBatch, RecordBatch, StateBatch, TextColumn, TimerBatch};
+///
+/// /// Takes every record, and makes nothing of it.
+/// struct Nothing;
+///
+/// impl raw::Guest for Nothing {
+///     fn describe() -> raw::Description {
+///         keyfold_sdk::Description::new("nothing", "1.0.0").into_raw()
+///     }
+///
+///     fn configure(_config: String) -> Result<(), String> {
+///         Ok(())
+///     }
+///
+///     fn map_records(_records: RecordBatch) -> Result<EventBatch, String> {
+///         Ok(EventBatch {
+///             records: vec![],
+///             keys: TextColumn { data: vec![], ends: vec![] },
+///             event_times: vec![],
+///             values: ByteColumn { data: vec![], ends: vec![] },
+///             rejections: vec![],
+///             logs: vec![],
+///         })
+///     }
+///
+///     fn fold(_batch: FoldBatch) -> Result<ChangeBatch, String> {
+///         Err("there are no events".into())
+///     }
+///
+///     fn on_timer(_batch: TimerBatch) -> Result<ChangeBatch, String> {
+///         Err("there are no timers".into())
+///     }
+///
+///     fn migrate(_version: u32, _states: StateBatch) -> Result<StateBatch, String> {
+///         Err("there is no state".into())
+///     }
+/// }
+///
+/// keyfold_sdk::raw_plugin!(Nothing);
+/// ```
 #[macro_export]
 macro_rules! raw_plugin {
     ($guest:ident) => {

@@ -9,6 +9,21 @@ use crate::raw::{EventBatch, HeaderColumns, LogLine, RecordBatch};
 use crate::{Mapper, Stored};
 
 /// One record of the log.
+///
+/// ```
+/// use keyfold_sdk::Record;
+///
+/// /// What a `map` may do first.
+/// fn payload<'a>(record: &Record<'a>) -> Result<&'a [u8], String> {
+///     if record.headers().any(|(name, value)| name == "kind" && value == b"test") {
+///         return Err("a test".into());
+///     }
+///     record.payload.ok_or_else(|| format!("a tombstone of {:?}", record.key))
+/// }
+///
+/// let record = Record::new(0, 7, 1_727_873_508_000, Some(b"hello"));
+/// assert_eq!(payload(&record), Ok(&b"hello"[..]));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// Its partition.
@@ -83,7 +98,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// How much a log line matters.
+/// How much a log line matters. The example is at [`Events`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// Somebody must act.
@@ -200,6 +215,35 @@ impl<T: KeyText + ?Sized> KeyText for &T {
 }
 
 /// Where [`Mapper::map`] puts the events of a record.
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Level, Mapper, Record};
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = str;
+/// #     type Value = ();
+/// #     type Item = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0") }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+///     let text = std::str::from_utf8(record.payload.unwrap_or_default()).map_err(|error| error.to_string())?;
+///     for (place, word) in text.split(' ').enumerate() {
+///         out.push(format_args!("{word}/{place}"), record.append_time, word);
+///     }
+///     if text.is_empty() {
+///         out.log(Level::Warn, "a record without words"); // or keyfold_sdk::log!(out, Warn, "..")
+///     }
+///     Ok(())
+/// }
+/// #     fn on_event(&self, key: &mut Key<'_, Self>, _: &Event<'_, Self>) -> Result<(), String> {
+/// #         key.set_timer(100);
+/// #         Ok(())
+/// #     }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "to be"), (8, "")]).fold_lawfully::<Plugin>("{}");
+/// # assert_eq!(outcome.timers.keys().collect::<Vec<_>>(), ["/0", "be/1", "to/0"]);
+/// ```
 pub struct Events<'a, M: Mapper> {
     out: &'a mut EventBatch,
     record: u32,

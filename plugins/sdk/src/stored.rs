@@ -215,6 +215,41 @@ pub(crate) fn read<'a, T: Stored + ?Sized>(what: &str, bytes: &'a [u8]) -> T::Re
 }
 
 /// Where a migrated state goes.
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
+/// use keyfold_sdk::{Migrated, Stored};
+///
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// type Value = u64;
+/// type Item = str;
+///
+/// // The first version had 32 bits for the value, and items that were bytes.
+/// fn migrate_value(&self, version: u32, old: &[u8], new: &mut Migrated<'_, u64>) -> Result<(), String> {
+///     match version {
+///         1 => new.put(&u32::read(old)?.into()),
+///         other => return Err(format!("version {other} never was")),
+///     }
+///     Ok(())
+/// }
+///
+/// fn migrate_item(&self, _version: u32, old: &[u8], new: &mut Migrated<'_, str>) -> Result<(), String> {
+///     new.put(&String::from_utf8_lossy(old));
+///     Ok(())
+/// }
+/// #     type Event = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0").state_version(2) }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// #     fn map(&self, _: &Record<'_>, _: &mut Events<'_, Self>) -> Result<(), String> { Ok(()) }
+/// #     fn on_event(&self, _: &mut Key<'_, Self>, _: &Event<'_, Self>) -> Result<(), String> { Ok(()) }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+/// # let column = |data: &[u8]| keyfold_sdk::raw::ByteColumn { data: data.to_vec(), ends: vec![data.len() as u32] };
+/// # let old = keyfold_sdk::raw::StateBatch { values: column(&[7, 0, 0, 0]), list_items: column(b"a") };
+/// # let new = keyfold_sdk::glue::Instance::<Plugin>::configure("{}").unwrap().migrate(1, &old).unwrap();
+/// # assert_eq!((new.values.data.len(), new.list_items.data), (8, b"a".to_vec()));
+/// ```
 pub struct Migrated<'a, T: ?Sized> {
     bytes: &'a mut Vec<u8>,
     put: bool,
