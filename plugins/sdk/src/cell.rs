@@ -51,7 +51,7 @@ use crate::raw::{self, ByteColumn, ColumnData, ColumnType, TextColumn};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a column",
     label = "no type of column for this",
-    note = "columns hold `bool`, integers up to `i64`, `f64`, `Timestamp`, texts, `&[u8]`, lists of texts or integers, `Json`, and `Option`s of these",
+    note = "columns hold `bool`, integers up to `i64`, floats, `Timestamp`, texts, bytes, lists of texts or integers, `Json`, `Option`s",
     note = "`u64` and `usize` do not fit: cast to `i64`; anything with fields of its own goes into a `Json` or several columns"
 )]
 pub trait Cell {
@@ -70,7 +70,19 @@ pub trait Cell {
 )]
 pub trait KeyCell: Cell {}
 
-/// A text or an integer: what lists in columns are of. It follows [`Cell`]: `[&str]`, `Vec<String>` and `[i64; 3]` are cells.
+/// A text or an integer: what lists in columns are of.
+///
+/// ```
+/// use keyfold_sdk::ColumnType;
+/// use keyfold_sdk::cell::{Cell, ListItem};
+///
+/// fn column_of<T: ListItem>(_items: &[T]) -> ColumnType {
+///     <[T]>::KIND
+/// }
+///
+/// assert_eq!(column_of(&["a", "b"]), ColumnType::TextList);
+/// assert_eq!(column_of(&[1_i64, 2]), ColumnType::IntegerList);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be in a list in a column",
     label = "lists are of texts or of integers",

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeOwned, Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Reads the configuration that [`Mapper::configure`](crate::Mapper::configure) is given. The error says which key is wrong, by its path, and
-/// what it should be.
+/// Reads the configuration that [`Mapper::configure`](crate::Mapper::configure) is given. The error says which key is wrong, by its path,
+/// and what it should be.
 ///
 /// ```
 /// use keyfold_sdk::config::Duration;

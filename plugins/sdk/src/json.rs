@@ -1,7 +1,7 @@
 //! Flat JSON objects, field by field and eight bytes at a time: twice as fast as serde_json on what most topics hold.
 //!
-//! [`Flat`] reads plain documents only: an object whose fields are texts without escapes, integers, booleans and nulls. It never says what is
-//! wrong with a document: on anything unusual it gives up, with `None`, and the document is for serde_json, which knows all of JSON and
+//! [`Flat`] reads plain documents only: an object whose fields are texts without escapes, integers, booleans and nulls. It never says what
+//! is wrong with a document: on anything unusual it gives up, with `None`, and the document is for serde_json, which knows all of JSON and
 //! says what is wrong in words. What it does read it reads as serde_json would.
 
 /// A reader of a flat object. Each name is followed by exactly one call for its value; a document of which `name` has said `Some(None)` is

@@ -213,7 +213,8 @@ impl<'a, M: Mapper> Key<'a, M> {
         self.draft.set_timer(NONE);
     }
 
-    /// Emits a row, of the table that its type names. A table that the description has not is a bug of the plugin, and a panic that names it.
+    /// Emits a row, of the table that its type names. A table that the description has not is a bug of the plugin, and a panic that names
+    /// it.
     #[track_caller]
     pub fn emit<R: Row>(&mut self, row: &R) {
         self.output.rows.emit(row);

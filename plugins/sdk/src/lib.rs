@@ -166,13 +166,15 @@ pub trait Mapper: Sized + 'static {
     /// key's state with it.
     fn on_timer(&self, key: &mut Firing<'_, Self>, time: i64) -> Result<(), String>;
 
-    /// Reads a value state of a former state version and gives it back as a present one. The default refuses.
+    /// Reads a value state of a former state version and gives it back as a present one. The default refuses. The example is at
+    /// [`Migrated`].
     fn migrate_value(&self, version: u32, old: &[u8], new: &mut Migrated<'_, Self::Value>) -> Result<(), String> {
         let _ = (old, new);
         Err(format!("this plugin does not read value states of state version {version}"))
     }
 
-    /// Reads a list item of a former state version and gives it back as a present one. The default refuses.
+    /// Reads a list item of a former state version and gives it back as a present one. The default refuses. The example is at
+    /// [`Migrated`].
     fn migrate_item(&self, version: u32, old: &[u8], new: &mut Migrated<'_, Self::Item>) -> Result<(), String> {
         let _ = (old, new);
         Err(format!("this plugin does not read list items of state version {version}"))

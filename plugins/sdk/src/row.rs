@@ -113,10 +113,12 @@ pub struct Column {
 }
 
 impl Column {
+    #[doc(hidden)]
     pub const fn new<T: Cell>(name: &'static str) -> Column {
         Column { name, kind: T::KIND, key: false }
     }
 
+    #[doc(hidden)]
     pub const fn key<T: KeyCell>(name: &'static str) -> Column {
         Column { name, kind: T::KIND, key: true }
     }
@@ -135,6 +137,7 @@ impl<'a> Cells<'a> {
         Cells { row: count(batch.items.len() - 1), columns: batch.columns.iter_mut() }
     }
 
+    #[doc(hidden)]
     #[inline]
     pub fn put(&mut self, value: &impl Cell) {
         let column = self.columns.next().expect("the shape was compared with the table");
@@ -147,7 +150,7 @@ impl<'a> Cells<'a> {
 ///
 /// ```
 /// # use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Mapper, Record};
-/// use keyfold_sdk::Table;
+/// use keyfold_sdk::{RowBuilder, Table};
 ///
 /// const ALL: usize = 0; // the first table
 ///
@@ -171,7 +174,7 @@ impl<'a> Cells<'a> {
 ///
 /// fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
 ///     let name = key.name();
-///     let row = key.row(ALL).text("k", name).timestamp("at", event.time).boolean("yes", true).integer("n", 1);
+///     let row: RowBuilder<'_> = key.row(ALL).text("k", name).timestamp("at", event.time).boolean("yes", true).integer("n", 1);
 ///     let row = row.float("x", 0.5).blob("bytes", b"ab").json("map", "{}").null("none");
 ///     row.texts("words", ["a", "b"]).integers("numbers", [1, 2]).end();
 ///     Ok(())
