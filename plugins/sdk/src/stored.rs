@@ -169,10 +169,24 @@ impl Stored for Timestamp {
     }
 }
 
+/// What `derive(Stored)` asks of a type: in its own words, since serde's say nothing of this derive.
+#[cfg(feature = "serde")]
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`derive(Stored)` is by serde, which does not know `{Self}`",
+    label = "serde's derives are missing",
+    note = "derive all three: `#[derive(serde::Serialize, serde::Deserialize, keyfold_sdk::Stored)]`"
+)]
+pub trait BySerde: serde::Serialize + serde::de::DeserializeOwned {}
+
+#[cfg(feature = "serde")]
+#[diagnostic::do_not_recommend]
+impl<T: serde::Serialize + serde::de::DeserializeOwned> BySerde for T {}
+
 /// Appends what `derive(Stored)` writes.
 #[cfg(feature = "serde")]
 #[doc(hidden)]
-pub fn to_bytes<T: serde::Serialize>(value: &T, out: &mut Vec<u8>) {
+pub fn to_bytes<T: BySerde>(value: &T, out: &mut Vec<u8>) {
     struct Append<'a>(&'a mut Vec<u8>);
 
     impl postcard::ser_flavors::Flavor for Append<'_> {
@@ -201,7 +215,7 @@ pub fn to_bytes<T: serde::Serialize>(value: &T, out: &mut Vec<u8>) {
 /// Reads what [`to_bytes`] wrote, and nothing behind it.
 #[cfg(feature = "serde")]
 #[doc(hidden)]
-pub fn from_bytes<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+pub fn from_bytes<T: BySerde>(bytes: &[u8]) -> Result<T, String> {
     let (value, rest) = postcard::take_from_bytes(bytes).map_err(|error| error.to_string())?;
     if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes behind the value", rest.len())) }
 }

@@ -12,8 +12,11 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let columns = columns(input)?;
     let shape = columns.iter().map(Column::shape);
     let cells = columns.iter().map(|column| {
-        let field = &column.field.ident;
-        quote!(cells.put(&self.#field);)
+        // What is wrong is the type: an error about this line points at it.
+        let place = column.field.ty.span();
+        let mut field = column.field.ident.clone();
+        field.iter_mut().for_each(|name| name.set_span(place));
+        quote_spanned!(place => cells.put(&self.#field);)
     });
     let name = &input.ident;
     let (generics, arguments, bounds) = input.generics.split_for_impl();

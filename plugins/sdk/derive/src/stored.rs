@@ -1,7 +1,7 @@
 //! `derive(Stored)`: the bytes are serde's, in the format of `keyfold_sdk::stored`.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{quote, quote_spanned};
 use syn::{DeriveInput, Error, GenericParam, Result};
 
 pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
@@ -15,17 +15,19 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
         };
         return Err(Error::new_spanned(parameter, message));
     }
+    let write = quote_spanned!(name.span() => ::keyfold_sdk::stored::to_bytes(self, out));
+    let read = quote_spanned!(name.span() => ::keyfold_sdk::stored::from_bytes(bytes));
     Ok(quote! {
         #[automatically_derived]
         impl ::keyfold_sdk::Stored for #name {
             type Read<'a> = #name;
 
             fn write(&self, out: &mut ::std::vec::Vec<u8>) {
-                ::keyfold_sdk::stored::to_bytes(self, out);
+                #write
             }
 
             fn read(bytes: &[u8]) -> ::core::result::Result<#name, ::std::string::String> {
-                ::keyfold_sdk::stored::from_bytes(bytes)
+                #read
             }
         }
     })
