@@ -103,7 +103,8 @@ fn announce(name: &str, built: &Path) -> Result<(), String> {
     for source in sources {
         println!("cargo::rerun-if-changed={source}");
     }
-    for manifest in ["Cargo.toml", "Cargo.lock", "host/build.rs", "plugins/sdk/Cargo.toml"] {
+    let derive = "plugins/sdk/derive/Cargo.toml";
+    for manifest in ["Cargo.toml", "Cargo.lock", "host/build.rs", "plugins/sdk/Cargo.toml", derive] {
         println!("cargo::rerun-if-changed={manifest}");
     }
     println!("cargo::rerun-if-changed=plugins/{name}/Cargo.toml");
