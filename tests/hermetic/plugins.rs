@@ -69,7 +69,7 @@ fn sessions() -> &'static Case {
         let settings = Settings {
             source: written("gap-sessions", &log),
             time: "late = \"drop\"".to_owned(),
-            plugin: format!("component = \"{}\"\nconfig = {{ gap = {} }}", plugin_file("gap_sessions"), GAP_MS / 1_000),
+            plugin: format!("component = \"{}\"\nconfig = {{ gap = {GAP_MS} }}", plugin_file("gap_sessions")),
             ..Settings::default()
         };
         Case { settings, records: log.len(), rows, counts: lane.counts, until_end: false, deploys: Vec::new() }
@@ -139,7 +139,7 @@ fn a_log_that_is_folded_again_adds_no_first_record() {
     assert!(ids.len() + 100 < want.len(), "some of them after their time to live");
     let settings = Settings {
         source: written("dedup", &log),
-        plugin: format!("component = \"{}\"\nconfig = {{ ttl = {} }}", plugin_file("dedup"), TTL_MS / 1_000),
+        plugin: format!("component = \"{}\"\nconfig = {{ ttl = {TTL_MS} }}", plugin_file("dedup")),
         sink: "[sink.sqlite]\npath = \"rows.db\"".to_owned(),
         ..Settings::default()
     };

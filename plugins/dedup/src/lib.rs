@@ -10,20 +10,26 @@
 //! A replay finds the same first records, since what is first follows from the log. It writes the same rows over themselves: the primary
 //! key is the id, and when it was first seen. So the table has one row for each id and `ttl`, whatever was folded again.
 
-use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Mapper, Record, Table};
-use serde::Deserialize;
+use keyfold_sdk::config::Duration;
+use keyfold_sdk::{Description, Event, Events, Firing, Json, Key, Mapper, Record, Row, Timestamp};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 #[cfg(test)]
 mod tests;
 
+/// The plugin, and its configuration.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Config {
-    /// Seconds.
-    ttl: u32,
+pub struct Dedup {
+    #[serde(deserialize_with = "up_to_a_year")]
+    ttl: Duration,
     #[serde(default = "id")]
     field: String,
+}
+
+fn up_to_a_year<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    Duration::within(from, Duration::from_ms(1), Duration::from_ms(365 * 24 * 3_600_000))
 }
 
 fn id() -> String {
@@ -33,17 +39,23 @@ fn id() -> String {
 const SCHEMA: &str = r#"{
     "type": "object",
     "properties": {
-        "ttl": { "type": "integer", "minimum": 1, "maximum": 31536000, "description": "seconds" },
+        "ttl": { "type": ["string", "integer"], "description": "like \"24h\", or in milliseconds" },
         "field": { "type": "string", "default": "id", "description": "the field of the payload that holds the id" }
     },
     "required": ["ttl"],
     "additionalProperties": false
 }"#;
 
-/// The plugin.
-pub struct Dedup {
-    ttl_ms: i64,
-    field: String,
+#[derive(Row)]
+#[row(table = "firsts")]
+struct First<'a> {
+    #[row(key)]
+    id: &'a str,
+    #[row(key)]
+    first_seen: Timestamp,
+    partition: u32,
+    offset: i64,
+    payload: Json<&'a str>,
 }
 
 impl Mapper for Dedup {
@@ -54,18 +66,11 @@ impl Mapper for Dedup {
     type Item = ();
 
     fn describe() -> Description {
-        let firsts = Table::new("firsts")
-            .key("id", ColumnType::Text)
-            .key("first_seen", ColumnType::Timestamp)
-            .column("partition", ColumnType::Integer)
-            .column("offset", ColumnType::Integer)
-            .column("payload", ColumnType::Json);
-        Description::new("dedup", env!("CARGO_PKG_VERSION")).table(firsts).config_schema(SCHEMA)
+        Description::new("dedup", env!("CARGO_PKG_VERSION")).rows::<First<'_>>().config_schema(SCHEMA)
     }
 
     fn configure(config: &str) -> Result<Dedup, String> {
-        let config: Config = serde_json::from_str(config).map_err(|error| error.to_string())?;
-        Ok(Dedup { ttl_ms: i64::from(config.ttl) * 1000, field: config.field })
+        keyfold_sdk::config(config)
     }
 
     fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
@@ -81,16 +86,19 @@ impl Mapper for Dedup {
     }
 
     fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
-        // The timer comes later than this by `out_of_orderness`: it only clears.
-        if key.value().is_some_and(|first| event.time - first < self.ttl_ms) {
+        // The timer is no judge of this: it fires later than `ttl`, by `out_of_orderness`.
+        if key.value().is_some_and(|first| event.time - first < self.ttl.as_ms()) {
             return Ok(());
         }
-        let id = key.name();
-        let row = key.row(0).text("id", id).timestamp("first_seen", event.time);
-        let row = row.integer("partition", event.partition.into()).integer("offset", event.offset.cast_signed());
-        row.json("payload", event.value()).end();
+        key.emit(&First {
+            id: key.name(),
+            first_seen: Timestamp(event.time),
+            partition: event.partition,
+            offset: event.offset.cast_signed(),
+            payload: Json(event.value()),
+        });
         key.put(&event.time);
-        key.set_timer(event.time + self.ttl_ms);
+        key.set_timer(event.time + self.ttl.as_ms());
         Ok(())
     }
 

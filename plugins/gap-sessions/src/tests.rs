@@ -11,7 +11,7 @@ fn many_users_in_any_batches_have_the_same_sessions() {
         (i, Some(format!(r#"{{"user": "{user}", "page": "p{i}", "time": {}}}"#, second * 1000).into_bytes()))
     };
     let log = Log { records: (0..5000).map(record).collect(), out_of_orderness_ms: 25_000 };
-    let outcome = log.fold_lawfully::<GapSessions>(r#"{"gap": 4}"#);
+    let outcome = log.fold_lawfully::<GapSessions>(r#"{"gap": "4s"}"#);
     let sessions: usize = outcome.rows.values().map(Vec::len).sum();
     assert!(sessions > 500 && outcome.rejections.is_empty(), "{sessions} {:?}", outcome.rejections);
 }

@@ -11,7 +11,7 @@ const QUIET_MS: i64 = 30_000;
 fn folded(times: impl Iterator<Item = (i64, i64)>) -> Vec<String> {
     let record = |(key, time): (i64, i64)| (time, Some(format!(r#"{{"key": "{key}", "time": {time}}}"#).into_bytes()));
     let log = Log { records: times.map(record).collect(), out_of_orderness_ms: 25_000 };
-    let outcome = log.fold_lawfully::<RateAlert>(r#"{"limit": 5, "window": 20, "quiet": 30}"#);
+    let outcome = log.fold_lawfully::<RateAlert>(r#"{"limit": 5, "window": "20s", "quiet": "30s"}"#);
     assert!(outcome.rejections.is_empty(), "{:?}", outcome.rejections);
     outcome.rows.into_values().flatten().collect()
 }

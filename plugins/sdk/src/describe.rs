@@ -1,5 +1,6 @@
 //! What a plugin says of itself, put together by hand-over-hand calls.
 
+use crate::Row;
 use crate::raw::{self, ColumnSpec, ColumnType, TableSpec};
 
 /// Name, version, tables and configuration schema of a plugin.
@@ -19,7 +20,15 @@ impl Description {
         })
     }
 
-    /// One more output table; rows name it by its place, from 0.
+    /// One more output table, that of a [`Row`]. One of the same name is there already? That is a bug of the plugin, and a panic.
+    #[track_caller]
+    pub fn rows<R: Row>(self) -> Description {
+        let name = R::SHAPE.table;
+        assert!(self.0.tables.iter().all(|table| table.name != name), "table {name} is in the description already");
+        self.table(Table(R::SHAPE.spec()))
+    }
+
+    /// One more output table, for rows that are given cell by cell: [`Key::row`](crate::Key::row) names it by its place, from 0.
     pub fn table(mut self, table: Table) -> Description {
         self.0.tables.push(table.0);
         self

@@ -13,7 +13,7 @@ use crate::raw::{
     self, ByteColumn, ChangeBatch, EventBatch, FoldBatch, RecordBatch, Rejection, StateBatch, TableSpec, TimerBatch,
 };
 use crate::record::{Events, Records};
-use crate::row::Rows;
+use crate::rows::Rows;
 use crate::stored::Migrated;
 use crate::{Mapper, NONE};
 
@@ -21,6 +21,10 @@ use crate::{Mapper, NONE};
 pub fn describe<M: Mapper>() -> raw::Description {
     M::describe().into_raw()
 }
+
+/// What [`plugin!`](crate::plugin) takes.
+#[doc(hidden)]
+pub fn is_mapper<M: Mapper>() {}
 
 /// A configured mapper that takes batches.
 pub struct Instance<M: Mapper> {

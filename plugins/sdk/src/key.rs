@@ -6,7 +6,8 @@ use std::ops::{Deref, DerefMut};
 use crate::columns::{item, start};
 use crate::draft::Draft;
 use crate::raw::{ByteColumn, FoldBatch, LogLine};
-use crate::row::{Row, Rows};
+use crate::row::{Row, RowBuilder};
+use crate::rows::Rows;
 use crate::stored::read;
 use crate::{Level, Mapper, NONE, Stored};
 
@@ -125,8 +126,15 @@ impl<'a, M: Mapper> Key<'a, M> {
         self.draft.set_timer(NONE);
     }
 
-    /// Begins a row of the description's table `table`, counted from 0.
-    pub fn row(&mut self, table: usize) -> Row<'_> {
+    /// Emits a row, of the table that its type names. A table that the description has not is a bug of the plugin, and a panic that names it.
+    #[track_caller]
+    pub fn emit<R: Row>(&mut self, row: &R) {
+        self.output.rows.emit(row);
+    }
+
+    /// Begins a row of the description's table `table`, counted from 0, that is given cell by cell.
+    #[track_caller]
+    pub fn row(&mut self, table: usize) -> RowBuilder<'_> {
         self.output.rows.begin(table)
     }
 
@@ -149,7 +157,14 @@ impl<'a, M: Mapper> Firing<'a, M> {
 
     /// The list state as it was when the timer fired, in the order in which it was appended.
     pub fn items(&self) -> Items<'a, M::Item> {
-        Items { ..self.items }
+        self.items.clone()
+    }
+
+    /// [`Key::emit`].
+    // Not by `DerefMut` alone: so the row may be made of what the key gives.
+    #[track_caller]
+    pub fn emit<R: Row>(&mut self, row: &R) {
+        self.key.emit(row);
     }
 }
 
@@ -179,6 +194,12 @@ impl<'a, T: ?Sized> Items<'a, T> {
     /// Row `i` of lists that end at `ends` in `column`.
     pub(crate) fn of(column: &'a ByteColumn, ends: &[u32], i: usize) -> Items<'a, T> {
         Items { column, next: start(ends, i), end: ends[i] as usize, kind: PhantomData }
+    }
+}
+
+impl<T: ?Sized> Clone for Items<'_, T> {
+    fn clone(&self) -> Self {
+        Items { ..*self }
     }
 }
 

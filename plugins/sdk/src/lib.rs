@@ -72,22 +72,32 @@
 mod describe;
 mod record;
 mod key;
-mod row;
-mod stored;
+pub mod row;
+pub mod cell;
+pub mod stored;
+mod rows;
 mod draft;
 mod columns;
 pub mod collections;
+#[cfg(feature = "serde")]
+pub mod config;
+pub mod json;
+pub mod time;
 pub mod glue;
 #[doc(hidden)]
 pub mod panic;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
+pub use cell::{Json, Timestamp};
+#[cfg(feature = "serde")]
+pub use config::config;
 pub use describe::{Description, Table};
 pub use key::{Event, Firing, Items, Key};
+pub use keyfold_sdk_derive::{Row, Stored};
 pub use raw::ColumnType;
 pub use record::{Events, KeyText, Level, Record};
-pub use row::Row;
+pub use row::{Row, RowBuilder};
 pub use stored::{Migrated, Stored};
 
 /// "No timer" and "no watermark" in the contract's columns.
@@ -111,7 +121,13 @@ pub use bindings::exports::keyfold::mapper::mapper as raw;
 
 /// A plugin's logic: records to events, and a fold of each key's events with one timer per key.
 ///
-/// All three types are written to bytes and read back by [`Stored`]; `str`, `[u8]`, numbers and `()` for "none" have it.
+/// All three types are written to bytes and read back by [`Stored`]; `str`, `[u8]`, numbers and `()` for "none" have it. The example is at
+/// [the top](crate).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a plugin: it does not implement `Mapper`",
+    label = "not a plugin",
+    note = "write `impl keyfold_sdk::Mapper for {Self}` with `describe`, `configure`, `map`, `on_event` and `on_timer`"
+)]
 pub trait Mapper: Sized + 'static {
     /// What an event carries from [`Mapper::map`] to [`Mapper::on_event`].
     type Event: Stored + ?Sized;
@@ -153,6 +169,9 @@ pub trait Mapper: Sized + 'static {
 #[macro_export]
 macro_rules! plugin {
     ($mapper:ty) => {
+        // On every target, before the rest: what is not a mapper is said in a few words.
+        const _: fn() = $crate::glue::is_mapper::<$mapper>;
+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::raw;
@@ -204,6 +223,45 @@ macro_rules! plugin {
             $crate::raw_plugin!(KeyfoldExports);
         };
     };
+}
+
+/// Says something in the host's log: of a key, in `on_event` and `on_timer`, or in `map`. The level is one of [`Level`]'s; the rest is as in
+/// [`format!`].
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = ();
+/// #     type Value = ();
+/// #     type Item = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0") }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+///     keyfold_sdk::log!(out, Debug, "offset {} of partition {}", record.offset, record.partition);
+///     out.push("ann", record.append_time, &());
+///     Ok(())
+/// }
+///
+/// fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
+///     let late = event.append_time - event.time;
+///     keyfold_sdk::log!(key, Info, "{} is {late} ms late", key.name());
+///     Ok(())
+/// }
+/// #     fn on_timer(&self, key: &mut Firing<'_, Self>, time: i64) -> Result<(), String> {
+/// #         keyfold_sdk::log!(key, Error, "{} has {} items", key.name(), key.items().len());
+/// #         Ok(())
+/// #     }
+/// # }
+/// # keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_lawfully::<Plugin>("{}");
+/// ```
+#[macro_export]
+macro_rules! log {
+    ($to:expr, $level:ident, $($message:tt)+) => {{
+        // First the text, which may be made of the key.
+        let message = ::std::format!($($message)+);
+        $to.log($crate::Level::$level, message);
+    }};
 }
 
 /// Exports a type that implements [`raw::Guest`] itself. Expands to nothing but for wasm32.

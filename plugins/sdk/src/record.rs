@@ -1,5 +1,6 @@
 //! Records as `map` sees them, and the events that it makes.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::marker::PhantomData;
 
@@ -109,6 +110,24 @@ impl Level {
 }
 
 /// What can be an event's key: text, a whole number in decimal, or `format_args!(..)` for a key of several parts.
+///
+/// ```
+/// use keyfold_sdk::KeyText;
+///
+/// let text = |key: &dyn KeyText| {
+///     let mut bytes = Vec::new();
+///     key.write_key(&mut bytes);
+///     String::from_utf8(bytes).unwrap()
+/// };
+/// assert_eq!(text(&"ann"), "ann");
+/// assert_eq!(text(&-7), "-7");
+/// assert_eq!(text(&format_args!("{}/{}", "shop", 12)), "shop/12");
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an event's key",
+    label = "not a key",
+    note = "a key is a text, an integer, or `format_args!(..)` of several parts; `&key` or `&*key` often makes a text of it"
+)]
 pub trait KeyText {
     /// Appends the key's UTF-8.
     fn write_key(&self, out: &mut Vec<u8>);
@@ -146,6 +165,25 @@ impl KeyText for i64 {
             out.push(b'-');
         }
         self.unsigned_abs().write_key(out);
+    }
+}
+
+macro_rules! key_of_less {
+    ($($less:ty),* => $more:ty) => {$(
+        impl KeyText for $less {
+            fn write_key(&self, out: &mut Vec<u8>) {
+                <$more>::from(*self).write_key(out);
+            }
+        }
+    )*};
+}
+
+key_of_less!(u8, u16, u32 => u64);
+key_of_less!(i8, i16, i32 => i64);
+
+impl<T: ToOwned + KeyText + ?Sized> KeyText for Cow<'_, T> {
+    fn write_key(&self, out: &mut Vec<u8>) {
+        (**self).write_key(out);
     }
 }
 
