@@ -10,6 +10,7 @@ mod deploy;
 mod docs;
 mod input;
 mod migration;
+mod plugins;
 mod refusals;
 mod replay;
 mod replay_command;
