@@ -206,7 +206,8 @@ pub trait Mapper: Sized + 'static {
 #[macro_export]
 macro_rules! plugin {
     ($mapper:ty) => {
-        // On every target, before the rest: what is not a mapper is said in a few words.
+        // Before the rest: what is not a mapper is said in a few words.
+        #[cfg(target_arch = "wasm32")]
         const _: fn() = $crate::glue::is_mapper::<$mapper>;
 
         #[cfg(not(target_arch = "wasm32"))]
