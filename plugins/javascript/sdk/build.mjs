@@ -77,7 +77,7 @@ async function component(script, lines) {
     const options = { sourcePath: 'plugin.js', sourceName: 'plugin.js', witPath: contract(), worldName: 'plugin', disableFeatures: FEATURES };
     return (await componentize(options)).component;
   } catch (error) {
-    throw new Told(`the plugin cannot be put into a component:\n${placed(String(error.message ?? error), lines)}`);
+    throw new Told(loading(String(error.message ?? error), lines));
   } finally {
     process.chdir(folder);
     rmSync(work, { recursive: true, force: true });
@@ -98,9 +98,12 @@ function contract() {
   return ['../wit', '../../../wit'].map((path) => resolve(sdk, path)).find((path) => existsSync(join(path, 'keyfold.wit')));
 }
 
-/** An error's text with the author's places in it instead of the bundle's. */
-function placed(text, { files, lines }) {
-  return text.replace(/(?:\/|\b)plugin\.js:(\d+)(:\d+)?/g, (whole, line) => (lines[line] ? `${files[lines[line][0]]}:${lines[line][1]}` : whole));
+/** What the engine said of a script that it could not load: the error itself, and the first place of its stack that is the author's. */
+function loading(said, { files, lines }) {
+  const message = /^Exception while evaluating top-level script\n(?:\S+:\d+:\d+ )?(?:Misuse: )?(.*)$/m.exec(said)?.[1];
+  if (!message) return `the plugin cannot be put into a component:\n${said}`;
+  const [place] = [...said.matchAll(/plugin\.js:(\d+)/g)].flatMap(([, line]) => (lines[line] ? [lines[line]] : []));
+  return `the plugin cannot be loaded: ${message}${place ? ` (${files[place[0]]}:${place[1]})` : ''}`;
 }
 
 /** For each line of the bundle that is the author's own: the number of its file, and its line there. */

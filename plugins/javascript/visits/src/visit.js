@@ -11,15 +11,21 @@ export function visit(payload) {
   if (payload === '') throw new Error('payload is empty');
   const fields = parsed(payload);
   if (typeof fields !== 'object' || fields === null || Array.isArray(fields)) throw new Error('payload is not a JSON object');
-  const { page, event_time } = fields;
-  for (const name of ['user_id', 'page', 'event_time']) {
-    if (fields[name] === undefined) throw new Error(`${name} is missing`);
-  }
-  if (typeof fields.user_id !== 'number') throw new Error('user_id is not an integer');
-  if (typeof page !== 'string') throw new Error('page is not a text');
+  const { user_id, page, event_time } = fields;
+  if (typeof user_id !== 'number') throw wrong('user_id', user_id, 'an integer');
+  if (typeof page !== 'string') throw wrong('page', page, 'a text');
   if (!page.isWellFormed()) throw new Error('page has half of a surrogate pair');
-  if (typeof event_time !== 'string') throw new Error('event_time is not a text');
+  if (typeof event_time !== 'string') throw wrong('event_time', event_time, 'a text');
   return { user: integer('user_id', literal(payload, 'user_id')), page, time: timeMs(event_time) };
+}
+
+/**
+ * @param {string} name
+ * @param {unknown} value
+ * @param {string} type
+ */
+function wrong(name, value, type) {
+  return new Error(value === undefined ? `${name} is missing` : `${name} is ${JSON.stringify(value)}, not ${type}`);
 }
 
 /** @param {string} payload */
@@ -79,8 +85,8 @@ function lastLiteral(payload, name) {
   return found;
 }
 
-const TIME = /^(\d\d\d\d)-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))?$/;
-const DAYS = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+const TIME =
+  /^\d{4}-(?:0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.(\d{1,9}))?(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))?$/;
 
 /**
  * `YYYY-MM-DDTHH:MM:SS`, then perhaps a fraction of 1 to 9 digits, then perhaps `Z`, `+HH:MM` or `-HH:MM`; UTC where nothing is said.
@@ -89,28 +95,17 @@ const DAYS = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
  */
 function timeMs(text) {
   const parts = TIME.exec(text);
-  const [year, month, day, hour, minute, second] = parts?.slice(1, 7).map(Number) ?? [];
-  const isLeap = year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0);
-  const days = DAYS[month - 1] + (month === 2 && isLeap ? 1 : 0);
-  if (!parts || !(day >= 1 && day <= days) || hour > 23 || minute > 59 || second > 59) throw notATime(text);
-  const [fraction = '0', sign, aheadHours = '0', aheadMinutes = '0'] = parts.slice(7);
-  if (Number(aheadHours) > 23 || Number(aheadMinutes) > 59) throw notATime(text);
-  const ahead = (Number(aheadHours) * 60 + Number(aheadMinutes)) * (sign === '-' ? -60_000 : 60_000);
-  const clock = ((hour * 60 + minute) * 60 + second) * 1000 + Number(fraction.slice(0, 3).padEnd(3, '0'));
-  return daysSince1970(year, month, day) * 86_400_000 + clock - ahead;
+  if (parts === null) throw notATime(text);
+  const seconds = Date.parse(`${text.slice(0, 19)}Z`);
+  // Of a day that its month has not, some engines make one of the next.
+  if (parts[1] > '28' && new Date(seconds).getUTCDate() !== Number(parts[1])) throw notATime(text);
+  const fraction = parts[2] === undefined ? 0 : Number(parts[2].slice(0, 3).padEnd(3, '0'));
+  if (parts[3] === undefined) return seconds + fraction;
+  const ahead = (Number(parts[4]) * 60 + Number(parts[5])) * 60_000;
+  return seconds + fraction + (parts[3] === '+' ? -ahead : ahead);
 }
 
 /** @param {string} text */
 function notATime(text) {
   return new Error(`event_time is ${JSON.stringify(text.slice(0, 64))}, not a time as YYYY-MM-DDTHH:MM:SS[.fraction][Z or +HH:MM or -HH:MM]`);
-}
-
-/**
- * Days of the Gregorian calendar. `Date.UTC` takes the years 0 to 99 for those of the twentieth century.
- * @param {number} year
- * @param {number} month
- * @param {number} day
- */
-function daysSince1970(year, month, day) {
-  return Date.UTC(year + 400, month - 1, day) / 86_400_000 - 146_097;
 }
