@@ -3,7 +3,7 @@
 //!
 //! | in the folder | what it is |
 //! |---|---|
-//! | `src/`, `Cargo.toml` | the plugin |
+//! | `src/`, `Cargo.toml` or `package.json` | the plugin |
 //! | `golden/<case>/` | a test: records, and the rows, dead letters and logs that they give |
 //! | `keyfold.toml` | a pipeline with it, ready to run |
 //! | `.keyfold/` | the SDK and the contract, from the `keyfold` binary |
@@ -20,6 +20,35 @@ pub mod scaffold;
 pub mod trial;
 
 mod child;
+mod npm;
+
+/// What a plugin is written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Language {
+    /// Rust, built by cargo.
+    #[default]
+    Rust,
+    /// JavaScript or TypeScript, built by Node.js.
+    Javascript,
+}
+
+impl Language {
+    /// The file that says so in a plugin's folder.
+    const fn manifest(self) -> &'static str {
+        match self {
+            Language::Rust => "Cargo.toml",
+            Language::Javascript => "package.json",
+        }
+    }
+
+    /// Where the plugin itself is, with its explanations.
+    pub const fn source(self) -> &'static str {
+        match self {
+            Language::Rust => "src/lib.rs",
+            Language::Javascript => "src/plugin.js",
+        }
+    }
+}
 
 /// What an operation on a file of the folder ended with.
 fn about(path: &Path) -> impl Fn(std::io::Error) -> Failure {
@@ -27,13 +56,15 @@ fn about(path: &Path) -> impl Fn(std::io::Error) -> Failure {
     move |error| Failure::new(Exit::Config, format!("{path}: {error}"))
 }
 
-/// A folder that holds a plugin in Rust.
-fn plugin_folder(folder: &Path) -> Result<PathBuf, Failure> {
+/// A folder that holds a plugin, and what that is written in.
+fn plugin_folder(folder: &Path) -> Result<(PathBuf, Language), Failure> {
     let folder = folder.canonicalize().map_err(about(folder))?;
-    if folder.join("Cargo.toml").is_file() {
-        return Ok(folder);
+    let languages = [Language::Rust, Language::Javascript];
+    if let Some(language) = languages.into_iter().find(|language| folder.join(language.manifest()).is_file()) {
+        return Ok((folder, language));
     }
+    let manifests = languages.map(Language::manifest).join(" and no ");
     let message =
-        format!("{} has no Cargo.toml: `keyfold plugin new NAME` makes a folder with a plugin", folder.display());
+        format!("{} has no {manifests}: `keyfold plugin new NAME` makes a folder with a plugin", folder.display());
     Err(Failure::new(Exit::Config, message))
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::admin::client::Client;
-use crate::author::{bench, golden};
+use crate::author::{Language, bench, golden};
 use crate::deployment::Author;
 use crate::failure::{Check, Exit, Failure, Finding};
 use crate::log::{self, Format};
@@ -213,10 +213,13 @@ pub enum Command {
 /// What can be done with plugins alone.
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
-    /// Makes a folder with a small working plugin in Rust, a golden test and a pipeline
+    /// Makes a folder with a small working plugin, a golden test and a pipeline
     New {
         /// Name of the folder and the plugin.
         name: String,
+        /// What it is written in.
+        #[arg(long, value_enum, default_value_t)]
+        lang: Language,
     },
     /// Builds the plugin of a folder, and says what the file is
     Build {

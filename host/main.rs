@@ -95,10 +95,14 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
 
 fn for_authors(command: PluginCommand) -> Result<ExitCode, Failure> {
     match command {
-        PluginCommand::New { name } => {
-            let folder = scaffold::create(Path::new("."), &name)?;
-            let next = "its README is in src/lib.rs; next: `keyfold plugin test`, then `keyfold plugin build` and `keyfold run`";
-            cli::answer(&format!("{} is there; {next}, all in that folder", folder.display()));
+        PluginCommand::New { name, lang } => {
+            let folder = scaffold::create(Path::new("."), &name, lang)?;
+            let next = "next: `keyfold plugin test`, then `keyfold plugin build` and `keyfold run`";
+            let source = lang.source();
+            cli::answer(&format!(
+                "{} is there; its README is in {source}; {next}, all in that folder",
+                folder.display()
+            ));
         }
         PluginCommand::Build { folder } => {
             let file = build::build(&folder)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{about, build, plugin_folder};
+use super::{Language, about, build, plugin_folder};
 use crate::clock;
 use crate::config::{self, Component, Config};
 use crate::failure::{Exit, Failure};
@@ -45,7 +45,7 @@ const FEW: u64 = 10_000;
 
 /// Measures it; the answer in lines.
 pub fn bench(options: &Options) -> Result<String, Failure> {
-    let folder = plugin_folder(&options.folder)?;
+    let (folder, language) = plugin_folder(&options.folder)?;
     let file = match &options.plugin {
         Some(file) => file.canonicalize().map_err(about(file))?,
         None => build::build(&folder)?,
@@ -67,7 +67,7 @@ pub fn bench(options: &Options) -> Result<String, Failure> {
     let bench = Bench { lanes, workers: Arc::clone(&sandbox.workers), config };
     let (plugin, counts) = bench.record(plugin, &recording)?;
     let sandboxed = bench.measure(&plugin, options.repetitions)?;
-    let native = if options.plugin.is_none() && folder.join("Cargo.toml").is_file() {
+    let native = if options.plugin.is_none() && language == Language::Rust {
         let recording = recording.lock().expect("no thread panicked with it");
         Some(native(&folder, &recording, options.repetitions, counts)?)
     } else {

@@ -1,4 +1,4 @@
-//! `keyfold plugin build`: the folder's plugin by the author's own cargo, and what the file is that it made.
+//! `keyfold plugin build`: the folder's plugin by the author's own tools; here by cargo, other languages have files of their own.
 
 use std::ffi::OsString;
 use std::io::BufRead;
@@ -7,15 +7,22 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::plugin_folder;
+use super::{Language, npm, plugin_folder};
 use crate::failure::{Exit, Failure};
 
 /// The target of plugins in Rust.
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Builds the plugin in `folder`, with cargo's own words on standard error; gives the file.
+/// Builds the plugin in `folder`, with the tools' own words on standard error; gives the file.
 pub fn build(folder: &Path) -> Result<PathBuf, Failure> {
-    let manifest = plugin_folder(folder)?.join("Cargo.toml");
+    match plugin_folder(folder)? {
+        (folder, Language::Rust) => cargo_build(&folder),
+        (folder, Language::Javascript) => npm::build(&folder),
+    }
+}
+
+fn cargo_build(folder: &Path) -> Result<PathBuf, Failure> {
+    let manifest = folder.join("Cargo.toml");
     let mut command = Command::new(cargo());
     command.args(["build", "--release", "--lib", "--target", TARGET, "--message-format=json-render-diagnostics"]);
     command.arg("--manifest-path").arg(&manifest).stdout(Stdio::piped());

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::plugin::law::{self, Chance};
-use crate::run::load_plugin_with;
+use crate::run::load_plugin;
 use crate::source::recent::recent;
 
 /// What to test.
@@ -58,16 +58,17 @@ type Way<'a> = (&'a str, &'a dyn Fn() -> Result<Verdict, Failure>);
 
 /// Runs the cases; a line for each through `tell`. True if all are as expected.
 pub fn test(options: &Options, mut tell: impl FnMut(&str)) -> Result<bool, Failure> {
-    let folder = plugin_folder(&options.folder)?;
+    let (folder, _) = plugin_folder(&options.folder)?;
     let plugin = match &options.plugin {
         Some(file) => file.canonicalize().map_err(about(file))?,
         None => build::build(&folder)?,
     };
     let cases = cases(&folder.join("golden"), &options.cases)?;
+    let place = tempfile::tempdir().map_err(about(Path::new("a temporary folder")))?;
     let mut all = true;
     for folder in cases {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match Case::new(folder, &plugin)?.verdict(options)? {
+        match Case::new(folder, &plugin, place.path())?.verdict(options)? {
             Ok(words) => tell(&format!("ok    {name}: {words}")),
             Err(words) => {
                 all = false;
@@ -98,19 +99,22 @@ fn cases(folder: &Path, wanted: &[String]) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
+/// What stays from run to run in the folder where cases are run: the plugin as the host has compiled it, which may take it many seconds.
+const COMPILED: &str = "state/cache";
+
 /// A case, and where it is run.
-struct Case {
+struct Case<'a> {
     folder: PathBuf,
     plugin: PathBuf,
     /// The lines of its records.
     records: Vec<String>,
     /// `[time]` and `[plugin]`.
     settings: toml::Table,
-    place: tempfile::TempDir,
+    place: &'a Path,
 }
 
-impl Case {
-    fn new(folder: PathBuf, plugin: &Path) -> Result<Case, Failure> {
+impl<'a> Case<'a> {
+    fn new(folder: PathBuf, plugin: &Path, place: &'a Path) -> Result<Case<'a>, Failure> {
         let records = folder.join("records.ndjson");
         let records: Vec<String> =
             fs::read_to_string(&records).map_err(about(&records))?.lines().map(str::to_owned).collect();
@@ -122,7 +126,6 @@ impl Case {
             let message = format!("{}: {key}: a case has [time] and [plugin]", file.display());
             return Err(Failure::new(Exit::Config, message));
         }
-        let place = tempfile::tempdir().map_err(about(Path::new("a temporary folder")))?;
         Ok(Case { folder, plugin: plugin.to_owned(), records, settings, place })
     }
 
@@ -237,7 +240,7 @@ impl Case {
             return Ok(Err(failure));
         }
         for path in ["state/lanes", "rows.ndjson", "dead-letters.ndjson"] {
-            let path = self.place.path().join(path);
+            let path = self.place.join(path);
             let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             gone.map_err(about(&path))?;
         }
@@ -268,8 +271,8 @@ impl Case {
     /// What the host finds before a deployment: how it cuts the records, or what an instance did before, shows in what leaves.
     fn violation(&self) -> Result<Option<String>, Failure> {
         self.write_config("workers = 1")?;
-        let config = config::load(&self.place.path().join("keyfold.toml"), std::iter::empty())?;
-        let (plugin, workers) = load_plugin_with(&config, None)?;
+        let config = config::load(&self.place.join("keyfold.toml"), std::iter::empty())?;
+        let (plugin, workers) = load_plugin(&config)?;
         let records = recent(&config.source, RECORDS, clock::instant() + Duration::from_secs(60))?;
         let violation = law::check(&plugin, &workers, config.time, &records);
         Ok(violation.map_err(|fault| Failure::new(Exit::Plugin, fault.text()))?.map(|violation| violation.to_string()))
@@ -277,18 +280,14 @@ impl Case {
 
     // ---- the host
 
-    /// Forgets what was before.
+    /// Forgets what was before, but for the compiled plugin.
     fn begin(&self, records: &[String]) -> Result<(), Failure> {
-        for entry in fs::read_dir(self.place.path()).map_err(about(self.place.path()))?.filter_map(Result::ok) {
-            let path = entry.path();
-            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            gone.map_err(about(&path))?;
-        }
+        empty(self.place, &self.place.join(COMPILED))?;
         self.write_records(records)
     }
 
     fn write_records(&self, lines: &[String]) -> Result<(), Failure> {
-        let path = self.place.path().join("records.ndjson");
+        let path = self.place.join("records.ndjson");
         fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).map_err(about(&path))
     }
 
@@ -302,7 +301,7 @@ impl Case {
             "name = \"golden\"\n{whole}\n[source.file]\npath = \"records.ndjson\"\nformat = \"records\"\n[state]\nurl = \"state\"\n\
              checkpoint_interval = \"100ms\"\n[sink.ndjson]\npath = \"rows.ndjson\"\n[dead_letters]\nfile = \"dead-letters.ndjson\"\n[run]\n{run}\n"
         );
-        let path = self.place.path().join("keyfold.toml");
+        let path = self.place.join("keyfold.toml");
         fs::write(&path, text).map_err(about(&path))?;
         Ok(path)
     }
@@ -318,7 +317,7 @@ impl Case {
 
     fn given(&self, logs: Vec<Value>) -> Result<Given, Failure> {
         let lines = |name: &str| {
-            let path = self.place.path().join(name);
+            let path = self.place.join(name);
             let text = if path.exists() { fs::read_to_string(&path).map_err(about(&path))? } else { String::new() };
             Ok::<_, Failure>(text.lines().filter_map(normal).collect())
         };
@@ -327,6 +326,23 @@ impl Case {
             of_plugin.map(|line| json!({"level": line["level"], "message": line["message"]}).to_string()).collect();
         Ok(Given([lines("rows.ndjson")?, lines("dead-letters.ndjson")?, logs]))
     }
+}
+
+/// Removes all that is in a folder, but for the folder `kept` somewhere below it.
+fn empty(folder: &Path, kept: &Path) -> Result<(), Failure> {
+    for entry in fs::read_dir(folder).map_err(about(folder))?.filter_map(Result::ok) {
+        let path = entry.path();
+        if path == kept {
+            continue;
+        }
+        if kept.starts_with(&path) {
+            empty(&path, kept)?;
+            continue;
+        }
+        let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        gone.map_err(about(&path))?;
+    }
+    Ok(())
 }
 
 /// A line without what another build of the plugin changes; none if it is cut off.

@@ -5,23 +5,35 @@ use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
 
-use super::about;
+use super::{Language, about};
 use crate::failure::{Exit, Failure};
 
-/// The files of a new plugin; `NAME` and `CRATE` stand for its name, the latter as an identifier.
-const FILES: [(&str, &str); 9] = [
+/// Paths in a new plugin's folder and what lies there; `NAME` and `CRATE` stand for its name, the latter as an identifier.
+type Files = [(&'static str, &'static str)];
+
+const RUST: &Files = &[
     ("Cargo.toml", include_str!("rust/manifest.toml")),
     ("clippy.toml", include_str!("../../plugins/clippy.toml")),
     (".gitignore", include_str!("rust/gitignore")),
     ("src/lib.rs", include_str!("rust/lib.rs")),
     ("keyfold.toml", include_str!("rust/keyfold.toml")),
+    ("golden/first/dead-letters.ndjson", include_str!("rust/dead-letters.ndjson")),
+];
+const JAVASCRIPT: &Files = &[
+    ("package.json", include_str!("javascript/package.json")),
+    (".gitignore", include_str!("javascript/gitignore")),
+    ("src/plugin.js", include_str!("javascript/plugin.js")),
+    ("keyfold.toml", include_str!("javascript/keyfold.toml")),
+    ("golden/first/dead-letters.ndjson", include_str!("javascript/dead-letters.ndjson")),
+];
+/// The golden test: the same records give the same rows, whatever the plugin is written in.
+const GOLDEN: &Files = &[
     ("golden/first/records.ndjson", include_str!("rust/records.ndjson")),
     ("golden/first/rows.ndjson", include_str!("rust/rows.ndjson")),
-    ("golden/first/dead-letters.ndjson", include_str!("rust/dead-letters.ndjson")),
     ("golden/first/case.toml", include_str!("rust/case.toml")),
 ];
-/// The crates of the SDK: folder, sources, manifest.
-static SDK: [(&str, Dir<'_>, &str); 2] = [
+/// The crates of the SDK in Rust: folder, sources, manifest.
+static RUST_SDK: [(&str, Dir<'_>, &str); 2] = [
     ("sdk", include_dir!("$CARGO_MANIFEST_DIR/plugins/sdk/src"), include_str!("../../plugins/sdk/Cargo.toml")),
     (
         "sdk/derive",
@@ -29,10 +41,11 @@ static SDK: [(&str, Dir<'_>, &str); 2] = [
         include_str!("../../plugins/sdk/derive/Cargo.toml"),
     ),
 ];
+static JAVASCRIPT_SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/plugins/javascript/sdk");
 const CONTRACT: &str = include_str!("../../wit/keyfold.wit");
 
-/// Makes the folder `name` in `parent`; gives its path.
-pub fn create(parent: &Path, name: &str) -> Result<PathBuf, Failure> {
+/// Makes the folder `name` in `parent`, with a plugin in this language; gives its path.
+pub fn create(parent: &Path, name: &str, language: Language) -> Result<PathBuf, Failure> {
     let fits = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
     if !fits {
@@ -45,23 +58,37 @@ pub fn create(parent: &Path, name: &str) -> Result<PathBuf, Failure> {
         let message = format!("NAME: {} is there already; nothing was changed", folder.display());
         return Err(Failure::new(Exit::Config, message));
     }
-    for (path, text) in FILES {
+    let files = match language {
+        Language::Rust => RUST,
+        Language::Javascript => JAVASCRIPT,
+    };
+    for (path, text) in files.iter().chain(GOLDEN) {
         write(&folder.join(path), &text.replace("NAME", name).replace("CRATE", &name.replace('-', "_")))?;
     }
-    unpack(&folder.join(".keyfold"))?;
+    unpack(&folder.join(".keyfold"), language)?;
     Ok(folder)
 }
 
 /// The SDK and the contract, as this binary was built with them.
-fn unpack(folder: &Path) -> Result<(), Failure> {
-    for (name, sources, manifest) in &SDK {
-        for file in sources.files() {
-            let text = file.contents_utf8().unwrap_or_default().replace("\"../../wit\"", "\"../wit\"");
-            write(&folder.join(name).join("src").join(file.path()), &text)?;
+fn unpack(folder: &Path, language: Language) -> Result<(), Failure> {
+    match language {
+        Language::Rust => {
+            for (name, sources, manifest) in &RUST_SDK {
+                unpack_files(sources, &folder.join(name).join("src"))?;
+                write(&folder.join(name).join("Cargo.toml"), &alone(manifest))?;
+            }
         }
-        write(&folder.join(name).join("Cargo.toml"), &alone(manifest))?;
+        Language::Javascript => unpack_files(&JAVASCRIPT_SDK, &folder.join("sdk"))?,
     }
     write(&folder.join("wit/keyfold.wit"), CONTRACT)
+}
+
+fn unpack_files(files: &Dir<'_>, to: &Path) -> Result<(), Failure> {
+    for file in files.files() {
+        let text = file.contents_utf8().unwrap_or_default().replace("\"../../wit\"", "\"../wit\"");
+        write(&to.join(file.path()), &text)?;
+    }
+    Ok(())
 }
 
 /// A manifest without the workspace that it has here, and without what its tests need.
@@ -100,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_manifests_of_the_sdk_stand_alone() {
-        for (name, _, manifest) in &SDK {
+        for (name, _, manifest) in &RUST_SDK {
             let manifest = alone(manifest);
             assert!(!manifest.contains("workspace"), "{name}: {manifest}");
             let manifest: toml::Table = manifest.parse().expect("it is TOML");
@@ -114,18 +141,17 @@ mod tests {
     #[test]
     fn the_contract_is_found_from_where_the_sdk_is_unpacked() {
         let parent = tempfile::tempdir().expect("there is a folder for tests");
-        let folder = create(parent.path(), "a-1").expect("the name is right");
+        let folder = create(parent.path(), "a-1", Language::Rust).expect("the name is right");
         let lib = fs::read_to_string(folder.join(".keyfold/sdk/src/lib.rs")).expect("it is there");
         assert!(lib.contains("path: \"../wit\"") && folder.join(".keyfold/wit/keyfold.wit").is_file());
-        assert!(folder.join(".keyfold/sdk/derive/src/lib.rs").is_file());
-        let failure = create(parent.path(), "a-1").expect_err("it is there already");
+        let failure = create(parent.path(), "a-1", Language::Javascript).expect_err("it is there already");
         assert_eq!(failure.exit, Exit::Config);
     }
 
     #[test]
     fn a_name_that_cargo_would_not_take_is_refused() {
         for name in ["", "A", "1a", "a b", "../a", "a.b"] {
-            create(Path::new("."), name).expect_err(name);
+            create(Path::new("."), name, Language::Rust).expect_err(name);
         }
     }
 }

@@ -9,6 +9,7 @@ mod contract;
 mod deploy;
 mod docs;
 mod input;
+mod javascript;
 mod migration;
 mod plugins;
 mod refusals;

@@ -22,6 +22,7 @@ struct Language {
 const COMPONENT: &str = "target/wasm32-unknown-unknown/release/counts.wasm";
 
 const RUST: Language = Language { arguments: &[], source: "src/lib.rs" };
+const JAVASCRIPT: Language = Language { arguments: &["--lang", "javascript"], source: "src/plugin.js" };
 
 /// What a user did at an event time; appended now.
 fn action(user: &str, time: i64) -> TestRecord {

@@ -1,0 +1,165 @@
+// What a plugin says of itself, and its rows, cell by cell into the columns that leave.
+//
+// Rows of one event must leave in the order in which they were emitted, whatever other events are in the call. A table's rows are
+// therefore spread over as many row-batches as it takes for each event's rows to stand in ascending row-batches; for almost all plugins
+// that is one a table.
+
+/* global KEYFOLD_NAME, KEYFOLD_VERSION */
+
+import { Column, Misuse, integer, kind, longs, text, time } from './columns.js';
+import { json as jsonCodec } from './stored.js';
+
+const boolean = (value, what) => {
+  if (typeof value !== 'boolean') throw new Misuse(`${what} is ${kind(value)}, not a boolean`);
+  return value ? 1 : 0;
+};
+const float = (value, what) => {
+  if (typeof value !== 'number') throw new Misuse(`${what} is ${kind(value)}, not a number`);
+  return value;
+};
+const blob = (value, what) => {
+  if (!(value instanceof Uint8Array)) throw new Misuse(`${what} is ${kind(value)}, not a Uint8Array`);
+  return value.slice();
+};
+const list = (of) => (value, what) => {
+  if (!Array.isArray(value)) throw new Misuse(`${what} is ${kind(value)}, not an array`);
+  return value.map((item, i) => of(item, `${what}[${i}]`));
+};
+
+function column(items) {
+  const made = new Column();
+  made.items = items;
+  return made.finish();
+}
+
+function lists(rows, finish) {
+  const ends = new Uint32Array(rows.length);
+  let end = 0;
+  rows.forEach((row, i) => (ends[i] = end += row.length));
+  return { items: finish(rows.flat()), ends };
+}
+
+/** The types of columns: how a cell is checked, what stands in a null row, and how the cells become the contract's column. */
+const TYPES = {
+  boolean: { check: boolean, nothing: 0, finish: (cells) => ({ tag: 'booleans', val: new Uint8Array(cells) }) },
+  integer: { check: integer, nothing: 0, finish: (cells) => ({ tag: 'integers', val: longs(cells) }) },
+  float: { check: float, nothing: 0, finish: (cells) => ({ tag: 'floats', val: new Float64Array(cells) }) },
+  timestamp: { check: time, nothing: 0, finish: (cells) => ({ tag: 'timestamps', val: longs(cells) }) },
+  text: { check: text, nothing: '', finish: (cells) => ({ tag: 'texts', val: column(cells) }) },
+  blob: { check: blob, nothing: '', finish: (cells) => ({ tag: 'blobs', val: column(cells) }) },
+  'text-list': { check: list(text), nothing: [], finish: (cells) => ({ tag: 'text-lists', val: lists(cells, column) }) },
+  'integer-list': { check: list(integer), nothing: [], finish: (cells) => ({ tag: 'integer-lists', val: lists(cells, longs) }) },
+  json: { check: jsonCodec.write, nothing: 'null', finish: (cells) => ({ tag: 'json', val: column(cells) }) },
+};
+
+/** An author's description, held against what it can be: a mistake in it ends the build. */
+export function described(author) {
+  for (const name of ['map', 'onEvent', 'onTimer']) {
+    if (typeof author[name] !== 'function') throw new Misuse(`plugin({..}): ${name} is ${kind(author[name])}, not a function`);
+  }
+  const given = typeof author.describe === 'function' ? author.describe() : author.describe;
+  if (typeof given !== 'object' || given === null) throw new Misuse(`plugin({..}): describe is ${kind(given)}, not a description`);
+  const tables = Object.entries(given.tables ?? {}).map(([name, table]) => {
+    const columns = (of, primaryKey) =>
+      Object.entries(of ?? {}).map(([column, type]) => {
+        if (!Object.hasOwn(TYPES, type)) {
+          throw new Misuse(`table ${name}: the type of ${column} is ${JSON.stringify(type)}, not one of ${Object.keys(TYPES).join(', ')}`);
+        }
+        return { name: column, kind: type, primaryKey };
+      });
+    return { name, columns: [...columns(table.key, true), ...columns(table.columns, false)] };
+  });
+  const raw = {
+    name: given.name ?? (typeof KEYFOLD_NAME === 'string' ? KEYFOLD_NAME : 'plugin'),
+    version: given.version ?? (typeof KEYFOLD_VERSION === 'string' ? KEYFOLD_VERSION : '0.0.0'),
+    stateVersion: given.stateVersion ?? 1,
+    tables,
+    configSchema: JSON.stringify(given.configSchema ?? { type: 'object' }),
+    wantsHeaders: given.wantsHeaders ?? false,
+  };
+  const codecs = { event: author.event ?? jsonCodec, value: author.value ?? jsonCodec, item: author.item ?? jsonCodec };
+  return { raw, tables, codecs };
+}
+
+/** The rows of a call. */
+export class Rows {
+  #tables;
+  #batches = [];
+  /** The event or key of the call that rows now come from. */
+  #item = 0;
+  /** The row-batch that took this item's last row. */
+  #last = 0;
+
+  constructor(tables) {
+    this.#tables = tables;
+  }
+
+  beginItem(item) {
+    this.#item = item;
+    this.#last = 0;
+  }
+
+  /** Takes back the rows of the present item. */
+  undoItem() {
+    for (const batch of this.#batches) {
+      let kept = batch.items.length;
+      while (kept > 0 && batch.items[kept - 1] === this.#item) kept--;
+      batch.items.length = kept;
+      for (const column of batch.columns) {
+        column.cells.length = kept;
+        while (column.nulls.length > 0 && column.nulls.at(-1) >= kept) column.nulls.pop();
+      }
+    }
+  }
+
+  add(name, cells) {
+    const table = this.#tables.findIndex((table) => table.name === name);
+    if (table < 0) {
+      const names = this.#tables.map((table) => table.name).join(', ') || 'none';
+      throw new Misuse(`a row for table ${JSON.stringify(name)}, which is not in the description: its tables are ${names}`);
+    }
+    const checked = checkedRow(this.#tables[table], cells);
+    const batch = this.#batchOf(table);
+    const row = batch.items.push(this.#item) - 1;
+    batch.columns.forEach((column, i) => {
+      column.cells.push(checked[i] === null ? column.type.nothing : checked[i]);
+      if (checked[i] === null) column.nulls.push(row);
+    });
+  }
+
+  #batchOf(table) {
+    while (this.#last < this.#batches.length && this.#batches[this.#last].table !== table) this.#last++;
+    if (this.#last === this.#batches.length) {
+      const columns = this.#tables[table].columns.map(({ kind }) => ({ type: TYPES[kind], cells: [], nulls: [] }));
+      this.#batches.push({ table, items: [], columns });
+    }
+    return this.#batches[this.#last];
+  }
+
+  /** The row-batches, without empty ones. */
+  finish() {
+    return this.#batches
+      .filter((batch) => batch.items.length > 0)
+      .map(({ table, items, columns }) => ({
+        table,
+        items: new Uint32Array(items),
+        columns: columns.map(({ type, cells, nulls }) => ({ data: type.finish(cells), nulls: new Uint32Array(nulls) })),
+      }));
+  }
+}
+
+/** A row's cells in the order of the columns, each as its type has it; null where there is no value. */
+function checkedRow({ name, columns }, cells) {
+  if (typeof cells !== 'object' || cells === null) throw new Misuse(`table ${name}: the row is ${kind(cells)}, not an object of its columns`);
+  const checked = columns.map(({ name: column, kind: type, primaryKey }) => {
+    const value = cells[column];
+    if (value === undefined) throw new Misuse(`table ${name}: the row has no ${column}; null says that there is no value`);
+    if (value !== null) return TYPES[type].check(value, `table ${name}: ${column}`);
+    if (primaryKey) throw new Misuse(`table ${name}: ${column} is null, and in the primary key`);
+    return null;
+  });
+  for (const column of Object.keys(cells)) {
+    if (!columns.some(({ name }) => name === column)) throw new Misuse(`table ${name}: the row gives ${column}, which is no column of it`);
+  }
+  return checked;
+}

@@ -1,0 +1,111 @@
+// @ts-check
+// Payloads to visits: a JSON object with
+// - `user_id`: an integer literal within 64 bits, signed (no text, no fraction, no exponent; `-0` is 0);
+// - `page`: a text;
+// - `event_time`: a text as `timeMs` takes it.
+//
+// The last of duplicate fields counts, other fields are ignored.
+
+/** @param {string} payload */
+export function visit(payload) {
+  if (payload === '') throw new Error('payload is empty');
+  const fields = parsed(payload);
+  if (typeof fields !== 'object' || fields === null || Array.isArray(fields)) throw new Error('payload is not a JSON object');
+  const { user_id, page, event_time } = fields;
+  if (typeof user_id !== 'number') throw wrong('user_id', user_id, 'an integer');
+  if (typeof page !== 'string') throw wrong('page', page, 'a text');
+  if (!page.isWellFormed()) throw new Error('page has half of a surrogate pair');
+  if (typeof event_time !== 'string') throw wrong('event_time', event_time, 'a text');
+  return { user: integer('user_id', literal(payload, 'user_id')), page, time: timeMs(event_time) };
+}
+
+/**
+ * @param {string} name
+ * @param {unknown} value
+ * @param {string} type
+ */
+function wrong(name, value, type) {
+  return new Error(value === undefined ? `${name} is missing` : `${name} is ${JSON.stringify(value)}, not ${type}`);
+}
+
+/** @param {string} payload */
+function parsed(payload) {
+  try {
+    return JSON.parse(payload);
+  } catch (error) {
+    throw new Error(`payload is not JSON: ${/** @type {Error} */ (error).message}`);
+  }
+}
+
+/**
+ * The decimal text of a literal that is an integer of 64 bits.
+ * @param {string} name
+ * @param {string} literal
+ */
+function integer(name, literal) {
+  if (!/^-?[0-9]+$/.test(literal)) throw new Error(`${name} is a number with a fraction or an exponent, not an integer`);
+  if (literal.length > 18 && BigInt.asIntN(64, BigInt(literal)) !== BigInt(literal)) throw new Error(`${name} does not fit into 64 bits`);
+  return literal === '-0' ? '0' : literal;
+}
+
+/**
+ * How a number stands in the document: a parsed one has lost its digits beyond 2^53, and whether it had a fraction.
+ * @param {string} payload A JSON object that has the field.
+ * @param {string} name
+ */
+function literal(payload, name) {
+  const at = payload.indexOf(name);
+  const isOnly = at >= 0 && payload.indexOf(name, at + 1) < 0 && !payload.includes('\\u');
+  return isOnly ? literalAfter(payload, at + name.length + 1) : lastLiteral(payload, name);
+}
+
+const VALUE = /[ \t\n\r]*:[ \t\n\r]*([^ \t\n\r,}]*)/y;
+
+/**
+ * @param {string} payload
+ * @param {number} at The end of the name.
+ */
+function literalAfter(payload, at) {
+  VALUE.lastIndex = at;
+  return VALUE.exec(payload)?.[1] ?? '';
+}
+
+/**
+ * @param {string} payload
+ * @param {string} name
+ */
+function lastLiteral(payload, name) {
+  let [depth, isName, found] = [0, false, ''];
+  for (const { 0: token, index } of payload.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g)) {
+    if (depth === 1 && isName && token[0] === '"' && JSON.parse(token) === name) found = literalAfter(payload, index + token.length);
+    if (token === '{' || token === '[') depth++;
+    if (token === '}' || token === ']') depth--;
+    isName = token === '{' || token === ',';
+  }
+  return found;
+}
+
+const TIME =
+  /^\d{4}-(?:0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.(\d{1,9}))?(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))?$/;
+
+/**
+ * `YYYY-MM-DDTHH:MM:SS`, then perhaps a fraction of 1 to 9 digits, then perhaps `Z`, `+HH:MM` or `-HH:MM`; UTC where nothing is said.
+ * In ms since 1970 UTC, rounded down. The day must be one of the calendar; there are no leap seconds.
+ * @param {string} text
+ */
+function timeMs(text) {
+  const parts = TIME.exec(text);
+  if (parts === null) throw notATime(text);
+  const seconds = Date.parse(`${text.slice(0, 19)}Z`);
+  // Of a day that its month has not, some engines make one of the next.
+  if (parts[1] > '28' && new Date(seconds).getUTCDate() !== Number(parts[1])) throw notATime(text);
+  const fraction = parts[2] === undefined ? 0 : Number(parts[2].slice(0, 3).padEnd(3, '0'));
+  if (parts[3] === undefined) return seconds + fraction;
+  const ahead = (Number(parts[4]) * 60 + Number(parts[5])) * 60_000;
+  return seconds + fraction + (parts[3] === '+' ? -ahead : ahead);
+}
+
+/** @param {string} text */
+function notATime(text) {
+  return new Error(`event_time is ${JSON.stringify(text.slice(0, 64))}, not a time as YYYY-MM-DDTHH:MM:SS[.fraction][Z or +HH:MM or -HH:MM]`);
+}
