@@ -14,12 +14,12 @@ use crate::raw::{self, ByteColumn, ColumnData, ColumnType, TextColumn};
 /// | `bool` | boolean |
 /// | `i64`, and every integer that fits it | integer |
 /// | `f64`, `f32` | float |
-/// | [`Timestamp`](crate::Timestamp) | timestamp |
+/// | [`Timestamp`] | timestamp |
 /// | `&str`, `String`, `Cow<str>` | text |
 /// | `&[u8]`, `Vec<u8>` | blob |
 /// | slices, arrays and `Vec`s of texts, and [`Items`] of a list state of texts | text list |
 /// | the same of integers (but `u8`: that is a blob) | integer list |
-/// | [`Json`](crate::Json) | json |
+/// | [`Json`] | json |
 /// | `Option` of one of these | the same, and null for `None` |
 ///
 /// A type of your own is one of them by another name:
