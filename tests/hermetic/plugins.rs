@@ -93,7 +93,7 @@ fn gap_sessions_are_those_of_the_definition_after_crashes_and_without_checkpoint
 
 const TTL_MS: i64 = 60_000;
 
-/// Half of the records are sent again, soon or late, to one partition or the other.
+/// A record's id is its own number, or that of one of the 1,000 before it: ids come again, soon and late, in either partition.
 fn sent_again(records: usize) -> Vec<TestRecord> {
     let mut random = Random::new(seed(3));
     let (mut timestamp, mut next_offset) = (START_MS, [0, 0]);
@@ -134,7 +134,7 @@ fn firsts(log: &[TestRecord]) -> Vec<Value> {
 fn a_log_that_is_folded_again_adds_no_first_record() {
     let log = sent_again(20_000);
     let want = firsts(&log);
-    assert!(want.len() < log.len() * 2 / 3, "records were sent again");
+    assert!(want.len() < log.len() * 9 / 10, "records were sent again");
     let ids: HashSet<&str> = want.iter().filter_map(|row| row["id"].as_str()).collect();
     assert!(ids.len() + 100 < want.len(), "some of them after their time to live");
     let settings = Settings {
