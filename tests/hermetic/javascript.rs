@@ -1,37 +1,16 @@
 //! Plugins in JavaScript and TypeScript: the path of their authors, what they get wrong, and the seed's `visits` beside the built-in one.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
+use crate::support::author::has_node;
 use crate::support::generate::{TestRecord, generate, write_records};
 use crate::support::host::{KEYFOLD, Outcome, PATIENCE, Pipeline};
 use crate::support::rows::{assert_same, from_ndjson, sorted};
 use crate::support::settings::Settings;
-
-/// Whether there are node and npm. Without them these tests are skipped, and fail where `CI` is set.
-fn has_node() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| {
-        let runs = |program: &str| {
-            let mut command = Command::new(program);
-            command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            command.status().is_ok_and(|status| status.success())
-        };
-        let has = runs("node") && runs("npm");
-        let is_ci = std::env::var("CI").is_ok_and(|ci| !ci.is_empty());
-        assert!(has || !is_ci, "there is no node or no npm");
-        if !has {
-            // Not eprintln!: the test harness would keep it to itself when the test passes.
-            let _ = writeln!(std::io::stderr(), "\nSKIPPED: plugins in JavaScript: there is no node or no npm\n");
-        }
-        has
-    })
-}
 
 /// The program in a folder.
 fn keyfold(pipeline: &Pipeline, folder: &str, arguments: &[&str]) -> Outcome {

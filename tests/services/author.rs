@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::load::now_ms;
-use crate::support::author::Author;
+use crate::support::author::{Author, has_node};
 use crate::support::generate::TestRecord;
 use crate::support::guide::{blocks, commands, file_block, section};
 use crate::support::host::PATIENCE;
@@ -85,4 +85,12 @@ fn follow_the_guide(language: &Language, name: &str, brokers: &str, port: u16) {
 fn a_plugin_in_rust_comes_from_an_empty_folder_to_rows_in_the_database() {
     let (Some(brokers), Some(port)) = (crate::kafka(), crate::cassandra()) else { return };
     follow_the_guide(&RUST, "authored", &brokers, port);
+}
+
+#[test]
+fn a_plugin_in_javascript_does_the_same() {
+    let (Some(brokers), Some(port)) = (crate::kafka(), crate::cassandra()) else { return };
+    if has_node() {
+        follow_the_guide(&JAVASCRIPT, "authored_too", &brokers, port);
+    }
 }

@@ -1,7 +1,9 @@
 //! An author of a plugin: a folder outside the repository, with nothing of it but the program.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use super::host::{KEYFOLD, Outcome, PATIENCE, Pipeline, Running, plugin_file};
 
@@ -68,4 +70,24 @@ pub(crate) fn shell(place: &Pipeline, folder: &str, commands: &str) -> Outcome {
         shell.env_remove(name);
     }
     place.start(shell).wait(PATIENCE)
+}
+
+/// Whether there are node and npm. Without them these tests are skipped, and fail where `CI` is set.
+pub(crate) fn has_node() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        let runs = |program: &str| {
+            let mut command = Command::new(program);
+            command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        };
+        let has = runs("node") && runs("npm");
+        let is_ci = std::env::var("CI").is_ok_and(|ci| !ci.is_empty());
+        assert!(has || !is_ci, "there is no node or no npm");
+        if !has {
+            // Not eprintln!: the test harness would keep it to itself when the test passes.
+            let _ = writeln!(std::io::stderr(), "\nSKIPPED: plugins in JavaScript: there is no node or no npm\n");
+        }
+        has
+    })
 }
