@@ -13,6 +13,7 @@ use crate::raw::{ByteColumn, FoldBatch, HeaderColumns, RecordBatch, TextColumn, 
 
 /// What the program that `plugin!` makes for the host does: its arguments are the recording's file and how often it is gone through; it
 /// prints the least nanoseconds of each function, and how many events, rows and rejections there were, as JSON.
+#[doc(hidden)]
 pub fn main<M: Mapper>() {
     let mut arguments = std::env::args().skip(1);
     let file = arguments.next().expect("the host names a recording");
