@@ -4,7 +4,7 @@
 
 import { Column, Items, Longs, Misuse, NONE, integer, kind, longs, text, time } from './columns.js';
 import { Draft } from './draft.js';
-import { reason } from './reason.js';
+import { reason, whole } from './reason.js';
 import { Rows, described } from './row.js';
 import { said } from './law.js';
 import { bytes as bytesCodec, json as jsonCodec, text as textCodec } from './stored.js';
@@ -460,11 +460,6 @@ function migrated(column, codec, what, version, one, config) {
     out.push(codec.write(one(version, old, config), `what was migrated of ${what}`));
   }
   return out.finish();
-}
-
-/** An error of a whole call, which the contract gives as a text. */
-function whole(message) {
-  return Object.assign(new Error(message), { payload: message });
 }
 
 /** What is kept of the configuration cannot be changed: whatever is kept from call to call shows in results. */

@@ -5,7 +5,14 @@
 
 const WORDS = ['Error', 'SyntaxError'];
 
+/** An error of a whole call, which the contract gives as a text. */
+export function whole(message) {
+  return Object.assign(new Error(message), { payload: message });
+}
+
 export function reason(error) {
+  // How much memory there is depends on what the instance did before: the host tries again in a fresh one.
+  if (error === 'out of memory') throw whole('out of memory (plugin.memory)');
   if (typeof error === 'string') return error;
   if (!(error instanceof Error)) return `what was thrown is not an Error: ${shown(error)}`;
   const message = error.message || error.name;

@@ -253,6 +253,14 @@ test('what cannot be is refused by name', () => {
   assert.throws(() => configured({ configure: () => { throw new Error('no'); } }), { payload: 'no' });
 });
 
+test('a lack of memory is one of the whole call, since a fresh instance has more', () => {
+  // The engine throws this text.
+  const outOfMemory = () => { throw 'out of memory'; };
+  const payload = 'out of memory (plugin.memory)';
+  assert.throws(() => configured({ map: outOfMemory }).mapRecords(records(['x'])), { payload });
+  assert.throws(() => configured({ onEvent: outOfMemory }).fold(folding([{ name: 'x', events: [['1', undefined]] }])), { payload });
+});
+
 test('former state is read by migrateValue and migrateItem', () => {
   const mapper = configured({ value: text, item: bytes, migrateValue: (version, old) => `${version}${old.json().a}`, migrateItem: (_, old) => old.bytes });
   const given = mapper.migrate(1, { values: column(['{"a":7}', '{"a":"ö"}']), listItems: column(['i']) });
