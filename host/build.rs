@@ -1,7 +1,7 @@
-//! Builds the plugins that the host carries (`visits`) and that its tests need (`hostile`, `hostile2`), with the cargo that builds the host.
+//! Builds the plugins that the host carries (`visits`) and that its tests need (the others), with the cargo that builds the host.
 //!
-//! They are core modules for `wasm32-unknown-unknown` at `<target folder>/plugins/wasm32-unknown-unknown/plugin/<name>.wasm`; the host
-//! wraps them into components when it loads them. Their paths go to the host as `VISITS_WASM`, `HOSTILE_WASM` and `HOSTILE2_WASM`.
+//! They are core modules for `wasm32-unknown-unknown` at `<target folder>/plugins/wasm32-unknown-unknown/plugin/<name>.wasm`, with `_` for
+//! each `-` of the name; the host wraps them into components when it loads them. Their paths go to the host as `VISITS_WASM` and the like.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-const PLUGINS: [&str; 3] = ["visits", "hostile", "hostile2"];
+const PLUGINS: [&str; 6] = ["visits", "gap-sessions", "rate-alert", "dedup", "hostile", "hostile2"];
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// What the outer build sets for itself and must not reach the plugins.
@@ -93,17 +93,19 @@ fn same_paths_everywhere() -> Option<OsString> {
 
 /// Tells the host where a plugin is, and cargo which files it was made of.
 fn announce(name: &str, built: &Path) -> Result<(), String> {
-    let wasm = built.join(name).with_extension("wasm");
+    let file = name.replace('-', "_");
+    let wasm = built.join(&file).with_extension("wasm");
     let rule = wasm.with_extension("d");
     let rule = fs::read_to_string(&rule).map_err(|error| format!("{}: {error}", rule.display()))?;
     let sources: Vec<String> = prerequisites(&rule).collect();
     date_by_sources(&wasm, &sources).map_err(|error| format!("{}: {error}", wasm.display()))?;
-    println!("cargo::rustc-env={}_WASM={}", name.to_uppercase(), wasm.display());
+    println!("cargo::rustc-env={}_WASM={}", file.to_uppercase(), wasm.display());
     println!("cargo::rerun-if-changed={}", wasm.display());
     for source in sources {
         println!("cargo::rerun-if-changed={source}");
     }
-    for manifest in ["Cargo.toml", "Cargo.lock", "host/build.rs", "plugins/sdk/Cargo.toml"] {
+    let derive = "plugins/sdk/derive/Cargo.toml";
+    for manifest in ["Cargo.toml", "Cargo.lock", "host/build.rs", "plugins/sdk/Cargo.toml", derive] {
         println!("cargo::rerun-if-changed={manifest}");
     }
     println!("cargo::rerun-if-changed=plugins/{name}/Cargo.toml");

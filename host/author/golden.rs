@@ -1,6 +1,7 @@
 //! `keyfold plugin test`: golden tests. A case is a folder of records and of what they give; the host folds them as it would fold a topic,
 //! cut in several ways, after lost checkpoints and through kills, and each time the same must leave it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -210,7 +211,7 @@ impl Case {
     /// Stopped where chance has it, and gone on from the checkpoint.
     fn stopped(&self, whole: &Given) -> Result<Verdict, Failure> {
         self.begin(&[])?;
-        let (mut chance, mut end) = (Chance::new(), 0);
+        let (mut chance, mut end) = (Chance::new(), self.with_all_partitions().saturating_sub(1));
         while end < self.records.len() {
             end = (end + 1 + chance.below(self.records.len() / 3 + 1)).min(self.records.len());
             self.write_records(&self.records[..end])?;
@@ -219,6 +220,14 @@ impl Case {
             }
         }
         Ok(same(whole, &self.given(Vec::new())?))
+    }
+
+    /// How many of the first records it takes to have one of each partition: a pipeline keeps those that it began with.
+    fn with_all_partitions(&self) -> usize {
+        let mut seen = BTreeSet::new();
+        let partition = |line: &str| serde_json::from_str::<Value>(line).ok()?["partition"].as_u64();
+        let firsts = (1..).zip(&self.records).filter(|(_, line)| seen.insert(partition(line)));
+        firsts.last().map_or(0, |(count, _)| count)
     }
 
     /// Folded again without its checkpoints, into new files.

@@ -20,8 +20,15 @@ const FILES: [(&str, &str); 9] = [
     ("golden/first/dead-letters.ndjson", include_str!("rust/dead-letters.ndjson")),
     ("golden/first/case.toml", include_str!("rust/case.toml")),
 ];
-static SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/plugins/sdk/src");
-const SDK_MANIFEST: &str = include_str!("../../plugins/sdk/Cargo.toml");
+/// The crates of the SDK: folder, sources, manifest.
+static SDK: [(&str, Dir<'_>, &str); 2] = [
+    ("sdk", include_dir!("$CARGO_MANIFEST_DIR/plugins/sdk/src"), include_str!("../../plugins/sdk/Cargo.toml")),
+    (
+        "sdk/derive",
+        include_dir!("$CARGO_MANIFEST_DIR/plugins/sdk/derive/src"),
+        include_str!("../../plugins/sdk/derive/Cargo.toml"),
+    ),
+];
 const CONTRACT: &str = include_str!("../../wit/keyfold.wit");
 
 /// Makes the folder `name` in `parent`; gives its path.
@@ -47,16 +54,18 @@ pub fn create(parent: &Path, name: &str) -> Result<PathBuf, Failure> {
 
 /// The SDK and the contract, as this binary was built with them.
 fn unpack(folder: &Path) -> Result<(), Failure> {
-    for file in SDK.files() {
-        let text = file.contents_utf8().unwrap_or_default().replace("\"../../wit\"", "\"../wit\"");
-        write(&folder.join("sdk/src").join(file.path()), &text)?;
+    for (name, sources, manifest) in &SDK {
+        for file in sources.files() {
+            let text = file.contents_utf8().unwrap_or_default().replace("\"../../wit\"", "\"../wit\"");
+            write(&folder.join(name).join("src").join(file.path()), &text)?;
+        }
+        write(&folder.join(name).join("Cargo.toml"), &alone(manifest))?;
     }
-    write(&folder.join("sdk/Cargo.toml"), &sdk_manifest())?;
     write(&folder.join("wit/keyfold.wit"), CONTRACT)
 }
 
-/// The SDK's manifest without the workspace that it has here.
-fn sdk_manifest() -> String {
+/// A manifest without the workspace that it has here, and without what its tests need.
+fn alone(manifest: &str) -> String {
     let of_workspace = [
         ("version", env!("CARGO_PKG_VERSION")),
         ("edition", "2024"),
@@ -67,7 +76,15 @@ fn sdk_manifest() -> String {
         let of_workspace = of_workspace.iter().find(|(key, _)| line == format!("{key}.workspace = true"));
         of_workspace.map_or_else(|| format!("{line}\n"), |(key, value)| format!("{key} = \"{value}\"\n"))
     };
-    SDK_MANIFEST.replace("[lints]\nworkspace = true\n", "").lines().map(line).collect()
+    let sections = manifest.split_inclusive('\n').fold(Vec::<String>::new(), |mut sections, line| {
+        match sections.last_mut() {
+            Some(section) if !line.starts_with('[') => section.push_str(line),
+            _ => sections.push(line.to_owned()),
+        }
+        sections
+    });
+    let kept = |section: &&String| !["[lints]", "[dev-dependencies]"].iter().any(|name| section.starts_with(name));
+    sections.iter().filter(kept).flat_map(|section| section.lines()).map(line).collect()
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
@@ -82,13 +99,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_manifest_of_the_sdk_stands_alone() {
-        let manifest = sdk_manifest();
-        assert!(!manifest.contains("workspace"), "{manifest}");
-        let manifest: toml::Table = manifest.parse().expect("it is TOML");
-        let of = |key: &str| manifest["package"][key].as_str().map(str::to_owned);
-        assert_eq!(of("edition").as_deref(), Some("2024"));
-        assert_eq!(of("rust-version").as_deref(), Some(env!("CARGO_PKG_RUST_VERSION")));
+    fn the_manifests_of_the_sdk_stand_alone() {
+        for (name, _, manifest) in &SDK {
+            let manifest = alone(manifest);
+            assert!(!manifest.contains("workspace"), "{name}: {manifest}");
+            let manifest: toml::Table = manifest.parse().expect("it is TOML");
+            let of = |key: &str| manifest["package"][key].as_str().map(str::to_owned);
+            assert_eq!(of("edition").as_deref(), Some("2024"));
+            assert_eq!(of("rust-version").as_deref(), Some(env!("CARGO_PKG_RUST_VERSION")));
+            assert!(manifest.contains_key("dependencies") && !manifest.contains_key("dev-dependencies"));
+        }
     }
 
     #[test]
@@ -97,6 +117,7 @@ mod tests {
         let folder = create(parent.path(), "a-1").expect("the name is right");
         let lib = fs::read_to_string(folder.join(".keyfold/sdk/src/lib.rs")).expect("it is there");
         assert!(lib.contains("path: \"../wit\"") && folder.join(".keyfold/wit/keyfold.wit").is_file());
+        assert!(folder.join(".keyfold/sdk/derive/src/lib.rs").is_file());
         let failure = create(parent.path(), "a-1").expect_err("it is there already");
         assert_eq!(failure.exit, Exit::Config);
     }

@@ -1,9 +1,10 @@
 //! The path of an author, from an empty folder to rows, with nothing of this repository but the program; and what its golden tests find.
 
 use rusqlite::Connection;
+use serde_json::json;
 
 use crate::support::author::{Author, shell};
-use crate::support::guide::{commands, section};
+use crate::support::guide::{blocks, commands, section};
 use crate::support::host::Pipeline;
 use crate::support::rows::from_ndjson;
 
@@ -40,6 +41,47 @@ fn from_an_empty_folder_to_rows() {
     assert_eq!(line.split_whitespace().count(), 6, "ns, fuel, calls, natively, ratio: {line}");
 }
 
+/// The guide's change of the state, and its deployment: windows that were open go on with the number that they had.
+#[test]
+fn a_state_is_migrated_as_the_guide_says() {
+    let author = Author::new(&[]);
+    let guide = section("Versions and migration");
+    let build = || {
+        let built = author.call("counts", &["plugin", "build"]);
+        built.expect_code(0).stdout.lines().next().expect("it names the file").to_owned()
+    };
+    let first = author.path("first.wasm");
+    std::fs::copy(build(), &first).expect("the folder is writable");
+    let component = first.to_string_lossy().into_owned();
+    author.change("keyfold.toml", &[("target/wasm32-unknown-unknown/release/counts.wasm", &component)]);
+    author.call("counts", &["run"]).expect_code(0);
+
+    let change = blocks(&guide).into_iter().find(|block| block.language == "diff").expect("the guide shows the change");
+    std::fs::write(author.path("change.diff"), change.text).expect("the folder is writable");
+    let applied =
+        std::process::Command::new("git").args(["apply", "change.diff"]).current_dir(author.path(".")).status();
+    assert!(applied.expect("git is there").success(), "the guide's change fits the plugin");
+    let last_ms = 1_767_226_000_500_i64;
+    let at = (last_ms + 3_600_000).to_string();
+    let ordered = author.call("counts", &["deploy", &build(), "--at", &at]);
+    ordered.expect_code(0).expect_said(&["holds from"]);
+
+    let records = author.path("golden/first/records.ndjson");
+    let mut text = std::fs::read_to_string(&records).expect("it was made");
+    // The window of dan, whose first action was the last record's, is open.
+    for (i, (user, time)) in [("dan", last_ms - 400), ("eve", last_ms + 3_650_000)].into_iter().enumerate() {
+        let value = json!({"user": user, "time": time}).to_string();
+        let (offset, timestamp) = (11 + i, last_ms + 3_600_000 + 10_000 * i64::try_from(i).expect("small"));
+        let record = json!({"partition": 0, "offset": offset, "timestamp": timestamp, "value": value});
+        text.push_str(&format!("{record}\n"));
+    }
+    std::fs::write(records, text).expect("the folder is writable");
+    author.call("counts", &["run"]).expect_code(0).expect_said(&["dan was last seen", "state migrated"]);
+    let rows = Connection::open(author.path("rows.db")).expect("a database");
+    let dan = rows.query_row("SELECT actions FROM counts WHERE user = 'dan'", [], |row| row.get::<_, i64>(0));
+    assert_eq!(dan.expect("dan's window ended"), 2);
+}
+
 /// A defect: what it is, the parts of the source that it replaces, and what the golden tests must say of it.
 type Defect = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
 
@@ -53,8 +95,8 @@ const DEFECTS: &[Defect] = &[
         "a static counter",
         &[
             (
-                "/// The first table",
-                "static SEEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);\n/// The first table",
+                "/// The plugin.",
+                "static SEEN: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);\n/// The plugin.",
             ),
             ("unwrap_or(0) + 1", "unwrap_or(0) + 1 + SEEN.fetch_add(1, std::sync::atomic::Ordering::Relaxed)"),
         ],
@@ -63,21 +105,37 @@ const DEFECTS: &[Defect] = &[
     (
         "state kept between calls",
         &[
-            ("    window_ms: i64,\n}", "    window_ms: i64,\n    seen: std::cell::Cell<u64>,\n}"),
-            ("window_ms: config.window * 1000 }", "window_ms: config.window * 1000, seen: Default::default() }"),
+            ("    config: Config,\n}", "    config: Config,\n    seen: std::cell::Cell<i64>,\n}"),
+            (
+                "config: keyfold_sdk::config(config)? }",
+                "config: keyfold_sdk::config(config)?, seen: Default::default() }",
+            ),
             ("unwrap_or(0) + 1", "unwrap_or(0) + 1 + self.seen.replace(1)"),
         ],
         &["FAIL  first: the plugin breaks the law", "partition 0, offset 5", "nothing kept in the mapper"],
     ),
     (
         "a panic",
-        &[("let user = key.name();", "let user = key.name();\n        assert!(user != \"bob\", \"no bob\");")],
-        &["FAIL  first: other rows than expected", "no bob (src/lib.rs:89)", "\"offset\":6"],
+        &[("key.emit(", "assert!(key.name() != \"bob\", \"no bob\");\n        key.emit(")],
+        &["FAIL  first: other rows than expected", "no bob (src/lib.rs:92)", "\"offset\":6"],
+    ),
+    (
+        "a row of a table that is not described",
+        &[(".rows::<Count<'_>>()", "")],
+        &[
+            "FAIL  first: other rows than expected",
+            "a row for table counts",
+            "the description has not",
+            "src/lib.rs:92",
+        ],
     ),
     (
         "a wrong type in a row",
-        &[(".integer(\"actions\", actions.cast_signed())", ".text(\"actions\", \"many\")")],
-        &["FAIL  first: other rows than expected", "column 3 is actions", "the row gives actions", "src/lib.rs:89"],
+        &[(
+            "key.emit(&Count { user: key.name(), until: Timestamp(time), actions });",
+            "let user = key.name();\n        key.row(0).text(\"user\", user).timestamp(\"until\", time).text(\"actions\", \"many\").end();",
+        )],
+        &["FAIL  first: other rows than expected", "column 3 is actions", "the row gives actions", "src/lib.rs:93"],
     ),
     (
         "an event that costs too much",
@@ -88,7 +146,7 @@ const DEFECTS: &[Defect] = &[
         "an order that differs from map to map",
         &[(
             "let actions = key.value()",
-            "let all: std::collections::HashMap<u64, u64> = (0..64).map(|i| (i, i)).collect();\n        let first = *all.keys().next().unwrap_or(&0);\n        let actions = key.value().map(|value| value + 100 * first)",
+            "let all: std::collections::HashMap<i64, i64> = (0..64).map(|i| (i, i)).collect();\n        let first = *all.keys().next().unwrap_or(&0);\n        let actions = key.value().map(|value| value + 100 * first)",
         )],
         &["FAIL  first: the plugin breaks the law", "partition 0, offset 5", "no iteration over std's HashMap"],
     ),

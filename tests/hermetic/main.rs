@@ -12,6 +12,7 @@ mod health;
 mod input;
 mod metrics;
 mod migration;
+mod plugins;
 mod refusals;
 mod replay;
 mod replay_command;

@@ -8,18 +8,20 @@ use crate::support::author::Author;
 use crate::support::generate::TestRecord;
 use crate::support::guide::{blocks, commands, file_block, section};
 use crate::support::host::PATIENCE;
+use crate::support::rows::sorted;
 use crate::tables::Tables;
 use crate::topics::{create_topic, produce};
 
-/// A language: what `plugin new` is told, the source and the built file.
+/// A language: what `plugin new` is told, and the source.
 struct Language {
     arguments: &'static [&'static str],
     source: &'static str,
-    component: &'static str,
 }
 
-const RUST: Language =
-    Language { arguments: &[], source: "src/lib.rs", component: "target/wasm32-unknown-unknown/release/counts.wasm" };
+/// The built file, as the guide's pipeline names it.
+const COMPONENT: &str = "target/wasm32-unknown-unknown/release/counts.wasm";
+
+const RUST: Language = Language { arguments: &[], source: "src/lib.rs" };
 
 /// What a user did at an event time; appended now.
 fn action(user: &str, time: i64) -> TestRecord {
@@ -33,15 +35,14 @@ fn follow_the_guide(language: &Language, name: &str, brokers: &str, port: u16) {
     assert_eq!(commands(&guide).lines().count(), 4, "the test does what the guide says");
     assert!(guide.contains("let `+ 1` be `+ 10`"), "the guide's change is the test's");
     let mut author = Author::new(language.arguments);
-    let component = author.path(language.component).to_string_lossy().into_owned();
+    let built = author.call("counts", &["plugin", "build"]);
+    let component = built.expect_code(0).stdout.lines().next().expect("it names the file").to_owned();
     let pipeline = file_block(&blocks(&guide), "live.toml").replace("\"actions\"", &format!("\"{name}\""));
-    let pipeline = pipeline
-        .replace(RUST.component, &component)
-        .replace("keyspace = \"counts\"", &format!("keyspace = \"{name}\""));
+    let pipeline =
+        pipeline.replace(COMPONENT, &component).replace("keyspace = \"counts\"", &format!("keyspace = \"{name}\""));
     std::fs::write(author.path("live.toml"), pipeline).expect("the folder is writable");
     author.set("KEYFOLD_SOURCE__KAFKA__BROKERS", brokers);
     author.set("KEYFOLD_SINK__CQL__NODES", &format!("127.0.0.1:{port}"));
-    author.call("counts", &["plugin", "build"]).expect_code(0);
     create_topic(brokers, name, 2, &[]);
     let tables = Tables::connect(port);
     tables.create_keyspace(name);
@@ -65,12 +66,17 @@ fn follow_the_guide(language: &Language, name: &str, brokers: &str, port: u16) {
 
     author.change(language.source, &[("+ 1", "+ 10")]);
     author.call("counts", &["plugin", "build"]).expect_code(0);
-    host.wait_logged("swapped");
+    let ordered = host.wait_logged("the watched file is ordered");
+    let words = ordered["order"].as_str().expect("it says what was ordered");
+    let t: i64 = words.split(['(', ')']).filter_map(|part| part.parse().ok()).next_back().expect("it says T");
+    host.wait_until("T", || now_ms() > t);
     let later = began + 10 * window;
     produce(brokers, name, &[action("cat", later), action("cat", later + 1_000), action("dan", later + 2 * window)]);
     let third = row("cat", later + window, 20);
     host.wait_until("a window of the new logic is written", || counts().contains(&third));
-    assert_eq!(counts(), [row("ann", began + window, 2), row("bob", began + 3 * window, 1), third]);
+    host.wait_logged("swapped");
+    let all = vec![row("ann", began + window, 2), row("bob", began + 3 * window, 1), third];
+    assert_eq!(counts(), sorted(all));
     host.terminate(PATIENCE).expect_code(0);
 }
 

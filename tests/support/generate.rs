@@ -118,6 +118,31 @@ pub(crate) fn generate_hostile(events: usize, keys: u64, seed: u64) -> Vec<TestR
         .collect()
 }
 
+/// A log for `gap-sessions`, otherwise like [`generate`]: `{"user", "page", "time"}`, of users who are always there, one who is hot for a
+/// minute and then away for six, and users who come once. A quarter of the events come later than the others, so that many come between
+/// two that were there; half of the times are whole seconds, so that many differ by whole seconds.
+pub(crate) fn generate_pages(events: usize, users: u64, seed: u64) -> Vec<TestRecord> {
+    let mut line = Line::new(users, seed);
+    (0..events)
+        .map(|i| {
+            line.advance();
+            let user = match line.random.below(100) {
+                0 => format!("once {i}"),
+                1..16 => format!("hot {}", line.now / 60_000 % 7),
+                _ => line.user(users / 3).to_string(),
+            };
+            let behind = if line.random.chance(25) { line.random.between(0, 7_000) } else { 0 };
+            let time = line.event_time() - behind;
+            let time = if line.random.chance(50) { time / 1_000 * 1_000 } else { time };
+            let value = match line.random.below(100) {
+                0 => bad_value(&mut line.random),
+                _ => Some(json!({"user": user, "page": format!("p{i}"), "time": time}).to_string().into_bytes()),
+            };
+            line.record(value)
+        })
+        .collect()
+}
+
 fn hostile_event(line: &mut Line, key: i64) -> Value {
     json!({"key": key.to_string(), "time": line.event_time(), "v": line.random.below(1_000)})
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::support::generate::TestRecord;
 
 pub(crate) mod folds;
+pub(crate) mod gaps;
 #[cfg(test)]
 mod tests;
 

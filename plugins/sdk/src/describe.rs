@@ -1,8 +1,30 @@
 //! What a plugin says of itself, put together by hand-over-hand calls.
 
+use crate::Row;
 use crate::raw::{self, ColumnSpec, ColumnType, TableSpec};
 
 /// Name, version, tables and configuration schema of a plugin.
+///
+/// ```
+/// use keyfold_sdk::{Description, Row};
+///
+/// #[derive(Row)]
+/// #[row(table = "counts")]
+/// struct Count {
+///     #[row(key)]
+///     user: i64,
+///     actions: i64,
+/// }
+///
+/// let description = Description::new("counts", "1.0.0")
+///     .rows::<Count>()
+///     .state_version(2) // the former one is read by `Mapper::migrate_value` and `Mapper::migrate_item`
+///     .config_schema(r#"{"type": "object", "properties": {"window": {"type": "string"}}}"#)
+///     .with_headers();
+/// let raw = description.into_raw();
+/// assert_eq!((raw.tables[0].name.as_str(), raw.tables[0].columns.len()), ("counts", 2));
+/// assert!(raw.wants_headers && raw.state_version == 2);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Description(raw::Description);
 
@@ -19,7 +41,15 @@ impl Description {
         })
     }
 
-    /// One more output table; rows name it by its place, from 0.
+    /// One more output table, that of a [`Row`]. One of the same name is there already? That is a bug of the plugin, and a panic.
+    #[track_caller]
+    pub fn rows<R: Row>(self) -> Description {
+        let name = R::SHAPE.table;
+        assert!(self.0.tables.iter().all(|table| table.name != name), "table {name} is in the description already");
+        self.table(Table(R::SHAPE.spec()))
+    }
+
+    /// One more output table, for rows that are given cell by cell: [`Key::row`](crate::Key::row) names it by its place, from 0.
     pub fn table(mut self, table: Table) -> Description {
         self.0.tables.push(table.0);
         self
@@ -49,7 +79,15 @@ impl Description {
     }
 }
 
-/// An output table: its columns in the order in which rows give them.
+/// An output table, for rows that are given cell by cell: its columns in the order in which rows give them.
+///
+/// ```
+/// use keyfold_sdk::{ColumnType, Description, Table};
+///
+/// let counts = Table::new("counts").key("user", ColumnType::Integer).column("actions", ColumnType::Integer);
+/// let description = Description::new("counts", "1.0.0").table(counts);
+/// # assert!(description.into_raw().tables[0].columns[0].primary_key);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table(TableSpec);
 

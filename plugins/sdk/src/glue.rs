@@ -13,16 +13,69 @@ use crate::raw::{
     self, ByteColumn, ChangeBatch, EventBatch, FoldBatch, RecordBatch, Rejection, StateBatch, TableSpec, TimerBatch,
 };
 use crate::record::{Events, Records};
-use crate::row::Rows;
+use crate::rows::Rows;
 use crate::stored::Migrated;
 use crate::{Mapper, NONE};
 
-/// The description of a mapper, in the contract's form.
+/// The description of a mapper, in the contract's form. The example is at [`Instance`].
 pub fn describe<M: Mapper>() -> raw::Description {
     M::describe().into_raw()
 }
 
-/// A configured mapper that takes batches.
+/// What [`plugin!`](crate::plugin) takes.
+#[doc(hidden)]
+pub fn is_mapper<M: Mapper>() {}
+
+/// A configured mapper that takes batches: what [`plugin!`](crate::plugin) exports, and what a plugin in another form may use of it.
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
+/// use keyfold_sdk::glue::{Instance, describe};
+/// use keyfold_sdk::raw::{ChangeBatch, EventBatch, FoldBatch, RecordBatch, StateBatch, TimerBatch};
+/// # struct Plugin { threshold: i64 }
+/// # impl Mapper for Plugin {
+/// #     type Event = ();
+/// #     type Value = ();
+/// #     type Item = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0") }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin { threshold: 3 }) }
+/// #     fn map(&self, _: &Record<'_>, _: &mut Events<'_, Self>) -> Result<(), String> { Ok(()) }
+/// #     fn on_event(&self, _: &mut Key<'_, Self>, _: &Event<'_, Self>) -> Result<(), String> { Ok(()) }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+///
+/// // The plugin's logic by its trait, and one thing that the trait cannot say.
+/// struct Exports(Instance<Plugin>);
+///
+/// impl Exports {
+///     fn new(config: &str) -> Result<Exports, String> {
+///         Instance::configure(config).map(Exports)
+///     }
+///
+///     fn map_records(&self, records: &RecordBatch) -> EventBatch {
+///         self.0.map_records(records)
+///     }
+///
+///     fn fold(&self, batch: &FoldBatch) -> Result<ChangeBatch, String> {
+///         let changes = self.0.fold(batch);
+///         if changes.rejections.len() as i64 > self.0.mapper().threshold {
+///             return Err("too many rejections in one call".into());
+///         }
+///         Ok(changes)
+///     }
+///
+///     fn on_timer(&self, batch: &TimerBatch) -> ChangeBatch {
+///         self.0.on_timer(batch)
+///     }
+///
+///     fn migrate(&self, version: u32, states: &StateBatch) -> Result<StateBatch, String> {
+///         self.0.migrate(version, states)
+///     }
+/// }
+///
+/// assert_eq!(describe::<Plugin>().name, "plugin");
+/// # Exports::new("{}").unwrap();
+/// ```
 pub struct Instance<M: Mapper> {
     mapper: M,
     tables: Rc<[TableSpec]>,

@@ -6,11 +6,41 @@ use std::ops::{Deref, DerefMut};
 use crate::columns::{item, start};
 use crate::draft::Draft;
 use crate::raw::{ByteColumn, FoldBatch, LogLine};
-use crate::row::{Row, Rows};
+use crate::row::{Row, RowBuilder};
+use crate::rows::Rows;
 use crate::stored::read;
 use crate::{Level, Mapper, NONE, Stored};
 
 /// One event, on its way into its key.
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = i64;
+/// #     type Value = i64;
+/// #     type Item = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0") }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// #     fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+/// #         out.push("ann", record.append_time, &5);
+/// #         Ok(())
+/// #     }
+/// fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
+///     let amount = event.value();
+///     if amount < 0 {
+///         return Err(format!("amount is {amount}, at offset {} of partition {}", event.offset, event.partition));
+///     }
+///     key.put(&(key.value().unwrap_or(0) + amount));
+///     // By the watermark where there is one: a late event does not keep the key waiting.
+///     key.set_timer(event.watermark.unwrap_or(event.time) + 60_000);
+///     Ok(())
+/// }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_lawfully::<Plugin>("{}");
+/// # assert_eq!(outcome.timers["ann"], 60_007);
+/// ```
 pub struct Event<'a, M: Mapper> {
     value: &'a [u8],
     /// When it happened; ms since 1970 UTC.
@@ -60,6 +90,64 @@ pub(crate) struct Output {
 /// A key: its state, its timer, and the rows that it emits.
 ///
 /// State is bytes between events: what is read is always what a fresh instance would read.
+///
+/// ```
+/// # use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Record, Row, Table};
+/// #[derive(Row)]
+/// #[row(table = "words")]
+/// struct Words<'a> {
+///     #[row(key)]
+///     user: &'a str,
+///     count: u32,
+/// }
+///
+/// const LINES: usize = 1; // the second table
+///
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = str;
+/// #     type Value = u32;
+/// #     type Item = str;
+/// #     fn describe() -> Description {
+/// #         let lines = Table::new("lines").key("user", ColumnType::Text);
+/// #         Description::new("plugin", "1.0.0").rows::<Words<'_>>().table(lines)
+/// #     }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// #     fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+/// #         out.push("ann", record.append_time, std::str::from_utf8(record.payload.unwrap()).unwrap());
+/// #         Ok(())
+/// #     }
+/// // An event is a word, a key's value their number, its list the words themselves.
+/// fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
+///     match event.value() {
+///         "" => {
+///             key.clear(); // value and list
+///             key.clear_timer();
+///         }
+///         "forget the words" => key.clear_items(),
+///         "forget the number" => key.clear_value(),
+///         "now" => {
+///             let (user, count) = (key.name(), key.value().unwrap_or(0));
+///             key.emit(&Words { user, count });
+///             key.row(LINES).text("user", user).end();
+///         }
+///         word => {
+///             key.append(word);
+///             key.put(&(key.value().unwrap_or(0) + 1));
+///             if key.timer().is_none() {
+///                 key.set_timer(event.time + 60_000);
+///             }
+///             key.log(Level::Debug, "one more"); // or keyfold_sdk::log!(key, Debug, "one more: {word}")
+///         }
+///     }
+///     Ok(())
+/// }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "a"), (8, "b"), (9, "now")]).fold_lawfully::<Plugin>("{}");
+/// # assert_eq!(outcome.rows["ann"], [r#"words(user="ann", count=2)"#, r#"lines(user="ann")"#]);
+/// # assert_eq!(outcome.timers["ann"], 60_007);
+/// ```
 pub struct Key<'a, M: Mapper> {
     name: &'a [u8],
     draft: &'a mut Draft,
@@ -125,8 +213,16 @@ impl<'a, M: Mapper> Key<'a, M> {
         self.draft.set_timer(NONE);
     }
 
-    /// Begins a row of the description's table `table`, counted from 0.
-    pub fn row(&mut self, table: usize) -> Row<'_> {
+    /// Emits a row, of the table that its type names. A table that the description has not is a bug of the plugin, and a panic that names
+    /// it.
+    #[track_caller]
+    pub fn emit<R: Row>(&mut self, row: &R) {
+        self.output.rows.emit(row);
+    }
+
+    /// Begins a row of the description's table `table`, counted from 0, that is given cell by cell.
+    #[track_caller]
+    pub fn row(&mut self, table: usize) -> RowBuilder<'_> {
         self.output.rows.begin(table)
     }
 
@@ -136,7 +232,47 @@ impl<'a, M: Mapper> Key<'a, M> {
     }
 }
 
-/// A key whose timer fires: the only place where its list state can be read.
+/// A key whose timer fires: the only place where its list state can be read. Beside this it is a [`Key`].
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
+/// use keyfold_sdk::{Items, Row};
+///
+/// #[derive(Row)]
+/// #[row(table = "visits")]
+/// struct Visit<'a> {
+///     #[row(key)]
+///     user: &'a str,
+///     pages: Items<'a, str>, // a list of texts, written in place
+///     longest: u32,
+/// }
+///
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = str;
+/// #     type Value = ();
+/// #     type Item = str;
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0").rows::<Visit<'_>>() }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// #     fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+/// #         out.push("ann", record.append_time, std::str::from_utf8(record.payload.unwrap()).unwrap());
+/// #         Ok(())
+/// #     }
+/// #     fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
+/// #         key.append(event.value());
+/// #         key.set_timer(9);
+/// #         Ok(())
+/// #     }
+/// fn on_timer(&self, key: &mut Firing<'_, Self>, _time: i64) -> Result<(), String> {
+///     let longest = key.items().map(|page| page.len() as u32).max().unwrap_or(0);
+///     key.emit(&Visit { user: key.name(), pages: key.items(), longest });
+///     key.clear();
+///     Ok(())
+/// }
+/// # }
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "A"), (8, "BC"), (9, "D")]).fold_lawfully::<Plugin>("{}");
+/// # assert_eq!(outcome.rows["ann"], [r#"visits(user="ann", pages=["A", "BC", "D"], longest=2)"#]);
+/// ```
 pub struct Firing<'a, M: Mapper> {
     key: Key<'a, M>,
     items: Items<'a, M::Item>,
@@ -149,7 +285,14 @@ impl<'a, M: Mapper> Firing<'a, M> {
 
     /// The list state as it was when the timer fired, in the order in which it was appended.
     pub fn items(&self) -> Items<'a, M::Item> {
-        Items { ..self.items }
+        self.items.clone()
+    }
+
+    /// [`Key::emit`].
+    // Not by `DerefMut` alone: so the row may be made of what the key gives.
+    #[track_caller]
+    pub fn emit<R: Row>(&mut self, row: &R) {
+        self.key.emit(row);
     }
 }
 
@@ -167,7 +310,7 @@ impl<'a, M: Mapper> DerefMut for Firing<'a, M> {
     }
 }
 
-/// The items of a list state.
+/// The items of a list state, read one by one and in place; a list in a row as it is. The example is at [`Firing`].
 pub struct Items<'a, T: ?Sized> {
     column: &'a ByteColumn,
     next: usize,
@@ -179,6 +322,12 @@ impl<'a, T: ?Sized> Items<'a, T> {
     /// Row `i` of lists that end at `ends` in `column`.
     pub(crate) fn of(column: &'a ByteColumn, ends: &[u32], i: usize) -> Items<'a, T> {
         Items { column, next: start(ends, i), end: ends[i] as usize, kind: PhantomData }
+    }
+}
+
+impl<T: ?Sized> Clone for Items<'_, T> {
+    fn clone(&self) -> Self {
+        Items { ..*self }
     }
 }
 

@@ -72,11 +72,17 @@
 mod describe;
 mod record;
 mod key;
-mod row;
-mod stored;
+pub mod row;
+pub mod cell;
+pub mod stored;
+mod rows;
 mod draft;
 mod columns;
 pub mod collections;
+#[cfg(feature = "serde")]
+pub mod config;
+pub mod json;
+pub mod time;
 pub mod glue;
 #[doc(hidden)]
 pub mod panic;
@@ -86,14 +92,32 @@ pub mod bench;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
+pub use cell::{Json, Timestamp};
+#[cfg(feature = "serde")]
+pub use config::config;
 pub use describe::{Description, Table};
 pub use key::{Event, Firing, Items, Key};
+pub use keyfold_sdk_derive::{Row, Stored};
 pub use raw::ColumnType;
 pub use record::{Events, KeyText, Level, Record};
-pub use row::Row;
+pub use row::{Row, RowBuilder};
 pub use stored::{Migrated, Stored};
 
 /// "No timer" and "no watermark" in the contract's columns.
+///
+/// ```
+/// # let batch = keyfold_sdk::raw::TimerBatch {
+/// #     keys: keyfold_sdk::raw::TextColumn { data: vec![], ends: vec![] },
+/// #     value_present: vec![],
+/// #     values: keyfold_sdk::raw::ByteColumn { data: vec![], ends: vec![] },
+/// #     list_ends: vec![],
+/// #     list_items: keyfold_sdk::raw::ByteColumn { data: vec![], ends: vec![] },
+/// #     timers: vec![],
+/// # };
+/// // In the answer of a plugin that implements `raw::Guest`: all timers are used up.
+/// let timers = vec![keyfold_sdk::NONE; batch.timers.len()];
+/// # assert!(timers.is_empty());
+/// ```
 pub const NONE: i64 = i64::MIN;
 
 /// The contract's types and functions as wit-bindgen makes them of `wit/`.
@@ -114,7 +138,13 @@ pub use bindings::exports::keyfold::mapper::mapper as raw;
 
 /// A plugin's logic: records to events, and a fold of each key's events with one timer per key.
 ///
-/// All three types are written to bytes and read back by [`Stored`]; `str`, `[u8]`, numbers and `()` for "none" have it.
+/// All three types are written to bytes and read back by [`Stored`]; `str`, `[u8]`, numbers and `()` for "none" have it. The example is at
+/// [the top](crate); of a state that has changed, at [`Migrated`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a plugin: it does not implement `Mapper`",
+    label = "not a plugin",
+    note = "write `impl keyfold_sdk::Mapper for {Self}` with `describe`, `configure`, `map`, `on_event` and `on_timer`"
+)]
 pub trait Mapper: Sized + 'static {
     /// What an event carries from [`Mapper::map`] to [`Mapper::on_event`].
     type Event: Stored + ?Sized;
@@ -139,24 +169,47 @@ pub trait Mapper: Sized + 'static {
     /// key's state with it.
     fn on_timer(&self, key: &mut Firing<'_, Self>, time: i64) -> Result<(), String>;
 
-    /// Reads a value state of a former state version and gives it back as a present one. The default refuses.
+    /// Reads a value state of a former state version and gives it back as a present one. The default refuses. The example is at
+    /// [`Migrated`].
     fn migrate_value(&self, version: u32, old: &[u8], new: &mut Migrated<'_, Self::Value>) -> Result<(), String> {
         let _ = (old, new);
         Err(format!("this plugin does not read value states of state version {version}"))
     }
 
-    /// Reads a list item of a former state version and gives it back as a present one. The default refuses.
+    /// Reads a list item of a former state version and gives it back as a present one. The default refuses. The example is at
+    /// [`Migrated`].
     fn migrate_item(&self, version: u32, old: &[u8], new: &mut Migrated<'_, Self::Item>) -> Result<(), String> {
         let _ = (old, new);
         Err(format!("this plugin does not read list items of state version {version}"))
     }
 }
 
-/// Exports a [`Mapper`] as the plugin that this crate is. Natively it expands to nothing but the entry of `keyfold plugin bench`, so that
-/// tests link.
+/// Exports a [`Mapper`] as the plugin that this crate is. Natively it expands to little but the entry of `keyfold
+/// plugin bench`, so that tests link.
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
+/// pub struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = ();
+/// #     type Value = ();
+/// #     type Item = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0") }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// #     fn map(&self, _: &Record<'_>, _: &mut Events<'_, Self>) -> Result<(), String> { Ok(()) }
+/// #     fn on_event(&self, _: &mut Key<'_, Self>, _: &Event<'_, Self>) -> Result<(), String> { Ok(()) }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+///
+/// keyfold_sdk::plugin!(Plugin);
+/// ```
 #[macro_export]
 macro_rules! plugin {
     ($mapper:ty) => {
+        // Before the rest: what is not a mapper is said in a few words.
+        #[cfg(target_arch = "wasm32")]
+        const _: fn() = $crate::glue::is_mapper::<$mapper>;
+
         #[cfg(not(target_arch = "wasm32"))]
         #[doc(hidden)]
         #[allow(dead_code, unreachable_pub, reason = "called by the program that `keyfold plugin bench` makes")]
@@ -217,7 +270,88 @@ macro_rules! plugin {
     };
 }
 
+/// Says something in the host's log: of a key, in `on_event` and `on_timer`, or in `map`. The level is one of [`Level`]'s; the rest is as in
+/// [`format!`].
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = ();
+/// #     type Value = ();
+/// #     type Item = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0") }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+///     keyfold_sdk::log!(out, Debug, "offset {} of partition {}", record.offset, record.partition);
+///     out.push("ann", record.append_time, &());
+///     Ok(())
+/// }
+///
+/// fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
+///     let late = event.append_time - event.time;
+///     keyfold_sdk::log!(key, Info, "{} is {late} ms late", key.name());
+///     Ok(())
+/// }
+/// #     fn on_timer(&self, key: &mut Firing<'_, Self>, time: i64) -> Result<(), String> {
+/// #         keyfold_sdk::log!(key, Error, "{} has {} items", key.name(), key.items().len());
+/// #         Ok(())
+/// #     }
+/// # }
+/// # keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_lawfully::<Plugin>("{}");
+/// ```
+#[macro_export]
+macro_rules! log {
+    ($to:expr, $level:ident, $($message:tt)+) => {{
+        // First the text, which may be made of the key.
+        let message = ::std::format!($($message)+);
+        $to.log($crate::Level::$level, message);
+    }};
+}
+
 /// Exports a type that implements [`raw::Guest`] itself. Expands to nothing but for wasm32.
+///
+/// ```
+/// use keyfold_sdk::raw::{self, ByteColumn, ChangeBatch, EventBatch, FoldBatch, RecordBatch, StateBatch, TextColumn, TimerBatch};
+///
+/// /// Takes every record, and makes nothing of it.
+/// struct Nothing;
+///
+/// impl raw::Guest for Nothing {
+///     fn describe() -> raw::Description {
+///         keyfold_sdk::Description::new("nothing", "1.0.0").into_raw()
+///     }
+///
+///     fn configure(_config: String) -> Result<(), String> {
+///         Ok(())
+///     }
+///
+///     fn map_records(_records: RecordBatch) -> Result<EventBatch, String> {
+///         Ok(EventBatch {
+///             records: vec![],
+///             keys: TextColumn { data: vec![], ends: vec![] },
+///             event_times: vec![],
+///             values: ByteColumn { data: vec![], ends: vec![] },
+///             rejections: vec![],
+///             logs: vec![],
+///         })
+///     }
+///
+///     fn fold(_batch: FoldBatch) -> Result<ChangeBatch, String> {
+///         Err("there are no events".into())
+///     }
+///
+///     fn on_timer(_batch: TimerBatch) -> Result<ChangeBatch, String> {
+///         Err("there are no timers".into())
+///     }
+///
+///     fn migrate(_version: u32, _states: StateBatch) -> Result<StateBatch, String> {
+///         Err("there is no state".into())
+///     }
+/// }
+///
+/// keyfold_sdk::raw_plugin!(Nothing);
+/// ```
 #[macro_export]
 macro_rules! raw_plugin {
     ($guest:ident) => {

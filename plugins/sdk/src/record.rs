@@ -1,5 +1,6 @@
 //! Records as `map` sees them, and the events that it makes.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::marker::PhantomData;
 
@@ -8,6 +9,21 @@ use crate::raw::{EventBatch, HeaderColumns, LogLine, RecordBatch};
 use crate::{Mapper, Stored};
 
 /// One record of the log.
+///
+/// ```
+/// use keyfold_sdk::Record;
+///
+/// /// What a `map` may do first.
+/// fn payload<'a>(record: &Record<'a>) -> Result<&'a [u8], String> {
+///     if record.headers().any(|(name, value)| name == "kind" && value == b"test") {
+///         return Err("a test".into());
+///     }
+///     record.payload.ok_or_else(|| format!("a tombstone of {:?}", record.key))
+/// }
+///
+/// let record = Record::new(0, 7, 1_727_873_508_000, Some(b"hello"));
+/// assert_eq!(payload(&record), Ok(&b"hello"[..]));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// Its partition.
@@ -82,7 +98,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// How much a log line matters.
+/// How much a log line matters. The example is at [`Events`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// Somebody must act.
@@ -109,6 +125,24 @@ impl Level {
 }
 
 /// What can be an event's key: text, a whole number in decimal, or `format_args!(..)` for a key of several parts.
+///
+/// ```
+/// use keyfold_sdk::KeyText;
+///
+/// let text = |key: &dyn KeyText| {
+///     let mut bytes = Vec::new();
+///     key.write_key(&mut bytes);
+///     String::from_utf8(bytes).unwrap()
+/// };
+/// assert_eq!(text(&"ann"), "ann");
+/// assert_eq!(text(&-7), "-7");
+/// assert_eq!(text(&format_args!("{}/{}", "shop", 12)), "shop/12");
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an event's key",
+    label = "not a key",
+    note = "a key is a text, an integer, or `format_args!(..)` of several parts; `&key` or `&*key` often makes a text of it"
+)]
 pub trait KeyText {
     /// Appends the key's UTF-8.
     fn write_key(&self, out: &mut Vec<u8>);
@@ -149,6 +183,25 @@ impl KeyText for i64 {
     }
 }
 
+macro_rules! key_of_less {
+    ($($less:ty),* => $more:ty) => {$(
+        impl KeyText for $less {
+            fn write_key(&self, out: &mut Vec<u8>) {
+                <$more>::from(*self).write_key(out);
+            }
+        }
+    )*};
+}
+
+key_of_less!(u8, u16, u32 => u64);
+key_of_less!(i8, i16, i32 => i64);
+
+impl<T: ToOwned + KeyText + ?Sized> KeyText for Cow<'_, T> {
+    fn write_key(&self, out: &mut Vec<u8>) {
+        (**self).write_key(out);
+    }
+}
+
 impl KeyText for std::fmt::Arguments<'_> {
     fn write_key(&self, out: &mut Vec<u8>) {
         out.write_fmt(*self).expect("a Vec takes all that is written");
@@ -162,6 +215,35 @@ impl<T: KeyText + ?Sized> KeyText for &T {
 }
 
 /// Where [`Mapper::map`] puts the events of a record.
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Level, Mapper, Record};
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = str;
+/// #     type Value = ();
+/// #     type Item = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0") }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+///     let text = std::str::from_utf8(record.payload.unwrap_or_default()).map_err(|error| error.to_string())?;
+///     for (place, word) in text.split(' ').enumerate() {
+///         out.push(format_args!("{word}/{place}"), record.append_time, word);
+///     }
+///     if text.is_empty() {
+///         out.log(Level::Warn, "a record without words"); // or keyfold_sdk::log!(out, Warn, "..")
+///     }
+///     Ok(())
+/// }
+/// #     fn on_event(&self, key: &mut Key<'_, Self>, _: &Event<'_, Self>) -> Result<(), String> {
+/// #         key.set_timer(100);
+/// #         Ok(())
+/// #     }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "to be"), (8, "")]).fold_lawfully::<Plugin>("{}");
+/// # assert_eq!(outcome.timers.keys().collect::<Vec<_>>(), ["/0", "be/1", "to/0"]);
+/// ```
 pub struct Events<'a, M: Mapper> {
     out: &'a mut EventBatch,
     record: u32,

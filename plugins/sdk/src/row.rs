@@ -1,158 +1,251 @@
-//! Rows, written cell by cell into the columns that leave.
-//!
-//! Rows of one event must leave in the order in which they were emitted, whatever other events are in the call. A table's rows are
-//! therefore spread over as many row-batches as it takes for each event's rows to stand in ascending row-batches; for almost all plugins
-//! that is one a table.
+//! Rows: a struct for each table, or cell by cell.
 
-use std::rc::Rc;
+use crate::cell::{Cell, CellWriter, Json, KeyCell, Timestamp};
+use crate::columns::count;
+use crate::raw::{self, ColumnSpec, ColumnType, RowBatch, TableSpec};
 
-use crate::columns::{Column as _, bytes, count, texts};
-use crate::raw::{
-    ByteColumn, Column, ColumnData, ColumnType, IntegerListColumn, RowBatch, TableSpec, TextColumn, TextListColumn,
-};
+/// A struct as the rows of a table: its fields are the columns, in their order, with the types that [`Cell`] lists.
+///
+/// It is derived, and never implemented by hand. `#[row(table = "..")]` names the table; `#[row(key)]` stands above each field of the
+/// primary key; `#[row(name = "..")]` gives a column another name than its field has. [`Description::rows`](crate::Description::rows)
+/// declares the table, [`Key::emit`](crate::Key::emit) writes a row:
+///
+/// ```
+/// use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record, Row, Timestamp};
+///
+/// #[derive(Row)]
+/// #[row(table = "counts")]
+/// struct Count<'a> {
+///     #[row(key)]
+///     user: &'a str,
+///     #[row(key)]
+///     until: Timestamp,
+///     #[row(name = "how_many")]
+///     actions: u32,
+///     /// Null for those who have none.
+///     nick_name: Option<String>,
+/// }
+///
+/// # struct Counts;
+/// impl Mapper for Counts {
+/// #     type Event = ();
+/// #     type Value = u32;
+/// #     type Item = ();
+///     fn describe() -> Description {
+///         Description::new("counts", "1.0.0").rows::<Count<'_>>()
+///     }
+/// #     fn configure(_: &str) -> Result<Counts, String> { Ok(Counts) }
+/// #     fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+/// #         out.push("ann", record.append_time, &());
+/// #         Ok(())
+/// #     }
+/// #     fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
+/// #         key.put(&3);
+/// #         key.set_timer(event.time);
+/// #         Ok(())
+/// #     }
+///
+///     fn on_timer(&self, key: &mut Firing<'_, Self>, time: i64) -> Result<(), String> {
+///         let actions = key.value().unwrap_or(0);
+///         key.emit(&Count { user: key.name(), until: Timestamp(time), actions, nick_name: None });
+///         Ok(())
+///     }
+/// }
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_lawfully::<Counts>("{}");
+/// # assert_eq!(outcome.rows["ann"], [r#"counts(user="ann", until=7, how_many=3, nick_name=null)"#]);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a row",
+    label = "not a row",
+    note = "write `#[derive(keyfold_sdk::Row)]` and `#[row(table = \"..\")]` above the struct"
+)]
+pub trait Row {
+    /// The table and its columns.
+    #[doc(hidden)]
+    const SHAPE: &'static Shape;
 
-/// The rows of a call.
-pub(crate) struct Rows {
-    tables: Rc<[TableSpec]>,
-    batches: Vec<RowBatch>,
-    /// The event or key of the call that rows now come from.
-    item: u32,
-    /// The row-batch that took this item's last row.
-    last: usize,
-    /// Whether a row was begun and not ended.
-    open: bool,
+    /// Writes every cell.
+    #[doc(hidden)]
+    fn write_row(&self, cells: &mut Cells<'_>);
 }
 
-impl Rows {
-    pub(crate) fn new(tables: Rc<[TableSpec]>) -> Rows {
-        Rows { tables, batches: Vec::new(), item: 0, last: 0, open: false }
+/// A table, as a derived [`Row`] has it.
+#[doc(hidden)]
+pub struct Shape {
+    pub table: &'static str,
+    pub columns: &'static [Column],
+}
+
+impl Shape {
+    /// The contract's form of it.
+    pub(crate) fn spec(&self) -> TableSpec {
+        let columns = self.columns.iter().map(|column| ColumnSpec {
+            name: column.name.into(),
+            kind: column.kind,
+            primary_key: column.key,
+        });
+        TableSpec { name: self.table.into(), columns: columns.collect() }
     }
 
-    /// Rows come from this event or key of the call from now on.
-    pub(crate) fn begin_item(&mut self, item: u32) {
-        self.item = item;
-        self.last = 0;
-    }
-
-    /// Refuses a row that was begun and not ended.
-    pub(crate) fn end_item(&self) {
-        assert!(!self.open, "a row was begun and not ended: finish it with `.end()`");
-    }
-
-    /// Takes back the rows of the present item.
-    pub(crate) fn undo_item(&mut self) {
-        self.open = false;
-        for batch in &mut self.batches {
-            let kept = batch.items.iter().rposition(|item| *item != self.item).map_or(0, |last| last + 1);
-            batch.items.truncate(kept);
-            for column in &mut batch.columns {
-                truncate(column, kept);
-            }
+    /// In what a declared table of this name differs.
+    pub(crate) fn differs(&self, declared: &TableSpec) -> Option<String> {
+        let (spec, table) = (self.spec(), self.table);
+        if spec.columns.len() != declared.columns.len() {
+            let (has, gives) = (declared.columns.len(), spec.columns.len());
+            return Some(format!("table {table}: the description has {has} columns, the row {gives}"));
         }
-    }
-
-    /// The row-batches, without empty ones.
-    pub(crate) fn into_batches(mut self) -> Vec<RowBatch> {
-        self.batches.retain(|batch| !batch.items.is_empty());
-        self.batches
-    }
-
-    /// Begins a row.
-    pub(crate) fn begin(&mut self, table: usize) -> Row<'_> {
-        self.end_item();
-        let Some(spec) = self.tables.get(table) else {
-            panic!("a row for table {table}, where the description has {}", self.tables.len());
+        let of = |column: &ColumnSpec| {
+            let key = if column.primary_key { ", primary key" } else { "" };
+            format!("{} ({:?}{key})", column.name, column.kind)
         };
-        let table = count(table);
-        let rest = self.batches[self.last..].iter().position(|batch| batch.table == table);
-        self.last = rest.map_or(self.batches.len(), |further| self.last + further);
-        if rest.is_none() {
-            self.batches.push(empty(table, spec));
-        }
-        let batch = &mut self.batches[self.last];
-        batch.items.push(self.item);
-        self.open = true;
-        Row { spec, batch, column: 0, open: &mut self.open }
+        let mut pairs = declared.columns.iter().map(of).zip(spec.columns.iter().map(of)).zip(1..);
+        let ((has, gives), place) = pairs.find(|((has, gives), _)| has != gives)?;
+        Some(format!("table {table}: column {place} is {has} in the description, and {gives} in the row"))
     }
 }
 
-/// A row in the making: one call per column, in the order of the description, then [`Row::end`]. A name or type that is not the
-/// description's is a bug of the plugin, and a panic that names both.
+/// A column, as a derived [`Row`] has it.
+#[doc(hidden)]
+pub struct Column {
+    name: &'static str,
+    kind: ColumnType,
+    key: bool,
+}
+
+impl Column {
+    #[doc(hidden)]
+    pub const fn new<T: Cell>(name: &'static str) -> Column {
+        Column { name, kind: T::KIND, key: false }
+    }
+
+    #[doc(hidden)]
+    pub const fn key<T: KeyCell>(name: &'static str) -> Column {
+        Column { name, kind: T::KIND, key: true }
+    }
+}
+
+/// The cells of a row, filled from the first to the last.
+#[doc(hidden)]
+pub struct Cells<'a> {
+    columns: std::slice::IterMut<'a, raw::Column>,
+    row: u32,
+}
+
+impl<'a> Cells<'a> {
+    /// The cells of the last row of a batch.
+    pub(crate) fn of(batch: &'a mut RowBatch) -> Cells<'a> {
+        Cells { row: count(batch.items.len() - 1), columns: batch.columns.iter_mut() }
+    }
+
+    #[doc(hidden)]
+    #[inline]
+    pub fn put(&mut self, value: &impl Cell) {
+        let column = self.columns.next().expect("the shape was compared with the table");
+        value.write_cell(CellWriter::of(column, self.row));
+    }
+}
+
+/// A row in the making: one call per column, in the order of the description, then [`RowBuilder::end`]. A name or type that is not the
+/// description's is a bug of the plugin, and a panic that names both. [`Row`] finds it when the plugin is compiled.
+///
+/// ```
+/// # use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Mapper, Record};
+/// use keyfold_sdk::{RowBuilder, Table};
+///
+/// const ALL: usize = 0; // the first table
+///
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = str;
+/// #     type Value = ();
+/// #     type Item = str;
+/// fn describe() -> Description {
+///     let all = Table::new("all").key("k", ColumnType::Text).key("at", ColumnType::Timestamp);
+///     let all = all.column("yes", ColumnType::Boolean).column("n", ColumnType::Integer).column("x", ColumnType::Float);
+///     let all = all.column("bytes", ColumnType::Blob).column("map", ColumnType::Json).column("none", ColumnType::Text);
+///     let all = all.column("words", ColumnType::TextList).column("numbers", ColumnType::IntegerList);
+///     Description::new("plugin", "1.0.0").table(all)
+/// }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// #     fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+/// #         out.push("ann", record.append_time, "");
+/// #         Ok(())
+/// #     }
+///
+/// fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
+///     let name = key.name();
+///     let row: RowBuilder<'_> = key.row(ALL).text("k", name).timestamp("at", event.time).boolean("yes", true).integer("n", 1);
+///     let row = row.float("x", 0.5).blob("bytes", b"ab").json("map", "{}").null("none");
+///     row.texts("words", ["a", "b"]).integers("numbers", [1, 2]).end();
+///     Ok(())
+/// }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_lawfully::<Plugin>("{}");
+/// # assert_eq!(outcome.rows["ann"], [
+/// #     r#"all(k="ann", at=7, yes=true, n=1, x=0.5, bytes=[97, 98], map={}, none=null, words=["a", "b"], numbers=[1, 2])"#
+/// # ]);
+/// ```
 #[must_use = "a row is finished by `.end()`"]
-pub struct Row<'a> {
+pub struct RowBuilder<'a> {
     spec: &'a TableSpec,
     batch: &'a mut RowBatch,
     column: usize,
     open: &'a mut bool,
 }
 
-macro_rules! plain_cell {
-    ($(#[$doc:meta])* $name:ident, $value:ty, $case:ident, $kind:ident, |$column:ident, $cell:ident| $push:expr) => {
+macro_rules! cells {
+    ($($(#[$doc:meta])* $name:ident($value:ty) = $cell:ty;)*) => {$(
         $(#[$doc])*
         #[track_caller]
-        pub fn $name(mut self, name: &str, $cell: $value) -> Self {
-            match &mut self.next(name, ColumnType::$kind).data {
-                ColumnData::$case($column) => $push,
-                _ => unreachable!("columns are made by their types"),
-            }
+        pub fn $name(mut self, name: &str, value: $value) -> Self {
+            let value: $cell = value.into();
+            value.write_cell(self.next(name, <$cell>::KIND));
             self
         }
-    };
+    )*};
 }
 
-impl Row<'_> {
-    plain_cell!(
+impl<'a> RowBuilder<'a> {
+    /// Begins a row, which is open until it is ended.
+    pub(crate) fn of(spec: &'a TableSpec, batch: &'a mut RowBatch, open: &'a mut bool) -> RowBuilder<'a> {
+        *open = true;
+        RowBuilder { spec, batch, column: 0, open }
+    }
+
+    cells! {
         /// true or false
-        boolean, bool, Booleans, Boolean, |column, value| column.push(u8::from(value))
-    );
-    plain_cell!(
+        boolean(bool) = bool;
         /// A signed 64-bit integer.
-        integer, i64, Integers, Integer, |column, value| column.push(value)
-    );
-    plain_cell!(
+        integer(i64) = i64;
         /// A 64-bit float.
-        float, f64, Floats, Float, |column, value| column.push(value)
-    );
-    plain_cell!(
+        float(f64) = f64;
         /// Milliseconds since 1970 UTC.
-        timestamp, i64, Timestamps, Timestamp, |column, value| column.push(value)
-    );
-    plain_cell!(
+        timestamp(i64) = Timestamp;
         /// Text.
-        text, &str, Texts, Text, |column, value| column.push(value.as_bytes())
-    );
-    plain_cell!(
+        text(&str) = &str;
         /// Bytes.
-        blob, &[u8], Blobs, Blob, |column, value| column.push(value)
-    );
-    plain_cell!(
-        /// JSON text, for a column that the sink converts by its type in the database.
-        json, &str, Json, Json, |column, value| column.push(value.as_bytes())
-    );
+        blob(&[u8]) = &[u8];
+    }
+
+    /// JSON text, for a column that the sink converts by its type in the database.
+    #[track_caller]
+    pub fn json(mut self, name: &str, value: &str) -> Self {
+        Json(value).write_cell(self.next(name, ColumnType::Json));
+        self
+    }
 
     /// A list of texts.
     #[track_caller]
     pub fn texts<T: AsRef<str>>(mut self, name: &str, items: impl IntoIterator<Item = T>) -> Self {
-        match &mut self.next(name, ColumnType::TextList).data {
-            ColumnData::TextLists(column) => {
-                items.into_iter().for_each(|item| column.items.push(item.as_ref().as_bytes()));
-                column.ends.push(count(column.items.ends.len()));
-            }
-            _ => unreachable!("columns are made by their types"),
-        }
+        self.next(name, ColumnType::TextList).texts(items);
         self
     }
 
     /// A list of integers.
     #[track_caller]
     pub fn integers(mut self, name: &str, items: impl IntoIterator<Item = i64>) -> Self {
-        match &mut self.next(name, ColumnType::IntegerList).data {
-            ColumnData::IntegerLists(column) => {
-                column.items.extend(items);
-                column.ends.push(count(column.items.len()));
-            }
-            _ => unreachable!("columns are made by their types"),
-        }
+        self.next(name, ColumnType::IntegerList).list(items);
         self
     }
 
@@ -161,10 +254,7 @@ impl Row<'_> {
     pub fn null(mut self, name: &str) -> Self {
         let Some(spec) = self.spec.columns.get(self.column) else { self.too_many(name) };
         assert!(!spec.primary_key, "table {}: {name} is null, and in the primary key", self.spec.name);
-        let row = count(self.batch.items.len() - 1);
-        let column = self.next(name, spec.kind);
-        column.nulls.push(row);
-        push_nothing(&mut column.data);
+        self.next(name, spec.kind).null();
         self
     }
 
@@ -181,9 +271,9 @@ impl Row<'_> {
         *self.open = false;
     }
 
-    /// The column that is written next, if it is of this name and type.
+    /// The cell that is written next, if its column is of this name and type.
     #[track_caller]
-    fn next(&mut self, name: &str, kind: ColumnType) -> &mut Column {
+    fn next(&mut self, name: &str, kind: ColumnType) -> CellWriter<'_> {
         let Some(spec) = self.spec.columns.get(self.column) else { self.too_many(name) };
         if spec.name != name || spec.kind != kind {
             panic!(
@@ -195,65 +285,12 @@ impl Row<'_> {
             );
         }
         self.column += 1;
-        &mut self.batch.columns[self.column - 1]
+        let row = count(self.batch.items.len() - 1);
+        CellWriter::of(&mut self.batch.columns[self.column - 1], row)
     }
 
     #[track_caller]
     fn too_many(&self, name: &str) -> ! {
         panic!("table {}: the row gives {name} after its last column", self.spec.name)
-    }
-}
-
-fn empty(table: u32, spec: &TableSpec) -> RowBatch {
-    let columns = spec.columns.iter().map(|column| Column { data: empty_data(column.kind), nulls: Vec::new() });
-    RowBatch { table, items: Vec::new(), columns: columns.collect() }
-}
-
-fn empty_data(kind: ColumnType) -> ColumnData {
-    match kind {
-        ColumnType::Boolean => ColumnData::Booleans(Vec::new()),
-        ColumnType::Integer => ColumnData::Integers(Vec::new()),
-        ColumnType::Float => ColumnData::Floats(Vec::new()),
-        ColumnType::Timestamp => ColumnData::Timestamps(Vec::new()),
-        ColumnType::Text => ColumnData::Texts(texts(0, 0)),
-        ColumnType::Blob => ColumnData::Blobs(bytes(0, 0)),
-        ColumnType::TextList => ColumnData::TextLists(TextListColumn { items: texts(0, 0), ends: Vec::new() }),
-        ColumnType::IntegerList => ColumnData::IntegerLists(IntegerListColumn { items: Vec::new(), ends: Vec::new() }),
-        ColumnType::Json => ColumnData::Json(texts(0, 0)),
-    }
-}
-
-/// The value that a null row has in its column.
-fn push_nothing(data: &mut ColumnData) {
-    match data {
-        ColumnData::Booleans(values) => values.push(0),
-        ColumnData::Integers(values) | ColumnData::Timestamps(values) => values.push(0),
-        ColumnData::Floats(values) => values.push(0.0),
-        ColumnData::Texts(TextColumn { data, ends })
-        | ColumnData::Json(TextColumn { data, ends })
-        | ColumnData::Blobs(ByteColumn { data, ends }) => ends.push(count(data.len())),
-        ColumnData::TextLists(lists) => lists.ends.push(count(lists.items.ends.len())),
-        ColumnData::IntegerLists(lists) => lists.ends.push(count(lists.items.len())),
-    }
-}
-
-/// Keeps the first `rows` rows of a column, which may have one more than its neighbours.
-fn truncate(column: &mut Column, rows: usize) {
-    let nulls = column.nulls.partition_point(|null| (*null as usize) < rows);
-    column.nulls.truncate(nulls);
-    match &mut column.data {
-        ColumnData::Booleans(values) => values.truncate(rows),
-        ColumnData::Integers(values) | ColumnData::Timestamps(values) => values.truncate(rows),
-        ColumnData::Floats(values) => values.truncate(rows),
-        ColumnData::Texts(texts) | ColumnData::Json(texts) => texts.truncate(rows),
-        ColumnData::Blobs(blobs) => blobs.truncate(rows),
-        ColumnData::TextLists(lists) => {
-            lists.ends.truncate(rows);
-            lists.items.truncate(lists.ends.last().map_or(0, |end| *end as usize));
-        }
-        ColumnData::IntegerLists(lists) => {
-            lists.ends.truncate(rows);
-            lists.items.truncate(lists.ends.last().map_or(0, |end| *end as usize));
-        }
     }
 }

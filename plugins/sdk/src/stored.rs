@@ -1,11 +1,77 @@
 //! How typed values become bytes and come back.
+//!
+//! Three ways, from the plainest: a type that has it (`str`, `[u8]`, numbers, `bool`, [`Timestamp`], `()`); a type of your own by
+//! `#[derive(Stored)]` beside serde's derives; a type of your own by hand, as small as you like, and readable in place.
 
 use std::marker::PhantomData;
+
+use crate::Timestamp;
 
 /// A type that can be written to bytes and read back, possibly in place.
 ///
 /// The encoding of a value state or list item is stored: a change of it raises the description's state version. Reading takes exactly
 /// what [`Stored::write`] wrote; what it refuses can only be a bug, and becomes a panic that says so.
+///
+/// # By serde
+/// With the feature `serde`, which is on by default. The bytes are [postcard]'s: numbers as varints, texts with their length before them,
+/// fields one behind another without names. So a field more, less or in another place, and a variant before others, is another encoding,
+/// and another state version. What serde is told to leave out (`skip_serializing_if`) or to find out by looking (`untagged`, `flatten`)
+/// cannot be read back.
+///
+/// ```
+/// use keyfold_sdk::Stored;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, PartialEq, Serialize, Deserialize, Stored)]
+/// struct Basket {
+///     items: Vec<String>,
+///     paid: Option<u64>,
+/// }
+///
+/// let basket = Basket { items: vec!["apple".into()], paid: None };
+/// let mut bytes = Vec::new();
+/// basket.write(&mut bytes);
+/// assert_eq!(bytes, b"\x01\x05apple\x00");
+/// assert_eq!(Basket::read(&bytes), Ok(basket));
+/// ```
+///
+/// # By hand
+/// ```
+/// use keyfold_sdk::Stored;
+///
+/// #[derive(Clone, Copy, Debug, PartialEq)]
+/// struct Average {
+///     sum: i64,
+///     count: u32,
+/// }
+///
+/// impl Stored for Average {
+///     type Read<'a> = Average;
+///
+///     fn write(&self, out: &mut Vec<u8>) {
+///         self.sum.write(out);
+///         self.count.write(out);
+///     }
+///
+///     fn read(bytes: &[u8]) -> Result<Average, String> {
+///         let (sum, count) = bytes.split_at_checked(8).ok_or("fewer than 8 bytes")?;
+///         Ok(Average { sum: i64::read(sum)?, count: u32::read(count)? })
+///     }
+/// }
+///
+/// let mut bytes = Vec::new();
+/// Average { sum: 7, count: 2 }.write(&mut bytes);
+/// assert_eq!(bytes.len(), 12);
+/// assert_eq!(Average::read(&bytes), Ok(Average { sum: 7, count: 2 }));
+/// ```
+///
+/// [postcard]: https://docs.rs/postcard
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be kept: it does not implement `Stored`",
+    label = "neither an event's value nor state",
+    note = "a type of your own: `#[derive(serde::Serialize, serde::Deserialize, keyfold_sdk::Stored)]`, or implement `Stored` by hand",
+    note = "a text: `str` in the place of `String`; bytes: `[u8]`; nothing: `()`"
+)]
 pub trait Stored {
     /// What reading gives: often `Self`, for `str` a `&str` in place.
     type Read<'a>;
@@ -74,6 +140,86 @@ macro_rules! stored_numbers {
 
 stored_numbers!(u8, u16, u32, u64, u128, i8, i16, i32, i64, i128, f32, f64);
 
+impl Stored for bool {
+    type Read<'a> = bool;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+
+    fn read(bytes: &[u8]) -> Result<bool, String> {
+        match bytes {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(format!("{bytes:?}, neither [0] nor [1]")),
+        }
+    }
+}
+
+/// Like its milliseconds.
+impl Stored for Timestamp {
+    type Read<'a> = Timestamp;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        self.0.write(out);
+    }
+
+    fn read(bytes: &[u8]) -> Result<Timestamp, String> {
+        i64::read(bytes).map(Timestamp)
+    }
+}
+
+/// What `derive(Stored)` asks of a type: in its own words, since serde's say nothing of this derive.
+#[cfg(feature = "serde")]
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`derive(Stored)` is by serde, which does not know `{Self}`",
+    label = "serde's derives are missing",
+    note = "derive all three: `#[derive(serde::Serialize, serde::Deserialize, keyfold_sdk::Stored)]`"
+)]
+pub trait BySerde: serde::Serialize + serde::de::DeserializeOwned {}
+
+#[cfg(feature = "serde")]
+#[diagnostic::do_not_recommend]
+impl<T: serde::Serialize + serde::de::DeserializeOwned> BySerde for T {}
+
+/// Appends what `derive(Stored)` writes.
+#[cfg(feature = "serde")]
+#[doc(hidden)]
+pub fn to_bytes<T: BySerde>(value: &T, out: &mut Vec<u8>) {
+    struct Append<'a>(&'a mut Vec<u8>);
+
+    impl postcard::ser_flavors::Flavor for Append<'_> {
+        type Output = ();
+
+        fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+            self.0.push(byte);
+            Ok(())
+        }
+
+        fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+
+        fn finalize(self) -> postcard::Result<()> {
+            Ok(())
+        }
+    }
+
+    if let Err(error) = postcard::serialize_with_flavor(value, Append(out)) {
+        panic!("{} cannot be written: {error}", std::any::type_name::<T>());
+    }
+}
+
+/// Reads what [`to_bytes`] wrote, and nothing behind it.
+#[cfg(feature = "serde")]
+#[doc(hidden)]
+pub fn from_bytes<T: BySerde>(bytes: &[u8]) -> Result<T, String> {
+    let (value, rest) = postcard::take_from_bytes(bytes).map_err(|error| error.to_string())?;
+    if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes behind the value", rest.len())) }
+}
+
 /// Reads state, or panics with what is wrong with it: its encoding is the plugin's own.
 pub(crate) fn read<'a, T: Stored + ?Sized>(what: &str, bytes: &'a [u8]) -> T::Read<'a> {
     match T::read(bytes) {
@@ -83,6 +229,41 @@ pub(crate) fn read<'a, T: Stored + ?Sized>(what: &str, bytes: &'a [u8]) -> T::Re
 }
 
 /// Where a migrated state goes.
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
+/// use keyfold_sdk::{Migrated, Stored};
+///
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// type Value = u64;
+/// type Item = str;
+///
+/// // The first version had 32 bits for the value, and items that were bytes.
+/// fn migrate_value(&self, version: u32, old: &[u8], new: &mut Migrated<'_, u64>) -> Result<(), String> {
+///     match version {
+///         1 => new.put(&u32::read(old)?.into()),
+///         other => return Err(format!("version {other} never was")),
+///     }
+///     Ok(())
+/// }
+///
+/// fn migrate_item(&self, _version: u32, old: &[u8], new: &mut Migrated<'_, str>) -> Result<(), String> {
+///     new.put(&String::from_utf8_lossy(old));
+///     Ok(())
+/// }
+/// #     type Event = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0").state_version(2) }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// #     fn map(&self, _: &Record<'_>, _: &mut Events<'_, Self>) -> Result<(), String> { Ok(()) }
+/// #     fn on_event(&self, _: &mut Key<'_, Self>, _: &Event<'_, Self>) -> Result<(), String> { Ok(()) }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+/// # let column = |data: &[u8]| keyfold_sdk::raw::ByteColumn { data: data.to_vec(), ends: vec![data.len() as u32] };
+/// # let old = keyfold_sdk::raw::StateBatch { values: column(&[7, 0, 0, 0]), list_items: column(b"a") };
+/// # let new = keyfold_sdk::glue::Instance::<Plugin>::configure("{}").unwrap().migrate(1, &old).unwrap();
+/// # assert_eq!((new.values.data.len(), new.list_items.data), (8, b"a".to_vec()));
+/// ```
 pub struct Migrated<'a, T: ?Sized> {
     bytes: &'a mut Vec<u8>,
     put: bool,

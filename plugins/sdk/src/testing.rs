@@ -12,6 +12,44 @@ use crate::raw::{ByteColumn, ChangeBatch, Column, ColumnData, FoldBatch, RecordB
 use crate::{Mapper, NONE};
 
 /// Records of one partition, from offset 0, and how their time passes.
+///
+/// ```
+/// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record, Row};
+/// use keyfold_sdk::testing::{Log, Outcome};
+/// # #[derive(Row)]
+/// # #[row(table = "seen")]
+/// # struct Seen<'a> { #[row(key)] user: &'a str }
+/// # struct Plugin;
+/// # impl Mapper for Plugin {
+/// #     type Event = ();
+/// #     type Value = ();
+/// #     type Item = ();
+/// #     fn describe() -> Description { Description::new("plugin", "1.0.0").rows::<Seen<'_>>() }
+/// #     fn configure(_: &str) -> Result<Plugin, String> { Ok(Plugin) }
+/// #     fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
+/// #         let payload = record.payload.ok_or("payload is missing")?;
+/// #         out.push(std::str::from_utf8(payload).unwrap(), record.append_time, &());
+/// #         Ok(())
+/// #     }
+/// #     fn on_event(&self, key: &mut Key<'_, Self>, _: &Event<'_, Self>) -> Result<(), String> {
+/// #         let user = key.name();
+/// #         key.emit(&Seen { user });
+/// #         Ok(())
+/// #     }
+/// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
+/// # }
+///
+/// let mut log = Log::new(10_000, &[(1_727_873_508_000, "ann")]);
+/// log.records.push((1_727_873_509_000, None)); // a tombstone
+///
+/// // In batches of many sizes, all of which must give the same.
+/// let outcome: Outcome = log.fold_lawfully::<Plugin>("{}");
+/// assert_eq!(outcome.rows["ann"], [r#"seen(user="ann")"#]);
+/// assert_eq!(outcome.rejections, ["record 1: payload is missing"]);
+///
+/// // In batches of two.
+/// assert_eq!(log.fold::<Plugin>("{}", &[2]), Ok(outcome));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     /// Append time (ms) and payload of each record; no payload is a tombstone.
@@ -20,7 +58,7 @@ pub struct Log {
     pub out_of_orderness_ms: i64,
 }
 
-/// What became of a log.
+/// What became of a log. The example is at [`Log`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Rows of each key, in the order in which they were emitted.

@@ -1,6 +1,6 @@
 //! The plugin's configuration: `{"session_timeout": "50s", "session_id": "record"}`, both optional.
 
-use serde::de::{Error, Unexpected, Visitor};
+use keyfold_sdk::config::Duration;
 use serde::{Deserialize, Deserializer};
 
 /// JSON Schema of the configuration.
@@ -55,11 +55,7 @@ pub struct Config {
 impl Config {
     /// Reads the JSON document; the error says which key is wrong and what it should be.
     pub fn parse(json: &str) -> Result<Config, String> {
-        // serde would take an array of the values too.
-        if !json.trim_start().starts_with('{') {
-            return Err("configuration of visits: not a JSON object".into());
-        }
-        serde_json::from_str(json).map_err(|error| format!("configuration of visits: {error}"))
+        keyfold_sdk::config(json).map_err(|error| format!("configuration of visits: {error}"))
     }
 }
 
@@ -68,50 +64,7 @@ fn default_timeout_ms() -> i64 {
 }
 
 fn timeout_ms<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
-    from.deserialize_any(Timeout)
-}
-
-struct Timeout;
-
-impl Visitor<'_> for Timeout {
-    type Value = i64;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(
-            "session_timeout as text like \"50s\" (units ms, s, m, h) or as whole milliseconds, from 1 ms to 8760 h",
-        )
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<i64, E> {
-        text_ms(text).filter(|ms| in_range(*ms)).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
-    }
-
-    fn visit_i64<E: Error>(self, ms: i64) -> Result<i64, E> {
-        if in_range(ms) { Ok(ms) } else { Err(E::invalid_value(Unexpected::Signed(ms), &self)) }
-    }
-
-    fn visit_u64<E: Error>(self, ms: u64) -> Result<i64, E> {
-        i64::try_from(ms)
-            .ok()
-            .filter(|ms| in_range(*ms))
-            .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(ms), &self))
-    }
-}
-
-fn in_range(ms: i64) -> bool {
-    (1..=LONGEST_TIMEOUT_MS).contains(&ms)
-}
-
-fn text_ms(text: &str) -> Option<i64> {
-    let unit = text.find(|c: char| !c.is_ascii_digit())?;
-    let unit_ms = match &text[unit..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    text[..unit].parse::<i64>().ok()?.checked_mul(unit_ms)
+    Duration::within(from, Duration::from_ms(1), Duration::from_ms(LONGEST_TIMEOUT_MS)).map(Duration::as_ms)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ pub mod config;
 pub mod parse;
 pub mod session;
 
-use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Mapper, Record, Table};
+use keyfold_sdk::{Description, Event, Events, Firing, Items, Key, Mapper, Record, Row};
 
 use config::Config;
 use session::First;
@@ -17,7 +17,16 @@ pub struct Visits {
     config: Config,
 }
 
-const SESSIONS: usize = 0;
+/// A session that is over.
+#[derive(Row)]
+#[row(table = "sessions")]
+struct Session<'a> {
+    #[row(key)]
+    session_id: i64,
+    #[row(key)]
+    user_id: i64,
+    pages: Items<'a, str>,
+}
 
 impl Mapper for Visits {
     type Event = str;
@@ -25,11 +34,7 @@ impl Mapper for Visits {
     type Item = str;
 
     fn describe() -> Description {
-        let sessions = Table::new("sessions")
-            .key("session_id", ColumnType::Integer)
-            .key("user_id", ColumnType::Integer)
-            .column("pages", ColumnType::TextList);
-        Description::new("visits", env!("CARGO_PKG_VERSION")).table(sessions).config_schema(config::SCHEMA)
+        Description::new("visits", env!("CARGO_PKG_VERSION")).rows::<Session<'_>>().config_schema(config::SCHEMA)
     }
 
     fn configure(config: &str) -> Result<Visits, String> {
@@ -57,8 +62,7 @@ impl Mapper for Visits {
         let first = key.value().ok_or("the timer of a user without an open session fired")?;
         let session_id = first.session_id(self.config.session_id, key.name());
         let user_id = key.name().parse().map_err(|_| "the key is not a user id: a whole number of 64 bits")?;
-        let pages = key.items();
-        key.row(SESSIONS).integer("session_id", session_id).integer("user_id", user_id).texts("pages", pages).end();
+        key.emit(&Session { session_id, user_id, pages: key.items() });
         key.clear();
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! [`visit`] takes a JSON object, in UTF-8, with
 //! - `user_id`: an integer literal within 64 bits, signed (no text, no fraction, no exponent; `-0` is 0);
 //! - `page`: a text;
-//! - `event_time`: a text as [`time_ms`] takes it.
+//! - `event_time`: a text as [`iso_ms`] takes it.
 //!
 //! The last of duplicate fields counts, other fields are ignored; all of them must be JSON. What the document is, is serde_json's word
 //! ([`careful`]); [`fast`] knows only plain documents, and leaves all others, and every refusal, to it.
@@ -11,6 +11,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use keyfold_sdk::json::Flat;
+use keyfold_sdk::time::iso_ms;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
@@ -51,7 +53,7 @@ pub fn careful(payload: &[u8]) -> Result<Visit<'_>, String> {
     Ok(Visit {
         user_id: integer("user_id", fields.user_id)?,
         page: self::text("page", fields.page)?,
-        event_time: time_ms(event_time.as_bytes()).ok_or_else(|| not_a_time(&event_time))?,
+        event_time: iso_ms(event_time.as_bytes()).ok_or_else(|| not_a_time(&event_time))?,
     })
 }
 
@@ -147,225 +149,23 @@ fn not_a_time(text: &str) -> String {
 
 // ---- plain documents
 
-/// [`visit`] for a flat object of strings without escapes, integers, and words; none for any other document and for whatever is wrong.
+/// [`visit`] for a document that [`Flat`] reads; none for any other and for whatever is wrong.
 pub fn fast(payload: &[u8]) -> Option<Visit<'_>> {
-    let mut at = Cursor { bytes: payload, at: 0, ascii: true };
     let (mut user_id, mut page, mut event_time) = (None, None, None);
-    at.space();
-    at.take(b'{')?;
-    loop {
-        at.space();
-        at.take(b'"')?;
-        let name = at.string()?;
-        at.space();
-        at.take(b':')?;
-        at.space();
+    let mut fields = Flat::of(payload)?;
+    while let Some(name) = fields.name()? {
         match name {
-            b"user_id" => user_id = Some(at.integer()?),
-            b"page" => page = Some(at.quoted()?),
-            b"event_time" => event_time = Some(at.quoted()?),
-            _ => at.skip()?,
+            b"user_id" => user_id = Some(fields.integer()?),
+            b"page" => page = Some(fields.bytes()?),
+            b"event_time" => event_time = Some(fields.bytes()?),
+            _ => fields.skip()?,
         }
-        at.space();
-        match at.next()? {
-            b',' => {}
-            b'}' => break,
-            _ => return None,
-        }
-    }
-    at.space();
-    let whole = at.at == payload.len() && (at.ascii || std::str::from_utf8(payload).is_ok());
-    if !whole {
-        return None;
     }
     Some(Visit {
         user_id: user_id?,
         page: Cow::Borrowed(std::str::from_utf8(page?).ok()?),
-        event_time: time_ms(event_time?)?,
+        event_time: iso_ms(event_time?)?,
     })
-}
-
-/// A place in a document.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    /// Whether all strings up to here are ASCII; what is outside of them is.
-    ascii: bool,
-}
-
-impl<'a> Cursor<'a> {
-    #[inline]
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
-
-    #[inline]
-    fn next(&mut self) -> Option<u8> {
-        let byte = self.peek()?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    #[inline]
-    fn take(&mut self, byte: u8) -> Option<()> {
-        (self.next()? == byte).then_some(())
-    }
-
-    #[inline]
-    fn space(&mut self) {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
-            self.at += 1;
-        }
-    }
-
-    fn quoted(&mut self) -> Option<&'a [u8]> {
-        self.take(b'"')?;
-        self.string()
-    }
-
-    /// The rest of a string, without its quote; none for one with an escape or a control character.
-    #[inline]
-    fn string(&mut self) -> Option<&'a [u8]> {
-        let start = self.at;
-        while let Some(word) = self.bytes.get(self.at..self.at + 8) {
-            let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
-            let stop = stops(word);
-            if stop != 0 {
-                let before = stop.trailing_zeros() / 8;
-                // Only what stands before the stop is of this string.
-                self.ascii &= word & HIGH_BITS & !(u64::MAX << (8 * before)) == 0;
-                self.at += before as usize;
-                break;
-            }
-            self.ascii &= word & HIGH_BITS == 0;
-            self.at += 8;
-        }
-        loop {
-            match self.next()? {
-                b'"' => return Some(&self.bytes[start..self.at - 1]),
-                b'\\' | 0..0x20 => return None,
-                byte => self.ascii &= byte.is_ascii(),
-            }
-        }
-    }
-
-    /// An integer literal of at most 18 digits.
-    #[inline]
-    fn integer(&mut self) -> Option<i64> {
-        let negative = self.peek() == Some(b'-');
-        self.at += usize::from(negative);
-        let start = self.at;
-        let mut value = 0_i64;
-        while let Some(digit @ b'0'..=b'9') = self.peek() {
-            value = value.wrapping_mul(10).wrapping_add(i64::from(digit - b'0'));
-            self.at += 1;
-        }
-        let plain = match self.at - start {
-            1 => true,
-            2..=18 => self.bytes[start] != b'0',
-            _ => false,
-        };
-        plain.then(|| if negative { -value } else { value })
-    }
-
-    /// A value that nobody wants.
-    fn skip(&mut self) -> Option<()> {
-        let word: &[u8] = match self.peek()? {
-            b'"' => return self.quoted().map(drop),
-            b't' => b"true",
-            b'f' => b"false",
-            b'n' => b"null",
-            _ => return self.integer().map(drop),
-        };
-        self.bytes[self.at..].starts_with(word).then(|| self.at += word.len())
-    }
-}
-
-const LOW_BITS: u64 = 0x0101_0101_0101_0101;
-const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
-
-/// The high bit of each byte that ends a plain string: quote, backslash, control character. Bits above the lowest one may be wrong.
-#[inline]
-fn stops(word: u64) -> u64 {
-    let zeros = |word: u64| word.wrapping_sub(LOW_BITS) & !word;
-    let quote = zeros(word ^ (LOW_BITS * b'"' as u64));
-    let backslash = zeros(word ^ (LOW_BITS * b'\\' as u64));
-    let control = word.wrapping_sub(LOW_BITS * 0x20) & !word;
-    (quote | backslash | control) & HIGH_BITS
-}
-
-// ---- times
-
-/// `YYYY-MM-DDTHH:MM:SS`, then perhaps a fraction of 1 to 9 digits, then perhaps `Z`, `+HH:MM` or `-HH:MM`; UTC where nothing is said.
-/// In ms since 1970 UTC, rounded down. The day must be one of the calendar; there are no leap seconds.
-pub fn time_ms(text: &[u8]) -> Option<i64> {
-    let (seconds, rest) = text.split_at_checked(19)?;
-    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    if separators.iter().any(|(at, byte)| seconds[*at] != *byte) {
-        return None;
-    }
-    let year = two_digits(seconds, 0)? * 100 + two_digits(seconds, 2)?;
-    let (month, day) = (two_digits(seconds, 5)?, two_digits(seconds, 8)?);
-    if !(1..=12).contains(&month) || !(1..=days_of(year, month)).contains(&day) {
-        return None;
-    }
-    let clock = clock_ms(seconds, 11)? + up_to(two_digits(seconds, 17)?, 59)? * 1000;
-    let (fraction_ms, rest) = fraction_ms(rest)?;
-    Some(days_since_1970(year, month, day) * 86_400_000 + clock + fraction_ms - offset_ms(rest)?)
-}
-
-/// `HH:MM` from `at`.
-fn clock_ms(text: &[u8], at: usize) -> Option<i64> {
-    Some(up_to(two_digits(text, at)?, 23)? * 3_600_000 + up_to(two_digits(text, at + 3)?, 59)? * 60_000)
-}
-
-fn fraction_ms(text: &[u8]) -> Option<(i64, &[u8])> {
-    let Some(fraction) = text.strip_prefix(b".") else { return Some((0, text)) };
-    let digits = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
-    if !(1..=9).contains(&digits) {
-        return None;
-    }
-    let digit = |i: usize| if i < digits { i64::from(fraction[i] - b'0') } else { 0 };
-    Some((digit(0) * 100 + digit(1) * 10 + digit(2), &fraction[digits..]))
-}
-
-/// What a time of this offset is ahead of UTC.
-fn offset_ms(text: &[u8]) -> Option<i64> {
-    match text {
-        [] | [b'Z'] => Some(0),
-        [b'+', _, _, b':', _, _] => clock_ms(text, 1),
-        [b'-', _, _, b':', _, _] => clock_ms(text, 1).map(|ms| -ms),
-        _ => None,
-    }
-}
-
-#[inline]
-fn two_digits(text: &[u8], at: usize) -> Option<i64> {
-    let digit = |byte: u8| byte.is_ascii_digit().then(|| i64::from(byte - b'0'));
-    Some(digit(text[at])? * 10 + digit(text[at + 1])?)
-}
-
-fn up_to(value: i64, most: i64) -> Option<i64> {
-    (value <= most).then_some(value)
-}
-
-fn days_of(year: i64, month: i64) -> i64 {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days of the Gregorian calendar, counted in eras of 400 years that begin on the first of March.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 #[cfg(test)]

@@ -131,80 +131,6 @@ fn deep_documents_and_long_ones_are_no_danger() {
     assert!(visit(never.as_bytes()).expect_err("no time").len() < 300);
 }
 
-#[test]
-fn times_are_of_the_calendar_and_rounded_down() {
-    for (text, ms) in [
-        ("1970-01-01T00:00:00", 0),
-        ("1969-12-31T23:59:59.9999", -1),
-        ("2024-10-02T12:51:48", PLAIN_TIME),
-        ("2024-10-02T12:51:48Z", PLAIN_TIME),
-        ("2024-10-02T12:51:48.1", PLAIN_TIME + 100),
-        ("2024-10-02T12:51:48.123456789Z", PLAIN_TIME + 123),
-        ("2024-10-02T14:51:48+02:00", PLAIN_TIME),
-        ("2024-10-02T07:21:48.5-05:30", PLAIN_TIME + 500),
-        ("2024-10-02T12:51:48-00:00", PLAIN_TIME),
-        ("2024-10-03T12:50:48+23:59", PLAIN_TIME),
-        ("2024-02-29T00:00:00", 1_709_164_800_000),
-        ("2000-02-29T00:00:00", 951_782_400_000),
-        ("0001-01-01T00:00:00", -62_135_596_800_000),
-        ("9999-12-31T23:59:59.999", 253_402_300_799_999),
-    ] {
-        assert_eq!(time_ms(text.as_bytes()), Some(ms), "{text}");
-    }
-}
-
-#[test]
-fn days_follow_one_another_for_800_years() {
-    let mut day = days_since_1970(1600, 1, 1);
-    for year in 1600..2400 {
-        for month in 1..=12 {
-            for of_month in 1..=days_of(year, month) {
-                assert_eq!(days_since_1970(year, month, of_month), day);
-                day += 1;
-            }
-        }
-    }
-}
-
-#[test]
-fn what_is_no_time_is_refused() {
-    for text in [
-        "",
-        "2024-10-02",
-        "2024-10-02 12:51:48",
-        "2024-10-02t12:51:48",
-        "2024-10-02T12:51",
-        "2024-10-02T12:51:48z",
-        "2024-10-02T12:51:48 Z",
-        "2024-10-02T12:51:48.",
-        "2024-10-02T12:51:48.Z",
-        "2024-10-02T12:51:48,5",
-        "2024-10-02T12:51:48.1234567890",
-        "2024-10-02T12:51:48+0200",
-        "2024-10-02T12:51:48+02",
-        "2024-10-02T12:51:48+24:00",
-        "2024-10-02T12:51:48+02:60",
-        "2024-10-02T12:51:48+02:00Z",
-        "2024-10-02T24:00:00",
-        "2024-10-02T12:60:00",
-        "2024-10-02T12:51:60",
-        "2024-13-02T12:51:48",
-        "2024-00-02T12:51:48",
-        "2024-10-00T12:51:48",
-        "2024-10-32T12:51:48",
-        "2024-09-31T12:51:48",
-        "2023-02-29T12:51:48",
-        "1900-02-29T12:51:48",
-        "+024-10-02T12:51:48",
-        "-024-10-02T12:51:48",
-        "12024-10-02T12:51:48",
-        "2024-10-02T12:51:4x",
-        "2024-1\u{e9}-02T12:51:48",
-    ] {
-        assert_eq!(time_ms(text.as_bytes()), None, "{text}");
-    }
-}
-
 /// What [`serde_json::Value`] makes of a document; `None` where it cannot say.
 fn oracle(document: &[u8]) -> Option<Result<(i64, String, i64), ()>> {
     let text = std::str::from_utf8(document).unwrap_or("not JSON");
@@ -215,7 +141,7 @@ fn oracle(document: &[u8]) -> Option<Result<(i64, String, i64), ()>> {
     let Ok(value) = serde_json::from_str::<serde_json::Value>(text) else { return Some(Err(())) };
     let visit = || {
         let page = value.get("page")?.as_str()?.to_owned();
-        let time = time_ms(value.get("event_time")?.as_str()?.as_bytes())?;
+        let time = iso_ms(value.get("event_time")?.as_str()?.as_bytes())?;
         Some((value.get("user_id")?.as_i64()?, page, time))
     };
     Some(visit().ok_or(()))

@@ -1,0 +1,34 @@
+//! `derive(Stored)`: the bytes are serde's, in the format of `keyfold_sdk::stored`.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::{DeriveInput, Error, GenericParam, Result};
+
+pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
+    let name = &input.ident;
+    if let Some(parameter) = input.generics.params.first() {
+        let message = match parameter {
+            GenericParam::Lifetime(_) => {
+                "what is stored owns what it holds: `String` in the place of `&str`, `Vec<u8>` in the place of `&[u8]`"
+            }
+            _ => "`Stored` is derived for one type: put the type in the place of the parameter",
+        };
+        return Err(Error::new_spanned(parameter, message));
+    }
+    let write = quote_spanned!(name.span() => ::keyfold_sdk::stored::to_bytes(self, out));
+    let read = quote_spanned!(name.span() => ::keyfold_sdk::stored::from_bytes(bytes));
+    Ok(quote! {
+        #[automatically_derived]
+        impl ::keyfold_sdk::Stored for #name {
+            type Read<'a> = #name;
+
+            fn write(&self, out: &mut ::std::vec::Vec<u8>) {
+                #write
+            }
+
+            fn read(bytes: &[u8]) -> ::core::result::Result<#name, ::std::string::String> {
+                #read
+            }
+        }
+    })
+}

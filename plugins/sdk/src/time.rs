@@ -1,0 +1,163 @@
+//! Times as texts have them.
+
+/// `YYYY-MM-DDTHH:MM:SS`, then perhaps a fraction of 1 to 9 digits, then perhaps `Z`, `+HH:MM` or `-HH:MM`; UTC where nothing is said.
+/// In ms since 1970 UTC, rounded down. The day must be one of the calendar; there are no leap seconds. None for whatever is not such a time.
+///
+/// ```
+/// use keyfold_sdk::time::iso_ms;
+///
+/// assert_eq!(iso_ms("2024-10-02T12:51:48.5Z"), Some(1_727_873_508_500));
+/// assert_eq!(iso_ms(b"2024-10-02T14:51:48+02:00"), Some(1_727_873_508_000));
+/// assert_eq!(iso_ms("2023-02-29T00:00:00"), None);
+/// ```
+pub fn iso_ms(text: impl AsRef<[u8]>) -> Option<i64> {
+    let text = text.as_ref();
+    let (seconds, rest) = text.split_at_checked(19)?;
+    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    if separators.iter().any(|(at, byte)| seconds[*at] != *byte) {
+        return None;
+    }
+    let year = two_digits(seconds, 0)? * 100 + two_digits(seconds, 2)?;
+    let (month, day) = (two_digits(seconds, 5)?, two_digits(seconds, 8)?);
+    if !(1..=12).contains(&month) || !(1..=days_of(year, month)).contains(&day) {
+        return None;
+    }
+    let clock = clock_ms(seconds, 11)? + up_to(two_digits(seconds, 17)?, 59)? * 1000;
+    let (fraction_ms, rest) = fraction_ms(rest)?;
+    Some(days_since_1970(year, month, day) * 86_400_000 + clock + fraction_ms - offset_ms(rest)?)
+}
+
+/// `HH:MM` from `at`.
+fn clock_ms(text: &[u8], at: usize) -> Option<i64> {
+    Some(up_to(two_digits(text, at)?, 23)? * 3_600_000 + up_to(two_digits(text, at + 3)?, 59)? * 60_000)
+}
+
+fn fraction_ms(text: &[u8]) -> Option<(i64, &[u8])> {
+    let Some(fraction) = text.strip_prefix(b".") else { return Some((0, text)) };
+    let digits = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
+    if !(1..=9).contains(&digits) {
+        return None;
+    }
+    let digit = |i: usize| if i < digits { i64::from(fraction[i] - b'0') } else { 0 };
+    Some((digit(0) * 100 + digit(1) * 10 + digit(2), &fraction[digits..]))
+}
+
+/// What a time of this offset is ahead of UTC.
+fn offset_ms(text: &[u8]) -> Option<i64> {
+    match text {
+        [] | [b'Z'] => Some(0),
+        [b'+', _, _, b':', _, _] => clock_ms(text, 1),
+        [b'-', _, _, b':', _, _] => clock_ms(text, 1).map(|ms| -ms),
+        _ => None,
+    }
+}
+
+#[inline]
+fn two_digits(text: &[u8], at: usize) -> Option<i64> {
+    let digit = |byte: u8| byte.is_ascii_digit().then(|| i64::from(byte - b'0'));
+    Some(digit(text[at])? * 10 + digit(text[at + 1])?)
+}
+
+fn up_to(value: i64, most: i64) -> Option<i64> {
+    (value <= most).then_some(value)
+}
+
+fn days_of(year: i64, month: i64) -> i64 {
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    match month {
+        2 => 28 + i64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// Days of the Gregorian calendar, counted in eras of 400 years that begin on the first of March.
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: i64 = 1_727_873_508_000;
+
+    #[test]
+    fn times_are_of_the_calendar_and_rounded_down() {
+        for (text, ms) in [
+            ("1970-01-01T00:00:00", 0),
+            ("1969-12-31T23:59:59.9999", -1),
+            ("2024-10-02T12:51:48", NOON),
+            ("2024-10-02T12:51:48Z", NOON),
+            ("2024-10-02T12:51:48.1", NOON + 100),
+            ("2024-10-02T12:51:48.123456789Z", NOON + 123),
+            ("2024-10-02T14:51:48+02:00", NOON),
+            ("2024-10-02T07:21:48.5-05:30", NOON + 500),
+            ("2024-10-02T12:51:48-00:00", NOON),
+            ("2024-10-03T12:50:48+23:59", NOON),
+            ("2024-02-29T00:00:00", 1_709_164_800_000),
+            ("2000-02-29T00:00:00", 951_782_400_000),
+            ("0001-01-01T00:00:00", -62_135_596_800_000),
+            ("9999-12-31T23:59:59.999", 253_402_300_799_999),
+        ] {
+            assert_eq!(iso_ms(text), Some(ms), "{text}");
+        }
+    }
+
+    #[test]
+    fn days_follow_one_another_for_800_years() {
+        let mut day = days_since_1970(1600, 1, 1);
+        for year in 1600..2400 {
+            for month in 1..=12 {
+                for of_month in 1..=days_of(year, month) {
+                    assert_eq!(days_since_1970(year, month, of_month), day);
+                    day += 1;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused() {
+        for text in [
+            "",
+            "2024-10-02",
+            "2024-10-02 12:51:48",
+            "2024-10-02t12:51:48",
+            "2024-10-02T12:51",
+            "2024-10-02T12:51:48z",
+            "2024-10-02T12:51:48 Z",
+            "2024-10-02T12:51:48.",
+            "2024-10-02T12:51:48.Z",
+            "2024-10-02T12:51:48,5",
+            "2024-10-02T12:51:48.1234567890",
+            "2024-10-02T12:51:48+0200",
+            "2024-10-02T12:51:48+02",
+            "2024-10-02T12:51:48+24:00",
+            "2024-10-02T12:51:48+02:60",
+            "2024-10-02T12:51:48+02:00Z",
+            "2024-10-02T24:00:00",
+            "2024-10-02T12:60:00",
+            "2024-10-02T12:51:60",
+            "2024-13-02T12:51:48",
+            "2024-00-02T12:51:48",
+            "2024-10-00T12:51:48",
+            "2024-10-32T12:51:48",
+            "2024-09-31T12:51:48",
+            "2023-02-29T12:51:48",
+            "1900-02-29T12:51:48",
+            "+024-10-02T12:51:48",
+            "-024-10-02T12:51:48",
+            "12024-10-02T12:51:48",
+            "2024-10-02T12:51:4x",
+            "2024-1\u{e9}-02T12:51:48",
+        ] {
+            assert_eq!(iso_ms(text), None, "{text}");
+        }
+    }
+}

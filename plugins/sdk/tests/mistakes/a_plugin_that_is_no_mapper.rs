@@ -1,0 +1,5 @@
+struct Plugin;
+
+keyfold_sdk::plugin!(Plugin);
+
+fn main() {}

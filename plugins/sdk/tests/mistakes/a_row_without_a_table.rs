@@ -1,0 +1,9 @@
+use keyfold_sdk::Row;
+
+#[derive(Row)]
+struct Count {
+    #[row(key)]
+    user: String,
+}
+
+fn main() {}
