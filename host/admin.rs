@@ -8,6 +8,12 @@
 //! | `POST /v1/withdraw` | withdraws one ([`Withdrawal`]) |
 //! | `GET /v1/shadow` | what the shadow has found |
 //! | `DELETE /v1/shadow` | ends it |
+//! | `GET /v1/status` | how the host is doing ([`Status`]) |
+//! | `GET /metrics` | the same and more, for Prometheus |
+//! | `GET /livez`, `/readyz`, `/startupz` | 200 or 503, and why |
+//!
+//! The last two need no token, and tell no record, key or configuration; they answer from the beginning of the start on, the others but
+//! the status when it is over.
 //!
 //! What changes anything needs the bearer token `admin.token`; with one, what only tells needs it as well. A refusal is status 409 with the
 //! lines of what was looked at; a failure has a status by its exit code and says `{"error": ..., "exit": ...}`.
@@ -16,6 +22,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, header};
@@ -30,12 +37,18 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
+use crate::board::Board;
 use crate::config::{self, Admin, Config};
 use crate::deployment::order::{self, PluginFile};
 use crate::deployment::{Author, shadow};
 use crate::failure::{Check, Exit, Failure, Finding};
+use crate::status::Status;
+use crate::{cli, health, metrics, status};
 
 pub mod client;
+
+/// The path of the host's status.
+const STATUS: &str = "/v1/status";
 
 /// What is to be deployed; what is not named stays as it is in force, as with `keyfold deploy`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -136,10 +149,17 @@ struct Host {
     token: Option<[u8; 32]>,
     /// Bytes that a request may have.
     upload_bytes: usize,
+    stuck_after: Duration,
+    board: Arc<Board>,
 }
 
 /// Listens from now on; the address, whose port may have been chosen by the system.
-pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, runtime: &Handle) -> Result<SocketAddr, Failure> {
+pub fn serve(
+    config: &Config,
+    admin: &Admin,
+    file: Option<PathBuf>,
+    (runtime, board): (&Handle, &Arc<Board>),
+) -> Result<SocketAddr, Failure> {
     let refused = |e: std::io::Error| {
         Failure::new(Exit::Outside, format!("admin.listen: cannot listen on {}: {e}", admin.listen))
     };
@@ -147,14 +167,29 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, runtime: &Ha
     listener.set_nonblocking(true).map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let token = admin.token.as_ref().map(|token| Sha256::digest(token).into());
-    let host = Arc::new(Host { config: config.clone(), file, token, upload_bytes: admin.upload_bytes });
+    let host = Arc::new(Host {
+        config: config.clone(),
+        file,
+        token,
+        upload_bytes: admin.upload_bytes,
+        stuck_after: admin.stuck_after,
+        board: Arc::clone(board),
+    });
+    let probes = Router::new()
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .route("/startupz", get(startup))
+        .route("/metrics", get(metrics_page))
+        .with_state(Arc::clone(&host));
     let routes = Router::new()
         .route("/v1/deployments", get(deployments).post(deploy))
         .route("/v1/withdraw", post(withdraw))
         .route("/v1/shadow", get(shadow_report).delete(drop_shadow))
+        .route(STATUS, get(status_of_host))
         .layer(DefaultBodyLimit::max(admin.upload_bytes))
         .layer(from_fn_with_state(Arc::clone(&host), allow))
-        .with_state(host);
+        .with_state(host)
+        .merge(probes);
     let inside = runtime.enter();
     let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
     drop(inside);
@@ -173,6 +208,9 @@ async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
     if let Some(length) = length.filter(|length: &usize| *length > host.upload_bytes) {
         let message = format!("the request has {length} bytes, admin.upload_limit allows {}", host.upload_bytes);
         return error(StatusCode::PAYLOAD_TOO_LARGE, &message, Exit::Config);
+    }
+    if !host.board.has_started() && request.uri().path() != STATUS {
+        return error(StatusCode::SERVICE_UNAVAILABLE, "the host is starting", Exit::Outside);
     }
     let Some(token) = &host.token else {
         if request.method() == Method::GET {
@@ -215,6 +253,35 @@ async fn answer<T: Serialize + Send + 'static>(
         }
     }
 }
+
+// ---- how the host is doing
+
+async fn live(State(host): State<Arc<Host>>) -> Response {
+    probe(&health::live(&host.board, host.stuck_after))
+}
+
+async fn ready(State(host): State<Arc<Host>>) -> Response {
+    probe(&health::ready(&host.board))
+}
+
+async fn startup(State(host): State<Arc<Host>>) -> Response {
+    probe(&health::startup(&host.board))
+}
+
+fn probe(checks: &[Check]) -> Response {
+    let status = if health::is_well(checks) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, cli::check_lines(checks) + "\n").into_response()
+}
+
+async fn metrics_page(State(host): State<Arc<Host>>) -> Response {
+    ([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], metrics::page(&host.board, host.stuck_after)).into_response()
+}
+
+async fn status_of_host(State(host): State<Arc<Host>>) -> Json<Status> {
+    Json(status::of_host(&host.board, host.stuck_after))
+}
+
+// ---- deployments
 
 async fn deployments(State(host): State<Arc<Host>>) -> Response {
     answer(host, |host| Ok((StatusCode::OK, order::deployments(&host.config)?))).await

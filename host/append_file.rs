@@ -4,8 +4,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Outage};
 
 /// An open file.
 #[derive(Debug)]
@@ -30,6 +31,11 @@ impl AppendFile {
         let length = file.seek(SeekFrom::End(0)).map_err(|e| refusal(path, &e))?;
         let backoff = Backoff::new(path.display().to_string());
         Ok(AppendFile { path: path.to_owned(), file, length, backoff })
+    }
+
+    /// What is known of a disk that is full.
+    pub(crate) fn outage(&self) -> Arc<Outage> {
+        self.backoff.outage()
     }
 
     /// Whether [`AppendFile::open`] would succeed, without making the file.

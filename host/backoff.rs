@@ -2,12 +2,36 @@
 //! blocks, because the sink and the dead letters have a thread of their own, and everything behind it is to wait.
 
 use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use crate::clock;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
 /// At most one warning in this time: an outage is one event, not one per attempt.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
+
+/// What others may know of a thing that may be away.
+#[derive(Debug, Default)]
+pub struct Outage {
+    /// Since when it is away, ms since 1970; 0 while it answers.
+    since_ms: AtomicI64,
+    retries: AtomicU64,
+}
+
+impl Outage {
+    /// Since when it is away, ms since 1970; none while it answers.
+    pub fn since_ms(&self) -> Option<i64> {
+        Some(self.since_ms.load(Relaxed)).filter(|since| *since != 0)
+    }
+
+    /// Attempts that failed and were repeated.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Relaxed)
+    }
+}
 
 /// The pauses of one thing that may be away.
 #[derive(Debug)]
@@ -16,12 +40,18 @@ pub(crate) struct Backoff {
     next: Duration,
     since: Option<Instant>,
     warned: Option<Instant>,
+    outage: Arc<Outage>,
 }
 
 impl Backoff {
     /// For `what`, as the warnings name it.
     pub(crate) fn new(what: impl Into<String>) -> Backoff {
-        Backoff { what: what.into(), next: FIRST, since: None, warned: None }
+        Backoff { what: what.into(), next: FIRST, since: None, warned: None, outage: Arc::default() }
+    }
+
+    /// What others may know of it.
+    pub(crate) fn outage(&self) -> Arc<Outage> {
+        Arc::clone(&self.outage)
     }
 
     /// An attempt failed with `error`: warns if it is time to, and waits.
@@ -33,7 +63,11 @@ impl Backoff {
     /// As [`Backoff::pause`], but without waiting: for what does its own.
     pub(crate) fn warn(&mut self, error: &dyn Display) {
         let now = Instant::now();
-        self.since.get_or_insert(now);
+        if self.since.is_none() {
+            self.since = Some(now);
+            self.outage.since_ms.store(clock::now_ms(), Relaxed);
+        }
+        self.outage.retries.fetch_add(1, Relaxed);
         if self.warned.is_none_or(|last| now.duration_since(last) >= BETWEEN_WARNINGS) {
             self.warned = Some(now);
             tracing::warn!(what = self.what, %error, "the outside does not answer, it is tried again");
@@ -54,6 +88,7 @@ impl Backoff {
     /// An attempt succeeded.
     pub(crate) fn over(&mut self) {
         if let Some(since) = self.since.take() {
+            self.outage.since_ms.store(0, Relaxed);
             tracing::info!(what = self.what, seconds = since.elapsed().as_secs(), "the outside answers again");
         }
         self.next = FIRST;
@@ -84,5 +119,17 @@ mod tests {
     fn nothing_is_tried_again_without_a_deadline_or_past_it() {
         assert!(!Backoff::new("test").pause_until(None, &"away"));
         assert!(!Backoff::new("test").pause_until(Some(Instant::now()), &"away"));
+    }
+
+    #[test]
+    fn others_know_of_an_outage_from_its_first_failure_to_its_end() {
+        let mut backoff = Backoff::new("test");
+        let outage = backoff.outage();
+        assert_eq!((outage.since_ms(), outage.retries()), (None, 0));
+        backoff.warn(&"away");
+        backoff.warn(&"away");
+        assert!(outage.since_ms().is_some());
+        backoff.over();
+        assert_eq!((outage.since_ms(), outage.retries()), (None, 2));
     }
 }

@@ -30,6 +30,7 @@ Examples:
   keyfold run -c keyfold.toml --until-end   run up to the ends that the topic has now
   keyfold deploy -c keyfold.toml new.wasm   fold with another plugin from now on
   keyfold withdraw -c keyfold.toml          take that back, as if it had never been
+  keyfold status -c keyfold.toml            how it is doing
   keyfold reset -c keyfold.toml             forget the checkpoints; the next run reads it all
   keyfold replay --against new.wasm         show which rows another plugin would give
 
@@ -184,6 +185,33 @@ pub enum Command {
         /// Which pipeline.
         #[command(flatten)]
         target: Target,
+    },
+    /// Tells how a pipeline is doing: lanes, lag, watermark, what folds them, state, dead letters
+    ///
+    /// Asks the host that runs here with this configuration, at its `admin.listen`, or the one at --admin. Where none answers, or the
+    /// configuration has no [admin], it tells what the last checkpoints say, and says so.
+    Status {
+        /// Which pipeline.
+        #[command(flatten)]
+        target: Target,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Asks the host that runs here whether it is alive; exit code 0 if it is, 1 else
+    ///
+    /// For containers and scripts. Alive is a host whose lanes make progress, wait for input, or wait for the sink. The configuration needs
+    /// its section [admin].
+    Health {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Whether it is ready: lanes at work, state restored, no outage of sink or dead letters.
+        #[arg(long, conflicts_with = "startup")]
+        ready: bool,
+        /// Whether its start is over.
+        #[arg(long)]
+        startup: bool,
     },
     /// Folds past records and shows their rows, or in what those of another plugin differ; changes nothing
     ///
@@ -438,6 +466,15 @@ mod tests {
         let arguments = parse("keyfold --log-format human demo --keep here").expect("the line is right");
         assert_eq!(arguments.log_format, Some(Format::Human));
         assert!(matches!(arguments.command, Command::Demo { keep: Some(keep) } if keep == Path::new("here")));
+    }
+
+    #[test]
+    fn health_is_asked_of_one_thing() {
+        let command = parse("keyfold health --ready -c a.toml").expect("the line is right").command;
+        assert!(matches!(command, Command::Health { ready: true, startup: false, .. }));
+        assert_eq!(parse("keyfold health --ready --startup").expect_err("the line is wrong").exit_code(), 2);
+        let command = parse("keyfold status --admin http://127.0.0.1:1 --json").expect("the line is right").command;
+        assert!(matches!(command, Command::Status { json: true, .. }));
     }
 
     #[test]

@@ -81,6 +81,17 @@ pub struct Config {
     pub run: Run,
     /// `[admin]`, if it is there.
     pub admin: Option<Admin>,
+    /// `[telemetry]`, if it names a collector.
+    pub telemetry: Option<Telemetry>,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// The collector's URL, without a slash at its end.
+    pub otlp: String,
+    /// One of so many batches is traced. Default 100.
+    pub sample: u64,
 }
 
 /// `[admin]`
@@ -92,6 +103,8 @@ pub struct Admin {
     pub token: Option<String>,
     /// Limit of a request, bytes.
     pub upload_bytes: usize,
+    /// How long a lane may be without progress inside the host until `/livez` fails. Default 60 s.
+    pub stuck_after: Duration,
 }
 
 /// Where records come from.
@@ -172,6 +185,8 @@ pub struct Plugin {
     pub withdrawn_rows: WithdrawnRows,
     /// One of so many batches is folded again record by record; off by default.
     pub audit: Option<u64>,
+    /// Lines that it may log a second in a lane, and ten times as many at once. Default 100.
+    pub log_rate: u64,
 }
 
 /// Where the component comes from.
@@ -429,6 +444,16 @@ fn contradictions(given: &mut Given, values: &Values) {
     dead_letters(given);
     shared_files(given, values);
     admin(given, values);
+    telemetry(given, values);
+}
+
+/// The collector stands near, and is spoken to without TLS.
+fn telemetry(given: &mut Given, values: &Values) {
+    let Some(text) = values.text("telemetry.otlp") else { return };
+    if !text.starts_with("http://") {
+        let message = format!("telemetry.otlp: expected a URL like \"http://collector:4318\", found {text:?}");
+        given.problem(given.origin("telemetry.otlp"), message);
+    }
 }
 
 /// The admin API is for this host alone, or for those who have a token.
@@ -528,6 +553,7 @@ impl Values {
         let dead_letters = self.dead_letters(&source)?;
         Some(Config {
             admin: if given.has("admin") { self.admin() } else { None },
+            telemetry: self.telemetry(),
             time: self.time()?,
             plugin: self.plugin()?,
             state: State {
@@ -611,6 +637,7 @@ impl Values {
                 _ => WithdrawnRows::Delete,
             },
             audit: self.count("plugin.audit"),
+            log_rate: self.count("plugin.log_rate")?,
         })
     }
 
@@ -666,7 +693,13 @@ impl Values {
             listen: self.text("admin.listen")?.parse().ok()?,
             token: self.text("admin.token"),
             upload_bytes: usize::try_from(self.size("admin.upload_limit")?).ok()?,
+            stuck_after: self.duration("admin.stuck_after")?,
         })
+    }
+
+    fn telemetry(&self) -> Option<Telemetry> {
+        let otlp = self.text("telemetry.otlp")?.trim_end_matches('/').to_owned();
+        Some(Telemetry { otlp, sample: self.count("telemetry.sample")? })
     }
 
     fn run(&self) -> Option<Run> {

@@ -4,8 +4,10 @@
 mod file;
 mod topic;
 
+use std::sync::Arc;
 use std::time::Instant;
 
+pub use crate::backoff::Outage;
 use crate::config;
 use crate::failure::{Check, Failure};
 use crate::record::Records;
@@ -20,6 +22,8 @@ pub trait DeadLetterWriter: Send {
     fn length(&mut self) -> Result<Option<u64>, Failure>;
     /// For a file: cuts it back to what the checkpoint covers. Called before the first `write` only.
     fn truncate(&mut self, length: u64) -> Result<(), Failure>;
+    /// What is known of its outages, for those who watch.
+    fn outage(&self) -> Arc<Outage>;
 }
 
 /// Opens where `config` wants dead letters kept. They name `source_topic` as where they come from, if there is one. A broker is waited for
@@ -63,6 +67,9 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All of them, in the order of a record's life.
+    pub const ALL: [Stage; 6] = [Stage::Map, Stage::Time, Stage::Fold, Stage::Timer, Stage::Migrate, Stage::Sink];
+
     /// As dead letters name it.
     pub fn name(self) -> &'static str {
         match self {

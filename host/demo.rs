@@ -13,6 +13,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rusqlite::{Connection, OpenFlags};
 
+use crate::board::Board;
 use crate::clock;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
@@ -138,8 +139,8 @@ struct Host {
 impl Host {
     fn start(config: &Config) -> Host {
         let stop = Arc::new(AtomicBool::new(false));
-        let (config, stopped) = (config.clone(), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || run::run_until(&config, &Options::default(), &stopped, false));
+        let (config, board) = (config.clone(), Arc::new(Board::new(&config.name, &stop)));
+        let thread = std::thread::spawn(move || run::run_until(&config, &Options::default(), &board, false));
         Host { stop, thread }
     }
 

@@ -346,7 +346,7 @@ impl PipelineLog {
 
     /// Keeps a plugin's bytes.
     pub fn keep_plugin(&self, plugin: &Plugin) -> Result<(), Failure> {
-        self.put_once(&plugin_path(&plugin.digest), plugin.bytes.clone()).map(drop)
+        self.put_once(&plugin_path(&plugin.digest), plugin.bytes.to_vec()).map(drop)
     }
 
     /// Deployment `n`, if there is one.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::board::{Doing, LaneBoard};
 use crate::clock;
 use crate::config::OnStrike;
 use crate::deployment::follow::{Back, Follower, Logic};
@@ -21,6 +22,7 @@ use crate::sink::Image;
 use crate::sink::writer::{Lengths, SharedImages, Writer};
 use crate::source::merge::{Merge, Released};
 use crate::source::{Arrival, Source};
+use crate::state::Shard;
 use crate::state::checkpoint::{Checkpoint, FORMAT, PartitionProgress};
 use crate::state::store::Store;
 use audit::Auditor;
@@ -50,6 +52,8 @@ const DRAIN: Duration = Duration::from_secs(8);
 const LOAD_KEYS: usize = 20_000;
 /// Keys looked at between two batches for state of a former version, until all have the plugin's.
 const MIGRATE_KEYS: usize = 5_000;
+/// Keys read from the store between two signs of life.
+const READ_KEYS: usize = 4_096;
 /// Batches that may wait per partition before it is held back.
 pub(crate) const QUEUED_BATCHES: usize = 2;
 
@@ -89,6 +93,10 @@ pub struct Lane {
     pub stop: Arc<AtomicBool>,
     /// Raised when all lanes must begin again at an earlier point of the log.
     pub back: Arc<AtomicBool>,
+    /// What those who watch may know of it.
+    pub board: Arc<LaneBoard>,
+    /// `plugin.log_rate`
+    pub log_rate: u64,
     /// Records that were in the log at the start and not yet folded, about; `u64::MAX` where nobody knows (a file: until its end).
     pub backlog: u64,
 }
@@ -147,16 +155,26 @@ enum Step {
 }
 
 impl Lane {
+    /// From now on the plugin is called, and logs, in the name of this lane.
+    fn call_in_its_name(&mut self) {
+        let Lane { logic, board, .. } = self;
+        logic.plugin = Arc::new(logic.plugin.of_lane(&self.name, self.log_rate));
+        board.deployed(logic.n, &logic.plugin);
+        self.core.switch(Arc::clone(&logic.plugin), logic.time);
+    }
+
     fn is_called_off(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.back.load(Ordering::Relaxed)
     }
 
     /// Runs until the source ends or `stop` is raised; then a final checkpoint.
     pub fn run(self) -> Result<Summary, Failure> {
-        let name = self.name.clone();
+        let (name, board) = (self.name.clone(), Arc::clone(&self.board));
         let mut running = Running::new(self);
+        running.lane.call_in_its_name();
         running.note_images();
         running.work()?;
+        board.enter_next(Doing::Off);
         let Running { lane, summary, mut progress, .. } = running;
         progress.finish();
         let audits = lane.audit.audits();
@@ -240,6 +258,7 @@ impl Running {
 
     fn step(&mut self) -> Result<Step, Failure> {
         let released = self.gather()?;
+        self.lane.board.enter(Doing::Store);
         if self.records.is_empty() {
             let back = self.lane.deployments.look()?;
             if self.goes_back(back) {
@@ -270,6 +289,7 @@ impl Running {
 
     /// Fills a batch with what may be released, until it is full or nothing comes for a moment. Where it is cut decides no row.
     fn gather(&mut self) -> Result<Released, Failure> {
+        self.lane.board.enter_next(Doing::Gather);
         let (most, most_bytes) = (self.lane.batch_records, BATCH_BYTES);
         self.lane.source.hold(&self.lane.merge.overfull(most * QUEUED_BATCHES, most_bytes * QUEUED_BATCHES));
         self.records.clear();
@@ -313,7 +333,10 @@ impl Running {
             Arrival::Records { partition, records } => {
                 let floors = self.lane.merge.push(partition, records);
                 if let Some(first) = floors.first() {
+                    self.lane.board.enter(Doing::Store);
                     self.lane.journal.write_floors(&floors)?; // I4
+                    self.lane.board.enter(Doing::Gather);
+                    self.lane.board.floors.add(floors.len() as u64);
                     self.summary.floors += floors.len() as u64;
                     tracing::warn!(
                         lane = self.lane.name,
@@ -358,6 +381,7 @@ impl Running {
         let mut records = std::mem::take(&mut self.records);
         let last = *records.append_times.last().expect("a batch has records");
         self.summary.batches += 1;
+        self.lane.board.batches.add(1);
         self.summary.largest_batch = self.summary.largest_batch.max(records.len() as u64);
         self.lane.deployments.reserve(last)?; // I9
         while let Some(t) = self.lane.deployments.due(last) {
@@ -390,6 +414,7 @@ impl Running {
     fn fold_records(&mut self, records: &Records) -> Result<(), Failure> {
         let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
         self.end_gap();
+        self.lane.board.enter(Doing::Map);
         let plugin = Arc::clone(&self.lane.logic.plugin);
         let prepared = match self.lane.core.prepare(records, &plugin) {
             Ok(prepared) => prepared,
@@ -415,23 +440,25 @@ impl Running {
                 return Ok(false);
             }
         }
-        self.lane.core.switch(Arc::clone(&logic.plugin), logic.time);
-        self.lane.core.strikes = self.lane.strikes.remove(&logic.n).unwrap_or_default();
+        self.lane.logic = logic;
+        self.lane.call_in_its_name();
+        self.lane.core.strikes = self.lane.strikes.remove(&self.lane.logic.n).unwrap_or_default();
         self.note_images();
         self.dirty = true;
         self.summary.swaps += 1;
+        self.lane.board.swaps.add(1);
         self.swapped.get_or_insert(ended);
-        let description = &logic.plugin.description;
+        let Logic { n, plugin, .. } = &self.lane.logic;
+        let description = &plugin.description;
         tracing::info!(
             lane = self.lane.name,
-            deployment = logic.n,
+            deployment = n,
             plugin = description.name,
             version = description.version,
-            digest = logic.plugin.digest.0,
+            digest = plugin.digest.0,
             t,
             "deployment in force"
         );
-        self.lane.logic = logic;
         Ok(true)
     }
 
@@ -455,12 +482,16 @@ impl Running {
         let Some(ended) = self.swapped.take() else { return };
         let gap_us = u64::try_from(ended.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.summary.longest_gap_us = self.summary.longest_gap_us.max(gap_us);
+        self.lane.board.longest_gap_us.set(self.summary.longest_gap_us);
         tracing::info!(lane = self.lane.name, deployment = self.lane.logic.n, gap_us, "swapped");
     }
 
     fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Failure> {
+        self.lane.board.enter(Doing::Store);
         self.load_missing(&prepared)?;
+        self.lane.board.enter(Doing::Fold);
         let audit = self.lane.audit.begin(&mut self.lane.core, &prepared);
+        self.lane.board.audits.add(u64::from(audit.is_some()));
         let output = match self.lane.core.fold(prepared) {
             Ok(output) => output,
             Err(fault) => return self.failed(fault),
@@ -471,6 +502,7 @@ impl Running {
             return self.failed(fault);
         }
         self.dirty = true;
+        self.lane.board.enter(Doing::Store);
         self.judge_strikes(&output.strikes)?;
         if self.is_called_back() {
             return Ok(());
@@ -481,15 +513,20 @@ impl Running {
     /// What leaves: the frontier is durable first, if the order was a bet.
     fn send(&mut self, output: Output) -> Result<(), Failure> {
         self.summary.counts.add(&output.counts);
+        let (board, stages) = (&self.lane.board, output.letters.iter().map(|letter| letter.stage));
+        board.folded(&output.counts, self.lane.logic.time.late, stages);
+        board.at(self.lane.core.time);
         if output.rows.is_empty() && output.letters.is_empty() {
             return Ok(());
         }
         self.keep_frontier()?;
+        self.lane.board.enter(Doing::Write);
         let patience = Patience::new(&self.lane);
         let images = self.images.as_ref().map(|(_, images)| images);
         let leaving = (output.rows, output.letters);
         let digest = &self.lane.logic.plugin.digest.0;
         self.abandoned |= !self.lane.writer.write(leaving, digest, images, || patience.lasts())?;
+        self.lane.board.enter(Doing::Store);
         Ok(())
     }
 
@@ -503,6 +540,7 @@ impl Running {
 
     fn judge_strikes(&mut self, strikes: &[Strike]) -> Result<(), Failure> {
         let Some(first) = strikes.first() else { return Ok(()) };
+        strikes.iter().for_each(|strike| self.lane.board.strikes.add(strike.item.stage(), 1));
         let logic = self.lane.logic.clone();
         let plugin = &logic.plugin.description;
         if self.lane.on_strike == OnStrike::Halt {
@@ -589,7 +627,10 @@ impl Running {
             return Ok(());
         }
         for (shard, slots) in self.lane.core.shards.iter_mut().zip(&prepared.missing) {
-            self.lane.store.fill(shard, slots)?;
+            for slots in slots.chunks(READ_KEYS) {
+                self.lane.board.enter(Doing::Store);
+                self.lane.store.fill(shard, slots)?;
+            }
         }
         let watermark = prepared.watermark;
         if watermark != NO_TIME && watermark >= self.timers_loaded {
@@ -605,6 +646,7 @@ impl Running {
         if self.lane.core.complete {
             return Ok(());
         }
+        self.lane.board.enter(Doing::Store);
         match self.lane.store.load_keys(&mut self.lane.core.shards, &self.keys_loaded, LOAD_KEYS)? {
             Some(last) => self.keys_loaded = last,
             None => {
@@ -612,6 +654,7 @@ impl Running {
                 self.timers_loaded = i64::MAX;
             }
         }
+        self.count_state();
         Ok(())
     }
 
@@ -620,11 +663,13 @@ impl Running {
         if !self.lane.core.complete || !self.lane.core.is_migrating() {
             return Ok(());
         }
+        self.lane.board.enter(Doing::Fold);
         let output = match self.lane.core.migrate(count, self.last_record) {
             Ok(output) => output,
             Err(fault) => return self.failed(fault),
         };
         self.dirty = true;
+        self.lane.board.enter(Doing::Store);
         self.judge_strikes(&output.strikes)?;
         if self.is_called_back() {
             return Ok(());
@@ -689,17 +734,24 @@ impl Running {
     /// [`DRAIN`] more; then the lane is abandoned: nothing is lost, the next start goes on from the checkpoint before.
     fn checkpoint(&mut self) -> Result<(), Failure> {
         self.next_checkpoint = clock::instant() + self.lane.checkpoint_interval;
+        let board = Arc::clone(&self.lane.board);
         if !self.dirty || self.abandoned {
+            if !self.abandoned {
+                board.covered.set(clock::now_ms());
+            }
             return Ok(());
         }
+        let (began, covered_ms) = (clock::uptime_us(), clock::now_ms());
+        board.enter(Doing::Write);
         let patience = Patience::new(&self.lane);
         let Some(lengths) = self.lane.writer.sync(|| patience.lasts())? else {
             self.abandoned = true;
             return Ok(());
         };
+        board.enter(Doing::Checkpoint);
         let checkpoint = self.describe(lengths);
         let probation = self.lane.deployments.on_probation();
-        self.lane.store.write_checkpoint(&checkpoint, &mut self.lane.core.shards, probation)?; // I2, I3, I10
+        let bytes = self.lane.store.write_checkpoint(&checkpoint, &mut self.lane.core.shards, probation)?; // I2, I3, I10
         if probation.is_none() {
             self.forget_images();
         }
@@ -709,7 +761,19 @@ impl Running {
             .commit(&checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset + 1)).collect::<Vec<_>>());
         self.dirty = false;
         self.summary.checkpoints += 1;
+        board.checkpoints.add(1);
+        board.checkpoint_us.set(clock::uptime_us().saturating_sub(began));
+        board.checkpoint_bytes.set(bytes);
+        board.covered.set(covered_ms);
+        self.count_state();
         Ok(())
+    }
+
+    /// Puts up how much state there is in memory.
+    fn count_state(&self) {
+        let shards = &self.lane.core.shards;
+        self.lane.board.keys.set(shards.iter().map(|shard| shard.keys() as u64).sum());
+        self.lane.board.state_bytes.set(shards.iter().map(Shard::bytes).sum());
     }
 
     fn describe(&self, lengths: Lengths) -> Checkpoint {

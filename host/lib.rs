@@ -1,6 +1,10 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 // The order of the modules is the life of a record.
 pub mod admin;
+pub mod status;
+pub mod health;
+pub mod metrics;
+pub mod telemetry;
 pub mod cli;
 pub mod config;
 pub mod log;
@@ -13,6 +17,7 @@ pub mod clock;
 pub mod record;
 pub mod source;
 pub mod lane;
+pub mod board;
 pub mod plugin;
 pub mod state;
 pub mod journal;

@@ -5,15 +5,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use keyfold::admin::client::Client;
+use keyfold::admin::client::{Client, Probe};
 use keyfold::admin::{Line, Shadowing, Wanted, Withdrawal};
 use keyfold::author::{self, bench, build, golden, scaffold, trial};
 use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand, Target};
 use keyfold::config::{self, Config};
 use keyfold::deployment::order::{self, PluginFile, Request};
 use keyfold::deployment::{Author, Deployment};
-use keyfold::failure::{Check, Failure};
+use keyfold::failure::{Check, Exit, Failure};
 use keyfold::log::Format;
+use keyfold::status::{self, Status};
 use keyfold::{check, demo, replay, run};
 
 fn main() -> ExitCode {
@@ -83,6 +84,11 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
             };
             cli::answer(&order::lines(&entries));
         }
+        Command::Status { target, json: true } => cli::answer(&status(&target)?.json()),
+        Command::Status { target, json: false } => cli::answer(&status(&target)?.to_string()),
+        Command::Health { config, ready: true, .. } => return Ok(health(&config, Probe::Ready)),
+        Command::Health { config, startup: true, .. } => return Ok(health(&config, Probe::Startup)),
+        Command::Health { config, .. } => return Ok(health(&config, Probe::Live)),
         Command::Replay { config, options } => {
             let config = config::load_for_replay(&config.path(), config::environment())?;
             let summary = replay::replay(&config, &options, &mut std::io::stdout().lock())?;
@@ -124,6 +130,30 @@ fn for_authors(command: PluginCommand) -> Result<ExitCode, Failure> {
 
 fn load(file: &ConfigFile) -> Result<Config, Failure> {
     config::load(&file.path(), config::environment())
+}
+
+/// What the host says, or else the last checkpoints.
+fn status(target: &Target) -> Result<Status, Failure> {
+    if let Some(host) = target.remote()? {
+        return host.status();
+    }
+    let config = load(&target.config)?;
+    match config.admin.as_ref().map(|admin| Client::here(admin).status()) {
+        Some(Err(failure)) if failure.exit != Exit::Outside => Err(failure),
+        Some(Ok(status)) => Ok(status),
+        Some(Err(_)) | None => status::of_checkpoints(&config),
+    }
+}
+
+/// 0 if the host says yes, 1 in any other case: containers know no other codes.
+fn health(file: &ConfigFile, probe: Probe) -> ExitCode {
+    let asked = load(file).and_then(|config| match &config.admin {
+        Some(admin) => Client::here(admin).probe(probe),
+        None => Err(Failure::new(Exit::Config, "the configuration has no section [admin], so no host can be asked")),
+    });
+    let (is_well, lines) = asked.unwrap_or_else(|failure| (false, failure.message));
+    cli::answer(&lines);
+    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The same with other values of some keys, as variables of the environment would give them.

@@ -18,6 +18,7 @@ pub use crate::config::Limits;
 pub use columns::{Changes, Events, FoldInput, Rejection, TimerInput, change};
 pub use engine::engine;
 pub use instance::{Instance, call};
+pub use log::Log;
 pub use meter::{Call, Cost, Meter};
 
 mod bindings;
@@ -26,6 +27,7 @@ mod component;
 mod engine;
 mod instance;
 pub mod law;
+mod log;
 mod meter;
 mod schema;
 
@@ -140,11 +142,13 @@ pub struct Plugin {
     /// SHA-256 of the file as given.
     pub digest: Digest,
     /// The file as given.
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<[u8]>,
     /// What it says of itself.
     pub description: Description,
     /// What its calls have cost.
-    pub meter: Meter,
+    pub meter: Arc<Meter>,
+    /// What it logs.
+    pub log: Arc<Log>,
     /// Told what each call is given.
     listener: Option<Box<Listener>>,
     config: String,
@@ -173,9 +177,10 @@ impl Plugin {
         check_config(&schema, config)?;
         let plugin = Plugin {
             digest,
-            bytes,
+            bytes: bytes.into(),
             description,
-            meter: Meter::default(),
+            meter: Arc::default(),
+            log: Arc::default(),
             listener: None,
             config: config.to_string(),
             limits,
@@ -191,6 +196,22 @@ impl Plugin {
 }
 
 impl Plugin {
+    /// The same plugin as this lane calls it, which may log so many lines a second: what the calls cost and what it logs is the lane's.
+    pub fn of_lane(&self, lane: &str, lines_per_second: u64) -> Plugin {
+        Plugin {
+            digest: self.digest.clone(),
+            bytes: Arc::clone(&self.bytes),
+            description: self.description.clone(),
+            meter: Arc::default(),
+            log: Arc::new(Log::of_lane(lane, lines_per_second)),
+            listener: None,
+            config: self.config.clone(),
+            limits: self.limits,
+            engine: self.engine.clone(),
+            pre: self.pre.clone(),
+        }
+    }
+
     /// The same plugin, which tells `listener`, if there is one, what each call is given.
     pub fn heard_by(self, listener: Option<Box<Listener>>) -> Plugin {
         Plugin { listener, ..self }

@@ -13,6 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 use wasmtime::Engine;
 
+use crate::board::{Board, Phase};
 use crate::clock;
 use crate::config::{self, Component, Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic, News};
@@ -30,7 +31,7 @@ use crate::source::merge::{Merge, Resume};
 use crate::source::{Source, Start, file, kafka};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::store::Store;
-use crate::{admin, dead_letter, sink};
+use crate::{admin, dead_letter, sink, telemetry};
 
 /// The seed's mapper, part of the binary.
 pub(crate) const VISITS: &[u8] = include_bytes!(env!("VISITS_WASM"));
@@ -49,30 +50,42 @@ pub struct Options {
 /// Runs a pipeline until its source ends or a signal (SIGTERM, SIGINT) asks to stop.
 pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    run_until(config, options, &stop, true).map(drop)
+    let (tracer, exporter) = telemetry::start(config.telemetry.as_ref(), &config.name)?.unzip();
+    let board = Arc::new(Board::new(&config.name, &stop).traced(tracer));
+    let outcome = run_until(config, options, &board, true).map(drop);
+    drop(board); // with it ends what the exporter waits for
+    exporter.into_iter().for_each(telemetry::Exporter::finish);
+    outcome
 }
 
-/// Runs a pipeline until its source ends or `stop` is raised; gives what each lane did.
+/// Runs a pipeline until its source ends or the board's `stop` is raised; gives what each lane did.
 pub fn run_until(
     config: &Config,
     options: &Options,
-    stop: &Arc<AtomicBool>,
+    board: &Arc<Board>,
     signals: bool,
 ) -> Result<Vec<Summary>, Failure> {
-    let runtime = runtime()?;
+    let (runtime, stop) = (runtime()?, board.stop());
     if signals {
         raise_on_signals(&runtime, stop)?;
+    }
+    if let Some(admin) = &config.admin {
+        let address = admin::serve(config, admin, options.file.clone(), (runtime.handle(), board))?;
+        tracing::info!(%address, token = admin.token.is_some(), "admin API");
     }
     let deadline = clock::instant() + config.run.startup_timeout;
     let sandbox = Sandbox::new(config)?;
     let plugin = sandbox.load(config)?;
+    board.enter(Phase::Starting("reads the journal"));
     let objects = objects(&config.state.url)?;
     let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
     let store = order::Stored { objects: &objects, log: &log, runtime: runtime.handle() };
     let standing = log.standing(config, &plugin.digest)?;
     order::allow(config, &standing)?;
     let tables = &plugin.description.tables;
+    board.enter(Phase::Starting("reaches for source, sink and dead letters"));
     let mut outside = Outside::open(config, tables, &runtime, deadline)?;
+    board.enter(Phase::Starting("opens its lanes"));
     log.begin(config, &plugin)?;
     let loader = Arc::new(sandbox.loader(config, log.clone()));
     match standing {
@@ -84,17 +97,7 @@ pub fn run_until(
         Standing::Changed(_) => order::at_start(config, &store, &plugin, &sandbox.workers)?,
     }
     log.remember(config, &plugin.digest)?;
-    if let Some(admin) = &config.admin {
-        let address = admin::serve(config, admin, options.file.clone(), runtime.handle())?;
-        tracing::info!(%address, token = admin.token.is_some(), "admin API");
-    }
-    if let Some(file) = &options.watch {
-        watch::watch(config, file, stop)?;
-    }
-    if !options.until_end && topic(config).is_some() {
-        let (objects, runtime) = (Arc::clone(&objects), runtime.handle().clone());
-        shadow::follow(shadow::Pipeline { config: config.clone(), log: log.clone(), objects, runtime }, stop)?;
-    }
+    attend(config, options, store, stop)?;
     let news = News::listen(log.clone())?;
     loop {
         let back = Arc::new(AtomicBool::new(false));
@@ -109,18 +112,40 @@ pub fn run_until(
             runtime: &runtime,
             objects: &objects,
             source: &outside.source,
+            board,
             stop,
             back: &back,
         };
         let (lanes, writing) = opening.lanes(outside.sink, outside.letters, &sandbox.workers)?;
         tracing::info!(pipeline = config.name, lanes = lanes.len(), "folding");
+        board.enter(Phase::Folding);
         let summaries = work(lanes, stop)?;
+        if back.load(Ordering::Relaxed) {
+            board.enter(Phase::GoingBack);
+        }
         if !back.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed) || !ended(&writing, stop) {
             return Ok(summaries);
         }
         refuse_unrepeatable(config)?;
         outside = Outside::open(config, tables, &runtime, clock::instant() + config.run.startup_timeout)?;
     }
+}
+
+/// Starts what is done beside the lanes: watching a file, shadows.
+fn attend(
+    config: &Config,
+    options: &Options,
+    order::Stored { objects, log, runtime }: order::Stored<'_>,
+    stop: &Arc<AtomicBool>,
+) -> Result<(), Failure> {
+    if let Some(file) = &options.watch {
+        watch::watch(config, file, stop)?;
+    }
+    if !options.until_end && topic(config).is_some() {
+        let (config, log, objects, runtime) = (config.clone(), log.clone(), Arc::clone(objects), runtime.clone());
+        shadow::follow(shadow::Pipeline { config, log, objects, runtime }, stop)?;
+    }
+    Ok(())
 }
 
 /// Waits until the writing thread has written what it was given; false if a stop came before.
@@ -430,6 +455,7 @@ struct Opening<'a> {
     runtime: &'a Runtime,
     objects: &'a Arc<dyn ObjectStore>,
     source: &'a LogSource,
+    board: &'a Arc<Board>,
     stop: &'a Arc<AtomicBool>,
     back: &'a Arc<AtomicBool>,
 }
@@ -457,6 +483,7 @@ impl Opening<'_> {
     ) -> Result<(Vec<Lane>, JoinHandle<()>), Failure> {
         let mut opened = Vec::new();
         for partitions in self.source.lanes(self.config) {
+            self.board.lane(&self.source.lane_name(self.config, &partitions));
             opened.push(self.lane(partitions)?);
         }
         for lane in &mut opened {
@@ -466,7 +493,7 @@ impl Opening<'_> {
             lane.cut_files(&mut *sink, &mut *letters)?;
         }
         let lengths = (sink.length()?, letters.length()?);
-        let (writer, writing) = Writer::start(sink, letters)?;
+        let (writer, writing) = Writer::start(sink, letters, self.board)?;
         let mut lanes = Vec::new();
         for lane in opened {
             lanes.push(lane.assemble(self, &writer, workers, lengths)?);
@@ -650,6 +677,8 @@ impl Opened {
         if let Some(checkpoint) = &checkpoint {
             core.restore(checkpoint.time);
         }
+        let board = opening.board.lane(&name);
+        board.begins(source.ends(), core.time);
         let known_backlog = (backlog != u64::MAX).then_some(backlog);
         tracing::info!(
             lane = name,
@@ -670,7 +699,9 @@ impl Opened {
             deployments,
             store,
             journal,
-            writer: writer.clone(),
+            writer: writer.of(&board),
+            board,
+            log_rate: opening.config.plugin.log_rate,
             strikes: contents.strikes,
             noted: contents.images,
             on_strike: opening.config.plugin.on_strike,

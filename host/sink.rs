@@ -19,6 +19,7 @@ pub(crate) use ndjson::{bad_json, put_columns, put_row};
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use crate::backoff::Outage;
 use crate::config;
 use crate::failure::{Check, Exit, Failure, Finding};
 use crate::row::{RowRef, Rows, Table};
@@ -49,6 +50,8 @@ pub trait Sink: Send {
     /// was are deleted. Of several images of one key the first counts. Needs no `write` before, nor tables that the sink knows. Idempotent;
     /// a sink that gives no images leaves all as it is.
     fn restore(&mut self, images: &[Image]) -> Result<(), Error>;
+    /// What is known of its outages, for those who watch.
+    fn outage(&self) -> Arc<Outage>;
 }
 
 /// What a sink prepared for the tables of each plugin whose rows came: a deployment may change the plugin, and lanes change at times of

@@ -3,9 +3,12 @@
 
 mod ask;
 mod broker;
+pub mod ends;
 pub mod file;
 mod identity;
 pub mod kafka;
+
+use std::sync::Arc;
 
 use crate::failure::{Exit, Failure};
 use crate::record::Records;
@@ -91,6 +94,8 @@ pub trait Source: Send {
     fn hold(&mut self, partitions: &[u32]);
     /// Tells the outside how far the pipeline has come: (partition, next offset). For lag tools only; failures are logged.
     fn commit(&mut self, next: &[(u32, u64)]);
+    /// How far its partitions reach, for those who watch; none where nobody knows before the end.
+    fn ends(&self) -> Option<Arc<ends::Ends>>;
 }
 
 /// Why a source cannot go on. What passes by itself (a broker away, an election) is retried inside and never comes here.

@@ -64,6 +64,8 @@ pub struct Slot {
     changed: bool,
     queued_for: i64,
     group: (u64, u32),
+    /// What it counts for in the shard's bytes.
+    bytes: u32,
 }
 
 /// One shard of a lane's keys.
@@ -75,6 +77,7 @@ pub struct Shard {
     timers: BinaryHeap<Reverse<(i64, u32)>>,
     dirty: Vec<u32>,
     batch: u64,
+    bytes: u64,
 }
 
 /// The hash by which keys are found and spread over shards; seeded with a constant, though no row depends on it.
@@ -109,6 +112,7 @@ impl Shard {
             changed: false,
             queued_for: NO_TIME,
             group: (0, 0),
+            bytes: 0,
         };
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -174,6 +178,7 @@ impl Shard {
             entry.state = state;
             entry.version = stored.version;
             entry.stored = Some(stored);
+            entry.count_bytes(&mut self.bytes);
             self.schedule(slot);
         }
     }
@@ -224,6 +229,7 @@ impl Shard {
                 each(entry);
             }
             (entry.changed, entry.list_replaced) = (false, false);
+            entry.count_bytes(&mut self.bytes);
             if entry.state.is_empty() {
                 let hash = self::hash(&entry.key);
                 entry.queued_for = NO_TIME;
@@ -235,9 +241,25 @@ impl Shard {
         }
     }
 
-    /// How many keys have state in memory.
+    /// How many keys have state in memory, just after [`Shard::take_dirty`]; before it, those that may have.
     pub fn keys(&self) -> usize {
         self.index.len()
+    }
+
+    /// Bytes of their keys, values and list items, as of then.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Slot {
+    /// Has it count, in a sum over slots, for what it is now.
+    fn count_bytes(&mut self, sum: &mut u64) {
+        let KeyState { value, list, .. } = &self.state;
+        let bytes = self.key.len() + value.as_ref().map_or(0, |value| value.len()) + list.data.len();
+        let bytes = if self.state.is_empty() { 0 } else { u32::try_from(bytes).unwrap_or(u32::MAX) };
+        *sum = *sum + u64::from(bytes) - u64::from(self.bytes);
+        self.bytes = bytes;
     }
 }
 

@@ -1,6 +1,8 @@
 //! The commands' side of the admin API: `keyfold deploy --admin URL` and its like.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,12 +11,28 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::http::{Method, StatusCode};
 
-use super::{Answer, Shadowing, Wanted, Withdrawal, exit_of};
+use super::{Answer, STATUS, Shadowing, Wanted, Withdrawal, exit_of};
+use crate::config::Admin;
 use crate::deployment::Entry;
 use crate::failure::{Exit, Failure};
+use crate::status::Status;
 
 /// Bytes of a request from which on the host is asked whether it takes them, before they are sent.
 const LARGE: usize = 64 << 10;
+
+/// How long a probe waits for its answer.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
+
+/// What is asked of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Whether it makes progress.
+    Live,
+    /// Whether its lanes are at work and can write.
+    Ready,
+    /// Whether its start is over.
+    Startup,
+}
 
 /// A host's admin API.
 #[derive(Clone, Debug)]
@@ -34,8 +52,35 @@ impl Client {
             })
         };
         let token = token_file.map(read).transpose()?.map(|token| token.trim().to_owned());
-        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
-        Ok(Client { agent: config.into(), url: url.trim_end_matches('/').to_owned(), token })
+        Ok(Client { agent: agent(None), url: url.trim_end_matches('/').to_owned(), token })
+    }
+
+    /// The API of the host that runs here with this configuration.
+    pub fn here(admin: &Admin) -> Client {
+        let mut address = admin.listen;
+        if address.ip().is_unspecified() {
+            let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            address.set_ip(loopback);
+        }
+        Client { agent: agent(None), url: format!("http://{address}"), token: admin.token.clone() }
+    }
+
+    /// Asks it; whether the answer is yes, and the lines that say why.
+    pub fn probe(&self, probe: Probe) -> Result<(bool, String), Failure> {
+        let path = match probe {
+            Probe::Live => "livez",
+            Probe::Ready => "readyz",
+            Probe::Startup => "startupz",
+        };
+        let away = |e: ureq::Error| Failure::new(Exit::Outside, format!("{}: {e}", self.url));
+        let mut response = agent(Some(PROBE_WAIT)).get(format!("{}/{path}", self.url)).call().map_err(away)?;
+        Ok((response.status().is_success(), response.body_mut().read_to_string().map_err(away)?))
+    }
+
+    /// How it is doing.
+    pub fn status(&self) -> Result<Status, Failure> {
+        let client = Client { agent: agent(Some(PROBE_WAIT)), ..self.clone() };
+        client.send(Method::GET, STATUS, None::<&()>)
     }
 
     /// Sends this plugin's file along.
@@ -113,4 +158,8 @@ impl Client {
     fn unexpected(&self, what: &str) -> Failure {
         Failure::new(Exit::Outside, format!("--admin {}: {what}", self.url))
     }
+}
+
+fn agent(timeout: Option<Duration>) -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(timeout).build().into()
 }

@@ -203,6 +203,12 @@ pub(super) const KEYS: &[Key] = &[
         "one of so many batches is folded again record by record, and a difference halts the lane; changes no row",
     ),
     key(
+        "plugin.log_rate",
+        Kind::Integer(1, i64::MAX),
+        Absent::Is("100"),
+        "lines a second that the plugin may log in a lane, and ten times as many at once; more are left out, counted and told",
+    ),
+    key(
         "state.url",
         Kind::Url,
         Absent::Required,
@@ -262,6 +268,19 @@ pub(super) const KEYS: &[Key] = &[
     ),
     secret("admin.token", "bearer token of the admin API; without one it tells, and changes nothing"),
     key("admin.upload_limit", Kind::Size(1024, GIB), Absent::Is(r#""32MiB""#), "limit of a request to the admin API"),
+    key(
+        "admin.stuck_after",
+        Kind::Duration(1, 24 * HOUR),
+        Absent::Is(r#""60s""#),
+        "how long a lane may make no progress inside the host or a plugin's call until `/livez` fails; waiting for input or the sink does not count",
+    ),
+    key(
+        "telemetry.otlp",
+        Kind::Text,
+        Absent::Off,
+        "URL of an OpenTelemetry collector, `http://host:4318`, which gets traces of batches by OTLP over HTTP",
+    ),
+    key("telemetry.sample", Kind::Integer(1, i64::MAX), Absent::Is("100"), "one of so many batches is traced"),
     key(
         "run.workers",
         Kind::Integer(1, 256),
@@ -393,7 +412,8 @@ pub(super) fn variable(path: &str) -> String {
 pub fn reference() -> String {
     let mut table = String::from("| key | type | default | meaning |\n|---|---|---|---|\n");
     for key in KEYS {
-        let file = if key.secret { " (or `password_file`)" } else { "" };
+        let name = key.path.rsplit('.').next().unwrap_or(key.path);
+        let file = if key.secret { format!(" (or `{name}_file`)") } else { String::new() };
         writeln!(table, "| `{}`{file} | {} | {} | {} |", key.path, key.kind.short(), key.absent.short(), key.meaning)
             .expect("writing to a string cannot fail");
     }

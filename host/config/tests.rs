@@ -133,6 +133,18 @@ fn the_example_is_right_and_names_every_key() {
 }
 
 #[test]
+fn a_collector_is_reached_over_http() {
+    let telemetry = |more: &str| good(&with(&format!("[telemetry]\n{more}")), &[]).telemetry;
+    assert!(telemetry("sample = 3").is_none(), "without a collector nothing is traced");
+    let found = telemetry("otlp = \"http://collector:4318/\"").expect("a collector is named");
+    assert_eq!((found.otlp.as_str(), found.sample), ("http://collector:4318", 100));
+    refused(
+        &with("[telemetry]\notlp = \"https://collector\""),
+        "line 11: telemetry.otlp: expected a URL like \"http://collector:4318\", found \"https://collector\"",
+    );
+}
+
+#[test]
 fn the_example_gives_the_defaults_where_it_shows_them() {
     let shown = good(include_str!("../../keyfold.example.toml"), &[]);
     let least = good(LEAST, &[]);
@@ -313,7 +325,7 @@ fn an_unknown_key_is_refused_with_the_nearest() {
     );
     refused(
         &with("[zzzzzzzz]\n"),
-        "line 10: zzzzzzzz is not a key; at the top there are name, source, time, plugin, state, sink, dead_letters, admin, run",
+        "line 10: zzzzzzzz is not a key; at the top there are name, source, time, plugin, state, sink, dead_letters, admin, telemetry, run",
     );
     refused(&with("[sink.discard.rows]\n"), "line 9: sink.discard: expected a section without keys, found rows");
 }

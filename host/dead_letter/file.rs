@@ -5,12 +5,13 @@
 //! `[name, value]`, where a part that is not UTF-8 is `{"base64": "..."}`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::{DeadLetter, DeadLetterWriter};
+use super::{DeadLetter, DeadLetterWriter, Outage};
 use crate::append_file::AppendFile;
 use crate::failure::{Check, Exit, Failure};
 use crate::record::NO_TIME;
@@ -59,6 +60,10 @@ impl DeadLetterWriter for DeadLetterFile {
 
     fn truncate(&mut self, length: u64) -> Result<(), Failure> {
         self.file.truncate(length).map_err(outside)
+    }
+
+    fn outage(&self) -> Arc<Outage> {
+        self.file.outage()
     }
 }
 

@@ -5,8 +5,8 @@
 //! librdkafka retries for ever (`message.timeout.ms` = 0), so a failed delivery is one for good: it halts the lane, nothing is swallowed.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-use super::{DeadLetter, DeadLetterWriter};
+use super::{DeadLetter, DeadLetterWriter, Outage};
 use crate::backoff::Backoff;
 use crate::failure::{Check, Exit, Failure};
 use crate::record::NO_TIME;
@@ -129,6 +129,10 @@ impl DeadLetterWriter for DeadLetterTopic {
 
     fn truncate(&mut self, _length: u64) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn outage(&self) -> Arc<Outage> {
+        self.backoff.outage()
     }
 }
 

@@ -250,7 +250,8 @@ impl Pipeline {
         }
         let keys = reader.keys(usize::MAX)?;
         let cores = logics.map(|(plugin, time)| {
-            let mut core = Core::new(Arc::clone(plugin), Arc::clone(workers), *time);
+            let plugin = plugin.of_lane(&format!("shadow of {name}"), self.config.plugin.log_rate);
+            let mut core = Core::new(Arc::new(plugin), Arc::clone(workers), *time);
             core.restore(checkpoint.time);
             core.complete = true; // all of it is here
             keys.iter().for_each(|key| core.take_over(&key.key, key.state.clone(), key.stored.clone()));

@@ -59,6 +59,18 @@ pub enum StrikeItem {
     },
 }
 
+impl StrikeItem {
+    /// Where in the pipeline it was struck.
+    pub(crate) fn stage(&self) -> Stage {
+        match self {
+            StrikeItem::Record { .. } => Stage::Map,
+            StrikeItem::Event { .. } => Stage::Fold,
+            StrikeItem::Timer { .. } => Stage::Timer,
+            StrikeItem::State { .. } => Stage::Migrate,
+        }
+    }
+}
+
 /// One of the firings, at one record, of a key whose events set timers that are due already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Overdue {

@@ -20,6 +20,8 @@ const MOST_WAITS: u32 = 60_000;
 /// What a store carries: the limiter.
 pub(super) struct Guest {
     memory_bytes: u64,
+    /// What the instance has.
+    memory: u64,
     refused_growth: bool,
 }
 
@@ -27,6 +29,9 @@ impl ResourceLimiter for Guest {
     fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let allowed = desired as u64 <= self.memory_bytes;
         self.refused_growth |= !allowed;
+        if allowed {
+            self.memory = self.memory.max(desired as u64);
+        }
         Ok(allowed)
     }
 
@@ -73,6 +78,7 @@ impl<'p> Instance<'p> {
         plugin.meter.measure(Call::Configure, || {
             let instance = Instance::configured(plugin);
             let fuel = instance.as_ref().map_or(0, |instance| plugin.limits.fuel - instance.fuel_left());
+            instance.iter().for_each(|instance| plugin.meter.memory(instance.store.data().memory));
             (instance, fuel)
         })
     }
@@ -132,11 +138,12 @@ impl<'p> Instance<'p> {
         values: &ByteColumn,
         items: &ByteColumn,
     ) -> Result<(ByteColumn, ByteColumn), Fault> {
-        self.refuel();
-        let states = columns::lower_states(values, items);
-        let result = self.guest.keyfold_mapper_mapper().call_migrate(&mut self.store, version, states);
-        let batch = self.returned(result)?;
-        columns::lift_states(batch, values.len(), items.len())
+        self.metered(Call::Migrate, |instance| {
+            let states = columns::lower_states(values, items);
+            let result = instance.guest.keyfold_mapper_mapper().call_migrate(&mut instance.store, version, states);
+            let batch = instance.returned(result)?;
+            columns::lift_states(batch, values.len(), items.len())
+        })
     }
 
     /// A call of a used instance has half the budget: what it saves by what it did before must not let pass what fails in a fresh one.
@@ -153,6 +160,7 @@ impl<'p> Instance<'p> {
         plugin.meter.measure(call, || {
             let fuel = self.refuel();
             let result = make(self);
+            plugin.meter.memory(self.store.data().memory);
             (result, fuel - self.fuel_left())
         })
     }
@@ -170,14 +178,8 @@ impl<'p> Instance<'p> {
     }
 
     fn log(&self, lines: Vec<wit::LogLine>) {
-        let (plugin, version) = (&self.plugin.description.name, &self.plugin.description.version);
         for wit::LogLine { level, message } in lines {
-            match level {
-                0 => tracing::error!(target: "keyfold::plugin_log", plugin, version, "{message}"),
-                1 => tracing::warn!(target: "keyfold::plugin_log", plugin, version, "{message}"),
-                2 => tracing::info!(target: "keyfold::plugin_log", plugin, version, "{message}"),
-                _ => tracing::debug!(target: "keyfold::plugin_log", plugin, version, "{message}"),
-            }
+            self.plugin.log.line(&self.plugin.description, level, &message);
         }
     }
 }
@@ -210,7 +212,7 @@ fn instantiate(
 }
 
 fn new_store(engine: &Engine, limits: Limits) -> Result<Store<Guest>, Fault> {
-    let mut store = Store::new(engine, Guest { memory_bytes: limits.memory_bytes, refused_growth: false });
+    let mut store = Store::new(engine, Guest { memory_bytes: limits.memory_bytes, memory: 0, refused_growth: false });
     store.limiter(|guest| guest);
     store.set_fuel(limits.fuel).map_err(|e| Fault::Host(format!("cannot limit the sandbox: {e:#}")))?;
     // What a result may occupy in the host: it comes out of the guest's memory, plus the ends and codes of its columns.

@@ -1,6 +1,8 @@
 //! No sink: rows are dropped. For measurements of everything before it.
 
-use super::{Error, Image, Refusal, Sink};
+use std::sync::Arc;
+
+use super::{Error, Image, Outage, Refusal, Sink};
 use crate::row::Rows;
 
 /// Drops rows.
@@ -26,5 +28,9 @@ impl Sink for Discard {
 
     fn restore(&mut self, _images: &[Image]) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn outage(&self) -> Arc<Outage> {
+        Arc::default()
     }
 }

@@ -12,7 +12,7 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use super::{Error, Image, Refusal, Sink, now_is_free};
+use super::{Error, Image, Outage, Refusal, Sink, now_is_free};
 use crate::append_file::AppendFile;
 use crate::clock;
 use crate::config::NdjsonSink;
@@ -106,6 +106,13 @@ impl Sink for Ndjson {
 
     fn restore(&mut self, _images: &[Image]) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn outage(&self) -> Arc<Outage> {
+        match &self.output {
+            Output::File(file) => file.outage(),
+            Output::Stdout(_) => Arc::default(),
+        }
     }
 }
 

@@ -36,7 +36,7 @@ use tokio::runtime::Handle;
 use super::cql_images::RowStatements;
 use super::cql_schema::{RealColumn, create_table, fit, insert};
 use super::ndjson::{bad_json, refusal};
-use super::{ByTables, Error, Image, Refusal, Sink, first_refused, now_is_free};
+use super::{ByTables, Error, Image, Outage, Refusal, Sink, first_refused, now_is_free};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::{CqlSink, CqlTls};
@@ -203,6 +203,10 @@ impl Sink for Scylla {
 
     fn restore(&mut self, images: &[Image]) -> Result<(), Error> {
         self.put_back(images)
+    }
+
+    fn outage(&self) -> Arc<Outage> {
+        self.backoff.outage()
     }
 }
 

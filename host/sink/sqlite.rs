@@ -12,7 +12,7 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::ndjson::{bad_json, put_list, refusal};
-use super::{ByTables, Error, Image, Refusal, Sink, now_is_free};
+use super::{ByTables, Error, Image, Outage, Refusal, Sink, now_is_free};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::SqliteSink;
@@ -141,6 +141,10 @@ impl Sink for Sqlite {
 
     fn restore(&mut self, images: &[Image]) -> Result<(), Error> {
         self.put_back(images)
+    }
+
+    fn outage(&self) -> Arc<Outage> {
+        self.backoff.outage()
     }
 }
 

@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Refusal, Sink};
+use crate::board::{Board, LaneBoard};
+use crate::clock;
 use crate::dead_letter::{DeadLetter, DeadLetterWriter, Stage};
 use crate::failure::{Exit, Failure};
 use crate::journal::Images;
@@ -34,6 +36,7 @@ enum Order {
         letters: Vec<DeadLetter>,
         plugin: String,
         images: Option<SharedImages>,
+        lane: Arc<LaneBoard>,
     },
     Sync {
         reply: Sender<Lengths>,
@@ -44,19 +47,26 @@ enum Order {
 pub type SharedImages = Arc<Mutex<Images>>;
 
 /// A lane's handle on the writing thread, which ends with the last handle.
-#[derive(Clone)]
 pub struct Writer {
     orders: SyncSender<Order>,
     failure: Arc<Mutex<Option<Failure>>>,
+    board: Arc<Board>,
+    lane: Arc<LaneBoard>,
 }
 
 impl Writer {
-    /// Starts the thread; gives it as well, for who must know that nothing is written any more.
-    pub fn start(sink: Box<dyn Sink>, letters: Box<dyn DeadLetterWriter>) -> Result<(Writer, JoinHandle<()>), Failure> {
+    /// Starts the thread; gives it as well, for who must know that nothing is written any more. The handle is nobody's: lanes have theirs by
+    /// [`Writer::of`].
+    pub fn start(
+        sink: Box<dyn Sink>,
+        letters: Box<dyn DeadLetterWriter>,
+        board: &Arc<Board>,
+    ) -> Result<(Writer, JoinHandle<()>), Failure> {
         let (orders, inbox) = sync_channel(WAITING);
         let failure = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&failure);
-        let mut desk = Desk { sink, letters };
+        board.writes_to(sink.outage(), letters.outage());
+        let mut desk = Desk { sink, letters, board: Arc::clone(board) };
         let body = move || {
             if let Err(failure) = desk.serve(&inbox) {
                 *slot.lock().expect("nobody panics while holding it") = Some(failure);
@@ -64,7 +74,13 @@ impl Writer {
         };
         let thread = std::thread::Builder::new().name("writer".into()).spawn(body);
         let thread = thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for the sink: {e}")))?;
-        Ok((Writer { orders, failure }, thread))
+        Ok((Writer { orders, failure, board: Arc::clone(board), lane: Arc::default() }, thread))
+    }
+
+    /// The handle of the lane with this board.
+    pub fn of(&self, lane: &Arc<LaneBoard>) -> Writer {
+        let (orders, failure, board) = (self.orders.clone(), Arc::clone(&self.failure), Arc::clone(&self.board));
+        Writer { orders, failure, board, lane: Arc::clone(lane) }
     }
 
     /// Hands a batch over that the plugin of this digest gave, waiting while the sink is behind and `patient`; false if it was not taken.
@@ -76,7 +92,9 @@ impl Writer {
         images: Option<&SharedImages>,
         patient: impl Fn() -> bool,
     ) -> Result<bool, Failure> {
-        self.order(Order::Write { rows, letters, plugin: plugin.to_owned(), images: images.cloned() }, &patient)
+        let lane = Arc::clone(&self.lane);
+        let order = Order::Write { rows, letters, plugin: plugin.to_owned(), images: images.cloned(), lane };
+        self.order(order, &patient)
     }
 
     /// Back when all that was handed over is acknowledged; none if `patient` ends before.
@@ -98,7 +116,10 @@ impl Writer {
     fn order(&self, mut order: Order, patient: &impl Fn() -> bool) -> Result<bool, Failure> {
         loop {
             match self.orders.try_send(order) {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    self.board.queue(1);
+                    return Ok(true);
+                }
                 Err(TrySendError::Full(_)) if !patient() => return Ok(false),
                 Err(TrySendError::Full(back)) => order = back,
                 Err(TrySendError::Disconnected(_)) => return Err(self.failure()),
@@ -117,17 +138,19 @@ impl Writer {
 struct Desk {
     sink: Box<dyn Sink>,
     letters: Box<dyn DeadLetterWriter>,
+    board: Arc<Board>,
 }
 
 impl Desk {
     fn serve(&mut self, inbox: &Receiver<Order>) -> Result<(), Failure> {
         for order in inbox {
+            self.board.queue(-1);
             match order {
-                Order::Write { rows, letters, plugin, images } => {
+                Order::Write { rows, letters, plugin, images, lane } => {
                     if let Some(images) = images {
                         images.lock().expect("nobody panics while holding it").note(&mut *self.sink, &rows)?; // I10
                     }
-                    self.write(&rows, letters, &plugin)?;
+                    self.write(&rows, letters, (&plugin, &lane))?;
                 }
                 Order::Sync { reply } => {
                     self.letters.flush()?;
@@ -139,12 +162,25 @@ impl Desk {
         Ok(())
     }
 
-    fn write(&mut self, rows: &Rows, mut letters: Vec<DeadLetter>, plugin: &str) -> Result<(), Failure> {
+    fn write(
+        &mut self,
+        rows: &Rows,
+        mut letters: Vec<DeadLetter>,
+        (plugin, lane): (&str, &LaneBoard),
+    ) -> Result<(), Failure> {
         if !rows.is_empty() {
+            let began = clock::uptime_us();
             let refused = self.sink.write(rows)?;
+            lane.sink_writes.add(clock::uptime_us().saturating_sub(began));
+            lane.sink_rows.add((rows.len() - refused.len()) as u64);
             letters.extend(refused.into_iter().map(|refusal| letter(refusal, plugin)));
         }
-        if letters.is_empty() { Ok(()) } else { self.letters.write(&letters) }
+        if letters.is_empty() {
+            return Ok(());
+        }
+        self.letters.write(&letters)?;
+        letters.iter().for_each(|letter| lane.letters.add(letter.stage, 1));
+        Ok(())
     }
 }
 

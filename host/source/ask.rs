@@ -17,6 +17,7 @@ use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::broker::{ANSWER_TIMEOUT, Voice, locked, offsets};
+use super::ends::Ends;
 use super::identity::{Watch, identity};
 use super::{Arrival, Error};
 
@@ -25,6 +26,9 @@ const ROUND_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How old a leader's answer gets before it is asked again: only a log that lost its tail ever needs it.
 const ANSWER_LIFE: Duration = Duration::from_secs(1);
+
+/// How often the leaders are asked where the partitions end, for those who watch.
+const SURVEY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often the asking thread looks up when nobody wants anything.
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);
@@ -185,6 +189,12 @@ pub(super) struct Asker {
     pub(super) topic: String,
     /// What the topic was when reading began.
     pub(super) watch: Watch,
+    /// The partitions that are read, ascending.
+    pub(super) partitions: Vec<u32>,
+    /// Where they end, by the latest survey.
+    pub(super) ends: Arc<Ends>,
+    /// When that was.
+    pub(super) surveyed: Instant,
     /// Where wishes come from and answers go.
     pub(super) desk: Arc<Desk>,
     /// Where arrivals go.
@@ -202,6 +212,7 @@ impl Asker {
                 // Nobody listens any more once the source is dropped.
                 return drop(self.out.send(Err(error)));
             }
+            self.survey();
             let sent = match self.desk.next_round() {
                 Err(pause) => {
                     self.desk.wait(pause);
@@ -221,6 +232,16 @@ impl Asker {
         }
         let seen = identity(&self.client, &self.topic, ANSWER_TIMEOUT);
         self.watch.check(seen)
+    }
+
+    /// Asks where all partitions end, if it is time to. Nothing waits for the answer, and that there is none is told by who reads.
+    fn survey(&mut self) {
+        if self.surveyed.elapsed() < SURVEY_INTERVAL {
+            return;
+        }
+        self.surveyed = Instant::now();
+        let highs = offsets(&self.client, &self.topic, &self.partitions, Offset::End, ANSWER_TIMEOUT);
+        self.ends.survey(highs.as_deref().ok());
     }
 
     /// Asks these partitions' leaders; false once the source is gone.

@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -26,6 +27,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::ends::Ends;
 use super::{Arrival, Error, LastRecord, Source, Start, fingerprint};
 use crate::config::{self, FileFormat};
 use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
@@ -478,6 +480,10 @@ impl Source for FileSource {
     fn ask(&mut self, _: &[u32], _: i64) {}
 
     fn commit(&mut self, _: &[(u32, u64)]) {}
+
+    fn ends(&self) -> Option<Arc<Ends>> {
+        None
+    }
 }
 
 impl Drop for FileSource {

@@ -30,6 +30,7 @@ use super::broker::{
     ANSWER_TIMEOUT, Voice, first_offsets, kafka_offset, kafka_partition, locked, look, reading_config,
     refused_configuration, trimmed, truncated, unauthorized, unexpected, verify_last,
 };
+use super::ends::Ends;
 use super::identity::{Watch, identity};
 use super::{Arrival, Error, Source, Start};
 use crate::config;
@@ -57,6 +58,7 @@ pub struct KafkaSource {
     threads: Vec<JoinHandle<()>>,
     connection: Arc<Connection>,
     wanted: Arc<Wanted>,
+    ends: Arc<Ends>,
 }
 
 impl KafkaSource {
@@ -77,6 +79,9 @@ impl KafkaSource {
         let end_of = |partition: &u32| topic.partitions.binary_search(partition).ok().map(|i| topic.high[i]);
         let tracks =
             first_offsets.iter().map(|(p, first)| Track::new(*p, *first, end_of(p).filter(|_| until_end))).collect();
+        let ends = first_offsets.iter().map(|(p, first)| (end_of(p).unwrap_or(*first), *first));
+        let ends = Arc::new(Ends::new(ends));
+        let partitions: Vec<u32> = first_offsets.iter().map(|(p, _)| *p).collect();
 
         let connection = Arc::new(Connection::open(config, &first_offsets)?);
         let (out, arrivals) = sync_channel(ARRIVALS);
@@ -86,6 +91,9 @@ impl KafkaSource {
             client: asking,
             topic: config.topic.clone(),
             watch,
+            partitions: partitions.clone(),
+            ends: Arc::clone(&ends),
+            surveyed: Instant::now(),
             desk: Arc::clone(&desk),
             out: out.clone(),
             stopped: Arc::clone(&stopped),
@@ -101,9 +109,9 @@ impl KafkaSource {
             stopped: Arc::clone(&stopped),
             connection: Arc::clone(&connection),
             wanted: Arc::clone(&wanted),
+            ends: Arc::clone(&ends),
         };
         let threads = vec![spawn("kafka-ask", move || asker.run())?, spawn("kafka-read", move || reader.run())?];
-        let partitions = first_offsets.iter().map(|(p, _)| *p).collect();
         let topic = config.topic.clone();
         Ok(KafkaSource {
             topic,
@@ -115,6 +123,7 @@ impl KafkaSource {
             threads,
             connection,
             wanted,
+            ends,
         })
     }
 
@@ -177,6 +186,10 @@ impl Source for KafkaSource {
             tracing::debug!(topic = self.topic, %error, "offsets for lag tools were not committed");
         }
     }
+
+    fn ends(&self) -> Option<Arc<Ends>> {
+        Some(Arc::clone(&self.ends))
+    }
 }
 
 impl Drop for KafkaSource {
@@ -229,6 +242,7 @@ struct Reader {
     stopped: Arc<AtomicBool>,
     connection: Arc<Connection>,
     wanted: Arc<Wanted>,
+    ends: Arc<Ends>,
 }
 
 /// One partition on its way.
@@ -373,6 +387,7 @@ impl Reader {
         }
         track.moved = false;
         let (partition, reached) = (track.partition, track.reached);
+        self.ends.reach(slot, reached, track.records.len());
         if !track.records.is_empty() {
             let next = with_room_of(&track.records);
             let records = std::mem::replace(&mut track.records, next);

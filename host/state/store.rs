@@ -122,27 +122,30 @@ impl Store {
         }
     }
 
-    /// Writes a checkpoint with all that changed in `shards` since the last one; back when it is durable. While a deployment can be
+    /// Writes a checkpoint with all that changed in `shards` since the last one; back when it is durable, with how many bytes it was. While a deployment can be
     /// withdrawn (`probation`), what stood there before its T is kept.
     pub fn write_checkpoint(
         &mut self,
         checkpoint: &Checkpoint,
         shards: &mut [Shard],
         probation: Option<u64>,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let mut changes = vec![(layout::CHECKPOINT.to_vec(), Some(checkpoint.encode()))];
         for shard in shards {
             shard.take_dirty(|slot| layout::changes(slot, |key, value| changes.push((key, value))));
         }
         let mut batch = WriteBatch::new();
         self.keep_before(&changes, probation, &mut batch)?;
+        let mut bytes = 0;
         for (key, value) in changes {
+            bytes += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
             match value {
                 Some(value) => batch.put_bytes(key.into(), value.into()),
                 None => batch.delete(key),
             }
         }
-        self.write(batch)
+        self.write(batch)?;
+        Ok(bytes)
     }
 
     /// Adds to `batch` what takes `changes` back, and forgets what took back a deployment that now stays.

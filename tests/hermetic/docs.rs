@@ -3,17 +3,32 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
 use keyfold::cli::Arguments;
-use keyfold::config;
+use keyfold::{config, metrics};
 use serde_json::Value;
 
 use crate::support::guide::{Block, blocks, file_block, read, root};
 use crate::support::host::Pipeline;
 
-const BEGIN: &str = "<!-- configuration: begin -->\n";
-const END: &str = "<!-- configuration: end -->\n";
+/// A part of README.md that is generated: after `<!-- name: begin -->`, up to `<!-- name: end -->`.
+fn check_generated(name: &str, from: &str, generated: &str) {
+    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->\n"));
+    // Two tests may update two parts at once.
+    static UPDATING: Mutex<()> = Mutex::new(());
+    let _updating = UPDATING.lock().unwrap_or_else(PoisonError::into_inner);
+    let readme = read("README.md");
+    let (head, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("README.md has no {begin}"));
+    let (table, tail) = rest.split_once(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
+    if std::env::var_os("UPDATE").is_some_and(|update| update == "1") {
+        let updated = [head, &begin, "\n", generated, "\n", &end, tail].concat();
+        std::fs::write(root().join("README.md"), updated).expect("README.md is writable");
+        return;
+    }
+    assert_eq!(table.trim(), generated.trim(), "README.md is behind {from}: run this test with UPDATE=1");
+}
 
 /// The calls of keyfold in a block: arguments, the first being the program.
 fn calls(block: &Block) -> Vec<Vec<String>> {
@@ -36,15 +51,12 @@ fn call(words: &[String]) -> Option<Vec<String>> {
 
 #[test]
 fn the_readme_s_reference_is_that_of_the_configuration() {
-    let (readme, reference) = (read("README.md"), config::reference());
-    let (head, rest) = readme.split_once(BEGIN).expect("README.md marks where the reference begins");
-    let (table, tail) = rest.split_once(END).expect("README.md marks where the reference ends");
-    if std::env::var_os("UPDATE").is_some_and(|update| update == "1") {
-        let updated = [head, BEGIN, "\n", &reference, "\n", END, tail].concat();
-        std::fs::write(root().join("README.md"), updated).expect("README.md is writable");
-        return;
-    }
-    assert_eq!(table.trim(), reference.trim(), "README.md is behind config/keys.rs: run this test with UPDATE=1");
+    check_generated("configuration", "config/keys.rs", &config::reference());
+}
+
+#[test]
+fn the_readme_s_metrics_are_those_of_the_host() {
+    check_generated("metrics", "metrics.rs", &metrics::reference());
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod author;
 mod deploy;
 mod input;
 mod live_edge;
+mod metrics;
 mod operation;
 mod outages;
 mod replay;

@@ -8,6 +8,7 @@ use crate::support::host::{PATIENCE, Pipeline};
 use crate::support::model::folds::{SessionId, Visits};
 use crate::support::model::{self, Time};
 use crate::support::rows::{assert_same, from_ndjson, sorted};
+use crate::support::scrape::Host;
 use crate::support::settings::Settings;
 use crate::tables::{SESSIONS, Tables};
 use crate::topics::{create_topic, produce, read_back};
@@ -51,20 +52,35 @@ fn a_database_that_goes_away_is_waited_for() {
     let tables = Tables::connect(database.port());
     tables.create("outage", SESSIONS);
     let settings = Settings::default().over_kafka(&brokers, "database-outage").into_cql(database.port(), "outage");
-    let pipeline = Pipeline::new(&settings.to_toml());
+    let pipeline =
+        Pipeline::new(&format!("{}\n[admin]\nlisten = \"127.0.0.1:0\"\nstuck_after = \"1s\"\n", settings.to_toml()));
     let mut host = pipeline.spawn(&[]);
+    let told = Host::of(&mut host);
     produce(&brokers, "database-outage", &minutes(0, 10));
     host.wait_until("the first sessions are written", || tables.sessions("outage").len() >= 8);
+    assert!(told.says_yes("/readyz"));
     drop(tables);
     database.stop();
     produce(&brokers, "database-outage", &minutes(10, 10));
-    // The host meets the outage before it ends: it says so.
+    // The host meets the outage before it ends: it says so, to whom it can.
     host.wait_until("the host warns", || host_warned(&pipeline));
+    host.wait_until("it is not ready", || !told.says_yes("/readyz"));
+    let (_, why) = told.get("/readyz");
+    assert!(why.contains("FAIL  sink") && why.contains("ok    lane topic"), "{why}");
+    let waited = told.wait_for(&mut host, "keyfold_sink_up", 0.0);
+    assert!(waited.value("keyfold_sink_retries_total") > 0.0);
+    // Waiting for the sink is no standstill, however long: a checkpoint is due by now.
+    host.wait_until("a checkpoint is overdue", || {
+        told.metrics().value("keyfold_checkpoint_age_seconds{lane=\"topic\"}") > 7.0
+    });
+    assert!(told.says_yes("/livez"), "{}", told.get("/livez").1);
     database.start_again();
     let tables = Tables::connect(database.port());
     let want =
         model::run(Visits::new(SessionId::Record), &read_back(&brokers, "database-outage"), Time::default()).values();
     host.wait_until("all sessions are written", || tables.sessions("outage").len() >= want.len());
+    told.wait_for(&mut host, "keyfold_sink_up", 1.0);
+    assert!(told.says_yes("/readyz") && told.says_yes("/livez"));
     host.terminate(PATIENCE).expect_code(0);
     assert_same("outage", &tables.sessions("outage"), &sorted(want));
 }

@@ -9,4 +9,5 @@ pub(crate) mod host;
 pub(crate) mod model;
 pub(crate) mod random;
 pub(crate) mod rows;
+pub(crate) mod scrape;
 pub(crate) mod settings;
