@@ -6,6 +6,8 @@ mod broker;
 pub mod file;
 mod identity;
 pub mod kafka;
+pub mod produce;
+pub mod survey;
 
 use crate::failure::{Exit, Failure};
 use crate::record::Records;
