@@ -130,7 +130,7 @@ pub fn redriven_headers(kept: &Kept) -> HeaderColumns {
     headers
 }
 
-/// A record as a line for the file source: with its partition, at the end of it.
+/// A record as a line for the file source: the next one of its partition.
 pub fn redriven_line(record: RecordRef<'_>) -> Vec<u8> {
     let mut line = serde_json::to_vec(&file::record_object(record, false)).expect("plain data becomes JSON");
     line.push(b'\n');

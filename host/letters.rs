@@ -13,7 +13,7 @@ use crate::dead_letter::{self, Kept, Stage, redriven_headers, redriven_line};
 use crate::deployment::PipelineLog;
 use crate::deployment::redriven::Redrive;
 use crate::failure::{Exit, Failure};
-use crate::record::{NO_TIME, iso};
+use crate::record::{NO_TIME, RecordRef, iso};
 use crate::run;
 use crate::source::produce::{Outgoing, Sender};
 
@@ -289,7 +289,9 @@ impl Out {
                 Ok(sender.send(topic, Outgoing { partition, key: record.key, payload: record.payload, headers })?)
             }
             Out::File(file) => {
-                let line = redriven_line(crate::record::RecordRef { headers: Some((&headers, 0)), ..record });
+                // Appended now, as a broker would say.
+                let (append_time, headers) = (clock::now_ms(), Some((&headers, 0)));
+                let line = redriven_line(RecordRef { append_time, headers, ..record });
                 file.append(&line).map_err(|e| Failure::new(Exit::Outside, format!("--to: {e}")))
             }
         }

@@ -77,18 +77,18 @@ pub(super) fn object(letter: &DeadLetter, source_topic: Option<&str>) -> Map<Str
     object
 }
 
-/// A record in the form of the file source; without offset and timestamp it is the next one of its partition.
-pub(super) fn record_object(record: RecordRef<'_>, is_placed: bool) -> Map<String, Value> {
+/// A record in the form of the file source; without its offset it is the next one of its partition.
+pub(super) fn record_object(record: RecordRef<'_>, has_offset: bool) -> Map<String, Value> {
     let mut object = Map::new();
     match record.payload {
         Some(payload) => put_bytes(&mut object, "value", payload),
         None => drop(object.insert("value".to_owned(), Value::Null)),
     }
     object.insert("partition".to_owned(), record.partition.into());
-    if is_placed {
+    if has_offset {
         object.insert("offset".to_owned(), record.offset.into());
     }
-    if is_placed && record.append_time != NO_TIME {
+    if record.append_time != NO_TIME {
         object.insert("timestamp".to_owned(), record.append_time.into());
     }
     if let Some(key) = record.key {

@@ -280,7 +280,12 @@ mod tests {
         assert_eq!(redriven_headers(&again).of(0).count(), expect.len());
 
         let line = String::from_utf8(redriven_line(record)).expect("JSON is text");
-        assert!(line.starts_with(r#"{"value_base64":"/wA=","partition":3,"key_base64":"/g==","headers":"#), "{line}");
+        assert!(
+            line.starts_with(
+                r#"{"value_base64":"/wA=","partition":3,"timestamp":1727873508000,"key_base64":"/g==","headers":"#
+            ),
+            "{line}"
+        );
         assert!(record_of(line.as_bytes()).is_ok(), "{line}");
     }
 }
