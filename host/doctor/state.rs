@@ -43,8 +43,12 @@ pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, runtime: &Runtim
             return (checks, Vec::new());
         }
     };
+    let lanes = store.log.lanes().unwrap_or_else(|failure| {
+        checks.push(Check::refused("lanes", failure).of(Symptom::StateUnusable));
+        Vec::new()
+    });
     let mut states = Vec::new();
-    for lane in store.log.lanes().unwrap_or_default() {
+    for lane in lanes {
         let subject = format!("lane {lane}");
         match store.lane(&lane) {
             Ok((state, detail)) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyfold::symptom::Symptom;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
-use rdkafka::types::RDKafkaApiKey;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 
 use crate::support::doctor::{call, doctor, findings, ids};
@@ -228,11 +228,23 @@ fn brokers_that_are_away_or_old_and_a_missing_topic_are_told_apart() {
     });
     let misspelt = with(&settings, "topic = \"doctor\"", "topic = \"doktor\"");
     check_from(&pipeline, &misspelt, Symptom::TopicMissing, || pipeline.configure(&settings.to_toml()));
-    cluster.apiversion(RDKafkaApiKey::Metadata, Some(0), Some(9)).expect("the mock speaks less");
+    let speak = |fetch, metadata| {
+        for (api, newest) in [(RDKafkaApiKey::Fetch, fetch), (RDKafkaApiKey::Metadata, metadata)] {
+            cluster.apiversion(api, Some(0), Some(newest)).expect("the mock implements more");
+        }
+    };
+    speak(11, 9);
     let findings = doctor(&pipeline, 0);
     assert_eq!(ids(&findings), [Symptom::BrokerOld.name()], "{findings:#?}");
-    cluster.apiversion(RDKafkaApiKey::Metadata, Some(0), Some(12)).expect("the mock speaks more again");
+    speak(11, 10);
     assert!(ids(&doctor(&pipeline, 0)).is_empty());
+
+    cluster
+        .topic_error("doctor", RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+        .expect("the topic is there");
+    check(&pipeline, Symptom::TopicRefused, 3, |_| {
+        cluster.topic_error("doctor", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).expect("the topic is there");
+    });
 
     let letters = format!("topic = \"letters\"\nbrokers = \"{brokers}\"");
     pipeline.configure(&with(&settings, "file = \"dead-letters.ndjson\"", &letters));
