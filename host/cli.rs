@@ -274,7 +274,8 @@ pub enum StateCommand {
         #[command(flatten)]
         config: ConfigFile,
         /// The file; it is there when it is whole.
-        file: PathBuf,
+        #[arg(value_name = "FILE")]
+        out: PathBuf,
     },
 }
 

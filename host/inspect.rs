@@ -123,7 +123,7 @@ pub fn export(config: &Config, file: &Path) -> Result<String, Failure> {
     whole.persist(file).map_err(|e| refused(e.error))?;
     let up_to: Vec<String> =
         lanes.lanes.iter().map(|lane| format!("lane {} after {}", lane.name, lane.up_to)).collect();
-    Ok(format!("{keys} keys in {}, as of the checkpoints of {} (partition/offset)", file.display(), up_to.join("; ")))
+    Ok(format!("{keys} key(s) in {}, as of the checkpoints of {} (partition/offset)", file.display(), up_to.join("; ")))
 }
 
 /// A key as one line of JSON. Values are base64, since they are the plugin's bytes.

@@ -101,7 +101,7 @@ fn of_state(command: StateCommand) -> Result<String, Failure> {
     match command {
         StateCommand::List { config, prefix, limit, json } => inspect::list(&load(&config)?, &prefix, limit, json),
         StateCommand::Get { config, key, json } => inspect::get(&load(&config)?, &key, json),
-        StateCommand::Export { config, file } => inspect::export(&load(&config)?, &file),
+        StateCommand::Export { config, out } => inspect::export(&load(&config)?, &out),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::plugin::{Instance, Plugin};
 use crate::record::{Records, iso};
 use crate::run::LogSource;
 use crate::source::kafka::{Timestamps, Topic};
-use crate::source::survey::{self, Keeping, Skew};
+use crate::source::survey::{self, Age, Keeping, Skew};
 use crate::source::{Error, Start, file, recent};
 use crate::symptom::Symptom;
 use crate::{check, clock};
@@ -62,10 +62,13 @@ fn found(kafka: &KafkaSource, topic: &Topic, line: Check) -> Vec<Check> {
     if let Ok(brokers) = survey::brokers(kafka) {
         let subject = format!("brokers {}", kafka.brokers);
         let count = format!("{} broker(s)", brokers.count);
-        checks.push(match brokers.release {
-            Some(release) => Check::fine(subject, format!("{count}, Kafka {release} or later by what they speak")),
-            None => Check::warning(subject, format!("{count}, older than Kafka 2.8 by what they speak"))
+        checks.push(match brokers.age {
+            Age::AtLeast(release) => {
+                Check::fine(subject, format!("{count}, Kafka {release} or later by what they speak"))
+            }
+            Age::Older => Check::warning(subject, format!("{count}, older than Kafka 2.8 by what they speak"))
                 .of(Symptom::BrokerOld),
+            Age::Untold => Check::fine(subject, count),
         });
     }
     checks.push(line);

@@ -19,6 +19,8 @@ use super::{Error, Start};
 use crate::clock;
 use crate::config;
 
+/// How long what a broker speaks may take to be told, once it has answered.
+const LISTENING: Duration = Duration::from_secs(2);
 /// How long the brokers may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -39,10 +41,21 @@ const RELEASES: [(&str, &str, i16); 8] = [
 pub struct Brokers {
     /// How many there are.
     pub count: usize,
-    /// The release of Kafka that they speak like, or a later one; none if it is older than all that are known here.
-    pub release: Option<&'static str>,
+    /// How old they are by what they speak.
+    pub age: Age,
     /// Whether the topic is there, as far as this user may see.
     pub has_topic: bool,
+}
+
+/// How old brokers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// Of this release, or a later one.
+    AtLeast(&'static str),
+    /// Before all that are known here.
+    Older,
+    /// They did not say.
+    Untold,
 }
 
 /// Looks at the brokers; an error says why none answers.
@@ -54,16 +67,23 @@ pub fn brokers(config: &config::KafkaSource) -> Result<Brokers, Error> {
     let client: BaseConsumer<Listener> =
         client.create_with_context(Listener::default()).map_err(refused_configuration)?;
     let answer = client.fetch_metadata(None, PATIENCE);
-    client.poll(Duration::ZERO);
+    let until = Instant::now() + LISTENING;
+    while Instant::now() < until && !locked(&client.context().spoken).contains_key("Metadata") {
+        client.poll(Duration::from_millis(20)); // serves the lines that came meanwhile
+    }
     let metadata = answer.map_err(|e| Error::Outside(e.to_string()))?;
     let has_topic = metadata.topics().iter().any(|topic| topic.name() == config.topic);
     let spoken = locked(&client.context().spoken);
-    Ok(Brokers { count: metadata.brokers().len(), release: release(&spoken), has_topic })
+    Ok(Brokers { count: metadata.brokers().len(), age: age(&spoken), has_topic })
 }
 
-fn release(spoken: &BTreeMap<String, i16>) -> Option<&'static str> {
+fn age(spoken: &BTreeMap<String, i16>) -> Age {
     let speaks = |api: &str, version: i16| spoken.get(api).is_some_and(|newest| *newest >= version);
-    RELEASES.iter().find(|(_, api, version)| speaks(api, *version)).map(|(release, _, _)| *release)
+    match RELEASES.iter().find(|(_, api, version)| speaks(api, *version)) {
+        Some((release, _, _)) => Age::AtLeast(release),
+        None if spoken.contains_key("Metadata") => Age::Older,
+        None => Age::Untold,
+    }
 }
 
 /// Listens for what brokers speak: the newest version of each kind of request.
@@ -187,9 +207,10 @@ mod tests {
         let line = "[thrd:127.0.0.1:9092/1]: 127.0.0.1:9092/1:   ApiKey Fetch (1) Versions 4..17";
         assert_eq!(spoken(line), Some(("Fetch", 17)));
         assert_eq!(spoken("Broker API support:"), None);
-        let speaks = |apis: &[(&str, i16)]| release(&apis.iter().map(|(api, n)| ((*api).to_owned(), *n)).collect());
-        assert_eq!(speaks(&[("Fetch", 17), ("Produce", 12), ("Metadata", 13)]), Some("4.0"));
-        assert_eq!(speaks(&[("Fetch", 11), ("Produce", 8), ("Metadata", 11)]), Some("2.8"));
-        assert_eq!(speaks(&[("Fetch", 11), ("Produce", 8), ("Metadata", 9)]), None);
+        let speaks = |apis: &[(&str, i16)]| age(&apis.iter().map(|(api, n)| ((*api).to_owned(), *n)).collect());
+        assert_eq!(speaks(&[("Fetch", 17), ("Produce", 12), ("Metadata", 13)]), Age::AtLeast("4.0"));
+        assert_eq!(speaks(&[("Fetch", 11), ("Produce", 8), ("Metadata", 11)]), Age::AtLeast("2.8"));
+        assert_eq!(speaks(&[("Fetch", 11), ("Produce", 8), ("Metadata", 9)]), Age::Older);
+        assert_eq!(speaks(&[]), Age::Untold);
     }
 }
