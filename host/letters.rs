@@ -64,7 +64,7 @@ pub fn summary(config: &Config, stage: Option<Stage>, limit: usize, as_json: boo
         })
         .collect();
     if !as_json {
-        lines.push(format!("{all} dead letter(s), {kinds} reason(s)"));
+        lines.push(format!("{all} dead letter(s) of {kinds} reason(s)"));
     }
     Ok(lines.join("\n"))
 }
@@ -191,11 +191,11 @@ impl Plan {
     }
 
     fn lines(&self, target: &Target, dry_run: bool) -> String {
-        let verb = if dry_run { "would be sent" } else { "sent" };
-        let mut lines = vec![format!("{} record(s) {verb} to {target}", self.send.len())];
+        let verb = if dry_run { "would send" } else { "sent" };
+        let mut lines = vec![format!("{verb} to {target}: {} record(s)", self.send.len())];
         let mut left = |count: usize, why: &str| {
             if count > 0 {
-                lines.push(format!("left out: {count}, {why}"));
+                lines.push(format!("left out {count}: {why}"));
             }
         };
         left(self.sent.len(), "sent by a redrive before; --again sends them once more");
@@ -364,7 +364,7 @@ mod tests {
         assert_eq!((plan.sent.len(), plan.unsure.len()), (1, 1));
         let lines = plan.lines(&Target::Topic("visits".into()), true);
         assert!(
-            lines.starts_with("2 record(s) would be sent to topic visits\nleft out: 1, sent by a redrive before"),
+            lines.starts_with("would send to topic visits: 2 record(s)\nleft out 1: sent by a redrive before"),
             "{lines}"
         );
         assert_eq!(planned(true).send, [(0, 1), (0, 2), (0, 3), (1, 3)]);

@@ -53,11 +53,11 @@ fn a_redriven_record_is_folded_once_and_sent_once() {
     };
     call(&pipeline, ["dead-letters", "redrive"], &[]).expect_code(2).expect_said(&["--to is missing"]);
     let before = std::fs::read(pipeline.path("log.ndjson")).expect("the log is there");
-    assert_eq!(redrive(&["--to", "log.ndjson", "--dry-run"]).trim(), "1 record(s) would be sent to file log.ndjson");
+    assert_eq!(redrive(&["--to", "log.ndjson", "--dry-run"]).trim(), "would send to file log.ndjson: 1 record(s)");
     assert_eq!(std::fs::read(pipeline.path("log.ndjson")).expect("the log is there"), before, "nothing was sent");
-    assert_eq!(redrive(&["--to", "log.ndjson"]).trim(), "1 record(s) sent to file log.ndjson");
+    assert_eq!(redrive(&["--to", "log.ndjson"]).trim(), "sent to file log.ndjson: 1 record(s)");
     let sent = redrive(&["--to", "log.ndjson"]);
-    assert!(sent.starts_with("0 record(s) sent to file log.ndjson\nleft out: 1, sent by a redrive before"), "{sent}");
+    assert!(sent.starts_with("sent to file log.ndjson: 0 record(s)\nleft out 1: sent by a redrive before"), "{sent}");
 
     let line = from_ndjson(&pipeline.path("log.ndjson")).pop().expect("there are lines");
     let headers = json!([
@@ -71,6 +71,6 @@ fn a_redriven_record_is_folded_once_and_sent_once() {
     assert_same("rows", &sorted(from_ndjson(&pipeline.path("rows.ndjson"))), &sorted(want));
 
     let again = redrive(&["--to", "file:again.ndjson", "--again"]);
-    assert_eq!(again.trim(), "1 record(s) sent to file again.ndjson");
+    assert_eq!(again.trim(), "sent to file again.ndjson: 1 record(s)");
     assert_eq!(from_ndjson(&pipeline.path("again.ndjson")).len(), 1);
 }

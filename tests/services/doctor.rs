@@ -209,15 +209,15 @@ fn dead_letters_of_a_topic_are_listed_and_sent_again_once() {
     let told = (&letter["stage"], &letter["partition"], &letter["offset"], &letter["topic"], &letter["place"]);
     assert_eq!(told, (&json!("fold"), &json!(1), &json!(6), &json!("redriven"), &json!("0/0")));
     let counts = call(&pipeline, ["dead-letters", "list"], &["--summary"]);
-    counts.expect_code(0).expect_said(&["1  fold     rejected 13", "1 dead letter(s), 1 reason(s)"]);
+    counts.expect_code(0).expect_said(&["1  fold     rejected 13", "1 dead letter(s) of 1 reason(s)"]);
 
     pipeline.call("deploy", &["--plugin-config", r#"{"mode": "ok"}"#]).expect_code(0);
     let ordered = jiff::Timestamp::now().as_millisecond();
     wait_until("the deployment's instant has come", || jiff::Timestamp::now().as_millisecond() > ordered + 1_000);
     let redrive = |more: &[&str]| call(&pipeline, ["dead-letters", "redrive"], more).expect_code(0).stdout.clone();
-    assert_eq!(redrive(&["--dry-run"]).trim(), "1 record(s) would be sent to topic redriven");
-    assert_eq!(redrive(&[]).trim(), "1 record(s) sent to topic redriven");
-    assert!(redrive(&[]).starts_with("0 record(s) sent to topic redriven\nleft out: 1, sent by a redrive before"));
+    assert_eq!(redrive(&["--dry-run"]).trim(), "would send to topic redriven: 1 record(s)");
+    assert_eq!(redrive(&[]).trim(), "sent to topic redriven: 1 record(s)");
+    assert!(redrive(&[]).starts_with("sent to topic redriven: 0 record(s)\nleft out 1: sent by a redrive before"));
     let in_log = read_back(&brokers, "redriven");
     assert_eq!(in_log.len(), 21);
     let again =
@@ -230,5 +230,5 @@ fn dead_letters_of_a_topic_are_listed_and_sent_again_once() {
     call(&pipeline, ["dead-letters", "redrive"], &["--to", "nowhere", "--again"])
         .expect_code(3)
         .expect_said(&["nowhere"]);
-    assert_eq!(redrive(&["--to", "redriven-letters", "--again"]).trim(), "1 record(s) sent to topic redriven-letters");
+    assert_eq!(redrive(&["--to", "redriven-letters", "--again"]).trim(), "sent to topic redriven-letters: 1 record(s)");
 }
