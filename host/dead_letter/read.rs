@@ -1,6 +1,7 @@
 //! Dead letters read back, from the file or the topic that they were kept in. Writes nothing, and commits no offset.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
@@ -158,7 +159,14 @@ fn kept_as(message: &BorrowedMessage<'_>) -> Result<Kept, Failure> {
     let (mut own, mut said) = (HeaderColumns::default(), BTreeMap::new());
     let headers: Vec<_> = message.headers().map_or_else(Vec::new, |headers| headers.iter().collect());
     // Ours follow the record's own, among which may be such ones too: of a dead letter that was read as a record.
-    let ours = headers.iter().rev().take_while(|h| is_ours(h.key) && said.insert(h.key, h.value).is_none()).count();
+    let mut is_first = |name, value| match said.entry(name) {
+        Entry::Vacant(entry) => {
+            entry.insert(value);
+            true
+        }
+        Entry::Occupied(_) => false,
+    };
+    let ours = headers.iter().rev().take_while(|h| is_ours(h.key) && is_first(h.key, h.value)).count();
     for header in &headers[..headers.len() - ours] {
         own.push(header.key.as_bytes(), header.value.unwrap_or_default());
     }
