@@ -171,17 +171,18 @@ impl Plugin {
         })?;
         let (description, schema) = describe(engine, &pre, limits)?;
         check_config(&schema, config)?;
-        let plugin = Plugin {
-            digest,
-            bytes,
-            description,
-            meter: Meter::default(),
-            listener: None,
-            config: config.to_string(),
-            limits,
-            engine: engine.clone(),
-            pre,
-        };
+        let plugin =
+            Plugin {
+                digest,
+                bytes,
+                description,
+                meter: Meter::default(),
+                listener: None,
+                config: config.to_string(),
+                limits,
+                engine: engine.clone(),
+                pre,
+            };
         Instance::new(&plugin).map_err(|fault| match fault {
             Fault::Plugin(reason) => Error::Refused(reason),
             Fault::Host(reason) => Error::Host(reason),

@@ -220,7 +220,10 @@ fn table(plugin: &Plugin, loaded: Duration, counts: Counts, measured: &Measured,
             counts.rejected
         ),
         format!("compiled and tried in {:.0} ms", loaded.as_secs_f64() * 1000.0),
-        format!("{:<12} {:>9} {:>11} {:>7} {:>9} {:>6}", "", "ns/event", "fuel/event", "calls", "natively", "ratio"),
+        format!(
+            "{:<12} {:>9} {:>11} {:>7} {:>9} {:>6}",
+            "", "ns/event", "fuel/event", "calls", "natively", "ratio"
+        ),
     ];
     let mut line = |name: &str, ns: f64, fuel: Option<f64>, calls: Option<u64>, native: Option<f64>| {
         let text = |value: Option<f64>| value.map(|value| format!("{value:.0}")).unwrap_or_default();

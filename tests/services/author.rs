@@ -35,9 +35,7 @@ fn follow_the_guide(language: &Language, name: &str, brokers: &str, port: u16) {
     let mut author = Author::new(language.arguments);
     let component = author.path(language.component).to_string_lossy().into_owned();
     let pipeline = file_block(&blocks(&guide), "live.toml").replace("\"actions\"", &format!("\"{name}\""));
-    let pipeline = pipeline
-        .replace(RUST.component, &component)
-        .replace("keyspace = \"counts\"", &format!("keyspace = \"{name}\""));
+    let pipeline = pipeline.replace(RUST.component, &component).replace("keyspace = \"counts\"", &format!("keyspace = \"{name}\""));
     std::fs::write(author.path("live.toml"), pipeline).expect("the folder is writable");
     author.set("KEYFOLD_SOURCE__KAFKA__BROKERS", brokers);
     author.set("KEYFOLD_SINK__CQL__NODES", &format!("127.0.0.1:{port}"));
@@ -52,7 +50,8 @@ fn follow_the_guide(language: &Language, name: &str, brokers: &str, port: u16) {
     tables.execute(&format!("CREATE TABLE{}", statement.lines().next().unwrap_or_default()));
     author.call("counts", &["check", "-c", "live.toml"]).expect_code(0);
 
-    let mut host = author.spawn("counts", &["run", "-c", "live.toml", "--watch", &component, "--log-format", "json"]);
+    let mut host =
+        author.spawn("counts", &["run", "-c", "live.toml", "--watch", &component, "--log-format", "json"]);
     let counts = || tables.rows(name, "counts", &["user", "until", "actions"]);
     let row = |user: &str, until: i64, actions: i64| -> Value {
         json!({"table": "counts", "user": user, "until": until, "actions": actions})
