@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::append_file::AppendFile;
 use crate::clock;
-use crate::config::{self, Config, FileFormat, Source};
+use crate::config::{self, Config, DeadLetters, FileFormat, Source};
 use crate::dead_letter::{self, Kept, Stage, redriven_headers, redriven_line};
 use crate::deployment::PipelineLog;
 use crate::deployment::redriven::Redrive;
@@ -137,6 +137,17 @@ impl Target {
             _ => Ok(target),
         }
     }
+
+    /// Among the dead letters a redriven record would be one that says nothing.
+    fn is_no_letter_box(&self, letters: &DeadLetters) -> Result<(), Failure> {
+        let is_one = match (self, letters) {
+            (Target::Topic(name), DeadLetters::Topic { topic, .. }) => name == topic,
+            (Target::File(path), DeadLetters::File(file)) => path == file,
+            (Target::Topic(_), DeadLetters::File(_)) | (Target::File(_), DeadLetters::Topic { .. }) => false,
+        };
+        let message = || format!("--to: the dead letters themselves are kept in {self}; name another one");
+        if is_one { Err(Failure::new(Exit::Config, message())) } else { Ok(()) }
+    }
 }
 
 impl std::fmt::Display for Target {
@@ -224,6 +235,7 @@ struct Former {
 /// `keyfold dead-letters redrive`: sends the records of dead letters again, as new records of a log.
 pub fn redrive(config: &Config, wanted: &Redriving) -> Result<String, Failure> {
     let target = Target::of(wanted.to.as_deref(), &config.source)?;
+    target.is_no_letter_box(&config.dead_letters)?;
     let runtime = run::runtime()?;
     let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
     let (mut plan, former) = Plan::new(&log.redrives()?, wanted.again);

@@ -7,8 +7,9 @@ use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::time::Duration;
 
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
@@ -127,7 +128,22 @@ fn read_topic(
     Ok(())
 }
 
-fn client(brokers: &str, properties: &BTreeMap<String, String>) -> Result<BaseConsumer, Failure> {
+/// Says for debugging what librdkafka says; what matters comes back from the call that it was said in.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", facility, "{message}");
+    }
+
+    fn error(&self, _: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{reason}");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+fn client(brokers: &str, properties: &BTreeMap<String, String>) -> Result<BaseConsumer<Quiet>, Failure> {
     let mut config = ClientConfig::new();
     for (name, value) in properties {
         config.set(name, value);
@@ -136,7 +152,7 @@ fn client(brokers: &str, properties: &BTreeMap<String, String>) -> Result<BaseCo
     config.set("bootstrap.servers", brokers).set("group.id", "keyfold-dead-letters").set("enable.auto.commit", "false");
     config.set("enable.partition.eof", "true").set("isolation.level", "read_committed");
     config.set("allow.auto.create.topics", "false");
-    config.create().map_err(|e| Failure::new(Exit::Config, format!("dead_letters.properties: {e}")))
+    config.create_with_context(Quiet).map_err(|e| Failure::new(Exit::Config, format!("dead_letters.properties: {e}")))
 }
 
 /// Whether a header says what happened, and is not the record's own.

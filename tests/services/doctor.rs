@@ -230,5 +230,11 @@ fn dead_letters_of_a_topic_are_listed_and_sent_again_once() {
     call(&pipeline, ["dead-letters", "redrive"], &["--to", "nowhere", "--again"])
         .expect_code(3)
         .expect_said(&["nowhere"]);
-    assert_eq!(redrive(&["--to", "redriven-letters", "--again"]).trim(), "sent to topic redriven-letters: 1 record(s)");
+    let into_itself = call(&pipeline, ["dead-letters", "redrive"], &["--to", "redriven-letters", "--again"]);
+    into_itself.expect_code(2).expect_said(&["--to", "the dead letters themselves are kept in topic redriven-letters"]);
+    create_topic(&brokers, "redriven-elsewhere", 1, &[]);
+    assert_eq!(
+        redrive(&["--to", "redriven-elsewhere", "--again"]).trim(),
+        "sent to topic redriven-elsewhere: 1 record(s)"
+    );
 }
