@@ -131,7 +131,7 @@ impl Line {
             ("warn", _) => Finding::Warning,
             (_, exit) => Finding::Refused(exit_of(exit.unwrap_or(1))),
         };
-        Check { subject: self.subject.clone(), detail: self.detail.clone(), finding }
+        Check { subject: self.subject.clone(), detail: self.detail.clone(), finding, symptom: None }
     }
 }
 

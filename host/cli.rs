@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::admin::client::Client;
 use crate::author::{Language, bench, golden};
+use crate::dead_letter::Stage;
 use crate::deployment::Author;
 use crate::failure::{Check, Exit, Failure, Finding};
 use crate::log::{self, Format};
@@ -26,6 +27,7 @@ const AFTER_HELP: &str = "\
 Examples:
   keyfold demo                              see it work, with nothing else running
   keyfold check -c keyfold.toml             look at plugin, topic, table, state; read nothing
+  keyfold doctor -c keyfold.toml            look deeper, and say how what is wrong is mended
   keyfold run -c keyfold.toml               run until SIGTERM or SIGINT, which write a checkpoint
   keyfold run -c keyfold.toml --until-end   run up to the ends that the topic has now
   keyfold deploy -c keyfold.toml new.wasm   fold with another plugin from now on
@@ -96,6 +98,33 @@ pub enum Command {
         /// Which configuration.
         #[command(flatten)]
         config: ConfigFile,
+    },
+    /// Looks at all that a run needs and will need, and says how what is wrong is mended
+    ///
+    /// A line for each thing, as `check` has it, and more: retention against the checkpoint, clocks, keys, replication, who owns each lane.
+    /// What is wrong has a name, under which docker/README.md tells more. The exit code is that of the first FAIL.
+    Doctor {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// One JSON document instead of lines.
+        #[arg(long)]
+        json: bool,
+        /// Put three records into this topic, which is made if it is not there, to tell the broker's clock.
+        #[arg(long, value_name = "NAME")]
+        probe_topic: Option<String>,
+    },
+    /// Shows what keys have as of the last checkpoint, beside the host that folds them
+    State {
+        /// What about it.
+        #[command(subcommand)]
+        command: StateCommand,
+    },
+    /// Shows what could not be folded, and sends it again
+    DeadLetters {
+        /// What about them.
+        #[command(subcommand)]
+        command: DeadLettersCommand,
     },
     /// Forgets the checkpoints, so that the next run reads the log from its beginning
     ///
@@ -238,6 +267,91 @@ pub enum Command {
     },
 }
 
+/// What can be done with keyed state. No lane is taken over.
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// Lists keys: a line each
+    List {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Only keys that begin with this.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        prefix: String,
+        /// So many keys at most.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// A JSON object a line; values are base64.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows all that a key has: value, list, timer
+    Get {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The key.
+        key: String,
+        /// A JSON object a line; values are base64.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes all keys into a file, a JSON object a line
+    Export {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The file; it is there when it is whole.
+        #[arg(value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// What can be done with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// Lists them: a line each, or with --summary how many there are of each reason
+    List {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Those of one stage: map, time, fold, timer, migrate or sink.
+        #[arg(long, value_name = "STAGE", value_parser = stage)]
+        stage: Option<Stage>,
+        /// So many lines at most.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// Count them by stage and reason.
+        #[arg(long)]
+        summary: bool,
+        /// A JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sends their records again, as new records of a log
+    ///
+    /// A record that is sent again has a new offset and a new append time; headers named keyfold.redriven.* say where the one is that it
+    /// repeats. What was sent by a redrive before is left out. All events of the record are folded again, also those that were none of the
+    /// dead letters. What carries no record (timer, migrate, sink) stays.
+    Redrive {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Those of one stage: map, time or fold.
+        #[arg(long, value_name = "STAGE", value_parser = stage)]
+        stage: Option<Stage>,
+        /// topic:NAME or file:PATH; without a prefix what the source is [default: the source's topic]
+        #[arg(long, value_name = "TOPIC|FILE")]
+        to: Option<String>,
+        /// Those too that were sent before.
+        #[arg(long)]
+        again: bool,
+        /// Count, and send nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
 /// What can be done with plugins alone.
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
@@ -333,6 +447,11 @@ impl ConfigFile {
         let variable = || std::env::var_os("KEYFOLD_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
         self.file.clone().or_else(variable).unwrap_or_else(|| PathBuf::from("keyfold.toml"))
     }
+}
+
+fn stage(text: &str) -> Result<Stage, String> {
+    let known = || Stage::ALL.map(Stage::name).join(", ");
+    Stage::named(text).ok_or_else(|| format!("there is no such stage; there are {}", known()))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

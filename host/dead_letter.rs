@@ -2,6 +2,7 @@
 //! that covers them is written.
 
 mod file;
+mod read;
 mod topic;
 
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use std::time::Instant;
 pub use crate::backoff::Outage;
 use crate::config;
 use crate::failure::{Check, Failure};
-use crate::record::Records;
+use crate::record::{HeaderColumns, RecordRef, Records};
+
+pub use read::{Kept, read};
 
 /// Where dead letters are kept. Outages are retried inside for ever, with backoff and a warning; what comes back as a failure halts the lane.
 pub trait DeadLetterWriter: Send {
@@ -70,6 +73,16 @@ impl Stage {
     /// All of them, in the order of a record's life.
     pub const ALL: [Stage; 6] = [Stage::Map, Stage::Time, Stage::Fold, Stage::Timer, Stage::Migrate, Stage::Sink];
 
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Stage> {
+        Stage::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+
+    /// Whether its dead letters carry the record as it was in the log.
+    pub fn keeps_the_record(self) -> bool {
+        matches!(self, Stage::Map | Stage::Time | Stage::Fold)
+    }
+
     /// As dead letters name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -97,6 +110,35 @@ pub struct DeadLetter {
     /// The record (exactly one row; partition, offset, append time, key, payload, headers). For `Timer`, `Migrate` and `Sink`: coordinates of the
     /// record that made it happen, with the key (`Timer`, `Migrate`) and a JSON payload in place of the original bytes.
     pub record: Records,
+}
+
+/// Names of the headers of a redriven record: where the record is that it repeats.
+const REDRIVEN: &str = "keyfold.redriven.";
+
+/// The headers of a record that repeats the one of this dead letter: its own, and where it was.
+pub fn redriven_headers(kept: &Kept) -> HeaderColumns {
+    let record = kept.letter.record.get(0);
+    let mut headers = HeaderColumns::default();
+    if let Some((columns, i)) = record.headers {
+        let own = columns.of(i).filter(|(name, _)| !name.starts_with(REDRIVEN.as_bytes()));
+        own.for_each(|(name, value)| headers.push(name, value));
+    }
+    let mut put = |name: &str, value: &str| headers.push(format!("{REDRIVEN}{name}").as_bytes(), value.as_bytes());
+    if let Some(topic) = &kept.source_topic {
+        put("topic", topic);
+    }
+    put("partition", &record.partition.to_string());
+    put("offset", &record.offset.to_string());
+    put("timestamp", &record.append_time.to_string());
+    headers.end_record();
+    headers
+}
+
+/// A record as a line for the file source: the next one of its partition.
+pub fn redriven_line(record: RecordRef<'_>) -> Vec<u8> {
+    let mut line = serde_json::to_vec(&file::record_object(record, false)).expect("plain data becomes JSON");
+    line.push(b'\n');
+    line
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ use crate::record::iso;
 
 pub mod follow;
 pub mod order;
+pub mod owner;
+pub mod redriven;
 pub mod shadow;
 pub mod watch;
 

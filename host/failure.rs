@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::symptom::Symptom;
+
 /// Why the program stops; the numbers are its exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -61,21 +63,30 @@ pub struct Check {
     pub finding: Finding,
     /// What was found, and what to do where a person must act.
     pub detail: String,
+    /// What is wrong, where it has a name.
+    pub symptom: Option<Symptom>,
 }
 
 impl Check {
     /// All is well with `subject`.
     pub fn fine(subject: impl Into<String>, detail: impl Into<String>) -> Check {
-        Check { subject: subject.into(), finding: Finding::Fine, detail: detail.into() }
+        Check { subject: subject.into(), finding: Finding::Fine, detail: detail.into(), symptom: None }
     }
 
     /// Works, but somebody should know.
     pub fn warning(subject: impl Into<String>, detail: impl Into<String>) -> Check {
-        Check { subject: subject.into(), finding: Finding::Warning, detail: detail.into() }
+        Check { subject: subject.into(), finding: Finding::Warning, detail: detail.into(), symptom: None }
     }
 
     /// A run would be refused.
     pub fn refused(subject: impl Into<String>, failure: Failure) -> Check {
-        Check { subject: subject.into(), finding: Finding::Refused(failure.exit), detail: failure.message }
+        let finding = Finding::Refused(failure.exit);
+        Check { subject: subject.into(), finding, detail: failure.message, symptom: None }
+    }
+
+    /// The same by this name, unless it has one or all is well.
+    pub fn of(self, symptom: Symptom) -> Check {
+        let named = self.symptom.or((self.finding != Finding::Fine).then_some(symptom));
+        Check { symptom: named, ..self }
     }
 }

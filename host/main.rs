@@ -8,14 +8,15 @@ use clap::Parser;
 use keyfold::admin::client::{Client, Probe};
 use keyfold::admin::{Line, Shadowing, Wanted, Withdrawal};
 use keyfold::author::{self, bench, build, golden, scaffold, trial};
-use keyfold::cli::{self, Arguments, Command, ConfigFile, PluginCommand, Target};
+use keyfold::cli::{self, Arguments, Command, ConfigFile, DeadLettersCommand, PluginCommand, StateCommand, Target};
 use keyfold::config::{self, Config};
 use keyfold::deployment::order::{self, PluginFile, Request};
 use keyfold::deployment::{Author, Deployment};
 use keyfold::failure::{Check, Exit, Failure};
 use keyfold::log::Format;
 use keyfold::status::{self, Status};
-use keyfold::{check, demo, replay, run};
+use keyfold::symptom::Symptom;
+use keyfold::{check, demo, doctor, inspect, letters, replay, run};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -39,6 +40,9 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
         }
         Command::Demo { keep } => demo::demo(keep)?,
         Command::Check { config } => return Ok(check_all(&config)),
+        Command::Doctor { config, json, probe_topic } => return Ok(doctor_all(&config, json, probe_topic)),
+        Command::State { command } => cli::answer(&of_state(command)?),
+        Command::DeadLetters { command } => cli::answer(&of_dead_letters(command)?),
         Command::Reset { config } => cli::answer(&run::reset(&load(&config)?)?),
         Command::Deploy { target, plugin, plugin_config, like, set, at, reprocess, shadow, dry_run, author } => {
             let Author { by, reason } = author.named();
@@ -97,6 +101,28 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Plugin { command } => return for_authors(command),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn of_state(command: StateCommand) -> Result<String, Failure> {
+    match command {
+        StateCommand::List { config, prefix, limit, json } => inspect::list(&load(&config)?, &prefix, limit, json),
+        StateCommand::Get { config, key, json } => inspect::get(&load(&config)?, &key, json),
+        StateCommand::Export { config, out } => inspect::export(&load(&config)?, &out),
+    }
+}
+
+fn of_dead_letters(command: DeadLettersCommand) -> Result<String, Failure> {
+    match command {
+        DeadLettersCommand::List { config, stage, limit, summary: true, json } => {
+            letters::summary(&load(&config)?, stage, limit, json)
+        }
+        DeadLettersCommand::List { config, stage, limit, summary: false, json } => {
+            letters::list(&load(&config)?, stage, limit, json)
+        }
+        DeadLettersCommand::Redrive { config, stage, to, again, dry_run } => {
+            letters::redrive(&load(&config)?, &letters::Redriving { stage, to, again, dry_run })
+        }
+    }
 }
 
 fn for_authors(command: PluginCommand) -> Result<ExitCode, Failure> {
@@ -194,13 +220,25 @@ fn deploy(target: &Target, mut wanted: Wanted, plugin: Option<String>) -> Result
 
 /// The configuration's line, and if it is right those of all else.
 fn check_all(file: &ConfigFile) -> ExitCode {
-    let checks = match load(file) {
-        Ok(config) => {
-            let own = Check::fine("config", file.path().display().to_string());
-            std::iter::once(own).chain(check::check(&config)).collect()
-        }
-        Err(failure) => vec![Check::refused("config", failure)],
-    };
+    let checks = looked_at(file, check::check);
     cli::answer(&cli::check_lines(&checks));
     cli::check_code(&checks)
+}
+
+/// The same by the doctor, with advice.
+fn doctor_all(file: &ConfigFile, json: bool, probe_topic: Option<String>) -> ExitCode {
+    let checks = looked_at(file, |config| doctor::examine(config, &doctor::Options { probe_topic }));
+    let text = if json { doctor::report(&checks) } else { cli::check_lines(&doctor::with_advice(&checks)) };
+    cli::answer(&text);
+    cli::check_code(&checks)
+}
+
+fn looked_at(file: &ConfigFile, look: impl FnOnce(&Config) -> Vec<Check>) -> Vec<Check> {
+    match load(file) {
+        Ok(config) => {
+            let own = Check::fine("config", file.path().display().to_string());
+            std::iter::once(own).chain(look(&config)).collect()
+        }
+        Err(failure) => vec![Check::refused("config", failure).of(Symptom::ConfigWrong)],
+    }
 }

@@ -565,6 +565,7 @@ impl Opening<'_> {
         let handle = self.runtime.handle();
         let (journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
         let (store, checkpoint) = self.state(&name)?;
+        self.log.own(&name)?;
         let opened = Opened { name, partitions, store, checkpoint, journal, contents };
         self.check_frontier(&opened)?;
         Ok(opened)

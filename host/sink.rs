@@ -2,7 +2,9 @@
 //! thread of its own. Keeps I2: rows are acknowledged before a checkpoint that covers them is written.
 
 mod cql_images;
+mod cql_replication;
 mod cql_schema;
+mod cql_survey;
 mod discard;
 mod image;
 mod ndjson;
@@ -103,6 +105,14 @@ pub fn check(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runt
         config::Sink::Sqlite(config) => sqlite::check(config, tables),
         config::Sink::Ndjson(config) => ndjson::check(config, tables),
         config::Sink::Discard => vec![Check::fine("sink", "rows are discarded")],
+    }
+}
+
+/// As [`check`], and what may go wrong later.
+pub fn examine(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runtime::Handle) -> Vec<Check> {
+    match config {
+        config::Sink::Cql(config) => scylla::examine(config, tables, runtime),
+        config::Sink::Sqlite(_) | config::Sink::Ndjson(_) | config::Sink::Discard => check(config, tables, runtime),
     }
 }
 

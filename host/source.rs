@@ -7,6 +7,8 @@ pub mod ends;
 pub mod file;
 mod identity;
 pub mod kafka;
+pub mod produce;
+pub mod survey;
 
 use std::sync::Arc;
 

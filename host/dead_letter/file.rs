@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::{DeadLetter, DeadLetterWriter, Outage};
 use crate::append_file::AppendFile;
 use crate::failure::{Check, Exit, Failure};
-use crate::record::NO_TIME;
+use crate::record::{NO_TIME, RecordRef};
 
 /// Appends dead letters to a file.
 #[derive(Debug)]
@@ -67,15 +67,32 @@ impl DeadLetterWriter for DeadLetterFile {
     }
 }
 
-fn object(letter: &DeadLetter, source_topic: Option<&str>) -> Map<String, Value> {
-    let record = letter.record.get(0);
+/// A dead letter as its line has it.
+pub(super) fn object(letter: &DeadLetter, source_topic: Option<&str>) -> Map<String, Value> {
+    let mut object = record_object(letter.record.get(0), true);
+    object.insert("reason".to_owned(), letter.reason.as_str().into());
+    object.insert("stage".to_owned(), letter.stage.name().into());
+    object.insert("plugin".to_owned(), letter.plugin.as_str().into());
+    if let Some(event) = letter.event {
+        object.insert("event".to_owned(), event.into());
+    }
+    if let Some(topic) = source_topic {
+        object.insert("topic".to_owned(), topic.into());
+    }
+    object
+}
+
+/// A record in the form of the file source; without its offset it is the next one of its partition.
+pub(super) fn record_object(record: RecordRef<'_>, has_offset: bool) -> Map<String, Value> {
     let mut object = Map::new();
     match record.payload {
         Some(payload) => put_bytes(&mut object, "value", payload),
         None => drop(object.insert("value".to_owned(), Value::Null)),
     }
     object.insert("partition".to_owned(), record.partition.into());
-    object.insert("offset".to_owned(), record.offset.into());
+    if has_offset {
+        object.insert("offset".to_owned(), record.offset.into());
+    }
     if record.append_time != NO_TIME {
         object.insert("timestamp".to_owned(), record.append_time.into());
     }
@@ -87,15 +104,6 @@ fn object(letter: &DeadLetter, source_topic: Option<&str>) -> Map<String, Value>
     });
     if !headers.is_empty() {
         object.insert("headers".to_owned(), headers.into());
-    }
-    object.insert("reason".to_owned(), letter.reason.as_str().into());
-    object.insert("stage".to_owned(), letter.stage.name().into());
-    object.insert("plugin".to_owned(), letter.plugin.as_str().into());
-    if let Some(event) = letter.event {
-        object.insert("event".to_owned(), event.into());
-    }
-    if let Some(topic) = source_topic {
-        object.insert("topic".to_owned(), topic.into());
     }
     object
 }

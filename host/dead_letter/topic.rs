@@ -30,6 +30,18 @@ const OWN: [(&str, &str); 3] = [("acks", "all"), ("enable.idempotence", "true"),
 /// Other names of the same.
 const OWN_ALIASES: [&str; 2] = ["request.required.acks", "delivery.timeout.ms"];
 
+/// Names of the headers that say what happened; they follow the record's own.
+pub(super) mod header {
+    pub(crate) const TOPIC: &str = "__connect.errors.topic";
+    pub(crate) const PARTITION: &str = "__connect.errors.partition";
+    pub(crate) const OFFSET: &str = "__connect.errors.offset";
+    pub(crate) const STAGE: &str = "__connect.errors.stage";
+    pub(crate) const REASON: &str = "__connect.errors.exception.message";
+    pub(crate) const PLUGIN: &str = "keyfold.plugin.digest";
+    pub(crate) const EVENT: &str = "keyfold.event";
+    pub(crate) const TIMESTAMP: &str = "keyfold.timestamp";
+}
+
 /// Produces dead letters to a topic.
 pub(super) struct DeadLetterTopic {
     producer: BaseProducer<Deliveries>,
@@ -216,18 +228,18 @@ fn headers(letter: &DeadLetter, source_topic: Option<&str>) -> OwnedHeaders {
         headers = so_far.insert(Header { key, value: Some(value) });
     };
     if let Some(topic) = source_topic {
-        put("__connect.errors.topic", topic);
+        put(header::TOPIC, topic);
     }
-    put("__connect.errors.partition", &record.partition.to_string());
-    put("__connect.errors.offset", &record.offset.to_string());
-    put("__connect.errors.stage", letter.stage.name());
-    put("__connect.errors.exception.message", &letter.reason);
-    put("keyfold.plugin.digest", &letter.plugin);
+    put(header::PARTITION, &record.partition.to_string());
+    put(header::OFFSET, &record.offset.to_string());
+    put(header::STAGE, letter.stage.name());
+    put(header::REASON, &letter.reason);
+    put(header::PLUGIN, &letter.plugin);
     if let Some(event) = letter.event {
-        put("keyfold.event", &event.to_string());
+        put(header::EVENT, &event.to_string());
     }
     if record.append_time != NO_TIME {
-        put("keyfold.timestamp", &record.append_time.to_string());
+        put(header::TIMESTAMP, &record.append_time.to_string());
     }
     headers
 }
@@ -248,7 +260,7 @@ fn undelivered(topic: &str, partition: u32, offset: u64, error: &KafkaError) -> 
     Failure::new(Exit::Outside, message)
 }
 
-fn missing(brokers: &str, topic: &str) -> Failure {
+pub(super) fn missing(brokers: &str, topic: &str) -> Failure {
     let message = format!(
         "dead_letters.topic: topic {topic} does not exist on {brokers}, or this user may not see it; make it, or set dead_letters.file instead"
     );
@@ -262,7 +274,7 @@ fn refused(brokers: &str, outage: &str) -> Failure {
     )
 }
 
-fn unreachable(brokers: &str, outage: &str) -> Failure {
+pub(super) fn unreachable(brokers: &str, outage: &str) -> Failure {
     let message =
         format!("dead_letters: none of {brokers} can be reached: {outage}; start the broker or correct the addresses");
     Failure::new(Exit::Outside, message)

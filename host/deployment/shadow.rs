@@ -31,8 +31,6 @@ use crate::row::Origin;
 use crate::run::{LogSource, Sandbox, resume_of};
 use crate::source::Start;
 use crate::source::merge::{Position, Resume};
-use crate::state::checkpoint::Checkpoint;
-use crate::state::layout;
 use crate::state::reader::Reader;
 
 /// How long the shadow sleeps when it has come to the end of the log.
@@ -243,8 +241,7 @@ impl Pipeline {
         let Some(reader) = Reader::open(&self.objects, &format!("lanes/{name}"), &self.runtime)? else {
             return Ok(None);
         };
-        let Some(checkpoint) = reader.get(layout::CHECKPOINT)? else { return Ok(None) };
-        let checkpoint = Checkpoint::decode(&checkpoint).map_err(|e| Failure::new(Exit::State, e))?;
+        let Some(checkpoint) = reader.checkpoint()? else { return Ok(None) };
         if checkpoint.deployment != n {
             return Ok(None);
         }

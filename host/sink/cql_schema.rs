@@ -94,8 +94,7 @@ fn now_misfit(name: &str, real: &[RealColumn]) -> Option<String> {
 
 /// A list that is not frozen is the hazard of equal write timestamps (scylladb/scylladb#3559): worth a word where someone looks.
 fn found(table: &Table, real: &[RealColumn]) -> String {
-    let open_list = |c: &&ColumnSpec| real.iter().any(|r| r.name == c.name && r.cql_type.starts_with("list<"));
-    let lists: Vec<&str> = table.columns.iter().filter(open_list).map(|c| c.name.as_str()).collect();
+    let lists = open_lists(table, real);
     let fits = "has the columns and the primary key that the plugin declares";
     match lists.as_slice() {
         [] => fits.to_owned(),
@@ -103,6 +102,12 @@ fn found(table: &Table, real: &[RealColumn]) -> String {
             format!("{fits}; not frozen: {}, written with rising timestamps so that nothing doubles", lists.join(", "))
         }
     }
+}
+
+/// The columns that are lists and not frozen.
+pub(super) fn open_lists<'a>(table: &'a Table, real: &[RealColumn]) -> Vec<&'a str> {
+    let open = |c: &&ColumnSpec| real.iter().any(|r| r.name == c.name && r.cql_type.starts_with("list<"));
+    table.columns.iter().filter(open).map(|c| c.name.as_str()).collect()
 }
 
 fn takes(kind: ColumnType, real: &str) -> bool {

@@ -35,6 +35,7 @@ use tokio::runtime::Handle;
 
 use super::cql_images::RowStatements;
 use super::cql_schema::{RealColumn, create_table, fit, insert};
+use super::cql_survey::survey;
 use super::ndjson::{bad_json, refusal};
 use super::{ByTables, Error, Image, Outage, Refusal, Sink, first_refused, now_is_free};
 use crate::backoff::Backoff;
@@ -42,6 +43,7 @@ use crate::clock;
 use crate::config::{CqlSink, CqlTls};
 use crate::failure::{Check, Failure};
 use crate::row::{Cell, RowRef, Rows, Table};
+use crate::symptom::Symptom;
 
 /// An answer that takes longer than this is none. Above the databases' own time-outs (2 s for a write), so that theirs, which say more, come first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
@@ -155,18 +157,37 @@ impl Scylla {
 
 /// The lines of `keyfold check`.
 pub(super) fn check(config: &CqlSink, tables: &Arc<[Table]>, runtime: &Handle) -> Vec<Check> {
-    let refused = |e: Error| vec![Check::refused(subject(config), Failure::from(e))];
-    if let Err(e) = now_is_free("sink.cql", &config.now, tables) {
-        return refused(e);
+    match inspected(config, tables, runtime) {
+        Ok((_, checks)) => checks,
+        Err(refused) => vec![refused],
     }
-    let session = match connect(config, runtime, None, &mut Backoff::new(subject(config))) {
-        Ok(session) => session,
-        Err(e) => return refused(e),
+}
+
+/// The same, and what makes of rows that are written rows that stay.
+pub(super) fn examine(config: &CqlSink, tables: &Arc<[Table]>, runtime: &Handle) -> Vec<Check> {
+    let (session, mut checks) = match inspected(config, tables, runtime) {
+        Ok(inspected) => inspected,
+        Err(refused) => return vec![refused],
     };
-    match runtime.block_on(inspect(&session, config, tables)) {
-        Ok(inspection) => inspection.checks,
-        Err(outage) => refused(unreachable(config, &outage)),
+    match runtime.block_on(survey(&session, config, tables)) {
+        Ok(found) => checks.extend(found),
+        Err(outage) => checks.push(refused_by_all(config, unreachable(config, &outage))),
     }
+    checks
+}
+
+fn inspected(config: &CqlSink, tables: &Arc<[Table]>, runtime: &Handle) -> Result<(Session, Vec<Check>), Check> {
+    let refused = |e: Error| refused_by_all(config, e);
+    now_is_free("sink.cql", &config.now, tables).map_err(refused)?;
+    let session = connect(config, runtime, None, &mut Backoff::new(subject(config))).map_err(refused)?;
+    let inspection = runtime.block_on(inspect(&session, config, tables));
+    let inspection = inspection.map_err(|outage| refused(unreachable(config, &outage)))?;
+    Ok((session, inspection.checks))
+}
+
+fn refused_by_all(config: &CqlSink, error: Error) -> Check {
+    let symptom = if matches!(error, Error::Config(_)) { Symptom::ConfigWrong } else { Symptom::CqlUnreachable };
+    Check::refused(subject(config), Failure::from(error)).of(symptom)
 }
 
 impl Sink for Scylla {
@@ -405,7 +426,8 @@ async fn inspect(session: &Session, config: &CqlSink, tables: &[Table]) -> Resul
             config.nodes.join(", "),
             tables.iter().map(|t| create_table(keyspace, t, &config.now)).collect::<Vec<_>>().join("; ")
         );
-        found.checks.push(Check::refused(subject, Failure::from(Error::Outside(message))));
+        let refused = Check::refused(subject, Failure::from(Error::Outside(message)));
+        found.checks.push(refused.of(Symptom::KeyspaceMissing));
         return Ok(found);
     }
     found.checks.push(Check::fine(subject, "exists"));
@@ -416,7 +438,7 @@ async fn inspect(session: &Session, config: &CqlSink, tables: &[Table]) -> Resul
                 found.checks.push(Check::fine(subject, detail));
                 found.upserts.push(upsert);
             }
-            Err(refusal) => found.checks.push(Check::refused(subject, Failure::from(refusal))),
+            Err((symptom, refusal)) => found.checks.push(Check::refused(subject, Failure::from(refusal)).of(symptom)),
         }
     }
     Ok(found)
@@ -426,25 +448,27 @@ async fn inspect_table(
     session: &Session,
     config: &CqlSink,
     table: &Table,
-) -> Result<Result<(String, PreparedStatement), Error>, String> {
+) -> Result<Result<(String, PreparedStatement), (Symptom, Error)>, String> {
     let keyspace = &config.keyspace;
+    let misfit = |refusal| Ok(Err((Symptom::TableMisfit, refusal)));
     let Some(real) = real_columns(session, keyspace, &table.name).await? else {
-        return Ok(Err(Error::Outside(format!(
+        let message = format!(
             "table {keyspace}.{} does not exist; one that fits: {}",
             table.name,
             create_table(keyspace, table, &config.now)
-        ))));
+        );
+        return Ok(Err((Symptom::TableMissing, Error::Outside(message))));
     };
     let detail = match fit(keyspace, table, &config.now, &real) {
         Ok(detail) => detail,
-        Err(refusal) => return Ok(Err(refusal)),
+        Err(refusal) => return misfit(refusal),
     };
     match session.prepare(insert(keyspace, table, &config.now, &real)).await {
         Ok(mut upsert) => {
             upsert.set_is_idempotent(true);
             Ok(Ok((detail, upsert)))
         }
-        Err(e) if is_refusal(&e) => Ok(Err(Error::Outside(format!("table {keyspace}.{}: {e}", table.name)))),
+        Err(e) if is_refusal(&e) => misfit(Error::Outside(format!("table {keyspace}.{}: {e}", table.name))),
         Err(e) => Err(e.to_string()),
     }
 }
@@ -488,7 +512,7 @@ async fn cluster(session: &Session, config: &CqlSink) -> Result<Check, String> {
 }
 
 /// Rows of a system table, from one node: those are not replicated, so the consistency of the writes means nothing there.
-async fn ask<R>(session: &Session, select: &str, values: &[&String]) -> Result<Vec<R>, String>
+pub(super) async fn ask<R>(session: &Session, select: &str, values: &[&String]) -> Result<Vec<R>, String>
 where
     R: for<'f, 'm> scylla::deserialize::row::DeserializeRow<'f, 'm>,
 {

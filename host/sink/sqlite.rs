@@ -19,6 +19,7 @@ use crate::config::SqliteSink;
 use crate::failure::{Check, Failure};
 use crate::record::iso;
 use crate::row::{Cell, ColumnType, RowRef, Rows, Table};
+use crate::symptom::Symptom;
 
 /// How long SQLite itself waits for a lock before this sink warns and tries again.
 const BUSY: Duration = Duration::from_secs(5);
@@ -106,14 +107,16 @@ fn check_table(config: &SqliteSink, connection: &Connection, table: &Table) -> C
     let path = config.path.display().to_string();
     let subject = format!("table {} in {path}", table.name);
     let found = real_columns(connection, &table.name)
-        .map_err(|e| Error::Outside(format!("sink.sqlite: {path}: {e}")))
-        .and_then(
-            |real| if real.is_empty() { Ok(true) } else { fit(&path, table, &config.now, &real).map(|()| false) },
-        );
+        .map_err(|e| (Symptom::SinkUnusable, Error::Outside(format!("sink.sqlite: {path}: {e}"))))
+        .and_then(|real| match fit(&path, table, &config.now, &real) {
+            _ if real.is_empty() => Ok(true),
+            Ok(()) => Ok(false),
+            Err(misfit) => Err((Symptom::TableMisfit, misfit)),
+        });
     match found {
         Ok(true) => Check::fine(subject, "will be made"),
         Ok(false) => Check::fine(subject, "has the columns and the primary key that the plugin declares"),
-        Err(e) => Check::refused(subject, Failure::from(e)),
+        Err((symptom, e)) => Check::refused(subject, Failure::from(e)).of(symptom),
     }
 }
 

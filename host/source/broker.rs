@@ -135,7 +135,7 @@ pub(super) fn reading_config(config: &config::KafkaSource) -> ClientConfig {
     client
 }
 
-fn client_config(config: &config::KafkaSource) -> ClientConfig {
+pub(super) fn client_config(config: &config::KafkaSource) -> ClientConfig {
     let mut client = ClientConfig::new();
     for (key, value) in DEFAULTS {
         client.set(*key, *value);

@@ -346,6 +346,13 @@ fn record(
     Ok(())
 }
 
+/// The record of one line of the format `records`, by itself.
+pub(crate) fn record_of(line: &[u8]) -> Result<Records, String> {
+    let mut records = Records::default();
+    record(line, &mut BTreeMap::new(), &mut |record, _| records.push(*record))?;
+    Ok(records)
+}
+
 /// The parser's words without its own line, which is always 1.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();

@@ -2,16 +2,22 @@
 //! checkpoint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use slatedb::bytes::Bytes;
+use slatedb::config::DbReaderOptions;
 use slatedb::{DbReadOps, DbReader, DbReaderMode};
 use tokio::runtime::Handle;
 
+use super::checkpoint::Checkpoint;
 use super::store::{Error, error_of};
 use super::{KeyState, Stored, layout};
+
+/// Longer than anything that is read.
+const PINNED: Duration = Duration::from_secs(24 * 3600);
 
 /// A database that is only read.
 pub struct Reader {
@@ -37,7 +43,14 @@ impl Reader {
         if runtime.block_on(objects.list(Some(&location)).next()).is_none() {
             return Ok(None);
         }
-        let builder = DbReader::builder(location, Arc::clone(objects)).with_reader_mode(DbReaderMode::FollowLatest);
+        // It stays with what it finds first, so that all that is read of it is of one checkpoint.
+        let options = DbReaderOptions {
+            manifest_poll_interval: PINNED,
+            checkpoint_lifetime: PINNED * 2,
+            ..DbReaderOptions::default()
+        };
+        let builder = DbReader::builder(location, Arc::clone(objects));
+        let builder = builder.with_reader_mode(DbReaderMode::FollowLatest).with_options(options);
         let db = runtime.block_on(builder.build()).map_err(|e| error_of(path, &e))?;
         Ok(Some(Reader { db, runtime: runtime.clone(), name: path.to_owned() }))
     }
@@ -48,23 +61,49 @@ impl Reader {
         Ok(value.map(Vec::from))
     }
 
+    /// The last checkpoint, if there is one.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
+        let Some(bytes) = self.get(layout::CHECKPOINT)? else { return Ok(None) };
+        Checkpoint::decode(&bytes).map(Some).map_err(|e| Error::Unreadable(format!("{}: {e}", self.name)))
+    }
+
+    /// What a key has, if it has anything.
+    pub fn key(&self, key: &[u8]) -> Result<Option<StoredKey>, Error> {
+        let mut found = None;
+        self.each(key, |stored| {
+            found = (stored.key == key).then_some(stored);
+            false // the key itself comes first of those that begin with it
+        })?;
+        Ok(found)
+    }
+
     /// The first `count` keys with what they have.
     pub fn keys(&self, count: usize) -> Result<Vec<StoredKey>, Error> {
-        let scan = async {
-            let mut records = Vec::new();
-            let mut found = self.db.scan_prefix(layout::RECORDS, ..).await?;
-            while records.len() < count {
-                let Some(entry) = found.next().await? else { break };
-                records.push((layout::key_of_record(&entry.key).to_vec(), entry.value));
+        let mut keys = Vec::new();
+        self.each(&[], |key| {
+            if keys.len() < count {
+                keys.push(key);
             }
-            Ok::<_, slatedb::Error>(records)
+            keys.len() < count
+        })?;
+        Ok(keys)
+    }
+
+    /// Gives the keys that begin with `prefix`, in their order, until `take` wants no more.
+    pub fn each(&self, prefix: &[u8], mut take: impl FnMut(StoredKey) -> bool) -> Result<(), Error> {
+        let outside = |e: slatedb::Error| error_of(&self.name, &e);
+        let scan = async {
+            let mut found = self.db.scan_prefix([layout::RECORDS, prefix].concat(), ..).await.map_err(outside)?;
+            while let Some(entry) = found.next().await.map_err(outside)? {
+                let key = layout::key_of_record(&entry.key).to_vec();
+                let (state, stored) = read_record(&self.db, &self.name, &key, entry.value).await?;
+                if !take(StoredKey { key, state, stored }) {
+                    break;
+                }
+            }
+            Ok(())
         };
-        let records = self.runtime.block_on(scan).map_err(|e| error_of(&self.name, &e))?;
-        let whole = async |(key, record): (Vec<u8>, _)| {
-            let (state, stored) = read_record(&self.db, &self.name, &key, record).await?;
-            Ok(StoredKey { key, state, stored })
-        };
-        self.runtime.block_on(futures::stream::iter(records).then(whole).try_collect())
+        self.runtime.block_on(scan)
     }
 }
 

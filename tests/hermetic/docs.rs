@@ -62,7 +62,7 @@ fn the_readme_s_metrics_are_those_of_the_host() {
 #[test]
 fn the_commands_of_the_documentation_exist() {
     let mut seen = 0;
-    for name in ["README.md", "plugins/README.md"] {
+    for name in ["README.md", "docker/README.md", "plugins/README.md"] {
         for call in blocks(&read(name)).iter().filter(|block| block.language == "sh").flat_map(calls) {
             let parsed = Arguments::try_parse_from(&call);
             assert!(parsed.is_ok(), "{name}: `{}`: {}", call.join(" "), parsed.expect_err("just seen"));

@@ -12,6 +12,7 @@ mod tables;
 mod admin;
 mod author;
 mod deploy;
+mod doctor;
 mod input;
 mod live_edge;
 mod metrics;

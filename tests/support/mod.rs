@@ -3,9 +3,11 @@
 
 pub(crate) mod author;
 pub(crate) mod case;
+pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod guide;
 pub(crate) mod host;
+pub(crate) mod mock;
 pub(crate) mod model;
 pub(crate) mod random;
 pub(crate) mod rows;

@@ -1,0 +1,315 @@
+//! Dead letters read back, from the file or the topic that they were kept in. Writes nothing, and commits no offset.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::topic::{header, missing, unreachable};
+use super::{DeadLetter, Stage, file};
+use crate::config;
+use crate::failure::{Exit, Failure};
+use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
+use crate::source::file::record_of;
+
+/// How long a broker may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A dead letter, and where it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// The dead letter.
+    pub letter: DeadLetter,
+    /// The topic that its record came from, if it was one.
+    pub source_topic: Option<String>,
+    /// Its line in the file, or its partition and offset in the topic.
+    pub place: String,
+}
+
+impl Kept {
+    /// As the file of dead letters has it.
+    pub fn object(&self) -> Map<String, Value> {
+        file::object(&self.letter, self.source_topic.as_deref())
+    }
+}
+
+/// Gives the dead letters that are kept now to `take`, until that wants no more: in the order of the file, or of the topic's partitions.
+pub fn read(config: &config::DeadLetters, take: &mut dyn FnMut(Kept) -> Result<bool, Failure>) -> Result<(), Failure> {
+    match config {
+        config::DeadLetters::File(path) => read_file(path, take),
+        config::DeadLetters::Topic { brokers, topic, properties } => read_topic(brokers, topic, properties, take),
+    }
+}
+
+/// What a line has beside its record.
+#[derive(Deserialize)]
+struct Fields {
+    reason: String,
+    stage: String,
+    #[serde(default)]
+    plugin: String,
+    event: Option<u32>,
+    topic: Option<String>,
+}
+
+/// A last line without its end is being written now.
+fn read_file(path: &Path, take: &mut dyn FnMut(Kept) -> Result<bool, Failure>) -> Result<(), Failure> {
+    let refused =
+        |e: &dyn std::fmt::Display| Failure::new(Exit::Outside, format!("dead_letters.file: {}: {e}", path.display()));
+    let mut lines = match File::open(path) {
+        Ok(file) => BufReader::new(file),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()), // none was ever kept
+        Err(e) => return Err(refused(&e)),
+    };
+    let mut line = Vec::new();
+    for number in 1_u64.. {
+        line.clear();
+        lines.read_until(b'\n', &mut line).map_err(|e| refused(&e))?;
+        if line.last() != Some(&b'\n') {
+            break;
+        }
+        let kept = kept_in(&line, number);
+        if !take(kept.map_err(|why| refused(&format!("line {number} is no dead letter: {why}")))?)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn kept_in(line: &[u8], number: u64) -> Result<Kept, String> {
+    let Fields { reason, stage, plugin, event, topic } = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    let stage = Stage::named(&stage).ok_or_else(|| format!("there is no stage {stage}"))?;
+    let letter = DeadLetter { stage, reason, plugin, event, record: record_of(line)? };
+    Ok(Kept { letter, source_topic: topic, place: format!("line {number}") })
+}
+
+fn read_topic(
+    brokers: &str,
+    topic: &str,
+    properties: &BTreeMap<String, String>,
+    take: &mut dyn FnMut(Kept) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let client = client(brokers, properties)?;
+    let outage = |e: KafkaError| unreachable(brokers, &e.to_string());
+    let metadata = client.fetch_metadata(Some(topic), PATIENCE).map_err(outage)?;
+    let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+    if partitions.is_empty() {
+        return Err(missing(brokers, topic));
+    }
+    let mut list = TopicPartitionList::new();
+    for partition in partitions {
+        list.add_partition_offset(topic, partition.id(), Offset::Beginning).map_err(outage)?;
+    }
+    client.assign(&list).map_err(outage)?;
+    let mut unread = list.count();
+    while unread > 0 {
+        match client.poll(PATIENCE) {
+            Some(Ok(message)) => {
+                if !take(kept_as(&message)?)? {
+                    break;
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => unread -= 1,
+            Some(Err(e)) => return Err(outage(e)),
+            None => return Err(unreachable(brokers, "no answer in time")),
+        }
+    }
+    Ok(())
+}
+
+/// Says for debugging what librdkafka says; what matters comes back from the call that it was said in.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", facility, "{message}");
+    }
+
+    fn error(&self, _: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", "{reason}");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+fn client(brokers: &str, properties: &BTreeMap<String, String>) -> Result<BaseConsumer<Quiet>, Failure> {
+    let mut config = ClientConfig::new();
+    for (name, value) in properties {
+        config.set(name, value);
+    }
+    // The group is a name that librdkafka wants; nothing joins it.
+    config.set("bootstrap.servers", brokers).set("group.id", "keyfold-dead-letters").set("enable.auto.commit", "false");
+    config.set("enable.partition.eof", "true").set("isolation.level", "read_committed");
+    config.set("allow.auto.create.topics", "false");
+    config.create_with_context(Quiet).map_err(|e| Failure::new(Exit::Config, format!("dead_letters.properties: {e}")))
+}
+
+/// Whether a header says what happened, and is not the record's own.
+fn is_ours(name: &str) -> bool {
+    const OURS: [&str; 8] = [
+        header::TOPIC,
+        header::PARTITION,
+        header::OFFSET,
+        header::STAGE,
+        header::REASON,
+        header::PLUGIN,
+        header::EVENT,
+        header::TIMESTAMP,
+    ];
+    OURS.contains(&name)
+}
+
+fn kept_as(message: &BorrowedMessage<'_>) -> Result<Kept, Failure> {
+    let place = format!("{}/{}", message.partition(), message.offset());
+    let (mut own, mut said) = (HeaderColumns::default(), BTreeMap::new());
+    let headers: Vec<_> = message.headers().map_or_else(Vec::new, |headers| headers.iter().collect());
+    // Ours follow the record's own, among which may be such ones too: of a dead letter that was read as a record.
+    let mut is_first = |name, value| match said.entry(name) {
+        Entry::Vacant(entry) => {
+            entry.insert(value);
+            true
+        }
+        Entry::Occupied(_) => false,
+    };
+    let ours = headers.iter().rev().take_while(|h| is_ours(h.key) && is_first(h.key, h.value)).count();
+    for header in &headers[..headers.len() - ours] {
+        own.push(header.key.as_bytes(), header.value.unwrap_or_default());
+    }
+    own.end_record();
+    let text = |name: &str| said.get(name).copied().flatten().map(|v| String::from_utf8_lossy(v).into_owned());
+    let needed = |name: &str| {
+        let lacks = format!("{}, {place}: no dead letter of keyfold, it has no header {name}", message.topic());
+        text(name).ok_or_else(|| Failure::new(Exit::Outside, lacks))
+    };
+    let number = |name: &str| Ok::<_, Failure>(needed(name)?.parse::<u64>().unwrap_or_default());
+    let mut record = Records::default();
+    record.push(RecordRef {
+        partition: u32::try_from(number(header::PARTITION)?).unwrap_or_default(),
+        offset: number(header::OFFSET)?,
+        append_time: text(header::TIMESTAMP).and_then(|time| time.parse().ok()).unwrap_or(NO_TIME),
+        key: message.key(),
+        payload: message.payload(),
+        headers: Some((&own, 0)),
+    });
+    let letter = DeadLetter {
+        stage: Stage::named(&needed(header::STAGE)?).unwrap_or(Stage::Map),
+        reason: needed(header::REASON)?,
+        plugin: text(header::PLUGIN).unwrap_or_default(),
+        event: text(header::EVENT).and_then(|event| event.parse().ok()),
+        record,
+    };
+    Ok(Kept { letter, source_topic: text(header::TOPIC), place })
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+
+    use super::super::{open, redriven_headers, redriven_line, samples};
+    use super::*;
+
+    fn letters() -> Vec<DeadLetter> {
+        vec![
+            samples::letter(Some(b"\xfe"), Some(b"\xff\x00"), &[(b"trace", b"x"), (b"keyfold.event", b"own")]),
+            samples::letter(None, None, &[]),
+            DeadLetter { event: None, stage: Stage::Fold, ..samples::letter(Some(b"k"), Some(b"{}"), &[]) },
+        ]
+    }
+
+    fn all(config: &config::DeadLetters) -> Vec<Kept> {
+        let mut all = Vec::new();
+        let mut take = |kept| {
+            all.push(kept);
+            Ok(true)
+        };
+        read(config, &mut take).expect("can be read");
+        all
+    }
+
+    fn write(config: &config::DeadLetters) {
+        let mut writer = open(config, Some("visits"), None).expect("opens");
+        writer.write(&letters()).expect("writes");
+        writer.flush().expect("is kept");
+    }
+
+    fn given_back(config: &config::DeadLetters, places: [&str; 3]) {
+        write(config);
+        let kept = all(config);
+        assert_eq!(kept.iter().map(|kept| &kept.letter).collect::<Vec<_>>(), letters().iter().collect::<Vec<_>>());
+        assert!(kept.iter().all(|kept| kept.source_topic.as_deref() == Some("visits")), "{kept:?}");
+        assert_eq!(kept.iter().map(|kept| kept.place.as_str()).collect::<Vec<_>>(), places);
+    }
+
+    #[test]
+    fn a_file_and_a_topic_give_back_what_was_kept() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("letters.ndjson");
+        assert!(all(&config::DeadLetters::File(path.clone())).is_empty(), "none was ever kept");
+        given_back(&config::DeadLetters::File(path), ["line 1", "line 2", "line 3"]);
+
+        let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("needs nothing");
+        cluster.create_topic("letters", 1, 1).expect("makes a topic");
+        let (brokers, topic) = (cluster.bootstrap_servers(), "letters".to_owned());
+        let config = config::DeadLetters::Topic { brokers, topic, properties: BTreeMap::new() };
+        given_back(&config, ["0/0", "0/1", "0/2"]);
+    }
+
+    #[test]
+    fn a_line_that_is_being_written_is_left_out_and_another_file_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("letters.ndjson");
+        let config = config::DeadLetters::File(path.clone());
+        write(&config);
+        let whole = std::fs::read(&path).expect("is there");
+        std::fs::write(&path, &whole[..whole.len() - 1]).expect("is writable");
+        assert_eq!(all(&config).len(), 2);
+        std::fs::write(&path, b"{\"value\":\"x\"}\n").expect("is writable");
+        let failure = read(&config, &mut |_| Ok(true)).expect_err("that is a log");
+        assert!(failure.message.contains("line 1 is no dead letter: missing field `reason`"), "{failure}");
+    }
+
+    #[test]
+    fn a_redriven_record_says_where_the_one_is_that_it_repeats() {
+        let kept = Kept { letter: letters().remove(0), source_topic: Some("visits".into()), place: "line 1".into() };
+        let headers = redriven_headers(&kept);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let named: Vec<String> = headers.of(0).map(|(name, value)| format!("{}={}", text(name), text(value))).collect();
+        let expect = [
+            "trace=x",
+            "keyfold.event=own",
+            "keyfold.redriven.topic=visits",
+            "keyfold.redriven.partition=3",
+            "keyfold.redriven.offset=42",
+            "keyfold.redriven.timestamp=1727873508000",
+        ];
+        assert_eq!(named, expect);
+
+        // A redriven record that became a dead letter again repeats the redriven one.
+        let record = RecordRef { headers: Some((&headers, 0)), offset: 50, ..kept.letter.record.get(0) };
+        let mut records = Records::default();
+        records.push(record);
+        let again = Kept { letter: DeadLetter { record: records, ..kept.letter.clone() }, ..kept.clone() };
+        assert_eq!(redriven_headers(&again).of(0).count(), expect.len());
+
+        let line = String::from_utf8(redriven_line(record)).expect("JSON is text");
+        assert!(
+            line.starts_with(
+                r#"{"value_base64":"/wA=","partition":3,"timestamp":1727873508000,"key_base64":"/g==","headers":"#
+            ),
+            "{line}"
+        );
+        assert!(record_of(line.as_bytes()).is_ok(), "{line}");
+    }
+}

@@ -1,0 +1,49 @@
+//! Which dead letters were sent into a log again, so that a second redrive leaves them out. A redrive is noted before its first record is
+//! sent and once more when all are acknowledged: one that was broken off may have sent any part of what it names.
+//!
+//! | object | what it is |
+//! |---|---|
+//! | `log/redriven/<ms>.json` | one redrive |
+
+use futures::TryStreamExt;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use super::{PipelineLog, json};
+use crate::failure::{Exit, Failure};
+
+/// One `keyfold dead-letters redrive`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redrive {
+    /// When it began, ms since 1970: its name.
+    pub at_ms: i64,
+    /// Where the records went.
+    pub to: String,
+    /// Partition and offset of each record as it was read first.
+    pub records: Vec<(u32, u64)>,
+    /// Whether all of them were acknowledged.
+    pub is_done: bool,
+}
+
+impl PipelineLog {
+    /// All redrives of this pipeline, the first one first.
+    pub fn redrives(&self) -> Result<Vec<Redrive>, Failure> {
+        let under = Path::from("log/redriven");
+        let listing = self.objects.list(Some(&under)).map_ok(|object| object.location).try_collect();
+        let mut paths: Vec<Path> = self
+            .runtime
+            .block_on(listing)
+            .map_err(|e| Failure::new(Exit::Outside, format!("state.url: {under} cannot be listed: {e}")))?;
+        paths.sort();
+        let mut found = Vec::new();
+        for path in paths {
+            found.extend(self.read(path.as_ref())?);
+        }
+        Ok(found)
+    }
+
+    /// Notes a redrive, or that it is done.
+    pub fn note_redrive(&self, redrive: &Redrive) -> Result<(), Failure> {
+        self.put(&format!("log/redriven/{:020}.json", redrive.at_ms), json(redrive))
+    }
+}

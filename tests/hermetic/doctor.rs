@@ -1,0 +1,268 @@
+//! What `keyfold doctor` finds: each thing is provoked, told under its name, and mended by what its advice says. What needs a real broker or
+//! database is in tests/services/doctor.rs; what needs more than one machine is judged from data in the host's own tests.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use keyfold::symptom::Symptom;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use serde_json::Value;
+
+use crate::support::doctor::{call, doctor, findings, ids};
+use crate::support::generate::{TestRecord, write_records};
+use crate::support::guide::read;
+use crate::support::host::{Pipeline, plugin_file};
+use crate::support::mock::{produce, visits};
+use crate::support::settings::Settings;
+
+/// A pipeline over a file of visits.
+fn pipeline(settings: &Settings) -> Pipeline {
+    let pipeline = Pipeline::new(&settings.to_toml());
+    write_records(&pipeline.path("log.ndjson"), &visits(1, |i| i % 10));
+    pipeline
+}
+
+/// The doctor finds this and nothing else, with this exit code; after it was mended nothing.
+#[track_caller]
+fn check(pipeline: &Pipeline, symptom: Symptom, code: i32, mend: impl FnOnce(&Pipeline)) {
+    let findings = doctor(pipeline, code);
+    assert_eq!(ids(&findings), [symptom.name()], "{findings:#?}");
+    let found = findings.iter().find(|finding| finding["id"] == symptom.name()).expect("just seen");
+    assert_eq!(found["advice"], symptom.advice());
+    mend(pipeline);
+    let findings = doctor(pipeline, 0);
+    assert!(ids(&findings).is_empty(), "{}: after it was mended: {findings:#?}", symptom.name());
+}
+
+fn with(settings: &Settings, from: &str, to: &str) -> String {
+    let toml = settings.to_toml();
+    assert!(toml.contains(from), "{from} is in:\n{toml}");
+    toml.replace(from, to)
+}
+
+#[test]
+fn every_symptom_has_its_section_and_every_section_its_symptom() {
+    let readme = read("docker/README.md");
+    let (_, rest) = readme.split_once("\n## What the doctor finds\n").expect("docker/README.md has that section");
+    let section = rest.split("\n## ").next().expect("a split has a first part");
+    let sections: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let once: BTreeSet<&str> = sections.iter().copied().collect();
+    assert_eq!(sections.len(), once.len(), "no section stands twice");
+    let names: BTreeSet<&str> = Symptom::ALL.iter().map(|symptom| symptom.name()).collect();
+    assert_eq!(once, names, "left: docker/README.md, right: host/symptom.rs");
+}
+
+#[test]
+fn a_healthy_pipeline_has_nothing_wrong_and_an_owner_for_each_lane() {
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
+    cluster.create_topic("healthy", 2, 1).expect("a new topic");
+    let settings = Settings { checkpoint_interval: "200ms".into(), ..Settings::default() };
+    let pipeline = Pipeline::new(&settings.over_kafka(&cluster.bootstrap_servers(), "healthy").to_toml());
+    assert!(ids(&doctor(&pipeline, 0)).is_empty(), "before the first run");
+    produce(&cluster.bootstrap_servers(), "healthy", &visits(2, |i| i % 10));
+    let mut host = pipeline.spawn(&[]);
+    host.wait_until("a checkpoint is written", || call(&pipeline, ["state", "list"], &[]).code == Some(0));
+    let findings = doctor(&pipeline, 0);
+    assert!(ids(&findings).is_empty(), "{findings:#?}");
+    let lane = findings.iter().find(|finding| finding["subject"] == "lane topic").expect("there is one lane");
+    let said = lane["found"].as_str().unwrap_or_default();
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a machine has a name");
+    let (name, version) = (format!("host {}", name.trim()), format!("keyfold {}", env!("CARGO_PKG_VERSION")));
+    for word in [name, version, format!("process {}", host.id())] {
+        assert!(said.contains(&word), "{said} names {word}");
+    }
+    let place = findings.iter().find(|finding| finding["subject"] == "place in the log").expect("the lane has folded");
+    assert_eq!(place["verdict"], "ok");
+    let left = std::fs::read_dir(pipeline.path("state")).expect("there is state").filter_map(Result::ok);
+    assert!(left.map(|entry| entry.file_name()).all(|name| !name.to_string_lossy().starts_with("doctor")));
+    host.terminate(Duration::from_secs(30)).expect_code(0);
+}
+
+#[test]
+fn people_read_lines_with_the_name_and_what_mends_it() {
+    let pipeline =
+        pipeline(&Settings { sink: "[sink.ndjson]\npath = \"no/rows.ndjson\"".into(), ..Settings::default() });
+    let outcome = pipeline.call("doctor", &[]);
+    outcome.expect_code(3).expect_said(&["FAIL  sink", "no is not there", "sink-unusable: make its folder"]);
+    let ok = outcome.stdout.lines().filter(|line| line.starts_with("ok ")).count();
+    assert!(ok >= 5, "{}", outcome.stdout);
+}
+
+#[test]
+fn a_wrong_configuration_is_mended_by_its_key() {
+    let settings = Settings::default();
+    let pipeline = pipeline(&settings);
+    pipeline.configure(&with(&settings, "checkpoint_interval = \"5s\"", "checkpoint_intervall = \"5s\""));
+    check(&pipeline, Symptom::ConfigWrong, 2, |pipeline| pipeline.configure(&settings.to_toml()));
+}
+
+#[test]
+fn a_plugin_that_is_missing_or_none_is_mended_by_its_file() {
+    let plugin = "component = \"plugin.wasm\"\nconfig = { mode = \"ok\" }".to_owned();
+    let pipeline = pipeline(&Settings { plugin, ..Settings::default() });
+    let build = |pipeline: &Pipeline| {
+        std::fs::copy(plugin_file("hostile"), pipeline.path("plugin.wasm")).expect("the build has left it there");
+    };
+    let found = |code| ids(&doctor(&pipeline, code));
+    assert_eq!(
+        found(2),
+        [Symptom::PluginMissing.name(), Symptom::PluginRefused.name()],
+        "and its tables are not known"
+    );
+    build(&pipeline);
+    assert!(found(0).is_empty());
+    pipeline.write("plugin.wasm", b"\0asm\x01\0\0\0");
+    assert_eq!(found(4), [Symptom::PluginRefused.name(); 2]);
+    build(&pipeline);
+    assert!(found(0).is_empty());
+}
+
+#[test]
+fn too_much_memory_for_this_machine_is_mended_by_less_of_it() {
+    let settings = Settings::default();
+    let plugin = format!("{}\nmemory = \"1GiB\"", settings.plugin);
+    let pipeline = pipeline(&Settings { plugin, run: "workers = 256".into(), ..settings.clone() });
+    check(&pipeline, Symptom::MemoryShort, 0, |pipeline| pipeline.configure(&settings.to_toml()));
+}
+
+#[test]
+fn a_file_that_is_missing_or_another_one_is_mended_by_the_right_one() {
+    let settings = Settings::default();
+    let pipeline = pipeline(&settings);
+    std::fs::remove_file(pipeline.path("log.ndjson")).expect("just written");
+    let put_back = |pipeline: &Pipeline| write_records(&pipeline.path("log.ndjson"), &visits(1, |i| i % 10));
+    check(&pipeline, Symptom::FileUnusable, 3, put_back);
+    pipeline.run_to_end(&[]).expect_code(0);
+    write_records(&pipeline.path("log.ndjson"), &visits(1, |i| i % 7));
+    check(&pipeline, Symptom::LogAnew, 5, put_back);
+    write_records(&pipeline.path("log.ndjson"), &visits(1, |i| i % 10)[..20]);
+    check(&pipeline, Symptom::LogAnew, 5, put_back);
+}
+
+#[test]
+fn state_that_cannot_be_used_is_mended_by_a_place_of_its_own() {
+    let settings = Settings::default();
+    let pipeline = Pipeline::new(&settings.to_toml());
+    write_records(&pipeline.path("log.ndjson"), &keyed(visits(1, |i| i % 10)));
+    pipeline.write("state", b"a file where a folder should be");
+    check(&pipeline, Symptom::StateUnusable, 3, |pipeline| {
+        std::fs::remove_file(pipeline.path("state")).expect("just written");
+    });
+    pipeline.run_to_end(&[]).expect_code(0);
+    let by_partition = with(&settings, "format = \"records\"", "format = \"records\"\nordering = \"partition\"");
+    pipeline.configure(&by_partition);
+    check(&pipeline, Symptom::StateForeign, 5, |pipeline| {
+        pipeline.configure(&by_partition.replace("{dir}/state", "{dir}/state-of-partitions"));
+    });
+}
+
+/// The same with the user as the record's key.
+fn keyed(mut log: Vec<TestRecord>) -> Vec<TestRecord> {
+    for record in &mut log {
+        let value: Value = serde_json::from_slice(record.value.as_deref().unwrap_or_default()).expect("is JSON");
+        record.key = Some(value["user_id"].to_string().into_bytes());
+    }
+    log
+}
+
+#[test]
+fn settings_that_differ_from_those_in_force_are_mended_by_an_order_or_by_the_file() {
+    let settings = Settings::default();
+    let pipeline = pipeline(&settings);
+    pipeline.run_to_end(&[]).expect_code(0);
+    let shorter = with(&settings, "session_timeout = \"50s\"", "session_timeout = \"20s\"");
+    pipeline.configure(&shorter);
+    check(&pipeline, Symptom::SettingsDiffer, 2, |pipeline| {
+        pipeline.call("deploy", &[]).expect_code(0);
+    });
+    pipeline.configure(&settings.to_toml());
+    check(&pipeline, Symptom::SettingsSuperseded, 0, |pipeline| pipeline.configure(&shorter));
+}
+
+#[test]
+fn keys_that_lie_in_two_partitions_are_mended_by_one_order_for_all() {
+    let by_partition =
+        "[source.file]\npath = \"log.ndjson\"\nformat = \"records\"\nordering = \"partition\"".to_owned();
+    let settings = Settings { source: by_partition, ..Settings::default() };
+    let merged =
+        |pipeline: &Pipeline| pipeline.configure(&with(&settings, "ordering = \"partition\"", "ordering = \"topic\""));
+    let pipeline = Pipeline::new(&settings.to_toml());
+    write_records(&pipeline.path("log.ndjson"), &visits(2, |i| i / 2));
+    check(&pipeline, Symptom::KeyInTwoPartitions, 0, merged);
+    // The users of each partition are its own, but nothing keeps a producer to that.
+    pipeline.configure(&settings.to_toml());
+    write_records(&pipeline.path("log.ndjson"), &visits(2, |i| i % 2));
+    check(&pipeline, Symptom::RecordsWithoutKey, 0, |pipeline| {
+        write_records(&pipeline.path("log.ndjson"), &keyed(visits(2, |i| i % 2)));
+    });
+}
+
+#[test]
+fn sinks_and_dead_letters_that_cannot_be_kept_are_mended_by_their_folder_or_table() {
+    let sqlite = Settings { sink: "[sink.sqlite]\npath = \"rows.db\"".into(), ..Settings::default() };
+    let pipeline = pipeline(&sqlite);
+    let database = |statement: &str| {
+        let connection = rusqlite::Connection::open(pipeline.path("rows.db")).expect("the folder is writable");
+        connection.execute_batch(statement).expect("a valid statement");
+    };
+    database("CREATE TABLE sessions (session_id INTEGER PRIMARY KEY, user_id INTEGER, pages TEXT)");
+    check(&pipeline, Symptom::TableMisfit, 3, |_| database("DROP TABLE sessions"));
+    let folder = |name: &'static str| move |p: &Pipeline| std::fs::create_dir(p.path(name)).expect("it is not there");
+    pipeline.configure(&with(&sqlite, "rows.db", "no/rows.db"));
+    check(&pipeline, Symptom::SinkUnusable, 3, folder("no"));
+    pipeline.configure(&with(&sqlite, "dead-letters.ndjson", "lost/dead-letters.ndjson"));
+    check(&pipeline, Symptom::DeadLettersUnusable, 3, folder("lost"));
+}
+
+#[test]
+fn brokers_that_are_away_or_old_and_a_missing_topic_are_told_apart() {
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
+    let brokers = cluster.bootstrap_servers();
+    let settings = Settings::default().over_kafka(&brokers, "doctor");
+    let pipeline = pipeline(&settings);
+    check_from(&pipeline, &with(&settings, &brokers, "127.0.0.1:1"), Symptom::BrokerUnreachable, || {
+        pipeline.configure(&settings.to_toml());
+        cluster.create_topic("doctor", 2, 1).expect("a new topic");
+    });
+    let misspelt = with(&settings, "topic = \"doctor\"", "topic = \"doktor\"");
+    check_from(&pipeline, &misspelt, Symptom::TopicMissing, || pipeline.configure(&settings.to_toml()));
+    let speak = |fetch, metadata| {
+        for (api, newest) in [(RDKafkaApiKey::Fetch, fetch), (RDKafkaApiKey::Metadata, metadata)] {
+            cluster.apiversion(api, Some(0), Some(newest)).expect("the mock implements more");
+        }
+    };
+    speak(11, 9);
+    let findings = doctor(&pipeline, 0);
+    assert_eq!(ids(&findings), [Symptom::BrokerOld.name()], "{findings:#?}");
+    speak(11, 10);
+    assert!(ids(&doctor(&pipeline, 0)).is_empty());
+
+    cluster
+        .topic_error("doctor", RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+        .expect("the topic is there");
+    check(&pipeline, Symptom::TopicRefused, 3, |_| {
+        cluster.topic_error("doctor", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).expect("the topic is there");
+    });
+
+    let letters = format!("topic = \"letters\"\nbrokers = \"{brokers}\"");
+    pipeline.configure(&with(&settings, "file = \"dead-letters.ndjson\"", &letters));
+    check(&pipeline, Symptom::DeadLettersUnusable, 3, |_| {
+        cluster.create_topic("letters", 1, 1).expect("a new topic");
+    });
+}
+
+/// As [`check`], with another configuration that refuses, and the mending as advised.
+#[track_caller]
+fn check_from(pipeline: &Pipeline, config: &str, symptom: Symptom, mend: impl FnOnce()) {
+    pipeline.configure(config);
+    check(pipeline, symptom, 3, |_| mend());
+}
+
+#[test]
+fn a_database_that_is_away_is_told() {
+    let pipeline = pipeline(&Settings::default().into_cql(1, "nowhere"));
+    let outcome = pipeline.start(pipeline.command("doctor", &["--json"])).wait(Duration::from_secs(60));
+    assert_eq!(ids(&findings(outcome.expect_code(3))), [Symptom::CqlUnreachable.name()]);
+}
