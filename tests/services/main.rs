@@ -10,6 +10,7 @@ mod topics;
 mod tables;
 
 mod admin;
+mod container;
 mod deploy;
 mod input;
 mod live_edge;
