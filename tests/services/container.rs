@@ -67,9 +67,9 @@ impl Container {
 
 /// The image says how it is run, and the program itself says whether it is well; its size, MB.
 fn assert_image(container: &Container) -> f64 {
-    let image = container.podman(&["image", "inspect", "-f", "{{json .}}", IMAGE]);
+    let image = container.podman(&["image", "inspect", IMAGE]);
     let image: Value = serde_json::from_str(&image).expect("podman writes JSON");
-    let config = &image["Config"];
+    let (image, config) = (&image[0], &image[0]["Config"]);
     assert_eq!(config["User"], "65532:65532");
     assert_eq!(config["Entrypoint"], json!(["/usr/local/bin/keyfold"]));
     assert_eq!(config["Cmd"], json!(["run"]));

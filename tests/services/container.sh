@@ -26,7 +26,7 @@ base() {                   # base NAME PACKAGES HOW IMPORT-ARG...: the image NAM
   local name=$1 packages=$2 how=$3
   shift 3
   mkdir -p "$CACHE"
-  exec 9> "$CACHE/base.lock"; flock 9
+  exec 9> "$CACHE/$name.lock"; flock 9
   [[ -f $CACHE/$name.tar ]] || debian "$CACHE/$name.tar" "$packages" "$how"
   podman image exists "localhost/$name" || podman import -q "$@" "$CACHE/$name.tar" "localhost/$name" > /dev/null
   exec 9>&-
