@@ -1,5 +1,5 @@
 //! The host in a container: the image of `docker/Dockerfile`, made of this build's program, with a root file system that is read-only, a user
-//! who is not root, and one volume. And the files that lie beside it.
+//! who is not root, and one volume.
 
 use std::io::Write;
 use std::process::Command;
