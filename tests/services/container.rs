@@ -13,8 +13,8 @@ use crate::support::host::{Outcome, PATIENCE, Pipeline, Running};
 use crate::tables::{SESSIONS, Tables};
 use crate::topics::{create_topic, produce};
 
-/// What `container.sh` makes.
-const IMAGE: &str = "localhost/keyfold:test";
+/// What `container.sh` makes, which knows the name.
+const IMAGE: &str = "localhost/keyfold:@";
 
 /// Image and volume, and what a host needs to know of the services.
 struct Container {

@@ -5,16 +5,18 @@
 #   container.sh start         image and volume for a test; `stop` and `remove` end it
 #   container.sh run ARG...    `keyfold ARG...` in a container with that volume and the KEYFOLD_* of the environment, until it ends
 #   container.sh exec ARG...   `keyfold ARG...` in the container that runs
-#   container.sh podman ARG... any command of podman, on the storage of these images; @ is the container's name
-# Env: BINARY (target/debug/keyfold)  DATA_DIR (names container and volume)  IMAGE (localhost/keyfold:test)
-#      CONTAINER_CACHE (target/container of the checkout: the base image, and the storage of images)
+#   container.sh podman ARG... any command of podman, on the storage of these images; @ stands for the name
+# Env: BINARY (target/debug/keyfold)  DATA_DIR (its last part is the name of container, volume and the image's tag; else `test`)
+#      CONTAINER_CACHE (target/container of the checkout: base images, and the storage of images)
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${CONTAINER_CACHE:-$ROOT/target/container}
-IMAGE=${IMAGE:-localhost/keyfold:test}
 SUITE=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 RUNTIME_BASE=keyfold-base-$SUITE BUILD_BASE=keyfold-build-base-$SUITE
-NAME=$(basename "${DATA_DIR:-keyfold}")
+NAME=$(basename "${DATA_DIR:-test}")
+IMAGE=localhost/keyfold:$NAME
+TEMPORARY=()
+trap 'rm -rf "${TEMPORARY[@]}"' EXIT
 STORAGE=(--root "$CACHE/storage" --runroot "$CACHE/run" --storage-driver vfs)
 
 die() { echo "container.sh: $*" >&2; exit 1; }
@@ -35,15 +37,14 @@ debian() {                 # debian ARCHIVE PACKAGES HOW
   command -v debootstrap > /dev/null || die "debootstrap not found, and no $1"
   [[ -n $SUITE ]] || die "this machine is no Debian: there is no base image for its binaries"
   echo "container.sh: fetching $SUITE for a base image" >&2
-  local root; root=$(mktemp -d)
+  local root; root=$(mktemp -d); TEMPORARY+=("$root")
   debootstrap --variant=minbase --include="$2" "$SUITE" "$root" > "$CACHE/debootstrap.log" 2>&1 || die "debootstrap: $(tail -3 "$CACHE/debootstrap.log")"
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/dev/*
   "$3" "$root" "$1.part"
-  rm -rf "$root"
   mv "$1.part" "$1"
 }
 libraries() {              # the files of a few packages and no shell, like distroless images
-  local root=$1 package files; files=$(mktemp)
+  local root=$1 package files; files=$(mktemp); TEMPORARY+=("$files")
   for package in base-files netbase tzdata libc6 libgcc-s1 libssl3 zlib1g; do
     cat "$root/var/lib/dpkg/info/$package".list "$root/var/lib/dpkg/info/$package":*.list 2> /dev/null || true
   done | grep -Ev '^/usr/share/(doc|man|locale|lintian|bug|zoneinfo/right|zoneinfo/posix)(/|$)|/gconv/' > "$files"
@@ -51,7 +52,6 @@ libraries() {              # the files of a few packages and no shell, like dist
   sed -Ei 's#^/(bin|sbin|lib|lib32|lib64|libx32)/#/usr/\1/#; s#^/##; /^\.?$/d' "$files"
   printf '%s\n' bin sbin lib lib64 etc/ssl etc/ssl/certs etc/ssl/certs/ca-certificates.crt >> "$files"
   tar -C "$root" --no-recursion -cf "$2" -T <(sort -u "$files")
-  rm "$files"
 }
 compilers() {              # all of it, and this machine's rustup
   local name
@@ -79,13 +79,12 @@ assemble() {               # assemble ARG...: docker/Dockerfile with these argum
   echo "$IMAGE: $(podman image inspect -f '{{.Size}}' "$IMAGE" | awk '{printf "%.1f MB", $1 / 1e6}')"
 }
 image() {
-  local binary=${BINARY:-$ROOT/target/debug/keyfold} stage; stage=$(mktemp -d)
+  local binary=${BINARY:-$ROOT/target/debug/keyfold} stage; stage=$(mktemp -d); TEMPORARY+=("$stage")
   [[ -x $binary ]] || die "there is no $binary: cargo build"
   runtime_base
   mkdir "$stage/volume"
   strip --strip-debug -o "$stage/keyfold" "$binary"
   assemble --target runtime --build-context build="$stage"
-  rm -rf "$stage"
 }
 build() {
   runtime_base
@@ -111,6 +110,6 @@ case $COMMAND in
   exec) podman exec "$NAME" keyfold "$@" ;;
   podman) podman "${@//@/$NAME}" ;;
   stop) podman rm -f -t 0 -i "$NAME" ;;
-  remove) podman volume rm -f "$NAME" ;;
-  *) sed -n '2,11s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  remove) podman volume rm -f "$NAME"; podman rmi -f "$IMAGE" ;;
+  *) sed -n '2,10s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
