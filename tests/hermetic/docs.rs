@@ -101,13 +101,32 @@ fn the_configurations_that_are_shown_are_right() {
 
 #[test]
 fn links_of_the_documentation_lead_somewhere() {
-    for name in ["README.md", "plugins/README.md"] {
+    for name in ["README.md", "docker/README.md", "plugins/README.md"] {
         let (text, folder) = (read(name), root().join(Path::new(name).parent().expect("a file's name")));
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
         for target in targets.filter(|target| !target.contains("://")) {
             assert!(folder.join(target).exists(), "{name}: there is no {target}");
         }
     }
+}
+
+#[test]
+fn the_container_s_files_name_this_version_and_this_compiler() {
+    let version = env!("CARGO_PKG_VERSION");
+    for name in ["docker/compose.yaml", "docker/kubernetes.yaml", "docker/README.md"] {
+        let text = read(name);
+        let images = text.split("keyfold:").skip(1).filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        let others: Vec<&str> = images.filter(|rest| !rest.starts_with(version)).collect();
+        assert!(text.contains(&format!("keyfold:{version}")) && others.is_empty(), "{name} names keyfold:{version}");
+    }
+    let dockerfile = read("docker/Dockerfile");
+    assert!(dockerfile.contains(&format!("ARG VERSION={version}\n")), "docker/Dockerfile is behind Cargo.toml");
+    let toolchain = read("rust-toolchain.toml");
+    let channel = toolchain.split('"').nth(1).expect("the channel comes first");
+    assert!(
+        dockerfile.contains(&format!("rust:{channel}-")),
+        "docker/Dockerfile builds with another compiler than {channel}"
+    );
 }
 
 // ---- host/ARCHITECTURE.md

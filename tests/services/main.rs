@@ -11,6 +11,7 @@ mod tables;
 
 mod admin;
 mod author;
+mod container;
 mod deploy;
 mod doctor;
 mod input;

@@ -8,36 +8,36 @@ use crate::support::settings::Settings;
 use crate::tables::{SESSIONS, Tables};
 use crate::topics::{create_topic, produce};
 
-fn visit(partition: u32, timestamp: i64, user: i64, page: &str, time: &str) -> TestRecord {
+pub(crate) fn visit(partition: u32, timestamp: i64, user: i64, page: &str, time: &str) -> TestRecord {
     let value = json!({"user_id": user, "page": page, "event_time": time}).to_string().into_bytes();
     TestRecord { partition, offset: 0, timestamp, key: None, value: Some(value) }
 }
 
-fn a() -> [TestRecord; 1] {
+pub(crate) fn a() -> [TestRecord; 1] {
     [visit(0, 1_727_873_508_000, 1, "A.html", "2023-02-20T03:03:20")]
 }
 
-fn b_and_c() -> [TestRecord; 2] {
+pub(crate) fn b_and_c() -> [TestRecord; 2] {
     [
         visit(1, 1_727_873_511_000, 1, "B.html", "2023-02-20T03:03:26"),
         visit(0, 1_727_873_514_000, 1, "C.html", "2023-02-20T03:05:26"),
     ]
 }
 
-fn d() -> [TestRecord; 1] {
+pub(crate) fn d() -> [TestRecord; 1] {
     [visit(1, 1_727_873_775_000, 2, "D.html", "2023-02-20T04:55:26")]
 }
 
-fn first_row() -> Value {
+pub(crate) fn first_row() -> Value {
     json!({"table": "sessions", "session_id": -1_700_334_822_881_806_003_i64, "user_id": 1, "pages": ["A.html", "B.html", "C.html"]})
 }
 
-fn second_row() -> Value {
+pub(crate) fn second_row() -> Value {
     json!({"table": "sessions", "session_id": 9_081_782_675_340_903_552_i64, "user_id": 2, "pages": ["D.html"]})
 }
 
 /// Time of writing of user 1's row, ms.
-fn written_ms(tables: &Tables, keyspace: &str) -> i64 {
+pub(crate) fn written_ms(tables: &Tables, keyspace: &str) -> i64 {
     let rows = tables.rows(keyspace, "sessions", &["user_id", "ingestion_time"]);
     let row = rows.iter().find(|row| row["user_id"] == 1).expect("user 1 has a row");
     row["ingestion_time"].as_i64().expect("the host fills the column")

@@ -1,5 +1,5 @@
-//! Starts a real broker or database for a test process and ends it with that process, however that ends: the script `tied.sh` waits for
-//! the end of a pipe of which this process holds the other end.
+//! Starts a real broker or database, or makes a container, for a test process and ends it with that process, however that ends: the script
+//! `tied.sh` waits for the end of a pipe of which this process holds the other end.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use crate::support::host::KEYFOLD;
+
 /// What can be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -15,6 +17,8 @@ pub(crate) enum Kind {
     Kafka,
     /// One CQL node: Cassandra from Maven artefacts, ScyllaDB from Docker.
     Cassandra,
+    /// The image of the program under test, and a volume: what `container.sh` needs to run it.
+    Container,
 }
 
 /// A service that runs as long as this process, or as long as the value if that is dropped before.
@@ -62,8 +66,17 @@ fn ways(kind: Kind, reasons: &mut Vec<String>) -> Vec<Vec<String>> {
     let name = match kind {
         Kind::Kafka => "kafka",
         Kind::Cassandra => "cassandra",
+        Kind::Container => "container",
     };
     let mut ways = Vec::new();
+    if kind == Kind::Container {
+        if ["buildah", "podman", "runc"].iter().all(|tool| works(tool, "--version")) {
+            ways.push(vec!["bash".to_owned(), script("container.sh")]);
+        } else {
+            reasons.push("needs buildah, podman and runc".to_owned());
+        }
+        return ways;
+    }
     let cached = services_lib().join(name).join(".complete").exists();
     if works("java", "-version") && (cached || works("mvn", "-version")) {
         ways.push(vec!["bash".to_owned(), script(&format!("{name}.sh"))]);
@@ -96,11 +109,11 @@ impl Service {
         let data =
             tempfile::Builder::new().prefix("keyfold-service-").tempdir().map_err(|error| error.to_string())?.keep();
         let [port, second] = free_ports();
-        let ports = match kind {
+        let mut environment = Vec::from(match kind {
             Kind::Kafka => [("KAFKA_PORT", port.to_string()), ("KAFKA_CONTROLLER_PORT", second.to_string())],
             Kind::Cassandra => [("CQL_PORT", port.to_string()), ("CASSANDRA_STORAGE_PORT", second.to_string())],
-        };
-        let mut environment = Vec::from(ports);
+            Kind::Container => [("KEYFOLD_ADMIN__LISTEN", format!("127.0.0.1:{port}")), ("BINARY", KEYFOLD.to_owned())],
+        });
         environment.push(("DATA_DIR", data.to_string_lossy().into_owned()));
         environment.push(("SERVICES_LIB", services_lib().to_string_lossy().into_owned()));
         let tie = tie(&command, &environment, &data)?;
@@ -127,10 +140,15 @@ impl Service {
         self.call("start");
     }
 
-    fn call(&self, verb: &str) {
+    /// The service's script with another verb of its own.
+    pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).arg(verb).envs(self.environment.clone()).stdin(Stdio::null());
-        let output = command.output().expect("bash is there");
+        command
+    }
+
+    fn call(&self, verb: &str) {
+        let output = self.command(verb).output().expect("bash is there");
         assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
