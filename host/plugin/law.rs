@@ -30,7 +30,7 @@ impl std::fmt::Display for Violation {
         write!(
             f,
             "the plugin breaks the law of the contract: cut {cut}, {what} is {cut_gives}, in one batch it is {whole}; its results may \
-             depend on nothing but the event and the key's state (no statics, nothing kept in the mapper, no iteration over std's HashMap)"
+             depend on nothing but the event and the key's state (no statics, no variables of a module, nothing kept in the mapper, no iteration over std's HashMap)"
         )
     }
 }

@@ -55,6 +55,25 @@ fn the_readme_s_reference_is_that_of_the_configuration() {
 }
 
 #[test]
+fn the_dashboard_shows_metrics_that_there_are() {
+    let (dashboard, reference) = (read("docker/grafana/keyfold.json"), metrics::reference());
+    let names: BTreeSet<&str> = dashboard
+        .match_indices("keyfold_")
+        .map(|(at, _)| {
+            dashboard[at..].split(|c: char| !(c.is_ascii_lowercase() || c == '_')).next().unwrap_or_default()
+        })
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        let name = name.trim_end_matches("_bucket");
+        assert!(
+            reference.contains(&format!("`{name}`")),
+            "docker/grafana/keyfold.json shows {name}, which there is not"
+        );
+    }
+}
+
+#[test]
 fn the_readme_s_metrics_are_those_of_the_host() {
     check_generated("metrics", "metrics.rs", &metrics::reference());
 }

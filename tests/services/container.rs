@@ -135,6 +135,7 @@ fn the_walkthrough_holds_with_the_host_in_a_container_killed_and_swapped() {
     let first_ms = written - container.started_ms();
     assert_eq!(container.inspect(".HostConfig.ReadonlyRootfs"), "true");
     assert_eq!(container.inspect("len .Mounts"), "1");
+    container.podman(&["healthcheck", "run", "@"]);
     let t = swap(&container);
     container.podman(&["kill", "@"]);
     host.wait(PATIENCE).expect_code(137);
