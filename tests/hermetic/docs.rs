@@ -119,6 +119,17 @@ fn the_configurations_that_are_shown_are_right() {
 }
 
 #[test]
+fn samples_of_the_guide_stand_in_code_that_is_compiled() {
+    let compiled = [read("host/author/rust/lib.rs"), read("plugins/sdk/tests/state.rs")];
+    let samples: Vec<Block> =
+        blocks(&read("plugins/README.md")).into_iter().filter(|block| block.language == "rust").collect();
+    assert!(!samples.is_empty(), "the guide shows code");
+    for sample in samples {
+        assert!(compiled.iter().any(|code| code.contains(&sample.text)), "nowhere compiled: {}", sample.text);
+    }
+}
+
+#[test]
 fn links_of_the_documentation_lead_somewhere() {
     for name in ["README.md", "docker/README.md", "plugins/README.md"] {
         let (text, folder) = (read(name), root().join(Path::new(name).parent().expect("a file's name")));

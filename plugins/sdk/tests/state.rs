@@ -43,3 +43,17 @@ fn less_more_and_other_bytes_are_refused() {
     assert!(Phase::read(&[3]).is_err(), "there is no fourth variant");
     assert!(bool::read(&[2]).is_err() && bool::read(&[]).is_err());
 }
+
+// The guide's sample, plugins/README.md.
+#[derive(Default, Serialize, Deserialize, Stored)]
+struct Basket {
+    items: Vec<String>,
+    paid: Option<u64>,
+}
+
+#[test]
+fn the_guide_s_basket_comes_back() {
+    let basket = Basket { items: vec!["a".into()], paid: Some(7) };
+    let read = Basket::read(&bytes(&basket)).expect("it was written");
+    assert_eq!((read.items, read.paid), (basket.items, basket.paid));
+}
