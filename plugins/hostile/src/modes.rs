@@ -279,7 +279,7 @@ impl Hostile {
     /// The event with `v` = `n`, in the modes that spare all others.
     fn struck_event(&self, key: &mut Key<'_, Self>, time: i64, v: i64) -> Result<(), String> {
         self.strike(At::Fold, v);
-        let last = if self.config.mode == Mode::Rows { 500_000 } else { 0 };
+        let last = if self.config.mode == Mode::Rows { 1_000_000 } else { 0 };
         let name = key.name();
         (0..last).for_each(|i| row(key, name, i, v));
         if last == 0 {

@@ -272,6 +272,7 @@ impl<'a> RowBuilder<'a> {
     }
 
     /// The cell that is written next, if its column is of this name and type.
+    #[inline]
     #[track_caller]
     fn next(&mut self, name: &str, kind: ColumnType) -> CellWriter<'_> {
         let Some(spec) = self.spec.columns.get(self.column) else { self.too_many(name) };

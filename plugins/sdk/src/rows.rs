@@ -93,6 +93,7 @@ impl Rows {
     }
 
     /// One more row of a table, without cells: the row-batch that it is in.
+    #[inline]
     fn push(&mut self, table: usize) -> &mut RowBatch {
         let number = count(table);
         let rest = self.batches[self.last..].iter().position(|batch| batch.table == number);
