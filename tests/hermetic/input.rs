@@ -354,7 +354,7 @@ fn a_configuration_that_the_plugin_refuses_is_told_in_its_words() {
         "refuses its configuration",
         "session_timeout",
         "9000h",
-        "8760 h",
+        "8760h",
     ]);
 }
 
