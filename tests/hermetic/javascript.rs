@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::support::author::has_node;
+use crate::support::author::{has_node, shell};
 use crate::support::generate::{TestRecord, generate, write_records};
+use crate::support::guide::{commands, root, section};
 use crate::support::host::{KEYFOLD, Outcome, PATIENCE, Pipeline};
 use crate::support::rows::{assert_same, from_ndjson, sorted};
 use crate::support::settings::Settings;
@@ -17,11 +18,6 @@ fn keyfold(pipeline: &Pipeline, folder: &str, arguments: &[&str]) -> Outcome {
     let mut command = Command::new(KEYFOLD);
     command.args(arguments).current_dir(pipeline.path(folder)).stdin(Stdio::null());
     pipeline.start(command).wait(PATIENCE)
-}
-
-/// A file of this repository.
-fn ours(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// Copies a folder, but for what npm and the build have put into it.
@@ -44,7 +40,7 @@ fn the_sdk_keeps_the_rules_of_the_contract() {
     }
     let folder = Pipeline::new("");
     let mut node = Command::new("node");
-    node.arg("--test").arg(ours("plugins/javascript/tests/sdk.test.mjs")).stdin(Stdio::null());
+    node.arg("--test").arg(root().join("plugins/javascript/tests/sdk.test.mjs")).stdin(Stdio::null());
     folder.start(node).wait(PATIENCE).expect_code(0);
 }
 
@@ -54,19 +50,10 @@ fn from_an_empty_folder_to_rows_in_javascript() {
     if !has_node() {
         return;
     }
-    let guide = include_str!("../../plugins/README.md");
-    let section = guide.split("\n## ").find(|section| section.starts_with("In JavaScript or TypeScript"));
-    let section = section.expect("the guide has it");
-    let commands: String = section.split("```sh\n").skip(1).filter_map(|part| part.split("```").next()).collect();
+    let commands = commands(&section("In JavaScript or TypeScript"));
     assert_eq!(commands.lines().count(), 5, "{commands}");
     let folder = Pipeline::new("");
-    let program = Path::new(KEYFOLD).parent().map(Path::to_owned);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths(program.into_iter().chain(std::env::split_paths(&path)));
-    let mut shell = Command::new("bash");
-    shell.args(["-euxc", &commands]).current_dir(folder.path("")).stdin(Stdio::null());
-    shell.env("PATH", path.expect("the folder has a plain name"));
-    let done = folder.start(shell).wait(PATIENCE);
+    let done = shell(&folder, ".", &commands);
     done.expect_code(0).expect_said(&[
         "its README is in src/plugin.js",
         "ok    first: 5 rows, 1 dead letters, 0 lines of its log; whole, cut by 1",
@@ -164,9 +151,9 @@ fn what_authors_get_wrong_is_told_and_typescript_builds() {
 /// `plugins/javascript/visits`, built; by its own script, since the host need not look at it here.
 fn visits(place: &Pipeline) -> PathBuf {
     for folder in ["sdk", "visits"] {
-        copy(&ours("plugins/javascript").join(folder), &place.path(folder));
+        copy(&root().join("plugins/javascript").join(folder), &place.path(folder));
     }
-    copy(&ours("wit"), &place.path("wit"));
+    copy(&root().join("wit"), &place.path("wit"));
     let commands = "npm install --no-audit --no-fund && node node_modules/keyfold-sdk/build.mjs";
     let mut shell = Command::new("bash");
     shell.args(["-euc", commands]).current_dir(place.path("visits")).stdin(Stdio::null());

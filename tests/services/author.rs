@@ -7,7 +7,7 @@ use crate::load::now_ms;
 use crate::support::author::{Author, has_node};
 use crate::support::generate::TestRecord;
 use crate::support::guide::{blocks, commands, file_block, section};
-use crate::support::host::PATIENCE;
+use crate::support::host::{PATIENCE, instant_in};
 use crate::support::rows::sorted;
 use crate::tables::Tables;
 use crate::topics::{create_topic, produce};
@@ -68,8 +68,7 @@ fn follow_the_guide(language: &Language, name: &str, brokers: &str, port: u16) {
     author.change(language.source, &[("+ 1", "+ 10")]);
     author.call("counts", &["plugin", "build"]).expect_code(0);
     let ordered = host.wait_logged("the watched file is ordered");
-    let words = ordered["order"].as_str().expect("it says what was ordered");
-    let t: i64 = words.split(['(', ')']).filter_map(|part| part.parse().ok()).next_back().expect("it says T");
+    let t = instant_in(ordered["order"].as_str().expect("it says what was ordered"));
     host.wait_until("T", || now_ms() > t);
     let later = began + 10 * window;
     produce(brokers, name, &[action("cat", later), action("cat", later + 1_000), action("dan", later + 2 * window)]);

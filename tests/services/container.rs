@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::seed;
 use crate::service::{self, Kind, Service};
-use crate::support::host::{Outcome, PATIENCE, Pipeline, Running};
+use crate::support::host::{Outcome, PATIENCE, Pipeline, Running, instant_in};
 use crate::tables::{SESSIONS, Tables};
 use crate::topics::{create_topic, produce};
 
@@ -113,8 +113,7 @@ fn swap(container: &Container) -> i64 {
     let config = json!({"session_timeout": "10m", "session_id": "append-second"}).to_string();
     let ordered = container.exec(&["deploy", "--plugin-config", &config, "--reason", "longer sessions"]);
     ordered.expect_code(0).expect_said(&["holds from"]);
-    let t = ordered.stdout.split(['(', ')']).filter_map(|part| part.parse().ok()).next_back();
-    t.expect("it says T")
+    instant_in(&ordered.stdout)
 }
 
 #[test]

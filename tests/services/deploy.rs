@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::load::{Load, now_ms};
-use crate::support::host::{Outcome, PATIENCE, Pipeline, Running, number, plugin_file};
+use crate::support::host::{Outcome, PATIENCE, Pipeline, Running, instant_in, number, plugin_file};
 use crate::support::model::folds::{Hostile, Mode};
 use crate::support::model::{self, Deployment, Time};
 use crate::support::rows::{assert_same, from_ndjson, sorted, upserted};
@@ -51,8 +51,7 @@ fn order(pipeline: &Pipeline, i: usize, more: &[&str]) -> Outcome {
 }
 
 fn deployment(outcome: &Outcome, i: usize) -> Deployment {
-    let t = outcome.stdout.split(['(', ')']).filter_map(|part| part.parse().ok()).next_back();
-    Deployment { t: t.expect("it says T"), mark: MARKS[i], time: Time::default() }
+    Deployment { t: instant_in(&outcome.stdout), mark: MARKS[i], time: Time::default() }
 }
 
 /// The live rows are the model's, and so are those of a replay without the checkpoint.

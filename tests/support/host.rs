@@ -292,3 +292,10 @@ pub(crate) fn logged(stderr: &str, message: &str) -> Vec<Value> {
 pub(crate) fn number(fields: &Value, name: &str) -> u64 {
     fields[name].as_u64().unwrap_or_else(|| panic!("the log line has no number {name}: {fields}"))
 }
+
+/// The instant that an order names in its words, ms since 1970: the last number in brackets.
+#[track_caller]
+pub(crate) fn instant_in(words: &str) -> i64 {
+    let found = words.split(['(', ')']).filter_map(|part| part.parse().ok()).next_back();
+    found.unwrap_or_else(|| panic!("no instant in {words:?}"))
+}
