@@ -316,7 +316,8 @@ impl LaneBoard {
             Late::Drop => self.late[0].add(counts.late),
             Late::DeadLetter => {
                 self.late[1].add(counts.late);
-                rejected[Stage::Time as usize] -= counts.late; // a late event's letter is one of this stage too
+                let of_time = &mut rejected[Stage::Time as usize];
+                *of_time = of_time.saturating_sub(counts.late); // a late event's letter is one of this stage too
             }
             Late::Process => {}
         }

@@ -19,7 +19,6 @@ use crate::health;
 use crate::record::{NO_TIME, iso};
 use crate::run::{objects, runtime};
 use crate::state::checkpoint::Checkpoint;
-use crate::state::layout;
 use crate::state::reader::Reader;
 
 /// Whose word it is.
@@ -136,15 +135,13 @@ pub fn of_checkpoints(config: &Config) -> Result<Status, Failure> {
     let objects = objects(&config.state.url)?;
     let outside = |e: object_store::Error| Failure::new(Exit::Outside, format!("state.url: it cannot be listed: {e}"));
     let log = PipelineLog::new(objects.clone(), runtime.handle().clone());
-    let found = runtime.block_on(objects.list_with_delimiter(Some(&Path::from("lanes")))).map_err(outside)?;
     let mut lanes = Vec::new();
-    for path in found.common_prefixes {
-        let name = path.filename().unwrap_or_default().to_owned();
-        let Some(reader) = Reader::open(&objects, path.as_ref(), runtime.handle())? else { continue };
-        let Some(bytes) = reader.get(layout::CHECKPOINT)? else { continue };
-        let checkpoint = Checkpoint::decode(&bytes).map_err(|e| Failure::new(Exit::State, e))?;
+    for name in log.lanes()? {
+        let path = format!("lanes/{name}");
+        let Some(reader) = Reader::open(&objects, &path, runtime.handle())? else { continue };
+        let Some(checkpoint) = reader.checkpoint()? else { continue };
         // Its write is the last of this log.
-        let writes = objects.list(Some(&path.clone().join("wal"))).map_ok(|object| object.last_modified);
+        let writes = objects.list(Some(&Path::from(path).join("wal"))).map_ok(|object| object.last_modified);
         let written: Vec<_> = runtime.block_on(writes.try_collect()).map_err(outside)?;
         let written_ms = written.into_iter().max().map(|at| at.timestamp_millis());
         lanes.push(of_checkpoint(name, &checkpoint, written_ms, &log)?);

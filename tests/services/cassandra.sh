@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Apache Cassandra (one node) from Maven Central, no Docker.
+# Apache Cassandra (one node, or another one of its cluster) from Maven Central, no Docker.
 #   cassandra.sh start | stop | status | cql FILE | query 'CQL'
 # Env: DATA_DIR (./.services)  CQL_PORT (9042)  CASSANDRA_STORAGE_PORT (CQL_PORT+1000)  CASSANDRA_HEAP (-Xms512m -Xmx1g)
+#      CASSANDRA_ADDRESS (127.0.0.1)  CASSANDRA_TOKEN (0)  CASSANDRA_SEED (itself; ADDRESS:STORAGE_PORT of the first node for one that joins it)
 #      SERVICES_LIB (jar cache, default target/services-lib of the repository)  CQL_PYTHON (python3 with cassandra-driver or scylla-driver)  START_TIMEOUT_S (120)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -9,6 +10,8 @@ DATA_DIR=${DATA_DIR:-./.services}
 mkdir -p "$DATA_DIR"; DATA_DIR=$(cd "$DATA_DIR" && pwd)
 CQL_PORT=${CQL_PORT:-9042}
 STORAGE_PORT=${CASSANDRA_STORAGE_PORT:-$((CQL_PORT + 1000))}
+ADDRESS=${CASSANDRA_ADDRESS:-127.0.0.1}
+SEED=${CASSANDRA_SEED:-$ADDRESS:$STORAGE_PORT}
 CASSANDRA_HEAP=${CASSANDRA_HEAP:--Xms512m -Xmx1g}
 START_TIMEOUT_S=${START_TIMEOUT_S:-120}
 LIB=${SERVICES_LIB:-$HERE/../../target/services-lib}/cassandra
@@ -35,11 +38,11 @@ running() {
   local p; p=$(cat "$PIDFILE")
   [[ -n $p && -r /proc/$p/cmdline ]] && tr '\0' ' ' < "/proc/$p/cmdline" | grep -q -- "-Dcassandra.config=file://$RUN/cassandra.yaml"
 }
-port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+port_open() { (exec 3<>"/dev/tcp/$ADDRESS/$1") 2>/dev/null; }
 client() { "${CQL_PYTHON:-python3}" "$HERE/cql.py" "$CQL_PORT" "$@"; }
 start() {
   ensure_jars
-  if running; then echo "cassandra already running pid $(cat "$PIDFILE") on 127.0.0.1:$CQL_PORT"; return; fi
+  if running; then echo "cassandra already running pid $(cat "$PIDFILE") on $ADDRESS:$CQL_PORT"; return; fi
   local p
   for p in "$CQL_PORT" "$STORAGE_PORT"; do
     for _ in 1 2 3 4 5 6 7 8 9 10; do port_open "$p" || break; sleep 0.3; done   # a dying predecessor may hold it for a moment
@@ -49,16 +52,16 @@ start() {
   cat > "$RUN/cassandra.yaml" <<EOF
 cluster_name: local
 num_tokens: 1
-initial_token: 0
+initial_token: ${CASSANDRA_TOKEN:-0}
 auto_bootstrap: false
 partitioner: org.apache.cassandra.dht.Murmur3Partitioner
 endpoint_snitch: SimpleSnitch
 seed_provider:
   - class_name: org.apache.cassandra.locator.SimpleSeedProvider
     parameters:
-      - seeds: "127.0.0.1:$STORAGE_PORT"
-listen_address: 127.0.0.1
-rpc_address: 127.0.0.1
+      - seeds: "$SEED"
+listen_address: $ADDRESS
+rpc_address: $ADDRESS
 storage_port: $STORAGE_PORT
 native_transport_port: $CQL_PORT
 start_native_transport: true
@@ -108,7 +111,7 @@ EOF
   local i
   for ((i = 0; i < START_TIMEOUT_S * 10; i++)); do
     if grep -q "Starting listening for CQL clients" "$LOG" 2>/dev/null && port_open "$CQL_PORT"; then
-      echo "cassandra ready pid $(cat "$PIDFILE") on 127.0.0.1:$CQL_PORT after $(python3 -c "import time;print(f'{time.time()-$t0:.1f}')") s"; return
+      echo "cassandra ready pid $(cat "$PIDFILE") on $ADDRESS:$CQL_PORT after $(python3 -c "import time;print(f'{time.time()-$t0:.1f}')") s"; return
     fi
     kill -0 "$(cat "$PIDFILE")" 2>/dev/null || { tail -25 "$LOG" >&2; rm -f "$PIDFILE"; die "server exited while starting (log: $LOG)"; }
     sleep 0.1
@@ -125,8 +128,8 @@ stop() {
 case ${1:-} in
   start) start ;;
   stop) stop ;;
-  status) if running; then echo "cassandra running pid $(cat "$PIDFILE") on 127.0.0.1:$CQL_PORT"; else echo "cassandra not running"; exit 3; fi ;;
+  status) if running; then echo "cassandra running pid $(cat "$PIDFILE") on $ADDRESS:$CQL_PORT"; else echo "cassandra not running"; exit 3; fi ;;
   cql) shift; client file "$1" ;;
   query) shift; client query "$1" ;;
-  *) sed -n 2,5p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
+  *) sed -n 2,6p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
 esac

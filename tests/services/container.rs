@@ -11,7 +11,7 @@ use crate::seed;
 use crate::service::{self, Kind, Service};
 use crate::support::host::{Outcome, PATIENCE, Pipeline, Running, instant_in};
 use crate::tables::{SESSIONS, Tables};
-use crate::topics::{create_topic, produce};
+use crate::topics::{create_topic, produce_in_turn};
 
 /// What `container.sh` makes, which knows the name.
 const IMAGE: &str = "localhost/keyfold:@";
@@ -125,9 +125,9 @@ fn the_walkthrough_holds_with_the_host_in_a_container_killed_and_swapped() {
     create_topic(&brokers, "in-container", 2, &[]);
     let megabytes = assert_image(&container);
 
-    produce(&brokers, "in-container", &seed::a());
+    produce_in_turn(&brokers, "in-container", &seed::a());
     let mut host = container.run(&["run"]);
-    produce(&brokers, "in-container", &seed::b_and_c());
+    produce_in_turn(&brokers, "in-container", &seed::b_and_c());
     host.wait_until("user 1's session is written", || !tables.sessions("in_container").is_empty());
     assert_eq!(tables.sessions("in_container"), [seed::first_row()]);
     let written = seed::written_ms(&tables, "in_container");
@@ -143,10 +143,10 @@ fn the_walkthrough_holds_with_the_host_in_a_container_killed_and_swapped() {
     let mut host = container.run(&["run"]);
     host.wait_until("user 1's session is written again", || seed::written_ms(&tables, "in_container") > written);
     let again_ms = seed::written_ms(&tables, "in_container") - container.started_ms();
-    produce(&brokers, "in-container", &seed::d());
+    produce_in_turn(&brokers, "in-container", &seed::d());
     host.wait_until("user 2's session is written", || tables.sessions("in_container").len() > 1);
     assert_eq!(tables.sessions("in_container"), [seed::first_row(), seed::second_row()]);
-    produce(&brokers, "in-container", &after(t));
+    produce_in_turn(&brokers, "in-container", &after(t));
     host.wait_until("the sessions after the swap are written", || !pages(&tables, 4).is_empty());
     assert_eq!(pages(&tables, 3), [json!(["E.html", "F.html"])], "one session, by the swapped configuration");
 

@@ -14,6 +14,7 @@ START_TIMEOUT_S=${START_TIMEOUT_S:-180}
 
 die() { echo "docker.sh: $*" >&2; exit 1; }
 kafka_container() {
+  [[ -z ${CLOCK_SHIFT:-} ]] || die "a broker with a clock of its own is not made from Docker"
   docker run -d --name "$NAME" --network host \
     -e KAFKA_NODE_ID=1 -e KAFKA_PROCESS_ROLES=broker,controller -e KAFKA_CONTROLLER_LISTENER_NAMES=CONTROLLER \
     -e KAFKA_LISTENERS="PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT" \
@@ -27,6 +28,7 @@ kafka_container() {
     "${KAFKA_IMAGE:-apache/kafka:4.1.0}" > /dev/null
 }
 cassandra_container() {
+  [[ -z ${CASSANDRA_SEED:-} ]] || die "a second node is not made from Docker"
   docker run -d --name "$NAME" --network host "${CQL_IMAGE:-scylladb/scylla:6.2}" \
     --smp 1 --memory 1G --overprovisioned 1 --developer-mode 1 --listen-address 127.0.0.1 --rpc-address 127.0.0.1 \
     --native-transport-port "$CQL_PORT" --storage-port "$CASSANDRA_STORAGE_PORT" --api-port "$((CASSANDRA_STORAGE_PORT + 1))" \

@@ -9,6 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use serde_json::{Value, json};
 
+use crate::service::{Kind, join, start, start_ahead};
 use crate::support::doctor::{call, doctor, findings, ids, objects};
 use crate::support::generate::{START_MS, TestRecord};
 use crate::support::host::{Pipeline, plugin_file, wait_until};
@@ -129,10 +130,8 @@ fn a_broker_s_clock_is_told_by_records_of_a_topic_of_its_own() {
     };
     let told = probe("doctor-probe");
     assert!(ids(&told).is_empty(), "{told:#?}");
-    let said = found(&told, "clocks");
-    let bounds: Vec<i64> = said.split(' ').filter_map(|word| word.parse().ok()).collect();
-    let [least, most] = bounds[..] else { panic!("two bounds: {said}") };
-    assert!(least <= most && least <= 1 && most >= -1, "one machine has one clock: {said}");
+    let (least, most) = skew(&told);
+    assert!(least <= most && least <= 1 && most >= -1, "one machine has one clock: {least} {most}");
     assert_eq!(read_back(&brokers, "doctor-probe").len(), 3);
 
     create_topic(&brokers, "doctor-producers", 1, &[("message.timestamp.type", "CreateTime")]);
@@ -141,13 +140,38 @@ fn a_broker_s_clock_is_told_by_records_of_a_topic_of_its_own() {
     assert!(ids(&probe("doctor-producers")).is_empty());
 }
 
+/// The bounds of the broker's clock against this host's, ms.
+fn skew(findings: &[Value]) -> (i64, i64) {
+    let said = found(findings, "clocks");
+    let bounds: Vec<i64> = said.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [least, most, ..] = bounds[..] else { panic!("two bounds: {said}") };
+    (least, most)
+}
+
+#[test]
+fn a_broker_whose_clock_is_ahead_is_told_and_mended_by_a_greater_allowance() {
+    let Some(broker) = start_ahead("+5s") else { return };
+    create_topic(&broker.address(), "ahead", 1, &[("message.timestamp.type", "LogAppendTime")]);
+    let settings = Settings::default().over_kafka(&broker.address(), "ahead");
+    let pipeline = Pipeline::new(&settings.to_toml());
+    let probe = || findings(pipeline.call("doctor", &["--json", "--probe-topic", "ahead-probe"]).expect_code(0));
+    let told = probe();
+    assert_eq!(ids(&told), [Symptom::ClockSkew.name()]);
+    let (least, most) = skew(&told);
+    assert!(least <= 5_000 && 5_000 <= most + 1, "{least} {most}");
+    pipeline.configure(&Settings { time: "clock_skew = \"30s\"".to_owned(), ..settings }.to_toml());
+    assert!(ids(&probe()).is_empty());
+}
+
 #[test]
 fn what_is_wrong_with_a_keyspace_is_told_and_mended() {
     let Some(port) = crate::cassandra() else { return };
     let tables = Tables::connect(port);
     let settings = Settings::default().into_cql(port, "doctor");
-    let pipeline = Pipeline::new(&settings.to_toml());
+    let pipeline = Pipeline::new(&Settings::default().into_cql(1, "doctor").to_toml());
     pipeline.write("log.ndjson", b"");
+    expect(&pipeline, 3, &[Symptom::CqlUnreachable]);
+    pipeline.configure(&settings.to_toml());
     let findings = expect(&pipeline, 3, &[Symptom::KeyspaceMissing]);
     assert!(found(&findings, "keyspace").contains("CREATE TABLE doctor.sessions"));
     tables.create_keyspace("doctor");
@@ -162,15 +186,28 @@ fn what_is_wrong_with_a_keyspace_is_told_and_mended() {
     tables.execute("DROP TABLE doctor.sessions");
     tables.execute(&format!("CREATE TABLE doctor.{}", SESSIONS.replace("list<text>", "frozen<list<text>>")));
     expect(&pipeline, 0, &[Symptom::ReplicationOne]);
+}
 
-    // More replicas than nodes: a quorum of them cannot be had, and one of them is too few.
-    let quorum = settings.to_toml().replace("consistency = \"ONE\"", "consistency = \"LOCAL_QUORUM\"");
+#[test]
+fn rows_that_one_node_keeps_are_mended_by_more_replicas_and_a_quorum_of_them() {
+    let Some(database) = start(Kind::Cassandra) else { return };
+    let Some(second) = join(&database) else { return };
+    let tables = Tables::connect(database.port());
+    tables.create("doctor", &SESSIONS.replace("list<text>", "frozen<list<text>>"));
+    let settings = Settings::default().into_cql(database.port(), "doctor");
+    let pipeline = Pipeline::new(&settings.to_toml());
+    pipeline.write("log.ndjson", b"");
+    expect(&pipeline, 0, &[Symptom::ReplicationOne]);
     tables.execute("ALTER KEYSPACE doctor WITH REPLICATION = {'class': 'SimpleStrategy', 'replication_factor': 3}");
     expect(&pipeline, 0, &[Symptom::ConsistencyWeak]);
-    pipeline.configure(&quorum);
+    let asks = |consistency| pipeline.configure(&settings.to_toml().replace("\"ONE\"", &format!("\"{consistency}\"")));
+    asks("LOCAL_QUORUM");
+    expect(&pipeline, 0, &[]);
+    asks("ALL");
     expect(&pipeline, 3, &[Symptom::ConsistencyUnsatisfiable]);
-    tables.execute("ALTER KEYSPACE doctor WITH REPLICATION = {'class': 'SimpleStrategy', 'replication_factor': 1}");
-    expect(&pipeline, 0, &[Symptom::ReplicationOne]);
+    asks("QUORUM");
+    expect(&pipeline, 0, &[]);
+    drop(second);
 }
 
 /// Twenty events in two partitions, of which `fold` rejects the one with v = 13.

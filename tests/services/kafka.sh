@@ -2,6 +2,7 @@
 # Apache Kafka (KRaft, one node) from Maven Central, no Docker.
 #   kafka.sh start | stop | status | create-topic NAME PARTS [k=v ...] | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
 # Env: DATA_DIR (./.services)  KAFKA_PORT (9092)  KAFKA_CONTROLLER_PORT (KAFKA_PORT+1)  KAFKA_HEAP (-Xms256m -Xmx512m)
+#      CLOCK_SHIFT (+5s: the broker's clock is so far ahead, by libfaketime)
 #      SERVICES_LIB (jar cache, default target/services-lib of the checkout)  START_TIMEOUT_S (120)  CONSUME_TIMEOUT_MS (5000)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -88,9 +89,12 @@ EOF
       || { cat "$RUN/format.log" >&2; die "storage format failed"; }
   fi
   : > "$LOG"   # a stale ready line must not be taken for this start
-  local t0=$SECONDS
+  local t0=$SECONDS clock=()
+  # The loader puts the machine's own folder of libraries for $LIB.
+  # shellcheck disable=SC2016
+  [[ -z ${CLOCK_SHIFT:-} ]] || clock=(LD_PRELOAD='/usr/$LIB/faketime/libfaketimeMT.so.1' FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_FORCE_MONOTONIC_FIX=0 FAKETIME="$CLOCK_SHIFT")
   # shellcheck disable=SC2086
-  nohup setsid java $KAFKA_HEAP -XX:+UseSerialGC -Xshare:auto -Djava.awt.headless=true \
+  nohup setsid env "${clock[@]}" java $KAFKA_HEAP -XX:+UseSerialGC -Xshare:auto -Djava.awt.headless=true \
     -Dorg.slf4j.simpleLogger.defaultLogLevel=info -Dorg.slf4j.simpleLogger.showDateTime=true \
     -cp "$LIB/*" kafka.Kafka "$RUN/server.properties" > "$LOG" 2>&1 < /dev/null &
   echo $! > "$PIDFILE"
@@ -129,5 +133,5 @@ case ${1:-} in
     shift; [[ $# -ge 1 ]] || die "consume TOPIC"; ensure_jars
     t=$1; shift
     tool org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server "$BOOT" --topic "$t" --from-beginning --timeout-ms "$CONSUME_TIMEOUT_MS" "$@" 2> >(grep -v -E 'TimeoutException|^\s+at |Error processing message|Processed a total|KIP-848' >&2) || true ;;
-  *) sed -n 2,5p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
+  *) sed -n 2,6p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
 esac

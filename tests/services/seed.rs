@@ -6,7 +6,7 @@ use crate::support::generate::TestRecord;
 use crate::support::host::{PATIENCE, Pipeline};
 use crate::support::settings::Settings;
 use crate::tables::{SESSIONS, Tables};
-use crate::topics::{create_topic, produce};
+use crate::topics::{create_topic, produce_in_turn};
 
 pub(crate) fn visit(partition: u32, timestamp: i64, user: i64, page: &str, time: &str) -> TestRecord {
     let value = json!({"user_id": user, "page": page, "event_time": time}).to_string().into_bytes();
@@ -52,9 +52,9 @@ fn the_published_table_survives_a_kill_and_a_lost_checkpoint() {
     let settings = Settings::default().seed_ids().over_kafka(&brokers, "visits").into_cql(port, "ndc_porto");
     let pipeline = Pipeline::new(&settings.to_toml());
 
-    produce(&brokers, "visits", &a());
+    produce_in_turn(&brokers, "visits", &a());
     let mut host = pipeline.spawn(&[]);
-    produce(&brokers, "visits", &b_and_c());
+    produce_in_turn(&brokers, "visits", &b_and_c());
     host.wait_until("user 1's session is written", || !tables.sessions("ndc_porto").is_empty());
     assert_eq!(tables.sessions("ndc_porto"), [first_row()]);
     let before = written_ms(&tables, "ndc_porto");
@@ -62,7 +62,7 @@ fn the_published_table_survives_a_kill_and_a_lost_checkpoint() {
     pipeline.delete_checkpoints();
 
     let mut host = pipeline.spawn(&[]);
-    produce(&brokers, "visits", &d());
+    produce_in_turn(&brokers, "visits", &d());
     host.wait_until("user 2's session is written", || tables.sessions("ndc_porto").len() > 1);
     assert_eq!(tables.sessions("ndc_porto"), [first_row(), second_row()]);
     assert!(written_ms(&tables, "ndc_porto") > before, "the row of user 1 was written again");
@@ -79,10 +79,8 @@ fn ids_by_the_brokers_clock_are_the_same_after_a_lost_checkpoint() {
     let pipeline = Pipeline::new(&settings.to_toml());
 
     let mut host = pipeline.spawn(&[]);
-    // One after the other: the broker's clock, not the call, orders records of two partitions.
-    for record in a().iter().chain(&b_and_c()) {
-        produce(&brokers, "broker-clock", std::slice::from_ref(record));
-    }
+    produce_in_turn(&brokers, "broker-clock", &a());
+    produce_in_turn(&brokers, "broker-clock", &b_and_c());
     host.wait_until("user 1's session is written", || !tables.sessions("broker_clock").is_empty());
     let before = tables.sessions("broker_clock");
     let written_before = written_ms(&tables, "broker_clock");
@@ -90,7 +88,7 @@ fn ids_by_the_brokers_clock_are_the_same_after_a_lost_checkpoint() {
     pipeline.delete_checkpoints();
 
     let mut host = pipeline.spawn(&[]);
-    produce(&brokers, "broker-clock", &d());
+    produce_in_turn(&brokers, "broker-clock", &d());
     host.wait_until("user 2's session is written", || tables.sessions("broker_clock").len() > 1);
     let after = tables.sessions("broker_clock");
     assert_eq!(after.len(), 2, "user 1's session was not written a second time under another id");

@@ -45,9 +45,32 @@ pub(crate) fn cassandra() -> Option<u16> {
 
 /// A service of its own, for tests that stop it. None where it cannot be had; fails instead when `CI` is set.
 pub(crate) fn start(kind: Kind) -> Option<Service> {
+    start_in(kind, &[])
+}
+
+/// A second node of this database's cluster, at an address of its own.
+pub(crate) fn join(first: &Service) -> Option<Service> {
+    let storage = first.variable("CASSANDRA_STORAGE_PORT");
+    let half_of_the_ring = i64::MAX / 2;
+    start_in(
+        Kind::Cassandra,
+        &[
+            ("CASSANDRA_ADDRESS", "127.0.0.2".to_owned()),
+            ("CASSANDRA_SEED", format!("127.0.0.1:{storage}")),
+            ("CASSANDRA_TOKEN", half_of_the_ring.to_string()),
+        ],
+    )
+}
+
+/// A broker whose clock is ahead by this.
+pub(crate) fn start_ahead(shift: &str) -> Option<Service> {
+    start_in(Kind::Kafka, &[("CLOCK_SHIFT", shift.to_owned())])
+}
+
+fn start_in(kind: Kind, more: &[(&'static str, String)]) -> Option<Service> {
     let mut reasons = Vec::new();
     for command in ways(kind, &mut reasons) {
-        match Service::start(kind, command) {
+        match Service::start(kind, command, more) {
             Ok(service) => return Some(service),
             Err(reason) => reasons.push(reason),
         }
@@ -104,7 +127,7 @@ fn services_lib() -> PathBuf {
 }
 
 impl Service {
-    fn start(kind: Kind, command: Vec<String>) -> Result<Service, String> {
+    fn start(kind: Kind, command: Vec<String>, more: &[(&'static str, String)]) -> Result<Service, String> {
         // tied.sh removes the folder, after this process is gone.
         let data =
             tempfile::Builder::new().prefix("keyfold-service-").tempdir().map_err(|error| error.to_string())?.keep();
@@ -116,6 +139,7 @@ impl Service {
         });
         environment.push(("DATA_DIR", data.to_string_lossy().into_owned()));
         environment.push(("SERVICES_LIB", services_lib().to_string_lossy().into_owned()));
+        environment.extend_from_slice(more);
         let tie = tie(&command, &environment, &data)?;
         Ok(Service { command, environment, port, tie })
     }
@@ -128,6 +152,11 @@ impl Service {
     /// The port that clients connect to.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// What its script was told.
+    fn variable(&self, name: &str) -> &str {
+        &self.environment.iter().find(|(known, _)| *known == name).expect("set at start").1
     }
 
     /// An outage begins.
@@ -224,7 +253,7 @@ mod tests {
     #[test]
     fn a_service_ends_with_its_owner_and_leaves_nothing() {
         let Some(service) = start(Kind::Kafka) else { return };
-        let data = service.environment.iter().find(|(name, _)| *name == "DATA_DIR").expect("set at start").1.clone();
+        let data = service.variable("DATA_DIR").to_owned();
         assert!(Path::new(&data).exists());
         service.stop();
         service.start_again();

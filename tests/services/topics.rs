@@ -85,7 +85,17 @@ pub(crate) fn produce(brokers: &str, topic: &str, records: &[TestRecord]) {
     producer.flush(PATIENCE).expect("the broker acknowledges");
 }
 
-/// The same in transactions, some of which are aborted after records of their own: the log gets gaps in its offsets.
+/// The same one by one, each acknowledged before the next, as a person at a console does: without it a record of another partition may become
+/// visible before one that is stamped earlier, and is rightly folded before it.
+pub(crate) fn produce_in_turn(brokers: &str, topic: &str, records: &[TestRecord]) {
+    let producer = producer(brokers, None);
+    for record in records {
+        send(&producer, topic, record);
+        producer.flush(PATIENCE).expect("the broker acknowledges");
+    }
+}
+
+/// All at once, in transactions, some of which are aborted after records of their own: the log gets gaps in its offsets.
 pub(crate) fn produce_in_transactions(brokers: &str, topic: &str, records: &[TestRecord], seed: u64) {
     let producer = producer(brokers, Some(&format!("{topic}-{seed}")));
     let mut random = Random::new(seed);
