@@ -19,12 +19,22 @@ pub struct Outage {
     /// Since when it is away, ms since 1970; 0 while it answers.
     since_ms: AtomicI64,
     retries: AtomicU64,
+    /// When it answered again, by [`clock::uptime_us`]; 0 if it was never away.
+    back_us: AtomicU64,
 }
 
 impl Outage {
     /// Since when it is away, ms since 1970; none while it answers.
     pub fn since_ms(&self) -> Option<i64> {
         Some(self.since_ms.load(Relaxed)).filter(|since| *since != 0)
+    }
+
+    /// For how long it has answered, microseconds; 0 while it is away.
+    pub fn answers_us(&self) -> u64 {
+        match self.since_ms() {
+            Some(_) => 0,
+            None => clock::uptime_us().saturating_sub(self.back_us.load(Relaxed)),
+        }
     }
 
     /// Attempts that failed and were repeated.
@@ -46,7 +56,12 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// For `what`, as the warnings name it.
     pub(crate) fn new(what: impl Into<String>) -> Backoff {
-        Backoff { what: what.into(), next: FIRST, since: None, warned: None, outage: Arc::default() }
+        Backoff::known_by(what, Arc::default())
+    }
+
+    /// For `what`, of which others know by `outage`.
+    pub(crate) fn known_by(what: impl Into<String>, outage: Arc<Outage>) -> Backoff {
+        Backoff { what: what.into(), next: FIRST, since: None, warned: None, outage }
     }
 
     /// What others may know of it.
@@ -88,6 +103,7 @@ impl Backoff {
     /// An attempt succeeded.
     pub(crate) fn over(&mut self) {
         if let Some(since) = self.since.take() {
+            self.outage.back_us.store(clock::uptime_us(), Relaxed);
             self.outage.since_ms.store(0, Relaxed);
             tracing::info!(what = self.what, seconds = since.elapsed().as_secs(), "the outside answers again");
         }
@@ -123,13 +139,17 @@ mod tests {
 
     #[test]
     fn others_know_of_an_outage_from_its_first_failure_to_its_end() {
+        let began = clock::uptime_us();
         let mut backoff = Backoff::new("test");
         let outage = backoff.outage();
         assert_eq!((outage.since_ms(), outage.retries()), (None, 0));
         backoff.warn(&"away");
         backoff.warn(&"away");
         assert!(outage.since_ms().is_some());
+        assert_eq!(outage.answers_us(), 0);
+        std::thread::sleep(Duration::from_millis(2));
         backoff.over();
         assert_eq!((outage.since_ms(), outage.retries()), (None, 2));
+        assert!(outage.answers_us() < clock::uptime_us() - began);
     }
 }

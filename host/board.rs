@@ -212,6 +212,7 @@ pub struct LaneBoard {
     spent_us: [Number; Doing::AT_WORK.len() + 1],
     life: Mutex<Life>,
     traces: Option<Traces>,
+    state: Arc<Outage>,
     /// Records folded.
     pub records: Number,
     /// Events that `map` made.
@@ -342,12 +343,15 @@ impl LaneBoard {
         (Doing::of(packed & 7), clock::uptime_us().saturating_sub(packed >> 3))
     }
 
-    /// For how long the lane has made no progress in something that must come back, microseconds; 0 while it waits for the outside. A call
-    /// of the plugin that came back is progress.
+    /// For how long the lane has made no progress in something that must come back, microseconds; 0 while it waits for the outside, which the
+    /// store of the state is during an outage. A call of the plugin that came back is progress.
     pub fn without_progress_us(&self) -> u64 {
         let (doing, lasts) = self.doing();
         if doing.waits() {
             return 0;
+        }
+        if matches!(doing, Doing::Store | Doing::Checkpoint) {
+            return lasts.min(self.state.answers_us());
         }
         let now = clock::uptime_us();
         let calls = self.life().called.iter().map(|called| now.saturating_sub(called.meter.returned_us())).min();
@@ -422,6 +426,7 @@ pub struct Board {
     has_started: AtomicBool,
     stop: Arc<AtomicBool>,
     lanes: Mutex<Vec<Arc<LaneBoard>>>,
+    state: Arc<Outage>,
     outside: Mutex<Outside>,
     queued: AtomicI64,
     tracer: Option<Tracer>,
@@ -446,6 +451,7 @@ impl Board {
             has_started: AtomicBool::new(false),
             stop: Arc::clone(stop),
             lanes: Mutex::default(),
+            state: Arc::default(),
             outside: Mutex::default(),
             queued: AtomicI64::new(0),
             tracer: None,
@@ -492,7 +498,8 @@ impl Board {
             return Arc::clone(lane);
         }
         let traces = self.tracer.clone().map(Traces::new);
-        let lane = Arc::new(LaneBoard { name: name.to_owned(), traces, ..LaneBoard::default() });
+        let state = Arc::clone(&self.state);
+        let lane = Arc::new(LaneBoard { name: name.to_owned(), traces, state, ..LaneBoard::default() });
         lanes.push(Arc::clone(&lane));
         lane
     }
@@ -506,6 +513,11 @@ impl Board {
     pub fn writes_to(&self, sink: Arc<Outage>, letters: Arc<Outage>) {
         let outside = Outside { sink: Some(sink), letters: Some(letters) };
         *self.outside.lock().expect("nobody panics while holding it") = outside;
+    }
+
+    /// What is known of where state lies.
+    pub fn state(&self) -> &Arc<Outage> {
+        &self.state
     }
 
     /// So many orders more wait for the writing thread.

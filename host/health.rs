@@ -1,7 +1,7 @@
 //! Whether a host is alive, ready, started: what the probes answer, read off its board. Pure but for the clock.
 //!
-//! Alive is who makes progress: a lane that has been inside the host or a plugin's call for too long is not, one that waits for input or for
-//! the sink is. Nothing outside makes a host dead, for a restart would mend nothing. Ready is a host whose lanes are at work and can write.
+//! Alive is who makes progress: a lane that has been inside the host or a plugin's call for too long is not, one that waits for input, for
+//! the sink or for the store of its state is. Nothing outside makes a host dead, for a restart would mend nothing. Ready is a host whose lanes are at work and can write.
 
 use std::time::Duration;
 
@@ -25,13 +25,14 @@ pub fn live(board: &Board, stuck_after: Duration) -> Vec<Check> {
             let what = format!("no progress in {} for {} s", doing.name(), stuck_us / 1_000_000);
             Check::refused(subject, Failure::new(Exit::Unexpected, what))
         } else {
-            Check::fine(subject, words(doing))
+            let is_away = board.state().since_ms().is_some() && matches!(doing, Doing::Store | Doing::Checkpoint);
+            Check::fine(subject, if is_away { "waits for the store of its state" } else { words(doing) })
         });
     }
     checks
 }
 
-/// `/readyz`: a line for the host, each lane, the sink and the dead letters.
+/// `/readyz`: a line for the host, each lane, where state lies, the sink and the dead letters.
 pub fn ready(board: &Board) -> Vec<Check> {
     let not_yet = |subject: &str, what: &str| Check::refused(subject, Failure::new(Exit::Outside, what));
     let is_folding = board.phase() == Phase::Folding && !board.is_stopping();
@@ -52,6 +53,7 @@ pub fn ready(board: &Board) -> Vec<Check> {
         });
     }
     let outside = board.outside();
+    checks.push(reachable("state", Some(board.state())));
     checks.push(reachable("sink", outside.sink.as_deref()));
     checks.push(reachable("dead letters", outside.letters.as_deref()));
     checks
@@ -128,6 +130,12 @@ mod tests {
             lane.enter(doing);
             std::thread::sleep(MOMENT * 2);
             assert_eq!(is_well(&live(&board, MOMENT)), is_alive, "{doing:?}");
+            let mut state = Backoff::known_by("state.url", Arc::clone(board.state()));
+            state.warn(&"away");
+            let waits = matches!(doing, Doing::Store | Doing::Checkpoint);
+            assert_eq!(is_well(&live(&board, MOMENT)), is_alive || waits, "{doing:?} in an outage");
+            assert!(refused(&ready(&board)).contains(&"state"));
+            state.over();
             assert!(is_well(&live(&board, Duration::from_secs(3600))), "{doing:?}");
         }
     }

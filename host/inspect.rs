@@ -90,13 +90,15 @@ pub fn list(config: &Config, prefix: &str, limit: usize, as_json: bool) -> Resul
     Ok(lines.join("\n"))
 }
 
-/// What a key has, in each lane that has it.
+/// What a key has, in each lane that has it. A key that is no text is named as [`list`] shows it.
 pub fn get(config: &Config, key: &str, as_json: bool) -> Result<String, Failure> {
     let lanes = Lanes::open(config)?;
     let mut found = Vec::new();
-    for lane in &lanes.lanes {
-        let Some(stored) = lane.reader.key(key.as_bytes())? else { continue };
-        found.push(if as_json { object(&lane.name, &stored).to_string() } else { page(lane, &stored) });
+    for key in [Some(key.as_bytes().to_vec()), unreadable(key)].into_iter().flatten() {
+        for lane in &lanes.lanes {
+            let Some(stored) = lane.reader.key(&key)? else { continue };
+            found.push(if as_json { object(&lane.name, &stored).to_string() } else { page(lane, &stored) });
+        }
     }
     if found.is_empty() {
         let message = format!("no lane has anything for the key {key:?} as of its last checkpoint");
@@ -179,9 +181,26 @@ fn readable(bytes: &[u8]) -> String {
     }
 }
 
+/// What [`readable`] shows in hexadecimal digits.
+fn unreadable(shown: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = shown.strip_prefix("0x")?.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_is_no_text_is_named_as_it_is_shown() {
+        for key in [&b"\x00\xff"[..], b"a\nb", &[128; 9]] {
+            assert_eq!(unreadable(&readable(key)).as_deref(), Some(key));
+        }
+        for other in ["1042", "0xf", "0xzz", "0x+1"] {
+            assert_eq!(unreadable(other).filter(|key| readable(key) == other), None, "{other}");
+        }
+    }
 
     #[test]
     fn text_is_shown_as_text_and_all_else_in_hexadecimal_digits() {

@@ -171,6 +171,8 @@ struct Plan {
     repeated: u64,
     /// Dead letters that carry no record: of timers, migrations and rows.
     without_record: u64,
+    /// Dead letters of another topic's records, kept in the same place.
+    foreign: u64,
     /// Sent by a redrive before.
     sent: HashSet<Place>,
     /// Named by a redrive that was broken off.
@@ -221,6 +223,7 @@ impl Plan {
             count(self.without_record),
             "they carry a key's state or a row instead of a record (timer, migrate, sink)",
         );
+        left(count(self.foreign), "their records are of another topic than source.kafka.topic");
         lines.join("\n")
     }
 }
@@ -238,10 +241,15 @@ pub fn redrive(config: &Config, wanted: &Redriving) -> Result<String, Failure> {
     target.is_no_letter_box(&config.dead_letters)?;
     let runtime = run::runtime()?;
     let log = PipelineLog::new(run::objects(&config.state.url)?, runtime.handle().clone());
-    let (mut plan, former) = Plan::new(&log.redrives()?, wanted.again);
+    let redrives = log.redrives()?;
+    let (mut plan, former) = Plan::new(&redrives, wanted.again);
     let mut planned = HashSet::new();
     read(config, wanted.stage, &mut |kept| {
-        plan.take(kept.letter.stage, place(&kept), &former, &mut planned);
+        if is_foreign(&kept, &config.source) {
+            plan.foreign += 1;
+        } else {
+            plan.take(kept.letter.stage, place(&kept), &former, &mut planned);
+        }
         Ok(())
     })?;
     if wanted.dry_run || plan.send.is_empty() {
@@ -250,16 +258,27 @@ pub fn redrive(config: &Config, wanted: &Redriving) -> Result<String, Failure> {
     let mut out = Out::open(&target, &config.source)?;
     let to = target.to_string();
     let mut redrive = Redrive { at_ms: clock::now_ms(), to, records: plan.send.clone(), is_done: false };
-    log.note_redrive(&redrive)?;
+    if !log.begin_redrive(redrives.len(), &redrive)? {
+        let message = "another redrive of this pipeline began at the same time: run this one again when that is done";
+        return Err(Failure::new(Exit::Outside, message));
+    }
     read(config, wanted.stage, &mut |kept| {
         // What was kept since the plan was made is for the next redrive.
-        let is_next = kept.letter.stage.keeps_the_record() && planned.remove(&place(&kept));
-        if is_next { out.send(&kept) } else { Ok(()) }
+        let is_candidate = kept.letter.stage.keeps_the_record() && !is_foreign(&kept, &config.source);
+        if is_candidate && planned.remove(&place(&kept)) { out.send(&kept) } else { Ok(()) }
     })?;
     out.finish()?;
     redrive.is_done = true;
-    log.note_redrive(&redrive)?;
+    log.end_redrive(redrives.len(), &redrive)?;
     Ok(plan.lines(&target, false))
+}
+
+/// Whether the record is of another log: several pipelines may keep their dead letters in one topic.
+fn is_foreign(kept: &Kept, source: &Source) -> bool {
+    match (source, &kept.source_topic) {
+        (Source::Kafka(kafka), Some(topic)) => *topic != kafka.topic,
+        (Source::Kafka(_) | Source::File(_), _) => false,
+    }
 }
 
 fn place(kept: &Kept) -> Place {

@@ -171,6 +171,15 @@ const METRICS: &[Metric] = &[
     gauge("keyfold_checkpoint_bytes", "bytes that it wrote, before compression", |lane, _, out| {
         out.number(lane.checkpoint_bytes.get());
     }),
+    host("keyfold_state_up", NONE, "0 during an outage of where state lies (`state.url`), 1 else", |view, out| {
+        out.up(Some(view.board.state()));
+    }),
+    Metric {
+        kind: Kind::Counter,
+        ..host("keyfold_state_retries_total", NONE, "requests to it that failed and were repeated", |view, out| {
+            out.value(&[], view.board.state().retries() as f64);
+        })
+    },
     // ---- time
     lane(
         "keyfold_lane_seconds_total",
@@ -186,7 +195,7 @@ const METRICS: &[Metric] = &[
     ),
     gauge(
         "keyfold_stuck_seconds",
-        "for how long the lane has made no progress but in waiting for input or sink; `/livez` fails at `admin.stuck_after`",
+        "for how long the lane has made no progress but in waiting for input, sink or state; `/livez` fails at `admin.stuck_after`",
         |lane, _, out| out.value(&[], micros(lane.without_progress_us())),
     ),
     // ---- sink and dead letters

@@ -29,7 +29,9 @@ use crate::row::Table;
 use crate::sink::writer::Writer;
 use crate::source::merge::{Merge, Resume};
 use crate::source::{Source, Start, file, kafka};
+use crate::state::bucket;
 use crate::state::checkpoint::Checkpoint;
+use crate::state::patient::Patient;
 use crate::state::store::Store;
 use crate::{admin, dead_letter, sink, telemetry};
 
@@ -77,7 +79,8 @@ pub fn run_until(
     let sandbox = Sandbox::new(config)?;
     let plugin = sandbox.load(config)?;
     board.enter(Phase::Starting("reads the journal"));
-    let objects = objects(&config.state.url)?;
+    let patient = Patient::new(objects(&config.state.url)?, Arc::clone(board.state()), deadline, Arc::clone(stop));
+    let objects: Arc<dyn ObjectStore> = Arc::new(patient.clone());
     let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
     let store = order::Stored { objects: &objects, log: &log, runtime: runtime.handle() };
     let standing = log.standing(config, &plugin.digest)?;
@@ -117,6 +120,7 @@ pub fn run_until(
             back: &back,
         };
         let (lanes, writing) = opening.lanes(outside.sink, outside.letters, &sandbox.workers)?;
+        patient.for_ever();
         tracing::info!(pipeline = config.name, lanes = lanes.len(), "folding");
         board.enter(Phase::Folding);
         let summaries = work(lanes, stop)?;
@@ -347,9 +351,8 @@ fn cache(state: &url::Url) -> Option<PathBuf> {
 /// The store that `state.url` names.
 pub(crate) fn objects(url: &url::Url) -> Result<Arc<dyn ObjectStore>, Failure> {
     if url.scheme() != "file" {
-        let (store, prefix) = object_store::parse_url_opts(url, std::env::vars())
-            .map_err(|e| Failure::new(Exit::Config, format!("state.url: {url} cannot be used: {e}")))?;
-        return Ok(Arc::new(object_store::prefix::PrefixStore::new(store, prefix)));
+        return bucket::open(url)
+            .map_err(|e| Failure::new(Exit::Config, format!("state.url: {url} cannot be used: {e}")));
     }
     let folder = url
         .to_file_path()

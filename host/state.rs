@@ -10,8 +10,10 @@ use smallvec::SmallVec;
 
 use crate::record::{ByteColumn, NO_TIME};
 
+pub mod bucket;
 pub mod checkpoint;
 pub mod layout;
+pub mod patient;
 pub mod reader;
 pub mod store;
 

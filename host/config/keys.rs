@@ -272,7 +272,7 @@ pub(super) const KEYS: &[Key] = &[
         "admin.stuck_after",
         Kind::Duration(1, 24 * HOUR),
         Absent::Is(r#""60s""#),
-        "how long a lane may make no progress inside the host or a plugin's call until `/livez` fails; waiting for input or the sink does not count",
+        "how long a lane may make no progress inside the host or a plugin's call until `/livez` fails; waiting for input, the sink or where state lies does not count",
     ),
     key(
         "telemetry.otlp",

@@ -3,7 +3,7 @@
 //!
 //! | object | what it is |
 //! |---|---|
-//! | `log/redriven/<ms>.json` | one redrive |
+//! | `log/redriven/<n>.json` | redrive n, counted from 0; put if there is none, so that of two which plan at once one is refused |
 
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -15,7 +15,7 @@ use crate::failure::{Exit, Failure};
 /// One `keyfold dead-letters redrive`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redrive {
-    /// When it began, ms since 1970: its name.
+    /// When it began, ms since 1970.
     pub at_ms: i64,
     /// Where the records went.
     pub to: String,
@@ -42,8 +42,17 @@ impl PipelineLog {
         Ok(found)
     }
 
-    /// Notes a redrive, or that it is done.
-    pub fn note_redrive(&self, redrive: &Redrive) -> Result<(), Failure> {
-        self.put(&format!("log/redriven/{:020}.json", redrive.at_ms), json(redrive))
+    /// Notes that redrive `n` begins; false if another one has that number.
+    pub fn begin_redrive(&self, n: usize, redrive: &Redrive) -> Result<bool, Failure> {
+        self.put_once(&path(n), json(redrive))
     }
+
+    /// Notes that redrive `n` is done.
+    pub fn end_redrive(&self, n: usize, redrive: &Redrive) -> Result<(), Failure> {
+        self.put(&path(n), json(redrive))
+    }
+}
+
+fn path(n: usize) -> String {
+    format!("log/redriven/{n:020}.json")
 }

@@ -1,9 +1,18 @@
-//! Probes, `keyfold health` and `keyfold status` of a host that is stuck in a plugin, and of one that is not stuck for long enough.
+//! Probes, `keyfold health` and `keyfold status` of a host that is stuck in a plugin, of one that is not stuck for long enough, and of one
+//! whose state is away.
 
+use std::time::Duration;
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use serde_json::{Value, json};
 
 use crate::support::generate::{START_MS, TestRecord, write_records};
 use crate::support::host::{Pipeline, Running, plugin_file};
+use crate::support::mock::{produce, visits_from};
+use crate::support::model::folds::{SessionId, Visits};
+use crate::support::model::{self, Time};
+use crate::support::rows::{assert_same, from_ndjson};
 use crate::support::scrape::Host;
 use crate::support::settings::Settings;
 
@@ -91,6 +100,66 @@ fn a_lane_that_may_still_come_back_is_alive_and_tells_how_it_is_doing() {
     assert_eq!(lane["watermark_ms"], START_MS - 1_000);
     running.kill();
     asked(&["--token-file", "token"]).expect_code(3).expect_said(&["--admin"]);
+}
+
+/// A file stands where the state's folder stood, so that each access fails as on a disk that is gone.
+fn take_away(pipeline: &Pipeline) {
+    std::fs::rename(pipeline.path("state"), pipeline.path("away")).expect("it is there");
+    pipeline.write("state", b"");
+}
+
+fn give_back(pipeline: &Pipeline) {
+    std::fs::remove_file(pipeline.path("state")).expect("it is there");
+    std::fs::rename(pipeline.path("away"), pipeline.path("state")).expect("it is there");
+}
+
+#[test]
+fn state_that_goes_away_is_waited_for_and_changes_no_row() {
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
+    let brokers = cluster.bootstrap_servers();
+    cluster.create_topic("stateless", 1, 1).expect("a new topic");
+    let settings = Settings { checkpoint_interval: "200ms".to_owned(), ..Settings::default() };
+    let toml = settings.over_kafka(&brokers, "stateless").to_toml();
+    let pipeline = Pipeline::new(&format!("{toml}\n[admin]\nlisten = \"127.0.0.1:0\"\nstuck_after = \"1s\"\n"));
+    let mut running = pipeline.spawn(&[]);
+    let host = Host::of(&mut running);
+    let fold = |first: u64| produce(&brokers, "stateless", &visits_from(first, 1, |i| i));
+    fold(0);
+    host.wait_for(&mut running, "keyfold_records_total{lane=\"topic\"}", 40.0);
+    host.wait_for(&mut running, "keyfold_state_up", 1.0);
+
+    take_away(&pipeline);
+    fold(40);
+    let away = host.wait_for(&mut running, "keyfold_state_up", 0.0);
+    assert!(away.value("keyfold_state_retries_total") > 0.0);
+    let (status, why) = host.get("/readyz");
+    assert!(status == 503 && why.contains("FAIL  state") && why.contains("ok    sink"), "{why}");
+    std::thread::sleep(Duration::from_millis(1_500)); // longer than a step may take
+    assert!(host.says_yes("/livez"), "{}", host.get("/livez").1);
+    give_back(&pipeline);
+    host.wait_for(&mut running, "keyfold_state_up", 1.0);
+    host.wait_for(&mut running, "keyfold_records_total{lane=\"topic\"}", 80.0);
+    assert!(host.says_yes("/readyz") && host.says_yes("/livez"));
+
+    // A host that is told to stop meanwhile ends in its time, without its last checkpoint.
+    take_away(&pipeline);
+    fold(80);
+    host.wait_for(&mut running, "keyfold_state_up", 0.0);
+    running.terminate(Duration::from_secs(10)).expect_code(3).expect_said(&["state"]);
+    give_back(&pipeline);
+    pipeline.run_to_end(&["--until-end"]).expect_code(0);
+    let log: Vec<TestRecord> = [0, 40, 80].into_iter().flat_map(|first| visits_from(first, 1, |i| i)).collect();
+    let want = model::run(Visits::new(SessionId::Record), &log, Time::default()).values();
+    assert_same("outages of the state", &from_ndjson(&pipeline.path("rows.ndjson")), &want);
+    assert!(!want.is_empty());
+
+    // At the start it is waited for as long as brokers are.
+    take_away(&pipeline);
+    std::fs::remove_file(pipeline.path("state")).expect("it is there");
+    std::fs::create_dir(pipeline.path("state")).expect("it is not there");
+    pipeline.write("state/log", b"a file where a folder should be");
+    pipeline.configure(&format!("{toml}startup_timeout = \"1s\"\n"));
+    pipeline.run_to_end(&["--until-end"]).expect_code(3).expect_said(&["state.url"]);
 }
 
 #[test]

@@ -137,6 +137,17 @@ fn check(metrics: &Metrics) {
         let labels = "lane=\"topic\",plugin=\"hostile\",version=\"0.1.0\"";
         metrics.value(&format!("keyfold_plugin_{what}_total{{{labels},function=\"{function}\"}}"))
     };
+    for info in [
+        format!("keyfold_build_info{{pipeline=\"under-test\",version=\"{}\"}}", env!("CARGO_PKG_VERSION")),
+        format!(
+            "keyfold_deployment_info{{lane=\"topic\",deployment=\"3\",plugin=\"hostile\",version=\"0.1.0\",digest=\"{}\"}}",
+            digest(&std::fs::read(plugin_file("hostile")).expect("the build has left it there"))
+        ),
+    ] {
+        metrics.expect(&[(&info, 1.0)]);
+    }
+    let age = jiff::Timestamp::now().as_millisecond() as f64 / 1e3 - metrics.value("keyfold_start_time_seconds");
+    assert!((0.0..600.0).contains(&age), "it started {age} s ago");
     for function in ["configure", "map-records", "fold", "on-timer"] {
         assert!(of_calls("calls", function) > 0.0, "{function}");
         assert!(of_calls("seconds", function) > 0.0, "{function}");
@@ -177,6 +188,44 @@ fn every_number_is_that_of_a_known_workload() {
     assert!(lane["checkpoint_age_ms"].as_i64().is_some_and(|age| age >= 0), "{lane}");
     let said = pipeline.call("status", &[]);
     said.expect_code(0).expect_said(&["no host was heard", "0: 20", &iso(second(57)), "3, hostile 0.1.0"]);
+}
+
+/// In hex, as `sha256sum` says it.
+fn digest(bytes: &[u8]) -> String {
+    keyfold::plugin::Digest::of(bytes).0
+}
+
+/// What a plugin does wrong in `map-records` and in `migrate`, and audits.
+#[test]
+fn strikes_are_counted_where_they_fall_and_audits_by_batches() {
+    let plugin = hostile("{ mode = \"trap\", n = 5, at = \"map\" }\naudit = 1");
+    let pipeline = Pipeline::new(&Settings { plugin, ..Settings::default() }.bounded(2, 1).to_toml());
+    let payloads = [("a", 0, 0), ("a", 1, 5), ("b", 2, 1), ("c", 3, 11), ("b", 10, 2), ("c", 11, 3)];
+    let log =
+        payloads.iter().zip(0..).map(|((key, at, v), offset)| record(offset, *at, &event(key, *at, *v).to_string()));
+    write_records(&pipeline.path("log.ndjson"), &log.collect::<Vec<_>>());
+    let deploy = |plugin: &str, config: &str, at: i64| {
+        let at = second(at).to_string();
+        let said = pipeline.call("deploy", &[&plugin_file(plugin), "--plugin-config", config, "--at", &at]);
+        said.expect_code(0);
+    };
+    // Before the last record: the state of c, whose sum is 11, cannot be migrated. No batch is audited while state is.
+    deploy("hostile", r#"{"mode": "state"}"#, 2);
+    deploy("hostile2", r#"{"mode": "state", "unmigratable": 11}"#, 11);
+    let metrics = run(&pipeline);
+    metrics.expect(&[
+        ("keyfold_records_total{lane=\"topic\"}", 6.0),
+        ("keyfold_events_total{lane=\"topic\"}", 5.0),
+        ("keyfold_strikes_total{lane=\"topic\",stage=\"map\"}", 1.0),
+        ("keyfold_strikes_total{lane=\"topic\",stage=\"fold\"}", 0.0),
+        ("keyfold_strikes_total{lane=\"topic\",stage=\"migrate\"}", 1.0),
+        ("keyfold_rejected_total{lane=\"topic\",stage=\"map\"}", 1.0),
+        ("keyfold_rejected_total{lane=\"topic\",stage=\"migrate\"}", 1.0),
+        ("keyfold_dead_letters_total{lane=\"topic\",stage=\"map\"}", 1.0),
+        ("keyfold_dead_letters_total{lane=\"topic\",stage=\"migrate\"}", 1.0),
+        ("keyfold_audits_total{lane=\"topic\"}", 5.0),
+        ("keyfold_swaps_total{lane=\"topic\"}", 2.0),
+    ]);
 }
 
 #[test]

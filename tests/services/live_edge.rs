@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::generate::TestRecord;
 use crate::support::host::{PATIENCE, Pipeline, logged};
 use crate::support::rows::{assert_same, from_ndjson};
+use crate::support::scrape::Host;
 use crate::support::settings::Settings;
 use crate::topics::{create_topic, produce, producer, send};
 
@@ -45,8 +46,10 @@ fn assert_replays(pipeline: &Pipeline) {
 fn a_record_behind_the_frontier_is_floored_and_the_replay_gives_the_same_rows() {
     let Some(brokers) = crate::kafka() else { return };
     create_topic(&brokers, "behind", 2, &[]);
-    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "behind").to_toml());
+    let toml = Settings::default().over_kafka(&brokers, "behind").to_toml();
+    let pipeline = Pipeline::new(&format!("{toml}\n[admin]\nlisten = \"127.0.0.1:0\"\n"));
     let mut host = pipeline.spawn(&[]);
+    let told = Host::of(&mut host);
     let start = now_ms();
     let slow = producer(&brokers, Some("behind-slow"));
     slow.begin_transaction().expect("no transaction is open");
@@ -66,6 +69,7 @@ fn a_record_behind_the_frontier_is_floored_and_the_replay_gives_the_same_rows() 
     host.wait_logged("floor");
     produce(&brokers, "behind", &[visit(0, start + 3, 3, "z", start + 300_000)]);
     host.wait_until("all sessions are written", || pages_of(&rows(&pipeline), 7).len() == 2);
+    told.metrics().expect(&[("keyfold_floors_total{lane=\"topic\"}", 1.0)]);
     let outcome = host.terminate(PATIENCE);
     outcome.expect_code(0);
     assert_eq!(pages_of(&rows(&pipeline), 7), [json!(["later"]), json!(["older"])]);

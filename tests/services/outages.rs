@@ -26,18 +26,28 @@ fn minutes(first: i64, count: i64) -> Vec<TestRecord> {
     (first..first + count).map(record).collect()
 }
 
+/// `[admin]` on a port that the system chooses.
+const ADMIN: &str = "\n[admin]\nlisten = \"127.0.0.1:0\"\nstuck_after = \"1s\"\n";
+
+const SOURCE_UP: &str = "keyfold_source_up{lane=\"topic\"}";
+
 #[test]
 fn a_broker_that_goes_away_is_waited_for() {
     let Some(broker) = start(Kind::Kafka) else { return };
     let brokers = broker.address();
     create_topic(&brokers, "outage", 1, &[]);
-    let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "outage").to_toml());
+    let pipeline = Pipeline::new(&format!("{}{ADMIN}", Settings::default().over_kafka(&brokers, "outage").to_toml()));
     let rows = || from_ndjson(&pipeline.path("rows.ndjson"));
     let mut host = pipeline.spawn(&[]);
+    let told = Host::of(&mut host);
     produce(&brokers, "outage", &minutes(0, 10));
     host.wait_until("the first sessions are written", || rows().len() >= 8);
+    assert_eq!(told.metrics().value(SOURCE_UP), 1.0);
     broker.stop();
+    told.wait_for(&mut host, SOURCE_UP, 0.0);
+    assert!(told.says_yes("/livez"), "{}", told.get("/livez").1);
     broker.start_again();
+    told.wait_for(&mut host, SOURCE_UP, 1.0);
     produce(&brokers, "outage", &minutes(10, 10));
     let want = model::run(Visits::new(SessionId::Record), &read_back(&brokers, "outage"), Time::default()).values();
     host.wait_until("all sessions are written", || rows().len() >= want.len());
@@ -52,8 +62,7 @@ fn a_database_that_goes_away_is_waited_for() {
     let tables = Tables::connect(database.port());
     tables.create("outage", SESSIONS);
     let settings = Settings::default().over_kafka(&brokers, "database-outage").into_cql(database.port(), "outage");
-    let pipeline =
-        Pipeline::new(&format!("{}\n[admin]\nlisten = \"127.0.0.1:0\"\nstuck_after = \"1s\"\n", settings.to_toml()));
+    let pipeline = Pipeline::new(&format!("{}{ADMIN}", settings.to_toml()));
     let mut host = pipeline.spawn(&[]);
     let told = Host::of(&mut host);
     produce(&brokers, "database-outage", &minutes(0, 10));
@@ -83,6 +92,39 @@ fn a_database_that_goes_away_is_waited_for() {
     assert!(told.says_yes("/readyz") && told.says_yes("/livez"));
     host.terminate(PATIENCE).expect_code(0);
     assert_same("outage", &tables.sessions("outage"), &sorted(want));
+}
+
+#[test]
+fn a_topic_of_dead_letters_that_goes_away_is_waited_for() {
+    let (Some(brokers), Some(other)) = (crate::kafka(), start(Kind::Kafka)) else { return };
+    create_topic(&brokers, "no-visits", 1, &[]);
+    create_topic(&other.address(), "letters", 1, &[]);
+    let letters = format!("topic = \"letters\"\nbrokers = \"{}\"", other.address());
+    let settings = Settings { checkpoint_interval: "200ms".to_owned(), ..Settings::default() };
+    let toml = settings.over_kafka(&brokers, "no-visits").to_toml().replace("file = \"dead-letters.ndjson\"", &letters);
+    let pipeline = Pipeline::new(&format!("{toml}{ADMIN}"));
+    let mut host = pipeline.spawn(&[]);
+    let told = Host::of(&mut host);
+    let reject = |timestamp: i64| {
+        let value = Some(b"no visit".to_vec());
+        produce(&brokers, "no-visits", &[TestRecord { partition: 0, offset: 0, timestamp, key: None, value }]);
+    };
+    reject(START_MS);
+    told.wait_for(&mut host, "keyfold_dead_letters_total{lane=\"topic\",stage=\"map\"}", 1.0);
+    told.metrics().expect(&[("keyfold_dead_letters_up", 1.0), ("keyfold_dead_letters_retries_total", 0.0)]);
+    other.stop();
+    reject(START_MS + 1);
+    let away = told.wait_for(&mut host, "keyfold_dead_letters_up", 0.0);
+    assert_eq!(away.value("keyfold_sink_up"), 1.0);
+    assert!(away.value("keyfold_dead_letters_retries_total") > 0.0);
+    let (status, why) = told.get("/readyz");
+    assert!(status == 503 && why.contains("FAIL  dead letters") && why.contains("ok    sink"), "{why}");
+    assert!(told.says_yes("/livez"), "{}", told.get("/livez").1);
+    other.start_again();
+    told.wait_for(&mut host, "keyfold_dead_letters_up", 1.0);
+    assert!(told.says_yes("/readyz"), "{}", told.get("/readyz").1);
+    host.terminate(PATIENCE).expect_code(0);
+    assert_eq!(read_back(&other.address(), "letters").len(), 2, "none is lost, and none was sent twice by one host");
 }
 
 /// Whether a log file of this pipeline holds a warning.

@@ -1,0 +1,44 @@
+//! State in a bucket of a cloud, with credentials and places from the cloud's own variables.
+
+use std::sync::Arc;
+
+use object_store::{ObjectStore, Result};
+use url::Url;
+
+/// The bucket that a URL names.
+#[cfg(feature = "cloud")]
+pub fn open(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    use object_store::aws::AmazonS3Builder;
+    use object_store::azure::MicrosoftAzureBuilder;
+    use object_store::gcp::GoogleCloudStorageBuilder;
+    use object_store::prefix::PrefixStore;
+    use object_store::{Error, ObjectStoreScheme, RetryConfig};
+
+    // A request that hangs is given up before a probe takes the host for stuck: further patience is `super::patient`'s.
+    let retry =
+        RetryConfig { max_retries: 3, retry_timeout: std::time::Duration::from_secs(10), ..RetryConfig::default() };
+    let (scheme, path) = ObjectStoreScheme::parse(url)?;
+    let store: Arc<dyn ObjectStore> = match scheme {
+        ObjectStoreScheme::AmazonS3 => {
+            Arc::new(AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retry).build()?)
+        }
+        ObjectStoreScheme::GoogleCloudStorage => {
+            Arc::new(GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retry).build()?)
+        }
+        ObjectStoreScheme::MicrosoftAzure => {
+            Arc::new(MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retry).build()?)
+        }
+        other => {
+            let source = format!("{other:?} is no bucket").into();
+            return Err(Error::Generic { store: "state", source });
+        }
+    };
+    Ok(Arc::new(PrefixStore::new(store, path)))
+}
+
+/// None: the configuration was to refuse such a URL.
+#[cfg(not(feature = "cloud"))]
+pub fn open(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    let source = format!("{url} needs the feature `cloud`").into();
+    Err(object_store::Error::Generic { store: "state", source })
+}
