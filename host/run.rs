@@ -101,7 +101,7 @@ pub fn run_until(
     }
     log.remember(config, &plugin.digest)?;
     attend(config, options, store, stop)?;
-    let news = News::listen(log.clone())?;
+    let listening = News::listen(log.clone())?;
     loop {
         let back = Arc::new(AtomicBool::new(false));
         let opening = Opening {
@@ -109,7 +109,7 @@ pub fn run_until(
             until_end: options.until_end,
             deadline,
             log: &log,
-            news: &news,
+            news: listening.news(),
             first: log.first()?,
             loader: &loader,
             runtime: &runtime,

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
@@ -140,8 +141,8 @@ pub struct News {
 }
 
 impl News {
-    /// Listens until nobody holds it any more.
-    pub fn listen(log: PipelineLog) -> Result<Arc<News>, Failure> {
+    /// Listens until nobody but the listener holds it any more.
+    pub fn listen(log: PipelineLog) -> Result<Listening, Failure> {
         let news = Arc::new(News::default());
         let listening = Arc::downgrade(&news);
         let body = move || {
@@ -153,12 +154,12 @@ impl News {
                     tracing::warn!(%failure, "it is not known what was ordered and withdrawn");
                 }
                 drop(news);
-                std::thread::sleep(LOOK);
+                std::thread::park_timeout(LOOK);
             }
         };
         let thread = std::thread::Builder::new().name("news".into()).spawn(body);
-        thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread to listen for deployments: {e}")))?;
-        Ok(news)
+        let refused = |e| Failure::new(Exit::Unexpected, format!("no thread to listen for deployments: {e}"));
+        Ok(Listening { news, thread: Some(thread.map_err(refused)?) })
     }
 
     /// Counts deployments from `next` on, and verdicts on those that are `undecided`.
@@ -178,6 +179,30 @@ impl News {
             }
         }
         Ok(())
+    }
+}
+
+/// The thread that listens; its end is waited for, so that it asks no runtime that is gone.
+#[derive(Debug)]
+pub struct Listening {
+    news: Arc<News>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listening {
+    /// What it hears.
+    pub fn news(&self) -> &Arc<News> {
+        &self.news
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        drop(std::mem::take(&mut self.news));
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
     }
 }
 

@@ -11,6 +11,8 @@ mod tables;
 
 mod admin;
 mod author;
+#[cfg(feature = "cloud")]
+mod bucket;
 mod container;
 mod deploy;
 mod doctor;

@@ -19,6 +19,9 @@ pub(crate) enum Kind {
     Cassandra,
     /// The image of the program under test, and a volume: what `container.sh` needs to run it.
     Container,
+    /// A bucket `keyfold` with the API of S3.
+    #[cfg(feature = "cloud")]
+    Bucket,
 }
 
 /// A service that runs as long as this process, or as long as the value if that is dropped before.
@@ -90,8 +93,19 @@ fn ways(kind: Kind, reasons: &mut Vec<String>) -> Vec<Vec<String>> {
         Kind::Kafka => "kafka",
         Kind::Cassandra => "cassandra",
         Kind::Container => "container",
+        #[cfg(feature = "cloud")]
+        Kind::Bucket => "bucket",
     };
     let mut ways = Vec::new();
+    #[cfg(feature = "cloud")]
+    if kind == Kind::Bucket {
+        if works("python3", "--version") && works("curl", "--version") {
+            ways.push(vec!["bash".to_owned(), script("bucket.sh")]);
+        } else {
+            reasons.push("needs python3 and curl".to_owned());
+        }
+        return ways;
+    }
     if kind == Kind::Container {
         if ["buildah", "podman", "runc"].iter().all(|tool| works(tool, "--version")) {
             ways.push(vec!["bash".to_owned(), script("container.sh")]);
@@ -135,6 +149,8 @@ impl Service {
         let mut environment = Vec::from(match kind {
             Kind::Kafka => [("KAFKA_PORT", port.to_string()), ("KAFKA_CONTROLLER_PORT", second.to_string())],
             Kind::Cassandra => [("CQL_PORT", port.to_string()), ("CASSANDRA_STORAGE_PORT", second.to_string())],
+            #[cfg(feature = "cloud")]
+            Kind::Bucket => [("BUCKET_PORT", port.to_string()), ("PYTHONUNBUFFERED", "1".to_owned())],
             Kind::Container => [("KEYFOLD_ADMIN__LISTEN", format!("127.0.0.1:{port}")), ("BINARY", KEYFOLD.to_owned())],
         });
         environment.push(("DATA_DIR", data.to_string_lossy().into_owned()));
