@@ -90,6 +90,7 @@ EOF
   fi
   : > "$LOG"   # a stale ready line must not be taken for this start
   local t0=$SECONDS clock=()
+  [[ -z ${CLOCK_SHIFT:-} ]] || compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' > /dev/null || die "no libfaketime for CLOCK_SHIFT"
   # The loader puts the machine's own folder of libraries for $LIB.
   # shellcheck disable=SC2016
   [[ -z ${CLOCK_SHIFT:-} ]] || clock=(LD_PRELOAD='/usr/$LIB/faketime/libfaketimeMT.so.1' FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_FORCE_MONOTONIC_FIX=0 FAKETIME="$CLOCK_SHIFT")
