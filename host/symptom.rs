@@ -76,7 +76,8 @@ symptoms! {
         "run the pipeline, or raise retention.ms and retention.bytes of the topic until it has caught up"
     BeginningTrimmed "beginning-trimmed"
         "The log no longer holds what a replay from nothing would need."
-        "keep the checkpoints (no `keyfold reset`), and raise retention.ms and retention.bytes if replays are to be possible"
+        "keep the checkpoints (no `keyfold reset`), or begin anew from what is left with another state.url, after raising retention.ms and \
+         retention.bytes"
     PartitionsGrown "partitions-grown"
         "The topic has other partitions than the pipeline began with."
         "give the grown topic a pipeline of its own: another state.url"

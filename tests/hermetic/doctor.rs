@@ -55,6 +55,14 @@ fn every_symptom_has_its_section_and_every_section_its_symptom() {
 }
 
 #[test]
+fn every_symptom_is_provoked_by_a_test() {
+    let tests = read("tests/hermetic/doctor.rs") + &read("tests/services/doctor.rs");
+    for symptom in Symptom::ALL {
+        assert!(tests.contains(&format!("Symptom::{symptom:?}")), "no test provokes {}", symptom.name());
+    }
+}
+
+#[test]
 fn a_healthy_pipeline_has_nothing_wrong_and_an_owner_for_each_lane() {
     let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
     cluster.create_topic("healthy", 2, 1).expect("a new topic");

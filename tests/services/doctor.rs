@@ -85,10 +85,13 @@ fn what_is_wrong_with_a_log_is_told_and_mended() {
     trim(&brokers, topic, 0, 10);
     let findings = expect(&pipeline, 0, &[Symptom::BeginningTrimmed]);
     assert!(found(&findings, "partition 0").contains("began at offset 0, the log begins at 10"));
+    let anew = |n: u32| pipeline.configure(&settings.to_toml().replace("{dir}/state", &format!("{{dir}}/state-{n}")));
+    anew(0);
+    expect(&pipeline, 0, &[]);
+    pipeline.configure(&settings.to_toml());
     trim(&brokers, topic, 0, 21);
     let findings = expect(&pipeline, 5, &[Symptom::LogTrimmed]);
     assert!(found(&findings, "partition 0").contains("goes on at offset 20, the log begins at 21"));
-    let anew = |n: u32| pipeline.configure(&settings.to_toml().replace("{dir}/state", &format!("{{dir}}/state-{n}")));
     anew(1);
     expect(&pipeline, 0, &[]);
 

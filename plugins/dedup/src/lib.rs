@@ -12,7 +12,7 @@
 
 use keyfold_sdk::config::Duration;
 use keyfold_sdk::{Description, Event, Events, Firing, Json, Key, Mapper, Record, Row, Timestamp};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 #[cfg(test)]
@@ -22,14 +22,10 @@ mod tests;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dedup {
-    #[serde(deserialize_with = "up_to_a_year")]
+    #[serde(deserialize_with = "Duration::up_to_a_year")]
     ttl: Duration,
     #[serde(default = "id")]
     field: String,
-}
-
-fn up_to_a_year<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    Duration::within(from, Duration::from_ms(1), Duration::from_ms(365 * 24 * 3_600_000))
 }
 
 fn id() -> String {

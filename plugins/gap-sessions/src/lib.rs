@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 use keyfold_sdk::config::Duration;
 use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record, Row, Stored, Timestamp};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
 mod tests;
@@ -24,12 +24,8 @@ mod tests;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GapSessions {
-    #[serde(deserialize_with = "up_to_a_year")]
+    #[serde(deserialize_with = "Duration::up_to_a_year")]
     gap: Duration,
-}
-
-fn up_to_a_year<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    Duration::within(from, Duration::from_ms(1), Duration::from_ms(365 * 24 * 3_600_000))
 }
 
 const SCHEMA: &str = r#"{

@@ -7,7 +7,7 @@
 
 use keyfold_sdk::config::Duration;
 use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record, Row, Stored, Timestamp};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +17,7 @@ mod tests;
 #[serde(deny_unknown_fields)]
 pub struct RateAlert {
     limit: u16,
-    #[serde(deserialize_with = "up_to_a_year")]
+    #[serde(deserialize_with = "Duration::up_to_a_year")]
     window: Duration,
     #[serde(default = "none")]
     quiet: Duration,
@@ -25,10 +25,6 @@ pub struct RateAlert {
 
 fn none() -> Duration {
     Duration::from_ms(0)
-}
-
-fn up_to_a_year<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    Duration::within(from, Duration::from_ms(1), Duration::from_ms(365 * 24 * 3_600_000))
 }
 
 const SCHEMA: &str = r#"{

@@ -103,6 +103,25 @@ impl Duration {
     pub fn within<'de, D: Deserializer<'de>>(from: D, least: Duration, most: Duration) -> Result<Duration, D::Error> {
         from.deserialize_any(Within { least, most })
     }
+
+    /// Reads a duration from 1 ms to 365 days, as windows, gaps and timeouts are: for serde's `deserialize_with`.
+    ///
+    /// ```
+    /// use keyfold_sdk::config::Duration;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Config {
+    ///     #[serde(deserialize_with = "Duration::up_to_a_year")]
+    ///     gap: Duration,
+    /// }
+    ///
+    /// let config: Config = keyfold_sdk::config(r#"{"gap": "30m"}"#).unwrap();
+    /// assert_eq!(config.gap.as_ms(), 1_800_000);
+    /// assert!(keyfold_sdk::config::<Config>(r#"{"gap": "0s"}"#).is_err());
+    /// ```
+    pub fn up_to_a_year<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        Duration::within(from, Duration(1), Duration(365 * 24 * 3_600_000))
+    }
 }
 
 /// In the largest unit that leaves it whole.
