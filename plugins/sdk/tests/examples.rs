@@ -52,11 +52,11 @@ fn names(code: &str, name: &str) -> bool {
     code.match_indices(name).any(|(at, _)| !code[..at].ends_with(word) && !code[at + name.len()..].starts_with(word))
 }
 
-/// Whether code calls or defines a function of this name.
+/// Whether code calls or defines a function of this name, or gives it to serde by its path.
 fn calls(code: &str, name: &str) -> bool {
     [".", "::", "fn "]
         .iter()
-        .any(|before| ["(", "::<"].iter().any(|after| code.contains(&format!("{before}{name}{after}"))))
+        .any(|before| ["(", "::<", "\""].iter().any(|after| code.contains(&format!("{before}{name}{after}"))))
 }
 
 fn is_hidden_item(attributes: &[Attribute]) -> bool {
