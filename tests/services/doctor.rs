@@ -196,6 +196,11 @@ fn rows_that_one_node_keeps_are_mended_by_more_replicas_and_a_quorum_of_them() {
     let Some(database) = start(Kind::Cassandra) else { return };
     let Some(second) = join(&database) else { return };
     let tables = Tables::connect(database.port());
+    // A node answers before all others have heard of it, and they hear of it bit by bit.
+    let told = ["rpc_address", "host_id", "data_center", "release_version", "tokens"];
+    wait_until("the first node knows the second", || {
+        tables.rows("system", "peers", &told).iter().any(|peer| told.iter().all(|what| !peer[what].is_null()))
+    });
     tables.create("doctor", &SESSIONS.replace("list<text>", "frozen<list<text>>"));
     let settings = Settings::default().into_cql(database.port(), "doctor");
     let pipeline = Pipeline::new(&settings.to_toml());
