@@ -161,6 +161,11 @@ impl Doing {
         }
     }
 
+    /// Whether it reads or writes the state, and so may last as long as an outage of the store does.
+    pub fn needs_state(self) -> bool {
+        matches!(self, Doing::Store | Doing::Checkpoint)
+    }
+
     fn of(number: u64) -> Doing {
         Doing::AT_WORK.into_iter().find(|doing| *doing as u64 == number).unwrap_or(Doing::Off)
     }
@@ -350,7 +355,7 @@ impl LaneBoard {
         if doing.waits() {
             return 0;
         }
-        if matches!(doing, Doing::Store | Doing::Checkpoint) {
+        if doing.needs_state() {
             return lasts.min(self.state.answers_us());
         }
         let now = clock::uptime_us();

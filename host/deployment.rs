@@ -524,13 +524,8 @@ impl PipelineLog {
     }
 
     fn reservations(&self, under: &Path) -> Result<BTreeMap<Path, Reservation>, Failure> {
-        let listing = self.objects.list(Some(under)).map_ok(|object| object.location).try_collect();
-        let paths: Vec<Path> = self
-            .runtime
-            .block_on(listing)
-            .map_err(|e| Failure::new(Exit::Outside, format!("state.url: {under} cannot be listed: {e}")))?;
         let mut found = BTreeMap::new();
-        for path in paths {
+        for path in self.paths(under)? {
             // One that is gone was taken over by a newer one, which was there before.
             if let Some(reservation) = self.read(path.as_ref())? {
                 found.insert(path, reservation);
@@ -540,6 +535,12 @@ impl PipelineLog {
     }
 
     // ---- objects
+
+    fn paths(&self, under: &Path) -> Result<Vec<Path>, Failure> {
+        let listing = self.objects.list(Some(under)).map_ok(|object| object.location).try_collect();
+        let refused = |e| Failure::new(Exit::Outside, format!("state.url: {under} cannot be listed: {e}"));
+        self.runtime.block_on(listing).map_err(refused)
+    }
 
     fn read<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
         let Some(bytes) = self.get(path)? else { return Ok(None) };

@@ -1,7 +1,8 @@
 //! Whether a host is alive, ready, started: what the probes answer, read off its board. Pure but for the clock.
 //!
 //! Alive is who makes progress: a lane that has been inside the host or a plugin's call for too long is not, one that waits for input, for
-//! the sink or for the store of its state is. Nothing outside makes a host dead, for a restart would mend nothing. Ready is a host whose lanes are at work and can write.
+//! the sink or for the store of its state is. Nothing outside makes a host dead, for a restart would mend nothing. Ready is a host whose
+//! lanes are at work and can write.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub fn live(board: &Board, stuck_after: Duration) -> Vec<Check> {
             let what = format!("no progress in {} for {} s", doing.name(), stuck_us / 1_000_000);
             Check::refused(subject, Failure::new(Exit::Unexpected, what))
         } else {
-            let is_away = board.state().since_ms().is_some() && matches!(doing, Doing::Store | Doing::Checkpoint);
+            let is_away = board.state().since_ms().is_some() && doing.needs_state();
             Check::fine(subject, if is_away { "waits for the store of its state" } else { words(doing) })
         });
     }

@@ -5,12 +5,11 @@
 //! |---|---|
 //! | `log/redriven/<n>.json` | redrive n, counted from 0; put if there is none, so that of two which plan at once one is refused |
 
-use futures::TryStreamExt;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{PipelineLog, json};
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
 /// One `keyfold dead-letters redrive`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +27,7 @@ pub struct Redrive {
 impl PipelineLog {
     /// All redrives of this pipeline, the first one first.
     pub fn redrives(&self) -> Result<Vec<Redrive>, Failure> {
-        let under = Path::from("log/redriven");
-        let listing = self.objects.list(Some(&under)).map_ok(|object| object.location).try_collect();
-        let mut paths: Vec<Path> = self
-            .runtime
-            .block_on(listing)
-            .map_err(|e| Failure::new(Exit::Outside, format!("state.url: {under} cannot be listed: {e}")))?;
+        let mut paths = self.paths(&Path::from("log/redriven"))?;
         paths.sort();
         let mut found = Vec::new();
         for path in paths {

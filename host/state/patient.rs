@@ -57,8 +57,8 @@ impl Patient {
 impl Waiting {
     /// Makes the request until it is answered. Which of its answers are none is [`Waiting::is_answer`]'s.
     async fn answer<T, F: Future<Output = Result<T>>>(&self, mut request: impl FnMut(u32) -> F) -> Result<T> {
-        let mut pause = FIRST_PAUSE;
-        for attempt in 0_u32.. {
+        let (mut pause, mut attempt) = (FIRST_PAUSE, 0);
+        loop {
             let error = match request(attempt).await {
                 Err(error) if !self.is_answer(&error) => error,
                 answer => {
@@ -73,8 +73,8 @@ impl Waiting {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            attempt += 1;
         }
-        unreachable!("attempts have no end")
     }
 
     /// Whether the store has said something, and not merely failed. At the start a refusal of rights is an operator's mistake.

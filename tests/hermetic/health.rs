@@ -14,7 +14,7 @@ use crate::support::model::folds::{SessionId, Visits};
 use crate::support::model::{self, Time};
 use crate::support::rows::{assert_same, from_ndjson};
 use crate::support::scrape::Host;
-use crate::support::settings::Settings;
+use crate::support::settings::{ADMIN, Settings};
 
 /// A plugin that does not come back from the event with v = 13, on a log that has it in its second batch of ten.
 fn pipeline(stuck_after: &str) -> Pipeline {
@@ -24,8 +24,8 @@ fn pipeline(stuck_after: &str) -> Pipeline {
         i64::MAX
     );
     let settings = Settings { plugin, checkpoint_interval: "1ms".to_owned(), ..Settings::default() }.bounded(1, 10);
-    let admin = format!("[admin]\nlisten = \"127.0.0.1:0\"\nstuck_after = \"{stuck_after}\"\ntoken_file = \"token\"\n");
-    let pipeline = Pipeline::new(&format!("{}\n{admin}", settings.to_toml()));
+    let more = format!("stuck_after = \"{stuck_after}\"\ntoken_file = \"token\"\n");
+    let pipeline = Pipeline::new(&format!("{}{ADMIN}{more}", settings.to_toml()));
     pipeline.write("token", b"a token for tests");
     let record = |i: i64| {
         let payload = json!({"key": "k", "time": START_MS + i * 1000, "v": i}).to_string().into_bytes();
@@ -120,7 +120,7 @@ fn state_that_goes_away_is_waited_for_and_changes_no_row() {
     cluster.create_topic("stateless", 1, 1).expect("a new topic");
     let settings = Settings { checkpoint_interval: "200ms".to_owned(), ..Settings::default() };
     let toml = settings.over_kafka(&brokers, "stateless").to_toml();
-    let pipeline = Pipeline::new(&format!("{toml}\n[admin]\nlisten = \"127.0.0.1:0\"\nstuck_after = \"1s\"\n"));
+    let pipeline = Pipeline::new(&format!("{toml}{ADMIN}stuck_after = \"1s\"\n"));
     let mut running = pipeline.spawn(&[]);
     let host = Host::of(&mut running);
     let fold = |first: u64| produce(&brokers, "stateless", &visits_from(first, 1, |i| i));

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::load::Load;
 use crate::support::host::{PATIENCE, Pipeline, Running, plugin_file};
 use crate::support::rows::from_ndjson;
-use crate::support::settings::Settings;
+use crate::support::settings::{ADMIN, Settings};
 
 const TOKEN: &str = "a token for tests";
 
@@ -14,7 +14,7 @@ fn pipeline(brokers: &str, topic: &str, admin: &str) -> Pipeline {
         format!("component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"first\" }}", plugin_file("hostile"));
     let settings = Settings { plugin, checkpoint_interval: "1s".to_owned(), ..Settings::default() };
     let toml = settings.over_kafka(brokers, topic).to_toml();
-    let pipeline = Pipeline::new(&format!("{toml}\n[admin]\nlisten = \"127.0.0.1:0\"\n{admin}\n"));
+    let pipeline = Pipeline::new(&format!("{toml}{ADMIN}{admin}\n"));
     pipeline.write("token", TOKEN.as_bytes());
     pipeline.write("wrong", b"another one");
     pipeline

@@ -15,7 +15,7 @@ use crate::support::model::folds::{SessionId, Visits};
 use crate::support::model::{self, Time};
 use crate::support::rows::{assert_same, sorted};
 use crate::support::scrape::Host;
-use crate::support::settings::Settings;
+use crate::support::settings::{ADMIN, Settings};
 use crate::tables::{SESSIONS, Tables};
 use crate::topics::{create_topic, produce, read_back};
 
@@ -68,7 +68,7 @@ impl Line {
 fn host(settings: &Settings, line: &Line, more: &str) -> (Pipeline, Running) {
     let toml = settings.to_toml().replace("file://{dir}/state", "s3://keyfold/pipelines/one");
     let toml = toml.replace("file = \"dead-letters.ndjson\"", "topic = \"in-a-bucket-letters\"");
-    let pipeline = Pipeline::new(&format!("{toml}{more}\n[admin]\nlisten = \"127.0.0.1:0\"\nstuck_after = \"1s\"\n"));
+    let pipeline = Pipeline::new(&format!("{toml}{more}{ADMIN}stuck_after = \"1s\"\n"));
     let mut command = pipeline.command("run", &[]);
     let endpoint = format!("http://127.0.0.1:{}", line.port);
     command.env("AWS_ENDPOINT", endpoint).env("AWS_ALLOW_HTTP", "true").env("AWS_REGION", "eu-west-1");

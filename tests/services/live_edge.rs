@@ -1,23 +1,16 @@
 //! The live edge: what becomes visible late. An open transaction holds the merge; a record that comes in behind the frontier is floored,
 //! and a replay without the checkpoint gives the same rows.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use rdkafka::producer::Producer;
 use serde_json::{Value, json};
 
+use crate::load::now_ms;
 use crate::support::generate::TestRecord;
 use crate::support::host::{PATIENCE, Pipeline, logged};
 use crate::support::rows::{assert_same, from_ndjson};
 use crate::support::scrape::Host;
-use crate::support::settings::Settings;
+use crate::support::settings::{ADMIN, Settings};
 use crate::topics::{create_topic, produce, producer, send};
-
-/// Now, and some: all records of these tests are stamped near it.
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
-    i64::try_from(since.as_millis()).expect("the clock is before the year 292 million")
-}
 
 fn visit(partition: u32, timestamp: i64, user: i64, page: &str, event_ms: i64) -> TestRecord {
     let time = chrono::DateTime::from_timestamp_millis(event_ms).expect("near now").format("%Y-%m-%dT%H:%M:%S%.3fZ");
@@ -47,7 +40,7 @@ fn a_record_behind_the_frontier_is_floored_and_the_replay_gives_the_same_rows() 
     let Some(brokers) = crate::kafka() else { return };
     create_topic(&brokers, "behind", 2, &[]);
     let toml = Settings::default().over_kafka(&brokers, "behind").to_toml();
-    let pipeline = Pipeline::new(&format!("{toml}\n[admin]\nlisten = \"127.0.0.1:0\"\n"));
+    let pipeline = Pipeline::new(&format!("{toml}{ADMIN}"));
     let mut host = pipeline.spawn(&[]);
     let told = Host::of(&mut host);
     let start = now_ms();

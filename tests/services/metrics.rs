@@ -7,11 +7,8 @@ use crate::support::host::{PATIENCE, Pipeline, plugin_file};
 use crate::support::model::folds::{SessionId, Visits};
 use crate::support::model::{self, Time};
 use crate::support::scrape::Host;
-use crate::support::settings::Settings;
+use crate::support::settings::{ADMIN, Settings};
 use crate::topics::{create_topic, produce, produce_in_transactions, read_back};
-
-/// `[admin]` on a port that the system chooses.
-const ADMIN: &str = "\n[admin]\nlisten = \"127.0.0.1:0\"\n";
 
 /// Numbered events a second apart, in turn in two partitions.
 fn numbered(from: i64, to: i64) -> Vec<TestRecord> {

@@ -9,7 +9,7 @@ use crate::support::model::folds::{SessionId, Visits};
 use crate::support::model::{self, Time};
 use crate::support::rows::{assert_same, from_ndjson, sorted};
 use crate::support::scrape::Host;
-use crate::support::settings::Settings;
+use crate::support::settings::{ADMIN, Settings};
 use crate::tables::{SESSIONS, Tables};
 use crate::topics::{create_topic, produce, read_back};
 
@@ -26,8 +26,8 @@ fn minutes(first: i64, count: i64) -> Vec<TestRecord> {
     (first..first + count).map(record).collect()
 }
 
-/// `[admin]` on a port that the system chooses.
-const ADMIN: &str = "\n[admin]\nlisten = \"127.0.0.1:0\"\nstuck_after = \"1s\"\n";
+/// A lane that does not come back is told soon.
+const SOON: &str = "stuck_after = \"1s\"\n";
 
 const SOURCE_UP: &str = "keyfold_source_up{lane=\"topic\"}";
 
@@ -36,7 +36,8 @@ fn a_broker_that_goes_away_is_waited_for() {
     let Some(broker) = start(Kind::Kafka) else { return };
     let brokers = broker.address();
     create_topic(&brokers, "outage", 1, &[]);
-    let pipeline = Pipeline::new(&format!("{}{ADMIN}", Settings::default().over_kafka(&brokers, "outage").to_toml()));
+    let pipeline =
+        Pipeline::new(&format!("{}{ADMIN}{SOON}", Settings::default().over_kafka(&brokers, "outage").to_toml()));
     let rows = || from_ndjson(&pipeline.path("rows.ndjson"));
     let mut host = pipeline.spawn(&[]);
     let told = Host::of(&mut host);
@@ -62,7 +63,7 @@ fn a_database_that_goes_away_is_waited_for() {
     let tables = Tables::connect(database.port());
     tables.create("outage", SESSIONS);
     let settings = Settings::default().over_kafka(&brokers, "database-outage").into_cql(database.port(), "outage");
-    let pipeline = Pipeline::new(&format!("{}{ADMIN}", settings.to_toml()));
+    let pipeline = Pipeline::new(&format!("{}{ADMIN}{SOON}", settings.to_toml()));
     let mut host = pipeline.spawn(&[]);
     let told = Host::of(&mut host);
     produce(&brokers, "database-outage", &minutes(0, 10));
@@ -102,7 +103,7 @@ fn a_topic_of_dead_letters_that_goes_away_is_waited_for() {
     let letters = format!("topic = \"letters\"\nbrokers = \"{}\"", other.address());
     let settings = Settings { checkpoint_interval: "200ms".to_owned(), ..Settings::default() };
     let toml = settings.over_kafka(&brokers, "no-visits").to_toml().replace("file = \"dead-letters.ndjson\"", &letters);
-    let pipeline = Pipeline::new(&format!("{toml}{ADMIN}"));
+    let pipeline = Pipeline::new(&format!("{toml}{ADMIN}{SOON}"));
     let mut host = pipeline.spawn(&[]);
     let told = Host::of(&mut host);
     let reject = |timestamp: i64| {

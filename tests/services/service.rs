@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     /// The image of the program under test, and a volume: what `container.sh` needs to run it.
     Container,
     /// A bucket `keyfold` with the API of S3.
-    #[cfg(feature = "cloud")]
+    #[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "only a host with clouds has state in a bucket"))]
     Bucket,
 }
 
@@ -93,24 +93,20 @@ fn ways(kind: Kind, reasons: &mut Vec<String>) -> Vec<Vec<String>> {
         Kind::Kafka => "kafka",
         Kind::Cassandra => "cassandra",
         Kind::Container => "container",
-        #[cfg(feature = "cloud")]
         Kind::Bucket => "bucket",
     };
     let mut ways = Vec::new();
-    #[cfg(feature = "cloud")]
-    if kind == Kind::Bucket {
-        if works("python3", "--version") && works("curl", "--version") {
-            ways.push(vec!["bash".to_owned(), script("bucket.sh")]);
+    // What has one way, and the tools for that.
+    let tools: &[&str] = match kind {
+        Kind::Container => &["buildah", "podman", "runc"],
+        Kind::Bucket => &["python3", "curl"],
+        Kind::Kafka | Kind::Cassandra => &[],
+    };
+    if !tools.is_empty() {
+        if tools.iter().all(|tool| works(tool, "--version")) {
+            ways.push(vec!["bash".to_owned(), script(&format!("{name}.sh"))]);
         } else {
-            reasons.push("needs python3 and curl".to_owned());
-        }
-        return ways;
-    }
-    if kind == Kind::Container {
-        if ["buildah", "podman", "runc"].iter().all(|tool| works(tool, "--version")) {
-            ways.push(vec!["bash".to_owned(), script("container.sh")]);
-        } else {
-            reasons.push("needs buildah, podman and runc".to_owned());
+            reasons.push(format!("needs {}", tools.join(", ")));
         }
         return ways;
     }
@@ -149,7 +145,6 @@ impl Service {
         let mut environment = Vec::from(match kind {
             Kind::Kafka => [("KAFKA_PORT", port.to_string()), ("KAFKA_CONTROLLER_PORT", second.to_string())],
             Kind::Cassandra => [("CQL_PORT", port.to_string()), ("CASSANDRA_STORAGE_PORT", second.to_string())],
-            #[cfg(feature = "cloud")]
             Kind::Bucket => [("BUCKET_PORT", port.to_string()), ("PYTHONUNBUFFERED", "1".to_owned())],
             Kind::Container => [("KEYFOLD_ADMIN__LISTEN", format!("127.0.0.1:{port}")), ("BINARY", KEYFOLD.to_owned())],
         });

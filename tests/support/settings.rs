@@ -1,5 +1,8 @@
 //! A configuration file in parts, of which a test replaces those that it is about.
 
+/// `[admin]` on a port that the system chooses, for the end of a configuration.
+pub(crate) const ADMIN: &str = "\n[admin]\nlisten = \"127.0.0.1:0\"\n";
+
 /// The parts of `keyfold.toml`, each without or with its table headers as its name says.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
