@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
-use keyfold::cli::Arguments;
-use keyfold::{config, metrics};
+use keyfold::commands::cli::Arguments;
+use keyfold::config;
+use keyfold::observe::metrics;
 use serde_json::Value;
 
 use crate::support::guide::{Block, blocks, file_block, read, root};
