@@ -123,6 +123,11 @@ impl Backoff {
     }
 }
 
+/// Blocks this thread for `duration`.
+pub(crate) fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! The only file that may ask the time. No row depends on an answer; they serve intervals, `now` columns and asking partitions.
 
 use std::sync::LazyLock;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What [`uptime_us`] counts from.
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -15,6 +15,11 @@ pub fn now_ms() -> i64 {
 /// A point for measuring intervals.
 pub fn instant() -> Instant {
     Instant::now()
+}
+
+/// The time since `instant`.
+pub fn since(instant: Instant) -> Duration {
+    instant.elapsed()
 }
 
 /// Microseconds since this was first asked: intervals that fit an atomic number.

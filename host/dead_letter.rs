@@ -1,5 +1,5 @@
-//! What could not be folded, kept: original bytes verbatim, with the reason. Keeps I3: dead letters are acknowledged before a checkpoint
-//! that covers them is written.
+//! Records that could not be folded, and rows that could not be written: the original bytes with the reason. Keeps I3: dead letters are
+//! acknowledged before a checkpoint that covers them is written.
 
 mod file;
 mod read;
@@ -14,24 +14,25 @@ use crate::failure::{Check, Failure};
 use crate::record::{HeaderColumns, RecordRef, Records};
 use crate::strike::Stage;
 
-pub use read::{Kept, read};
+pub use read::{StoredLetter, read};
 
-/// Where dead letters are kept. Outages are retried inside for ever, with backoff and a warning; what comes back as a failure halts the lane.
+/// Where dead letters are stored. It retries outages itself, without end, with backoff and a warning; a failure that it returns halts the
+/// lane.
 pub trait DeadLetterWriter: Send {
-    /// Takes dead letters; [`DeadLetterWriter::flush`] says when they are kept.
+    /// Accepts dead letters. They are stored once [`DeadLetterWriter::flush`] has returned.
     fn write(&mut self, letters: &[DeadLetter]) -> Result<(), Failure>;
-    /// Back when all that was written is acknowledged: on disk, or by all in-sync replicas.
+    /// Returns once everything written is acknowledged: on disk, or by all in-sync replicas.
     fn flush(&mut self) -> Result<(), Failure>;
-    /// For a file: its length, all of it on disk. None for what needs no cutting at recovery.
+    /// Syncs a file to disk and returns its length in bytes. None for a writer that needs no truncation at recovery.
     fn length(&mut self) -> Result<Option<u64>, Failure>;
-    /// For a file: cuts it back to what the checkpoint covers. Called before the first `write` only.
+    /// Truncates a file to the length that the checkpoint covers. Called only before the first `write`.
     fn truncate(&mut self, length: u64) -> Result<(), Failure>;
-    /// What is known of its outages, for those who watch.
+    /// Returns what probes and metrics may read about its outages.
     fn outage(&self) -> Arc<Outage>;
 }
 
-/// Opens where `config` wants dead letters kept. They name `source_topic` as where they come from, if there is one. A broker is waited for
-/// until `deadline` (without one it is tried once); a missing topic or folder is refused at once.
+/// Opens the file or topic that `config` names. Dead letters name `source_topic`, if there is one, as their origin. Retries an unavailable
+/// broker until `deadline` (without one it tries once); a missing topic or folder is refused at once.
 pub fn open(
     config: &config::DeadLetters,
     source_topic: Option<&str>,
@@ -45,7 +46,7 @@ pub fn open(
     })
 }
 
-/// What [`open`] would find, a line for each thing looked at, nothing changed. The outside is tried once.
+/// Looks at everything that [`open`] needs and changes nothing. Tries an unavailable broker once.
 pub fn check(config: &config::DeadLetters) -> Vec<Check> {
     vec![match config {
         config::DeadLetters::File(path) => file::check(path),
@@ -53,35 +54,36 @@ pub fn check(config: &config::DeadLetters) -> Vec<Check> {
     }]
 }
 
-/// One dead letter. `Map`, `Time` and `Fold` carry the original record; `Timer` and `Migrate` carry the key and its lost state as JSON; `Sink` the row.
+/// One dead letter. The stages `Map`, `Time` and `Fold` carry the original record; `Timer` and `Migrate` the key and its lost state as JSON;
+/// `Sink` the row as JSON.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeadLetter {
-    /// Where it happened.
+    /// The stage that failed.
     pub stage: Stage,
-    /// Why, in words.
+    /// Why it failed.
     pub reason: String,
-    /// SHA-256 of the plugin's file, hex.
+    /// The SHA-256 of the plugin's file, in hexadecimal.
     pub plugin: String,
-    /// The record's event, where it is about one event.
+    /// The index of the event in its record, if one event failed.
     pub event: Option<u32>,
-    /// The record (exactly one row; partition, offset, append time, key, payload, headers). For `Timer`, `Migrate` and `Sink`: coordinates of the
-    /// record that made it happen, with the key (`Timer`, `Migrate`) and a JSON payload in place of the original bytes.
+    /// The record: exactly one, with partition, offset, append time, key, payload and headers. For `Timer`, `Migrate` and `Sink` it has the
+    /// coordinates of the record that caused it, the key (`Timer`, `Migrate`), and JSON in place of the original payload.
     pub record: Records,
 }
 
-/// Names of the headers of a redriven record: where the record is that it repeats.
+/// Prefix of the headers of a redriven record that say which record it repeats.
 const REDRIVEN: &str = "keyfold.redriven.";
 
-/// The headers of a record that repeats the one of this dead letter: its own, and where it was.
-pub fn redriven_headers(kept: &Kept) -> HeaderColumns {
-    let record = kept.letter.record.get(0);
+/// Returns the headers of the record that repeats a dead letter's: its own, and the coordinates of the original.
+pub fn redriven_headers(stored: &StoredLetter) -> HeaderColumns {
+    let record = stored.letter.record.get(0);
     let mut headers = HeaderColumns::default();
     if let Some((columns, i)) = record.headers {
         let own = columns.of(i).filter(|(name, _)| !name.starts_with(REDRIVEN.as_bytes()));
         own.for_each(|(name, value)| headers.push(name, value));
     }
     let mut put = |name: &str, value: &str| headers.push(format!("{REDRIVEN}{name}").as_bytes(), value.as_bytes());
-    if let Some(topic) = &kept.source_topic {
+    if let Some(topic) = &stored.source_topic {
         put("topic", topic);
     }
     put("partition", &record.partition.to_string());
@@ -91,7 +93,7 @@ pub fn redriven_headers(kept: &Kept) -> HeaderColumns {
     headers
 }
 
-/// A record as a line for the file source: the next one of its partition.
+/// Returns a record as a line for the file source, where it becomes the next one of its partition.
 pub fn redriven_line(record: RecordRef<'_>) -> Vec<u8> {
     let mut line = serde_json::to_vec(&file::record_object(record, false)).expect("plain data becomes JSON");
     line.push(b'\n');

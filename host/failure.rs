@@ -33,6 +33,31 @@ impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
         Failure { exit, message: message.into() }
     }
+
+    /// The configuration, or the command line, asks for what cannot be.
+    pub fn config(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Config, message)
+    }
+
+    /// Something outside is missing, refuses, or does not fit.
+    pub fn outside(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Outside, message)
+    }
+
+    /// The plugin is refused, or is at fault.
+    pub fn plugin(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Plugin, message)
+    }
+
+    /// The pipeline's state does not allow it.
+    pub fn state(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::State, message)
+    }
+
+    /// An internal error.
+    pub fn unexpected(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Unexpected, message)
+    }
 }
 
 impl fmt::Display for Failure {
@@ -89,4 +114,13 @@ impl Check {
         let named = self.symptom.or((self.finding != Finding::Fine).then_some(symptom));
         Check { symptom: named, ..self }
     }
+}
+
+/// Returns the failure of the first refused check: what a start fails with that made these checks.
+pub fn first_refused(checks: &[Check]) -> Result<(), Failure> {
+    let refused = checks.iter().find_map(|check| match check.finding {
+        Finding::Refused(exit) => Some(Failure::new(exit, &*check.detail)),
+        Finding::Fine | Finding::Warning => None,
+    });
+    refused.map_or(Ok(()), Err)
 }

@@ -2,6 +2,8 @@
 //!
 //! Rows stay in the columns in which the sandbox returned them; only their order ([`Rows::order`]) is made by the host.
 
+pub(crate) mod json;
+
 use std::sync::Arc;
 
 use crate::record::ByteColumn;

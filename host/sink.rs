@@ -1,5 +1,6 @@
-//! Where rows go. A sink writes the rows of one batch in order and returns when the outside has acknowledged them; it is called from one
-//! thread of its own. Keeps I2: rows are acknowledged before a checkpoint that covers them is written.
+//! Where rows go. A sink writes the rows of one batch in order, and returns once the database or the disk has acknowledged them. Sinks block
+//! on their own thread ([`writer`]), so they can simply wait. Keeps I2: rows are acknowledged before a checkpoint that covers them is
+//! written.
 
 mod cql;
 mod discard;
@@ -10,50 +11,98 @@ mod samples;
 mod sqlite;
 pub mod writer;
 
-pub use image::key_of;
-pub(crate) use ndjson::{bad_json, put_columns, put_row};
-
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backoff::Outage;
 use crate::config;
-use crate::failure::{Check, Exit, Failure, Finding};
-use crate::row::Image;
-use crate::row::{RowRef, Rows, Table};
+use crate::failure::{Check, Failure};
+use crate::row::json::write_row;
+use crate::row::{Image, RowRef, Rows, Table};
 
-/// A row that the database refuses for good: it goes to the dead letters.
+/// An open sink. It takes rows of any plugin's tables, and compares tables when it sees them for the first time. It retries outages itself,
+/// without end, with backoff and a warning; a failure that it returns halts the lane.
+pub trait Sink: Send {
+    /// Writes the rows of a batch, and returns once all are acknowledged. If several rows have the same primary key, the last one wins.
+    /// Returns the rows that the database refuses for good.
+    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Failure>;
+    /// Syncs a file to disk and returns its length in bytes. None for a sink that needs no truncation at recovery.
+    fn length(&mut self) -> Result<Option<u64>, Failure>;
+    /// Truncates a file to the length that the checkpoint covers. Called only before the first `write`.
+    fn truncate(&mut self, length: u64) -> Result<(), Failure>;
+    /// Reads what is stored under the primary keys of the rows at these positions of `rows.order`, each key once. A key that the sink can
+    /// store no row under, such as one with a null in it, has no image. Empty for a sink whose file is truncated instead.
+    fn images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Failure>;
+    /// Puts images back: rows become what they were, including `now` columns and columns that the plugin does not declare; keys that had no
+    /// row are deleted. If several images have the same key, the first one counts. Needs no `write` before it, and no tables that the sink
+    /// has seen. Idempotent. A sink without images does nothing.
+    fn restore(&mut self, images: &[Image]) -> Result<(), Failure>;
+    /// Returns what probes and metrics may read about its outages.
+    fn outage(&self) -> Arc<Outage>;
+}
+
+/// A row that the database refuses for good: it becomes a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The row.
     pub row: RowRef,
-    /// The row as NDJSON would carry it.
+    /// The row as the NDJSON sink would write it.
     pub json: String,
     /// The database's reason.
     pub reason: String,
 }
 
-/// An open sink. It takes the rows of whatever tables a batch declares, and looks at those that are new to it. Outages are retried inside for ever, with backoff and a warning; what comes back as an error halts the lane.
-pub trait Sink: Send {
-    /// Writes the rows of a batch; back when all are acknowledged. Of several rows of one primary key the last must win.
-    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Error>;
-    /// For a file: its length, all of it on disk. None for what needs no cutting at recovery.
-    fn length(&mut self) -> Result<Option<u64>, Error>;
-    /// For a file: cuts it back to what the checkpoint covers. Called before the first `write` only.
-    fn truncate(&mut self, length: u64) -> Result<(), Error>;
-    /// What is there now under the primary keys of the rows at these places of `rows.order`; each key once. A key that the sink can hold no
-    /// row under, as one with a null in it, gives none. Empty for a sink whose file is cut back instead.
-    fn images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Error>;
-    /// Puts it back: rows as they were, host-filled `now` columns and columns the plugin does not know included; keys under which nothing
-    /// was are deleted. Of several images of one key the first counts. Needs no `write` before, nor tables that the sink knows. Idempotent;
-    /// a sink that gives no images leaves all as it is.
-    fn restore(&mut self, images: &[Image]) -> Result<(), Error>;
-    /// What is known of its outages, for those who watch.
-    fn outage(&self) -> Arc<Outage>;
+impl Refusal {
+    /// Returns the refusal of this row. Its JSON is the same for every sink.
+    fn of(rows: &Rows, row: RowRef, reason: String) -> Refusal {
+        let mut json = Vec::new();
+        write_row(&mut json, rows, row);
+        Refusal { row, json: String::from_utf8(json).expect("written from UTF-8 only"), reason }
+    }
 }
 
-/// What a sink prepared for the tables of each plugin whose rows came: a deployment may change the plugin, and lanes change at times of
-/// their own.
+/// Opens the sink that `config` names for rows of `tables`. Retries an unavailable database until `deadline` (without one it tries once);
+/// what is missing or does not fit is refused at once.
+pub fn open(
+    config: &config::Sink,
+    tables: &Arc<[Table]>,
+    runtime: &tokio::runtime::Handle,
+    deadline: Option<Instant>,
+) -> Result<Box<dyn Sink>, Failure> {
+    Ok(match config {
+        config::Sink::Cql(config) => Box::new(cql::Cql::open(config, tables, runtime, deadline)?),
+        config::Sink::Sqlite(config) => Box::new(sqlite::Sqlite::open(config, tables)?),
+        config::Sink::Ndjson(config) => Box::new(ndjson::Ndjson::open(config, tables)?),
+        config::Sink::Discard => Box::new(discard::Discard),
+    })
+}
+
+/// Looks at everything that [`open`] needs and changes nothing; returns one check for each thing. Tries an unavailable database once.
+pub fn check(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runtime::Handle) -> Vec<Check> {
+    match config {
+        config::Sink::Cql(config) => cql::check(config, tables, runtime),
+        config::Sink::Sqlite(config) => sqlite::check(config, tables),
+        config::Sink::Ndjson(config) => ndjson::check(config, tables),
+        config::Sink::Discard => vec![Check::fine("sink", "rows are discarded")],
+    }
+}
+
+/// Does what [`check`] does, and looks for what may go wrong later.
+pub fn examine(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runtime::Handle) -> Vec<Check> {
+    match config {
+        config::Sink::Cql(config) => cql::examine(config, tables, runtime),
+        config::Sink::Sqlite(_) | config::Sink::Ndjson(_) | config::Sink::Discard => check(config, tables, runtime),
+    }
+}
+
+/// Returns the statements that create a table for these rows, by sink. In CQL the first key column becomes the partition key; the operator
+/// may choose another one.
+pub(crate) fn create_statements(table: &Table) -> [(&'static str, String); 2] {
+    [("CQL", cql::schema::create_table("ks", table, &[])), ("SQLite", sqlite::schema::create_table(table, &[]))]
+}
+
+/// What a sink prepared for the tables of each plugin whose rows it saw: a deployment may change the plugin, and lanes change it at
+/// different times.
 #[derive(Debug)]
 struct ByTables<T>(Vec<(Tables, Arc<[T]>)>);
 
@@ -78,65 +127,12 @@ impl<T> ByTables<T> {
     }
 }
 
-/// Opens the sink that `config` names for rows of `tables`. The outside is waited for until `deadline` (without one it is tried once); what
-/// is missing or does not fit is refused at once.
-pub fn open(
-    config: &config::Sink,
-    tables: &Arc<[Table]>,
-    runtime: &tokio::runtime::Handle,
-    deadline: Option<Instant>,
-) -> Result<Box<dyn Sink>, Error> {
-    Ok(match config {
-        config::Sink::Cql(config) => Box::new(cql::Scylla::open(config, tables, runtime, deadline)?),
-        config::Sink::Sqlite(config) => Box::new(sqlite::Sqlite::open(config, tables)?),
-        config::Sink::Ndjson(config) => Box::new(ndjson::Ndjson::open(config, tables)?),
-        config::Sink::Discard => Box::new(discard::Discard),
-    })
-}
-
-/// What [`open`] would find, a line for each thing looked at, nothing changed. The outside is tried once.
-pub fn check(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runtime::Handle) -> Vec<Check> {
-    match config {
-        config::Sink::Cql(config) => cql::check(config, tables, runtime),
-        config::Sink::Sqlite(config) => sqlite::check(config, tables),
-        config::Sink::Ndjson(config) => ndjson::check(config, tables),
-        config::Sink::Discard => vec![Check::fine("sink", "rows are discarded")],
-    }
-}
-
-/// As [`check`], and what may go wrong later.
-pub fn examine(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runtime::Handle) -> Vec<Check> {
-    match config {
-        config::Sink::Cql(config) => cql::examine(config, tables, runtime),
-        config::Sink::Sqlite(_) | config::Sink::Ndjson(_) | config::Sink::Discard => check(config, tables, runtime),
-    }
-}
-
-/// What makes a table for these rows, by sink. Which column of the primary key is to be CQL's partition key is the operator's to judge.
-pub(crate) fn statements(table: &Table) -> [(&'static str, String); 2] {
-    [("CQL", cql::schema::create_table("ks", table, &[])), ("SQLite", sqlite::create_table(table, &[]))]
-}
-
-/// The first refused line, as the error with which [`open`] fails.
-fn first_refused(checks: Vec<Check>) -> Result<(), Error> {
-    for check in checks {
-        if let Finding::Refused(exit) = check.finding {
-            return Err(match exit {
-                Exit::Config => Error::Config(check.detail),
-                Exit::Outside => Error::Outside(check.detail),
-                Exit::Unexpected | Exit::Plugin | Exit::State => Error::Unexpected(check.detail),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Columns under `now` that the plugin declares itself: the host may not fill those.
-fn now_is_free(section: &str, now: &[String], tables: &[Table]) -> Result<(), Error> {
+/// Refuses a column under `now` that the plugin declares itself: the host may not fill it.
+fn refuse_declared_now_columns(section: &str, now: &[String], tables: &[Table]) -> Result<(), Failure> {
     for table in tables {
         if let Some(column) = table.columns.iter().find(|c| now.contains(&c.name)) {
-            return Err(Error::Config(format!(
-                "{section}.now: column {} of table {} is one of the plugin's own, the host cannot fill it; take it out of `now`",
+            return Err(Failure::config(format!(
+                "{section}.now: the host cannot fill column {} of table {}: the plugin declares it; remove it from `now`",
                 column.name, table.name
             )));
         }
@@ -144,33 +140,8 @@ fn now_is_free(section: &str, now: &[String], tables: &[Table]) -> Result<(), Er
     Ok(())
 }
 
-/// An image that cannot be put back, and why.
-fn cannot_restore(section: &str, image: &Image, reason: &dyn std::fmt::Display) -> Error {
+/// The failure of an image that cannot be put back.
+fn cannot_restore(section: &str, image: &Image, reason: &dyn std::fmt::Display) -> Failure {
     let Image { table, key, .. } = image;
-    Error::Outside(format!("{section}: the row of table {table} under {key} cannot be put back: {reason}"))
-}
-
-/// Why a sink cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The configuration asks for what cannot be.
-    #[error("{0}")]
-    Config(String),
-    /// Database, credentials, keyspace, table or column missing, refusing or not fitting.
-    #[error("{0}")]
-    Outside(String),
-    /// Anything else.
-    #[error("{0}")]
-    Unexpected(String),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        let exit = match &error {
-            Error::Config(_) => Exit::Config,
-            Error::Outside(_) => Exit::Outside,
-            Error::Unexpected(_) => Exit::Unexpected,
-        };
-        Failure::new(exit, error.to_string())
-    }
+    Failure::outside(format!("{section}: cannot put back the row of table {table} with key {key}: {reason}"))
 }

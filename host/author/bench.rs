@@ -65,7 +65,7 @@ pub fn bench(options: &Options) -> Result<String, Failure> {
     let began = clock::instant();
     let sandbox = Sandbox::with_cache(&config, None)?;
     let plugin = Arc::into_inner(sandbox.load(&config)?).expect("nobody else has it yet");
-    let loaded = began.elapsed();
+    let loaded = clock::since(began);
     let recording = Arc::new(Mutex::new(Recording::new(&config.plugin.config.to_string())));
     let bench = Bench { lanes, workers: Arc::clone(&sandbox.workers), config };
     let (plugin, counts) = bench.record(plugin, &recording)?;
@@ -129,10 +129,10 @@ impl Bench {
         let listener = move |input: crate::plugin::Input<'_>| {
             kept.lock().expect("no thread panicked with it").add(&input, headers);
         };
-        let plugin = Arc::new(plugin.heard_by(Some(Box::new(listener))));
+        let plugin = Arc::new(plugin.with_listener(Some(Box::new(listener))));
         let counts = self.fold(&plugin)?;
         let plugin = Arc::into_inner(plugin).expect("the fold is over");
-        Ok((Arc::new(plugin.heard_by(None)), counts))
+        Ok((Arc::new(plugin.with_listener(None)), counts))
     }
 
     fn measure(&self, plugin: &Arc<Plugin>, repetitions: u32) -> Result<Measured, Failure> {
@@ -142,7 +142,7 @@ impl Bench {
         for _ in 0..repetitions {
             let began = clock::instant();
             self.fold(plugin)?;
-            let measured = Measured { whole: began.elapsed(), calls: take() };
+            let measured = Measured { whole: clock::since(began), calls: take() };
             if least.as_ref().is_none_or(|least| measured.whole < least.whole) {
                 least = Some(measured);
             }

@@ -27,12 +27,12 @@ pub fn check(file: &Path, config: &serde_json::Value) -> Result<String, Failure>
     let Description { name, version, state_version, tables, config_schema, .. } = &plugin.description;
     let mut lines = vec![
         format!("{name} {version}, state version {state_version}, {size} bytes, imports nothing"),
-        format!("exports {INTERFACE}, compiled and tried in {:.0} ms", began.elapsed().as_secs_f64() * 1000.0),
+        format!("exports {INTERFACE}, compiled and tried in {:.0} ms", clock::since(began).as_secs_f64() * 1000.0),
         format!("SHA-256 {}", plugin.digest.0),
     ];
     for table in tables.iter() {
         lines.push(declared(table));
-        lines.extend(sink::statements(table).map(|(sink, statement)| format!("  {sink:<7} {statement};")));
+        lines.extend(sink::create_statements(table).map(|(sink, statement)| format!("  {sink:<7} {statement};")));
     }
     lines.push(format!("configuration: {}", readable(config_schema)));
     Ok(lines.join("\n"))

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::backoff;
 use crate::failure::{Exit, Failure};
 
 /// What a host said until it ended.
@@ -34,7 +34,7 @@ pub(super) fn run(config: &Path, kill_after: Option<Duration>) -> Result<Ended, 
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::try_clone(&said).map_err(outside)?);
     let mut host = command.spawn().map_err(outside)?;
     if let Some(moment) = kill_after {
-        thread::sleep(moment);
+        backoff::pause(moment);
         // It may have ended before.
         let _ = host.kill();
     }

@@ -256,7 +256,7 @@ impl<'a> Case<'a> {
         if let Err(failure) = self.host(slow, None)? {
             return Ok(Err(failure));
         }
-        let (mut chance, lasts) = (Chance::new(), began.elapsed());
+        let (mut chance, lasts) = (Chance::new(), clock::since(began));
         self.begin(&self.records)?;
         for _ in 0..KILLS {
             let moment = lasts.mul_f64(f64::from(u32::try_from(chance.below(1000)).unwrap_or(0)) / 1000.0);

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::append_file::AppendFile;
 use crate::clock;
 use crate::config::{self, Config, DeadLetters, FileFormat, Source};
-use crate::dead_letter::{self, Kept, redriven_headers, redriven_line};
+use crate::dead_letter::{self, StoredLetter, redriven_headers, redriven_line};
 use crate::deployment::PipelineLog;
 use crate::deployment::redriven::Redrive;
 use crate::failure::{Exit, Failure};
@@ -73,7 +73,7 @@ pub fn summary(config: &Config, stage: Option<Stage>, limit: usize, as_json: boo
 fn read(
     config: &Config,
     stage: Option<Stage>,
-    take: &mut dyn FnMut(Kept) -> Result<(), Failure>,
+    take: &mut dyn FnMut(StoredLetter) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     dead_letter::read(&config.dead_letters, &mut |kept| {
         if stage.is_none_or(|stage| stage == kept.letter.stage) {
@@ -83,7 +83,7 @@ fn read(
     })
 }
 
-fn line(kept: &Kept) -> String {
+fn line(kept: &StoredLetter) -> String {
     let record = kept.letter.record.get(0);
     let time = if record.append_time == NO_TIME { "no time".into() } else { iso(record.append_time) };
     let payload = record.payload.map_or_else(|| "no payload".into(), |p| String::from_utf8_lossy(p).into_owned());
@@ -275,14 +275,14 @@ pub fn redrive(config: &Config, wanted: &Redriving) -> Result<String, Failure> {
 }
 
 /// Whether the record is of another log: several pipelines may keep their dead letters in one topic.
-fn is_foreign(kept: &Kept, source: &Source) -> bool {
+fn is_foreign(kept: &StoredLetter, source: &Source) -> bool {
     match (source, &kept.source_topic) {
         (Source::Kafka(kafka), Some(topic)) => *topic != kafka.topic,
         (Source::Kafka(_) | Source::File(_), _) => false,
     }
 }
 
-fn place(kept: &Kept) -> Place {
+fn place(kept: &StoredLetter) -> Place {
     let record = kept.letter.record.get(0);
     (record.partition, record.offset)
 }
@@ -310,7 +310,7 @@ impl Out {
         })
     }
 
-    fn send(&mut self, kept: &Kept) -> Result<(), Failure> {
+    fn send(&mut self, kept: &StoredLetter) -> Result<(), Failure> {
         let record = kept.letter.record.get(0);
         let headers = redriven_headers(kept);
         match self {

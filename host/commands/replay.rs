@@ -22,7 +22,7 @@ use crate::plugin::sandbox::load_plugin_with;
 use crate::record::Records;
 use crate::rollout::difference::{Difference, Side, Summary};
 use crate::row::Rows;
-use crate::sink::{bad_json, put_row};
+use crate::row::json::{invalid_json, write_row};
 use crate::source::log_source::LogSource;
 use crate::source::past::{Past, open};
 use crate::strike::Stage;
@@ -186,7 +186,7 @@ impl Fold {
     fn show(&mut self, rows: &Rows, shown: &mut Shown, out: &mut dyn Write) -> Result<Written, Failure> {
         let mut lines = Vec::new();
         for &row in &rows.order {
-            if let Some(reason) = bad_json(rows, row) {
+            if let Some(reason) = invalid_json(rows, row) {
                 self.counts.rejected += 1;
                 let at = (row.origin.partition, row.origin.offset, row.origin.event);
                 self.tell("item-rejected", Stage::Sink, at, None, &reason);
@@ -194,7 +194,7 @@ impl Fold {
             }
             match shown {
                 Shown::Rows => {
-                    put_row(&mut lines, rows, row);
+                    write_row(&mut lines, rows, row);
                     lines.push(b'\n');
                 }
                 Shown::Difference(difference) => difference.take(self.side, rows, row),

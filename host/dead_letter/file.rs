@@ -1,7 +1,7 @@
-//! Dead letters as lines of JSON in a file, which the file source can read again: its "records" form (`value` or `value_base64`,
-//! `partition`, `offset`, `timestamp`, `key` or `key_base64`, `headers`), and beside it `reason`, `stage`, `plugin`, `event` and `topic`.
+//! Dead letters as lines of JSON in a file, which the file source can read: its "records" format (`value` or `value_base64`, `partition`,
+//! `offset`, `timestamp`, `key` or `key_base64`, `headers`), plus `reason`, `stage`, `plugin`, `event` and `topic`.
 //!
-//! What is UTF-8 stands as text, else as base64. A tombstone's `value` is null; a record without a key has no `key`. Headers are a list of
+//! UTF-8 is written as text, other bytes as base64. A tombstone's `value` is null; a record without a key has no `key`. Headers are a list of
 //! `[name, value]`, where a part that is not UTF-8 is `{"base64": "..."}`.
 
 use std::path::Path;
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::append_file::AppendFile;
 use crate::backoff::Outage;
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
-use crate::failure::{Check, Exit, Failure};
+use crate::failure::{Check, Failure};
 use crate::record::{NO_TIME, RecordRef};
 
 /// Appends dead letters to a file.
@@ -25,14 +25,14 @@ pub(super) struct DeadLetterFile {
 }
 
 impl DeadLetterFile {
-    /// Opens the file, or makes it; its folder must be there.
+    /// Opens the file, creating it if necessary; its folder must exist.
     pub(super) fn open(path: &Path, source_topic: Option<&str>) -> Result<DeadLetterFile, Failure> {
         let file = AppendFile::open(path).map_err(outside)?;
         Ok(DeadLetterFile { file, source_topic: source_topic.map(str::to_owned) })
     }
 }
 
-/// The line of `keyfold check`.
+/// Returns the line of `keyfold check`.
 pub(super) fn check(path: &Path) -> Check {
     match AppendFile::check(path) {
         Ok(detail) => Check::fine("dead letters", detail),
@@ -68,7 +68,7 @@ impl DeadLetterWriter for DeadLetterFile {
     }
 }
 
-/// A dead letter as its line has it.
+/// Returns a dead letter as the object of its line.
 pub(super) fn object(letter: &DeadLetter, source_topic: Option<&str>) -> Map<String, Value> {
     let mut object = record_object(letter.record.get(0), true);
     object.insert("reason".to_owned(), letter.reason.as_str().into());
@@ -83,7 +83,7 @@ pub(super) fn object(letter: &DeadLetter, source_topic: Option<&str>) -> Map<Str
     object
 }
 
-/// A record in the form of the file source; without its offset it is the next one of its partition.
+/// Returns a record in the format of the file source. Without its offset it becomes the next one of its partition.
 pub(super) fn record_object(record: RecordRef<'_>, has_offset: bool) -> Map<String, Value> {
     let mut object = Map::new();
     match record.payload {
@@ -124,7 +124,7 @@ fn text_or_base64(bytes: &[u8]) -> Value {
 }
 
 fn outside(message: String) -> Failure {
-    Failure::new(Exit::Outside, format!("dead_letters.file: {message}"))
+    Failure::outside(format!("dead_letters.file: {message}"))
 }
 
 #[cfg(test)]
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_stand_as_base64() {
+    fn bytes_that_are_not_text_are_written_as_base64() {
         let text = written(&[samples::letter(Some(b"\xfe"), Some(b"\xff\x00"), &[])]);
         assert!(text.starts_with("{\"value_base64\":\"/wA=\",\"partition\":3,"), "{text}");
         assert!(text.contains("\"key_base64\":\"/g==\",\"reason\""), "{text}");
@@ -180,7 +180,7 @@ mod tests {
         let config = DeadLetters::File(folder.path().join("no/letters"));
         let failure = open(&config, None, None).err().expect("is refused");
         assert!(failure.message.starts_with("dead_letters.file: "), "{failure}");
-        assert!(failure.message.ends_with("/no is not there, make it first"), "{failure}");
+        assert!(failure.message.contains("/no/letters") && failure.message.contains("folder"), "{failure}");
         assert_eq!(super::super::check(&config)[0].detail, failure.message);
     }
 }

@@ -1,4 +1,4 @@
-//! Dead letters read back, from the file or the topic that they were kept in. Writes nothing, and commits no offset.
+//! Dead letters read back from their file or topic. Writes nothing, and commits no offset.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,41 +19,44 @@ use serde_json::{Map, Value};
 use crate::config;
 use crate::dead_letter::topic::{header, missing, unreachable};
 use crate::dead_letter::{DeadLetter, file};
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
 use crate::source::file::record_of;
 use crate::strike::Stage;
 
-/// How long a broker may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a broker may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A dead letter, and where it is kept.
+/// A dead letter, and where it is stored.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Kept {
+pub struct StoredLetter {
     /// The dead letter.
     pub letter: DeadLetter,
-    /// The topic that its record came from, if it was one.
+    /// The topic that its record came from; none for a file.
     pub source_topic: Option<String>,
-    /// Its line in the file, or its partition and offset in the topic.
+    /// Its line in the file (`line 7`), or its partition and offset in the topic (`0/6`).
     pub place: String,
 }
 
-impl Kept {
-    /// As the file of dead letters has it.
+impl StoredLetter {
+    /// Returns the dead letter as the object of a line in a dead-letter file.
     pub fn object(&self) -> Map<String, Value> {
         file::object(&self.letter, self.source_topic.as_deref())
     }
 }
 
-/// Gives the dead letters that are kept now to `take`, until that wants no more: in the order of the file, or of the topic's partitions.
-pub fn read(config: &config::DeadLetters, take: &mut dyn FnMut(Kept) -> Result<bool, Failure>) -> Result<(), Failure> {
+/// Passes the dead letters stored so far to `take`, in the order of the file or of each of the topic's partitions, until it returns false.
+pub fn read(
+    config: &config::DeadLetters,
+    take: &mut dyn FnMut(StoredLetter) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
     match config {
         config::DeadLetters::File(path) => read_file(path, take),
         config::DeadLetters::Topic { brokers, topic, properties } => read_topic(brokers, topic, properties, take),
     }
 }
 
-/// What a line has beside its record.
+/// The fields of a line that are not its record.
 #[derive(Deserialize)]
 struct Fields {
     reason: String,
@@ -64,13 +67,13 @@ struct Fields {
     topic: Option<String>,
 }
 
-/// A last line without its end is being written now.
-fn read_file(path: &Path, take: &mut dyn FnMut(Kept) -> Result<bool, Failure>) -> Result<(), Failure> {
+/// Reads a file. Skips a last line without a line break: it is being written.
+fn read_file(path: &Path, take: &mut dyn FnMut(StoredLetter) -> Result<bool, Failure>) -> Result<(), Failure> {
     let refused =
-        |e: &dyn std::fmt::Display| Failure::new(Exit::Outside, format!("dead_letters.file: {}: {e}", path.display()));
+        |e: &dyn std::fmt::Display| Failure::outside(format!("dead_letters.file: cannot read {}: {e}", path.display()));
     let mut lines = match File::open(path) {
         Ok(file) => BufReader::new(file),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()), // none was ever kept
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()), // no dead letter was ever written
         Err(e) => return Err(refused(&e)),
     };
     let mut line = Vec::new();
@@ -80,30 +83,30 @@ fn read_file(path: &Path, take: &mut dyn FnMut(Kept) -> Result<bool, Failure>) -
         if line.last() != Some(&b'\n') {
             break;
         }
-        let kept = kept_in(&line, number);
-        if !take(kept.map_err(|why| refused(&format!("line {number} is no dead letter: {why}")))?)? {
+        let letter = parse_line(&line, number);
+        if !take(letter.map_err(|why| refused(&format!("line {number} is not a dead letter: {why}")))?)? {
             break;
         }
     }
     Ok(())
 }
 
-fn kept_in(line: &[u8], number: u64) -> Result<Kept, String> {
+fn parse_line(line: &[u8], number: u64) -> Result<StoredLetter, String> {
     let Fields { reason, stage, plugin, event, topic } = serde_json::from_slice(line).map_err(|e| e.to_string())?;
-    let stage = Stage::named(&stage).ok_or_else(|| format!("there is no stage {stage}"))?;
+    let stage = Stage::named(&stage).ok_or_else(|| format!("unknown stage {stage}"))?;
     let letter = DeadLetter { stage, reason, plugin, event, record: record_of(line)? };
-    Ok(Kept { letter, source_topic: topic, place: format!("line {number}") })
+    Ok(StoredLetter { letter, source_topic: topic, place: format!("line {number}") })
 }
 
 fn read_topic(
     brokers: &str,
     topic: &str,
     properties: &BTreeMap<String, String>,
-    take: &mut dyn FnMut(Kept) -> Result<bool, Failure>,
+    take: &mut dyn FnMut(StoredLetter) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
     let client = client(brokers, properties)?;
     let outage = |e: KafkaError| unreachable(brokers, &e.to_string());
-    let metadata = client.fetch_metadata(Some(topic), PATIENCE).map_err(outage)?;
+    let metadata = client.fetch_metadata(Some(topic), ANSWER_TIMEOUT).map_err(outage)?;
     let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
     if partitions.is_empty() {
         return Err(missing(brokers, topic));
@@ -115,21 +118,21 @@ fn read_topic(
     client.assign(&list).map_err(outage)?;
     let mut unread = list.count();
     while unread > 0 {
-        match client.poll(PATIENCE) {
+        match client.poll(ANSWER_TIMEOUT) {
             Some(Ok(message)) => {
-                if !take(kept_as(&message)?)? {
+                if !take(parse_message(&message)?)? {
                     break;
                 }
             }
             Some(Err(KafkaError::PartitionEOF(_))) => unread -= 1,
             Some(Err(e)) => return Err(outage(e)),
-            None => return Err(unreachable(brokers, "no answer in time")),
+            None => return Err(unreachable(brokers, "timed out")),
         }
     }
     Ok(())
 }
 
-/// Says for debugging what librdkafka says; what matters comes back from the call that it was said in.
+/// Logs librdkafka's messages at debug level only: what matters is returned by the call that failed.
 struct Quiet;
 
 impl ClientContext for Quiet {
@@ -149,14 +152,14 @@ fn client(brokers: &str, properties: &BTreeMap<String, String>) -> Result<BaseCo
     for (name, value) in properties {
         config.set(name, value);
     }
-    // The group is a name that librdkafka wants; nothing joins it.
+    // librdkafka requires a group name; nothing joins the group.
     config.set("bootstrap.servers", brokers).set("group.id", "keyfold-dead-letters").set("enable.auto.commit", "false");
     config.set("enable.partition.eof", "true").set("isolation.level", "read_committed");
     config.set("allow.auto.create.topics", "false");
-    config.create_with_context(Quiet).map_err(|e| Failure::new(Exit::Config, format!("dead_letters.properties: {e}")))
+    config.create_with_context(Quiet).map_err(|e| Failure::config(format!("dead_letters.properties: {e}")))
 }
 
-/// Whether a header says what happened, and is not the record's own.
+/// Whether a header is one that keyfold adds to say what happened.
 fn is_ours(name: &str) -> bool {
     const OURS: [&str; 8] = [
         header::TOPIC,
@@ -171,27 +174,30 @@ fn is_ours(name: &str) -> bool {
     OURS.contains(&name)
 }
 
-fn kept_as(message: &BorrowedMessage<'_>) -> Result<Kept, Failure> {
+fn parse_message(message: &BorrowedMessage<'_>) -> Result<StoredLetter, Failure> {
     let place = format!("{}/{}", message.partition(), message.offset());
-    let (mut own, mut said) = (HeaderColumns::default(), BTreeMap::new());
+    let (mut own, mut ours) = (HeaderColumns::default(), BTreeMap::new());
     let headers: Vec<_> = message.headers().map_or_else(Vec::new, |headers| headers.iter().collect());
-    // Ours follow the record's own, among which may be such ones too: of a dead letter that was read as a record.
-    let mut is_first = |name, value| match said.entry(name) {
+    // Ours follow the record's own headers. Those may have the same names, if the record was a dead letter that was read as a record.
+    let mut is_first = |name, value| match ours.entry(name) {
         Entry::Vacant(entry) => {
             entry.insert(value);
             true
         }
         Entry::Occupied(_) => false,
     };
-    let ours = headers.iter().rev().take_while(|h| is_ours(h.key) && is_first(h.key, h.value)).count();
-    for header in &headers[..headers.len() - ours] {
+    let our_count = headers.iter().rev().take_while(|h| is_ours(h.key) && is_first(h.key, h.value)).count();
+    for header in &headers[..headers.len() - our_count] {
         own.push(header.key.as_bytes(), header.value.unwrap_or_default());
     }
     own.end_record();
-    let text = |name: &str| said.get(name).copied().flatten().map(|v| String::from_utf8_lossy(v).into_owned());
+    let text = |name: &str| ours.get(name).copied().flatten().map(|v| String::from_utf8_lossy(v).into_owned());
     let needed = |name: &str| {
-        let lacks = format!("{}, {place}: no dead letter of keyfold, it has no header {name}", message.topic());
-        text(name).ok_or_else(|| Failure::new(Exit::Outside, lacks))
+        let missing = format!(
+            "{}, {place}: the record is not a dead letter of keyfold: header {name} is missing",
+            message.topic()
+        );
+        text(name).ok_or_else(|| Failure::outside(missing))
     };
     let number = |name: &str| Ok::<_, Failure>(needed(name)?.parse::<u64>().unwrap_or_default());
     let mut record = Records::default();
@@ -210,7 +216,7 @@ fn kept_as(message: &BorrowedMessage<'_>) -> Result<Kept, Failure> {
         event: text(header::EVENT).and_then(|event| event.parse().ok()),
         record,
     };
-    Ok(Kept { letter, source_topic: text(header::TOPIC), place })
+    Ok(StoredLetter { letter, source_topic: text(header::TOPIC), place })
 }
 
 #[cfg(test)]
@@ -229,7 +235,7 @@ mod tests {
         ]
     }
 
-    fn all(config: &config::DeadLetters) -> Vec<Kept> {
+    fn all(config: &config::DeadLetters) -> Vec<StoredLetter> {
         let mut all = Vec::new();
         let mut take = |kept| {
             all.push(kept);
@@ -254,10 +260,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_and_a_topic_give_back_what_was_kept() {
+    fn a_file_and_a_topic_return_what_was_written() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("letters.ndjson");
-        assert!(all(&config::DeadLetters::File(path.clone())).is_empty(), "none was ever kept");
+        assert!(all(&config::DeadLetters::File(path.clone())).is_empty(), "no dead letter was ever written");
         given_back(&config::DeadLetters::File(path), ["line 1", "line 2", "line 3"]);
 
         let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("needs nothing");
@@ -268,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_being_written_is_left_out_and_another_file_is_refused() {
+    fn a_line_that_is_being_written_is_skipped_and_another_file_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("letters.ndjson");
         let config = config::DeadLetters::File(path.clone());
@@ -278,12 +284,13 @@ mod tests {
         assert_eq!(all(&config).len(), 2);
         std::fs::write(&path, b"{\"value\":\"x\"}\n").expect("is writable");
         let failure = read(&config, &mut |_| Ok(true)).expect_err("that is a log");
-        assert!(failure.message.contains("line 1 is no dead letter: missing field `reason`"), "{failure}");
+        assert!(failure.message.contains("line 1 is not a dead letter: missing field `reason`"), "{failure}");
     }
 
     #[test]
-    fn a_redriven_record_says_where_the_one_is_that_it_repeats() {
-        let kept = Kept { letter: letters().remove(0), source_topic: Some("visits".into()), place: "line 1".into() };
+    fn a_redriven_record_names_the_one_that_it_repeats() {
+        let kept =
+            StoredLetter { letter: letters().remove(0), source_topic: Some("visits".into()), place: "line 1".into() };
         let headers = redriven_headers(&kept);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let named: Vec<String> = headers.of(0).map(|(name, value)| format!("{}={}", text(name), text(value))).collect();
@@ -297,11 +304,11 @@ mod tests {
         ];
         assert_eq!(named, expect);
 
-        // A redriven record that became a dead letter again repeats the redriven one.
+        // A redriven record that became a dead letter again names the redriven one, not the first.
         let record = RecordRef { headers: Some((&headers, 0)), offset: 50, ..kept.letter.record.get(0) };
         let mut records = Records::default();
         records.push(record);
-        let again = Kept { letter: DeadLetter { record: records, ..kept.letter.clone() }, ..kept.clone() };
+        let again = StoredLetter { letter: DeadLetter { record: records, ..kept.letter.clone() }, ..kept.clone() };
         assert_eq!(redriven_headers(&again).of(0).count(), expect.len());
 
         let line = String::from_utf8(redriven_line(record)).expect("JSON is text");

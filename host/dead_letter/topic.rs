@@ -1,8 +1,9 @@
-//! Dead letters as records of a Kafka topic: key, payload and headers as they were, and headers that say what happened, under the names
-//! that Kafka Connect uses where one fits. At least once. Their timestamp is the time of writing, because a topic's retention counts from
-//! it; the original one is a header.
+//! Dead letters as records of a Kafka topic: key, payload and headers unchanged, plus headers that say what happened, with Kafka Connect's
+//! names where one fits. At least once. Their timestamp is the time of writing, because the topic's retention counts from it; the original
+//! timestamp is a header.
 //!
-//! librdkafka retries for ever (`message.timeout.ms` = 0), so a failed delivery is one for good: it halts the lane, nothing is swallowed.
+//! librdkafka retries without end (`message.timeout.ms` = 0), so a delivery that fails has failed for good: it halts the lane, and no dead
+//! letter is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,23 +16,22 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-use crate::backoff::Backoff;
-use crate::backoff::Outage;
+use crate::backoff::{Backoff, Outage};
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
-use crate::failure::{Check, Exit, Failure};
+use crate::failure::{Check, Failure};
 use crate::record::NO_TIME;
 
-/// One question to the brokers.
-const ASK: Duration = Duration::from_secs(5);
-/// How long a wait for acknowledgements or for room in the queue goes on before it looks around.
-const LOOK_AROUND: Duration = Duration::from_millis(100);
+/// How long the brokers may take to answer one request.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one wait for acknowledgements, or for room in the queue, lasts before errors are checked.
+const POLL: Duration = Duration::from_millis(100);
 
-/// What no `properties` may set: what "acknowledged" and "not lost" rest on.
+/// Properties that keyfold sets itself, because they decide whether dead letters can be lost.
 const OWN: [(&str, &str); 3] = [("acks", "all"), ("enable.idempotence", "true"), ("message.timeout.ms", "0")];
-/// Other names of the same.
+/// Other names of the same properties.
 const OWN_ALIASES: [&str; 2] = ["request.required.acks", "delivery.timeout.ms"];
 
-/// Names of the headers that say what happened; they follow the record's own.
+/// Names of the headers that say what happened. They follow the record's own headers.
 pub(super) mod header {
     pub(crate) const TOPIC: &str = "__connect.errors.topic";
     pub(crate) const PARTITION: &str = "__connect.errors.partition";
@@ -52,7 +52,7 @@ pub(super) struct DeadLetterTopic {
 }
 
 impl DeadLetterTopic {
-    /// Connects; the topic must be there.
+    /// Connects; the topic must exist.
     pub(super) fn open(
         brokers: &str,
         topic: &str,
@@ -89,7 +89,7 @@ impl DeadLetterTopic {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                 return Err(undelivered(&topic, record.partition, record.offset, &error));
             }
-            self.wait(LOOK_AROUND)?;
+            self.wait(POLL)?;
             message = unsent;
         }
         Ok(())
@@ -102,14 +102,14 @@ impl DeadLetterTopic {
         if let Some((partition, offset, error)) = context.failed.lock().expect("nothing panics under it").take() {
             return Err(undelivered(&self.topic, partition, offset, &error));
         }
-        if let Some(trouble) = context.trouble.lock().expect("nothing panics under it").take() {
-            self.backoff.warn(&trouble);
+        if let Some(problem) = context.problem.lock().expect("nothing panics under it").take() {
+            self.backoff.warn(&problem);
         }
         Ok(())
     }
 }
 
-/// The line of `keyfold check`.
+/// Returns the line of `keyfold check`.
 pub(super) fn check(brokers: &str, topic: &str, properties: &BTreeMap<String, String>) -> Check {
     let subject = format!("topic {topic}");
     let found = producer(brokers, properties)
@@ -128,7 +128,7 @@ impl DeadLetterWriter for DeadLetterTopic {
 
     fn flush(&mut self) -> Result<(), Failure> {
         while self.producer.in_flight_count() > 0 {
-            self.wait(LOOK_AROUND)?;
+            self.wait(POLL)?;
         }
         // A failure may have come with the last acknowledgement.
         self.wait(Duration::ZERO)?;
@@ -149,14 +149,14 @@ impl DeadLetterWriter for DeadLetterTopic {
     }
 }
 
-/// What the producer reports.
+/// What librdkafka has reported about the producer.
 #[derive(Debug, Default)]
 struct Deliveries {
-    /// The first record that could not be delivered: partition and offset in the source, and why.
+    /// The first record that could not be delivered: its partition and offset in the source, and why.
     failed: Mutex<Option<(u32, u64, KafkaError)>>,
-    /// What is wrong with the brokers, last.
-    trouble: Mutex<Option<String>>,
-    /// A broker refused the credentials.
+    /// The latest problem with the brokers.
+    problem: Mutex<Option<String>>,
+    /// Whether a broker refused the credentials.
     refused: AtomicBool,
 }
 
@@ -165,7 +165,7 @@ impl ClientContext for Deliveries {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Authentication) {
             self.refused.store(true, Ordering::Relaxed);
         }
-        *self.trouble.lock().expect("nothing panics under it") = Some(format!("{error}: {reason}"));
+        *self.problem.lock().expect("nothing panics under it") = Some(format!("{error}: {reason}"));
     }
 }
 
@@ -184,12 +184,12 @@ fn producer(brokers: &str, properties: &BTreeMap<String, String>) -> Result<Base
     let own = |name: &String| OWN.iter().any(|(own, _)| own == name) || OWN_ALIASES.contains(&name.as_str());
     if let Some(name) = properties.keys().find(|name| own(name)) {
         let message = format!(
-            "dead_letters.properties: {name} decides whether dead letters are lost, so keyfold sets it; take it out"
+            "dead_letters.properties: {name} decides whether dead letters can be lost, so keyfold sets it; remove it"
         );
-        return Err(Failure::new(Exit::Config, message));
+        return Err(Failure::config(message));
     }
     let mut config = ClientConfig::new();
-    // Not the producer but the topic is to say what is too large.
+    // The topic decides what is too large, not the producer.
     config.set("message.max.bytes", "1000000000");
     for (name, value) in properties {
         config.set(name, value);
@@ -200,17 +200,17 @@ fn producer(brokers: &str, properties: &BTreeMap<String, String>) -> Result<Base
     config.set("bootstrap.servers", brokers);
     config
         .create_with_context(Deliveries::default())
-        .map_err(|e| Failure::new(Exit::Config, format!("dead_letters.properties: {e}")))
+        .map_err(|e| Failure::config(format!("dead_letters.properties: {e}")))
 }
 
-/// How many partitions the topic has; none if there is no such topic. It asks for all topics, because a producer that asks for one by name
-/// makes the broker create it.
+/// Returns how many partitions the topic has; none if there is no such topic. Asks for all topics, because asking for one by name may make
+/// the broker create it.
 fn partitions(producer: &BaseProducer<Deliveries>, topic: &str) -> Result<Option<usize>, String> {
-    let answer = producer.client().fetch_metadata(None, ASK);
+    let answer = producer.client().fetch_metadata(None, ANSWER_TIMEOUT);
     producer.poll(Duration::ZERO);
     let metadata = answer.map_err(|e| {
-        let trouble = producer.context().trouble.lock().expect("nothing panics under it").take();
-        trouble.unwrap_or_else(|| e.to_string())
+        let problem = producer.context().problem.lock().expect("nothing panics under it").take();
+        problem.unwrap_or_else(|| e.to_string())
     })?;
     let found = metadata.topics().iter().find(|t| t.name() == topic && !t.partitions().is_empty());
     Ok(found.map(|t| t.partitions().len()))
@@ -247,38 +247,37 @@ fn headers(letter: &DeadLetter, source_topic: Option<&str>) -> OwnedHeaders {
 
 fn undelivered(topic: &str, partition: u32, offset: u64, error: &KafkaError) -> Failure {
     let what_to_do = match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::MessageSizeTooLarge) => "raise max.message.bytes of the topic and start again",
-        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => "allow this user to write to the topic and start again",
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => "raise max.message.bytes of the topic and restart",
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => "allow this user to write to the topic and restart",
         Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
-            "make the topic and start again"
+            "create the topic and restart"
         }
-        _ => "mend it and start again",
+        _ => "fix the cause and restart",
     };
     let message = format!(
-        "dead letter of partition {partition}, offset {offset} cannot be kept in topic {topic}: {error}; {what_to_do}: nothing is lost, \
-         the record is read again"
+        "cannot write the dead letter of partition {partition}, offset {offset} to topic {topic}: {error}; {what_to_do}; nothing is \
+         lost, because the record is read again"
     );
-    Failure::new(Exit::Outside, message)
+    Failure::outside(message)
 }
 
 pub(super) fn missing(brokers: &str, topic: &str) -> Failure {
     let message = format!(
-        "dead_letters.topic: topic {topic} does not exist on {brokers}, or this user may not see it; make it, or set dead_letters.file instead"
+        "dead_letters.topic: topic {topic} does not exist on {brokers}, or this user may not see it; create it, or use dead_letters.file"
     );
-    Failure::new(Exit::Outside, message)
+    Failure::outside(message)
 }
 
 fn refused(brokers: &str, outage: &str) -> Failure {
-    Failure::new(
-        Exit::Outside,
-        format!("dead_letters: {brokers} refuse the credentials: {outage}; set them in dead_letters.properties"),
-    )
+    Failure::outside(format!(
+        "dead_letters: {brokers} refused the credentials: {outage}; set them in dead_letters.properties"
+    ))
 }
 
 pub(super) fn unreachable(brokers: &str, outage: &str) -> Failure {
     let message =
-        format!("dead_letters: none of {brokers} can be reached: {outage}; start the broker or correct the addresses");
-    Failure::new(Exit::Outside, message)
+        format!("dead_letters: cannot reach any of {brokers}: {outage}; start the broker, or correct the addresses");
+    Failure::outside(message)
 }
 
 #[cfg(test)]
@@ -292,6 +291,7 @@ mod tests {
     use super::*;
     use crate::config::DeadLetters;
     use crate::dead_letter::{check, open, samples};
+    use crate::failure::Exit;
 
     fn cluster() -> MockCluster<'static, DefaultProducerContext> {
         let cluster = MockCluster::new(1).expect("starts");
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_topic_is_refused_and_not_made() {
+    fn a_missing_topic_is_refused_and_not_created() {
         let cluster = cluster();
         let config = config(&cluster.bootstrap_servers(), "other", &[]);
         for _ in 0..2 {
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_is_away_for_a_while_is_waited_for() {
+    fn an_unavailable_broker_is_waited_for() {
         let cluster = cluster();
         let brokers = cluster.bootstrap_servers();
         let properties = [("reconnect.backoff.max.ms", "100")];
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_too_large_for_its_topic_halts_and_is_not_swallowed() {
+    fn a_dead_letter_too_large_for_its_topic_halts_and_is_not_dropped() {
         let cluster = cluster();
         let mut writer = open(&config(&cluster.bootstrap_servers(), "letters", &[]), None, None).expect("opens");
         cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
@@ -403,17 +403,17 @@ mod tests {
         let failure = writer.flush().expect_err("is refused");
         assert_eq!(failure.exit, Exit::Outside);
         assert!(
-            failure.message.starts_with("dead letter of partition 3, offset 42 cannot be kept in topic letters: "),
+            failure.message.starts_with("cannot write the dead letter of partition 3, offset 42 to topic letters: "),
             "{failure}"
         );
-        assert!(failure.message.contains("raise max.message.bytes of the topic and start again"), "{failure}");
+        assert!(failure.message.contains("raise max.message.bytes of the topic and restart"), "{failure}");
     }
 
     #[test]
     fn an_unreachable_broker_is_named() {
         let failure = open(&config("127.0.0.1:1", "letters", &[]), None, None).err().expect("is refused");
         assert_eq!(failure.exit, Exit::Outside);
-        assert!(failure.message.starts_with("dead_letters: none of 127.0.0.1:1 can be reached: "), "{failure}");
+        assert!(failure.message.starts_with("dead_letters: cannot reach any of 127.0.0.1:1: "), "{failure}");
     }
 
     #[test]

@@ -523,7 +523,7 @@ impl Opened {
             deployments,
             store,
             journal,
-            writer: writer.of(&board),
+            writer: writer.of_lane(&board),
             board,
             log_rate: opening.config.plugin.log_rate,
             strikes: contents.strikes,

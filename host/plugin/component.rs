@@ -1,30 +1,30 @@
-//! From a plugin's file to a component: wraps a core module that carries the contract's `component-type` section, and says of any other
-//! file what it is and what to do.
+//! From a plugin's file to a component: wraps a core module that has the contract's `component-type` section, and refuses any other file
+//! with what it is and what to do.
 
 use wasmparser::{Encoding, Parser, Payload};
 
-use crate::plugin::Error;
+use crate::failure::Failure;
 
-/// The component in `bytes`, wrapping a core module if need be.
-pub(super) fn wrap(bytes: &[u8]) -> Result<Vec<u8>, Error> {
+/// Returns the component in `bytes`, wrapping a core module if necessary.
+pub(super) fn wrap(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
     if !bytes.starts_with(b"\0asm") {
-        return Err(Error::Refused("it is not WebAssembly: it does not begin with the bytes \\0asm".into()));
+        return Err(Failure::plugin("it is not WebAssembly: it does not begin with the bytes \\0asm"));
     }
-    match look(bytes)? {
+    match parse(bytes)? {
         Found::Component => Ok(bytes.to_vec()),
-        Found::Module { imports, .. } if !imports.is_empty() => Err(Error::Refused(foreign_imports(&imports))),
-        Found::Module { contract: false, .. } => Err(Error::Refused(
-            "it is a core module without a component-type section, so not built on a keyfold SDK: build a cdylib that calls keyfold_sdk::plugin!".into(),
+        Found::Module { imports, .. } if !imports.is_empty() => Err(Failure::plugin(foreign_imports(&imports))),
+        Found::Module { contract: false, .. } => Err(Failure::plugin(
+            "it is a core module without a component-type section, so it was not built with a keyfold SDK; build a cdylib that calls keyfold_sdk::plugin!" ,
         )),
         Found::Module { .. } => encode(bytes),
     }
 }
 
-/// What to say of a plugin that imports something.
+/// Refuses a plugin that imports something.
 pub(super) fn foreign_imports(imports: &[String]) -> String {
     format!(
-        "it imports {}; a plugin may import nothing (no clock, randomness, files or network). Build Rust with `cargo build --target \
-         wasm32-unknown-unknown`, not for a wasi target, and leave out the crates that need these",
+        "it imports {}, but a plugin must not import anything (no clock, randomness, files or network); build Rust with `cargo build --target \
+         wasm32-unknown-unknown`, not for a wasi target, and remove the crates that need these",
         imports.join(", ")
     )
 }
@@ -34,14 +34,14 @@ enum Found {
     Module { imports: Vec<String>, contract: bool },
 }
 
-fn look(bytes: &[u8]) -> Result<Found, Error> {
+fn parse(bytes: &[u8]) -> Result<Found, Failure> {
     let (mut imports, mut contract) = (Vec::new(), false);
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(|e| Error::Refused(format!("it is not valid WebAssembly: {e}")))? {
+        match payload.map_err(|e| Failure::plugin(format!("it is not valid WebAssembly: {e}")))? {
             Payload::Version { encoding: Encoding::Component, .. } => return Ok(Found::Component),
             Payload::ImportSection(section) => {
                 for import in section.into_imports() {
-                    let import = import.map_err(|e| Error::Refused(format!("it is not valid WebAssembly: {e}")))?;
+                    let import = import.map_err(|e| Failure::plugin(format!("it is not valid WebAssembly: {e}")))?;
                     let name = format!("{}.{}", import.module, import.name);
                     if !imports.contains(&name) {
                         imports.push(name);
@@ -55,10 +55,10 @@ fn look(bytes: &[u8]) -> Result<Found, Error> {
     Ok(Found::Module { imports, contract })
 }
 
-fn encode(module: &[u8]) -> Result<Vec<u8>, Error> {
+fn encode(module: &[u8]) -> Result<Vec<u8>, Failure> {
     wit_component::ComponentEncoder::default()
         .validate(true)
         .module(module)
         .and_then(|encoder| encoder.encode())
-        .map_err(|e| Error::Refused(format!("its component-type section does not fit its exports: {e:#}")))
+        .map_err(|e| Failure::plugin(format!("its exports do not match its component-type section: {e:#}")))
 }

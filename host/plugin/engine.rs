@@ -1,4 +1,4 @@
-//! wasmtime with deterministic settings, and the cache of compiled components. Owns what must be equal on every host that folds the same
+//! wasmtime with deterministic settings, and the cache of compiled components. Owns what must be the same on every host that folds the same
 //! log: NaNs, relaxed SIMD, no threads, fuel.
 
 use std::hash::{Hash, Hasher};
@@ -8,15 +8,16 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::plugin::{Digest, Error};
+use crate::failure::Failure;
+use crate::plugin::Digest;
 
 /// Linear memory that a slot keeps resident between instances: measured 11 ns per event instead of 40 at batches of 10,000.
 const KEEP_RESIDENT: usize = 32 << 20;
 
-/// Makes the engine of a process. `instances`: how many may live at once; `memory_bytes`: the limit of one.
-pub fn engine(instances: u32, memory_bytes: u64) -> Result<Engine, Error> {
+/// Makes the engine of a process, for this many instances at once, each with this much memory.
+pub fn engine(instances: u32, memory_bytes: u64) -> Result<Engine, Failure> {
     let memory = usize::try_from(memory_bytes)
-        .map_err(|_| Error::Host("plugin.memory exceeds this machine's address space".into()))?;
+        .map_err(|_| Failure::unexpected("plugin.memory is larger than this machine's address space"))?;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_core_instances(instances * 4)
@@ -27,7 +28,7 @@ pub fn engine(instances: u32, memory_bytes: u64) -> Result<Engine, Error> {
         .max_component_instance_size(16 << 20)
         .max_unused_warm_slots(instances)
         .linear_memory_keep_resident(KEEP_RESIDENT)
-        // Resets the pages that were touched instead of all that may have been: a batch of one record costs what it uses.
+        // Resets only the pages that were touched, so that a batch of one record costs what it uses.
         .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
     config
@@ -36,20 +37,20 @@ pub fn engine(instances: u32, memory_bytes: u64) -> Result<Engine, Error> {
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
         .coredump_on_trap(true);
-    Engine::new(&config).map_err(|e| Error::Host(format!("cannot set up the sandbox: {e:#}")))
+    Engine::new(&config).map_err(|e| Failure::unexpected(format!("cannot set up the sandbox: {e:#}")))
 }
 
-/// Compiles what `component` gives, or loads it from `cache` where an equal engine compiled it before. A cached file is native code and
-/// trusted: the folder is the host's own.
+/// Compiles what `component` returns, or loads it from `cache` if an equal engine compiled it before. A cached file is native code and is
+/// trusted, because only the host writes to its folder.
 pub(super) fn compile(
     engine: &Engine,
     digest: &Digest,
-    component: impl FnOnce() -> Result<Vec<u8>, Error>,
+    component: impl FnOnce() -> Result<Vec<u8>, Failure>,
     cache: Option<&Path>,
-) -> Result<Component, Error> {
+) -> Result<Component, Failure> {
     let compile = || {
         let compiled = Component::new(engine, component()?);
-        compiled.map_err(|e| Error::Refused(format!("it does not compile: {e:#}")))
+        compiled.map_err(|e| Failure::plugin(format!("it does not compile: {e:#}")))
     };
     let Some(folder) = cache else { return compile() };
     let file = cached_file(engine, digest, folder);
@@ -79,7 +80,7 @@ fn cached_file(engine: &Engine, digest: &Digest, folder: &Path) -> PathBuf {
     folder.join(format!("{}-{}.cwasm", &digest.0, &super::hex(&settings.0.finalize())[..16]))
 }
 
-/// A cached file is the SHA-256 of the rest and the rest: one that a crash of the machine left half written is made anew.
+/// Loads a cached file: a SHA-256, and the code that it is of. Ignores a file that a crash left half written.
 fn cached(engine: &Engine, file: &Path) -> Option<Component> {
     let bytes = std::fs::read(file).ok()?;
     let (digest, compiled) = bytes.split_at_checked(32)?;
@@ -91,7 +92,7 @@ fn cached(engine: &Engine, file: &Path) -> Option<Component> {
 }
 
 fn store(component: &Component, file: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let folder = file.parent().expect("a cached file lies in the cache folder");
+    let folder = file.parent().expect("a cached file is in the cache folder");
     std::fs::create_dir_all(folder)?;
     let compiled = component.serialize()?;
     let bytes = [Sha256::digest(&compiled).as_slice(), &compiled].concat();

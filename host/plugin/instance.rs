@@ -1,4 +1,4 @@
-//! One instance of a plugin: its store, its limits and its three calls. After a fault the instance is dead; the caller makes a fresh one.
+//! One instance of a plugin: its store, its limits and its calls. After a fault the instance is dead, and the caller makes a fresh one.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -6,22 +6,25 @@ use std::time::Duration;
 use memchr::memmem;
 use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, WasmCoreDump};
 
+use crate::backoff;
 use crate::observe::meter::Call;
 use crate::plugin::bindings;
 use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
-use crate::plugin::columns::{self, Changes, Events, FoldInput, MapInput, TimerInput};
+use crate::plugin::columns::lift::{lift_events, lift_fold, lift_states, lift_timers};
+use crate::plugin::columns::lower::{MapInput, lower_fold, lower_states, lower_timers};
+use crate::plugin::columns::{Changes, Events, FoldInput, TimerInput};
 use crate::plugin::{Description, Fault, Input, Limits, Plugin};
 use crate::record::{ByteColumn, Records};
 
-/// Between two looks for a place in the pool.
+/// The pause between two attempts to get a place in the pool.
 const WAIT: Duration = Duration::from_millis(1);
-/// After so many nobody has given one back in a minute.
+/// After this many pauses, a minute, waiting is given up.
 const MOST_WAITS: u32 = 60_000;
 
-/// What a store carries: the limiter.
+/// The data of a store: limits and usage of its guest.
 pub(super) struct Guest {
     memory_bytes: u64,
-    /// What the instance has.
+    /// The largest linear memory of the instance so far, bytes.
     memory: u64,
     refused_growth: bool,
 }
@@ -46,12 +49,12 @@ pub struct Instance<'p> {
     plugin: &'p Plugin,
     store: Store<Guest>,
     guest: bindings::Plugin,
-    /// Whether it was called.
+    /// Whether it was called before.
     used: bool,
 }
 
-/// Calls the instance at hand, if there is one and it can do it, else a fresh one. So a failure is always one of a fresh instance, which
-/// then is dead, and never the doing of what was called before.
+/// Calls the given instance if there is one, and if that fails, a fresh one. So a failure always comes from a fresh instance, which is then
+/// dead, and is never caused by earlier calls.
 pub fn call<'p, T>(
     instance: &mut Option<Instance<'p>>,
     plugin: &'p Plugin,
@@ -63,8 +66,8 @@ pub fn call<'p, T>(
             result => return result,
         }
     }
-    *instance = None; // its place in the pool is needed
-    // A configuration that was accepted at the start is refused now: the plugin is not a function of its input.
+    *instance = None; // frees its place in the pool
+    // The plugin accepted this configuration at the start and refuses it now: it is not a function of its input.
     let fresh = instance.insert(Instance::new(plugin).map_err(|fault| Fault::Host(fault.text()))?);
     let result = call(fresh);
     if result.is_err() {
@@ -74,7 +77,7 @@ pub fn call<'p, T>(
 }
 
 impl<'p> Instance<'p> {
-    /// A fresh, configured instance; measured 11-20 us.
+    /// Makes a fresh, configured instance; measured 11-20 us.
     pub fn new(plugin: &'p Plugin) -> Result<Instance<'p>, Fault> {
         plugin.meter.measure(Call::Configure, || {
             let instance = Instance::configured(plugin);
@@ -90,7 +93,7 @@ impl<'p> Instance<'p> {
             Ok(Ok(())) => Ok(Instance { plugin, store, guest, used: false }),
             Ok(Err(reason)) => Err(Fault::Plugin(format!("it refuses its configuration {}: {reason}", plugin.config))),
             Err(e) => Err(match fault(&mut store, &e) {
-                Fault::Plugin(reason) => Fault::Plugin(format!("its `configure` failed: {reason}")),
+                Fault::Plugin(reason) => Fault::Plugin(format!("`configure` failed: {reason}")),
                 host => host,
             }),
         }
@@ -98,41 +101,41 @@ impl<'p> Instance<'p> {
 
     /// Calls `map-records` with rows `range` of a batch.
     pub fn map(&mut self, records: &Records, range: Range<usize>) -> Result<Events, Fault> {
-        self.plugin.tell(|| Input::MapRecords(records, range.clone()));
+        self.plugin.notify(|| Input::MapRecords(records, range.clone()));
         self.metered(Call::MapRecords, |instance| {
             let input = MapInput::new(records, range.clone(), instance.plugin.description.wants_headers);
             let result = instance.guest.keyfold_mapper_mapper().call_map_records(&mut instance.store, input.lower());
             let mut batch = instance.returned(result)?;
             instance.log(std::mem::take(&mut batch.logs));
-            columns::lift_events(batch, range.len(), &instance.plugin.limits)
+            lift_events(batch, range.len(), &instance.plugin.limits)
         })
     }
 
     /// Calls `fold`.
     pub fn fold(&mut self, input: &FoldInput) -> Result<Changes, Fault> {
-        self.plugin.tell(|| Input::Fold(input));
+        self.plugin.notify(|| Input::Fold(input));
         self.metered(Call::Fold, |instance| {
-            let lowered = columns::lower_fold(input);
+            let lowered = lower_fold(input);
             let result = instance.guest.keyfold_mapper_mapper().call_fold(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
             instance.log(std::mem::take(&mut batch.logs));
-            columns::lift_fold(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)
+            lift_fold(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)
         })
     }
 
     /// Calls `on-timer`.
     pub fn on_timer(&mut self, input: &TimerInput) -> Result<Changes, Fault> {
-        self.plugin.tell(|| Input::OnTimer(input));
+        self.plugin.notify(|| Input::OnTimer(input));
         self.metered(Call::OnTimer, |instance| {
-            let lowered = columns::lower_timers(input);
+            let lowered = lower_timers(input);
             let result = instance.guest.keyfold_mapper_mapper().call_on_timer(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
             instance.log(std::mem::take(&mut batch.logs));
-            columns::lift_timers(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)
+            lift_timers(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)
         })
     }
 
-    /// Calls `migrate` with value states and list items of a former state version; gives them in the present one.
+    /// Calls `migrate` with value states and list items of an older state version; returns them in the current one.
     pub fn migrate(
         &mut self,
         version: u32,
@@ -140,14 +143,15 @@ impl<'p> Instance<'p> {
         items: &ByteColumn,
     ) -> Result<(ByteColumn, ByteColumn), Fault> {
         self.metered(Call::Migrate, |instance| {
-            let states = columns::lower_states(values, items);
+            let states = lower_states(values, items);
             let result = instance.guest.keyfold_mapper_mapper().call_migrate(&mut instance.store, version, states);
             let batch = instance.returned(result)?;
-            columns::lift_states(batch, values.len(), items.len())
+            lift_states(batch, values.len(), items.len())
         })
     }
 
-    /// A call of a used instance has half the budget: what it saves by what it did before must not let pass what fails in a fresh one.
+    /// Gives a used instance half of the budget: work that it saves because of earlier calls must not let an item pass that fails in a fresh
+    /// instance.
     fn refuel(&mut self) -> u64 {
         let fuel = if self.used { self.plugin.limits.fuel / 2 } else { self.plugin.limits.fuel };
         self.used = true;
@@ -155,7 +159,7 @@ impl<'p> Instance<'p> {
         fuel
     }
 
-    /// Makes a call, and adds what it costs to the plugin's meter.
+    /// Makes a call and adds its cost to the plugin's meter.
     fn metered<T>(&mut self, call: Call, make: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
         let plugin = self.plugin;
         plugin.meter.measure(call, || {
@@ -196,7 +200,8 @@ pub(super) fn describe(
     guest.keyfold_mapper_mapper().call_describe(&mut store).map_err(|e| fault(&mut store, &e))
 }
 
-/// There may be more lanes than places in the pool. Then one comes free soon: whoever has an instance waits for no other.
+/// Instantiates a plugin, waiting for a place in the pool. There may be more lanes than places, but one is freed soon: a thread that has an
+/// instance never waits for another.
 fn instantiate(
     engine: &Engine,
     pre: &bindings::PluginPre<Guest>,
@@ -206,28 +211,29 @@ fn instantiate(
         let mut store = new_store(engine, limits)?;
         match pre.instantiate(&mut store) {
             Ok(guest) => return Ok((store, guest)),
-            Err(e) if e.is::<PoolConcurrencyLimitError>() => std::thread::sleep(WAIT),
+            Err(e) if e.is::<PoolConcurrencyLimitError>() => backoff::pause(WAIT),
             Err(e) => return Err(fault(&mut store, &e)),
         }
     }
-    Err(Fault::Host(format!("no room for an instance in {:?}", WAIT * MOST_WAITS)))
+    Err(Fault::Host(format!("no instance became free within {:?}", WAIT * MOST_WAITS)))
 }
 
 fn new_store(engine: &Engine, limits: Limits) -> Result<Store<Guest>, Fault> {
     let mut store = Store::new(engine, Guest { memory_bytes: limits.memory_bytes, memory: 0, refused_growth: false });
     store.limiter(|guest| guest);
-    store.set_fuel(limits.fuel).map_err(|e| Fault::Host(format!("cannot limit the sandbox: {e:#}")))?;
-    // What a result may occupy in the host: it comes out of the guest's memory, plus the ends and codes of its columns.
+    store.set_fuel(limits.fuel).map_err(|e| Fault::Host(format!("cannot set the limits of the sandbox: {e:#}")))?;
+    // Limits what a result occupies in the host: the guest's memory that it comes from, plus the ends and codes of its columns.
     store.set_hostcall_fuel(usize::try_from(limits.memory_bytes.saturating_mul(2)).unwrap_or(usize::MAX));
     Ok(store)
 }
 
 fn fault(store: &mut Store<Guest>, error: &wasmtime::Error) -> Fault {
     match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => {
-            Fault::Host("the plugin overflowed its stack, which depends on the host and so may decide no row".into())
-        }
-        Some(Trap::OutOfFuel) => Fault::Plugin("it ran out of its budget of instructions (plugin.fuel)".into()),
+        Some(Trap::StackOverflow) => Fault::Host(
+            "the plugin overflowed its stack; the size of the stack depends on the host, so no row may depend on it"
+                .into(),
+        ),
+        Some(Trap::OutOfFuel) => Fault::Plugin("the plugin ran out of fuel (plugin.fuel)".into()),
         Some(trap) => Fault::Plugin(trapped(store, error, trap)),
         None => Fault::Plugin(format!("{error:#}")),
     }
@@ -236,15 +242,15 @@ fn fault(store: &mut Store<Guest>, error: &wasmtime::Error) -> Fault {
 fn trapped(store: &mut Store<Guest>, error: &wasmtime::Error, trap: &Trap) -> String {
     match panic_text(store, error) {
         Some(text) if store.data().refused_growth => {
-            format!("it reached its limit of memory (plugin.memory) and panicked: {text}")
+            format!("the plugin reached its memory limit (plugin.memory) and panicked: {text}")
         }
-        Some(text) => format!("it panicked: {text}"),
-        None if store.data().refused_growth => "it reached its limit of memory (plugin.memory)".into(),
-        None => format!("it trapped: {trap}"),
+        Some(text) => format!("the plugin panicked: {text}"),
+        None if store.data().refused_growth => "the plugin reached its memory limit (plugin.memory)".into(),
+        None => format!("the plugin trapped: {trap}"),
     }
 }
 
-/// What the SDK's panic hook left in a marked buffer: 16 bytes of marker, u32 length, text.
+/// Returns the text that the SDK's panic hook left in a marked buffer: 16 bytes of marker, u32 length, text.
 fn panic_text(store: &mut Store<Guest>, error: &wasmtime::Error) -> Option<String> {
     const MARKER: &[u8; 16] = b"%%KEYFOLD-PANIC%";
     let dump = error.downcast_ref::<WasmCoreDump>()?;

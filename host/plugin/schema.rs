@@ -1,12 +1,12 @@
-//! A plugin's configuration against the JSON Schema that its description carries, before the plugin sees it. Fetches nothing: a schema
-//! that refers to another document is refused.
+//! Checks a plugin's configuration against the JSON Schema of its description, before the plugin sees it. Fetches nothing: a schema that
+//! refers to another document is refused.
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::paths::{Location, LocationSegment};
 use jsonschema::{JsonType, ValidationError, Validator};
 use serde_json::Value;
 
-/// Characters of what was found, in a finding.
+/// How many characters of a value a finding shows.
 const SHOWN: usize = 60;
 
 /// The schema of a configuration.
@@ -16,7 +16,7 @@ pub(super) struct Schema {
 }
 
 impl Schema {
-    /// Reads a schema; the error says why it is none.
+    /// Reads a schema; the error says why it is invalid.
     pub(super) fn read(text: &str) -> Result<Schema, String> {
         let text = serde_json::from_str(text).map_err(|e| format!("config-schema is not JSON: {e}"))?;
         match jsonschema::options().offline().build(&text) {
@@ -25,7 +25,7 @@ impl Schema {
         }
     }
 
-    /// All that does not fit, in words that name the path in the configuration; empty if it fits.
+    /// Returns everything that does not fit, each finding with its path in the configuration; empty if the configuration fits.
     pub(super) fn findings(&self, config: &Value) -> Vec<String> {
         self.validator.iter_errors(config).flat_map(|error| self.finding(&error)).collect()
     }
@@ -50,11 +50,11 @@ impl Schema {
         let known = self.known_beside(error.schema_path());
         names
             .iter()
-            .map(|name| format!("{at}{} is not a key of its schema{}", step(name), hint(name, &known)))
+            .map(|name| format!("{at}{} is not a key of the schema{}", step(name), hint(name, &known)))
             .collect()
     }
 
-    /// The keys that the schema names beside the keyword at `keyword`.
+    /// Returns the keys that the schema names beside the keyword at `keyword`.
     fn known_beside(&self, keyword: &Location) -> Vec<String> {
         let parent = keyword.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
         let known = self.text.pointer(&format!("{parent}/properties")).and_then(Value::as_object);
@@ -62,18 +62,18 @@ impl Schema {
     }
 }
 
-/// The nearest of the known keys, or else all of them.
+/// Suggests the nearest known key, or lists all of them.
 fn hint(name: &str, known: &[String]) -> String {
     let likeness = |other: &&String| strsim::normalized_damerau_levenshtein(name, other);
     let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     match nearest {
         None => String::new(),
-        Some(nearest) if likeness(&nearest) >= 0.6 => format!("; the nearest is {nearest}"),
-        Some(_) => format!("; it has {}", known.join(", ")),
+        Some(nearest) if likeness(&nearest) >= 0.6 => format!("; did you mean {nearest}?"),
+        Some(_) => format!("; its keys are {}", known.join(", ")),
     }
 }
 
-/// What the schema wants instead, where that can be said shortly. `at` is the path of what does not fit.
+/// Returns what the schema expects instead, where a few words can say it. `at` is the path of the value.
 fn wanted(kind: &ValidationErrorKind, at: &str) -> Option<String> {
     use ValidationErrorKind as Kind;
     Some(match kind {
@@ -107,7 +107,7 @@ fn wanted(kind: &ValidationErrorKind, at: &str) -> Option<String> {
     })
 }
 
-/// What one alternative of several wants.
+/// Returns what one of several alternatives expects.
 fn all_of(errors: &[ValidationError<'static>], at: &str) -> String {
     let one = |error: &ValidationError<'static>| {
         let here = path(error.instance_path());
@@ -137,7 +137,7 @@ fn type_name(kind: JsonType) -> &'static str {
     }
 }
 
-/// The path of a value, from `plugin.config` on.
+/// Returns the path of a value, starting with `plugin.config`.
 fn path(location: &Location) -> String {
     let steps = location.into_iter().map(|segment| match segment {
         LocationSegment::Property(name) => step(&name),
@@ -159,7 +159,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// What is wrong with a schema, and where in it.
+/// Says what is wrong with a schema, and where.
 fn in_schema(error: &ValidationError<'_>) -> String {
     match error.instance_path().as_str() {
         "" => error.to_string(),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_does_not_fit_is_named_by_its_path_with_what_is_wanted() {
+    fn everything_that_does_not_fit_is_named_by_its_path_with_what_is_expected() {
         let config = json!({"session_timeout": "fifty", "session_id": "second", "session_timout": 5, "x": 1});
         let mut found = findings(&visits(), &config);
         found.sort();
@@ -209,14 +209,14 @@ mod tests {
             [
                 "plugin.config.session_id: expected \"record\" or \"append-second\", found \"second\"",
                 "plugin.config.session_timeout: expected text that matches ^[0-9]+(ms|s|m|h)$ or a whole number, found \"fifty\"",
-                "plugin.config.session_timout is not a key of its schema; the nearest is session_timeout",
-                "plugin.config.x is not a key of its schema; it has session_timeout, session_id",
+                "plugin.config.session_timout is not a key of the schema; did you mean session_timeout?",
+                "plugin.config.x is not a key of the schema; its keys are session_timeout, session_id",
             ]
         );
     }
 
     #[test]
-    fn every_kind_of_misfit_says_what_is_wanted() {
+    fn every_kind_of_misfit_says_what_is_expected() {
         let check = |schema: Value, config: Value, words: &str| {
             assert_eq!(findings(&json!({"properties": {"a": schema}}), &json!({"a": config})), [words]);
         };
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schema_says_why() {
+    fn an_invalid_schema_says_why() {
         let check = |text: &str, words: &[&str]| {
             let Err(reason) = Schema::read(text) else { panic!("{text} is a schema") };
             assert!(words.iter().all(|word| reason.contains(word)), "{words:?} in {reason:?}");
@@ -279,10 +279,10 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_that_refers_to_itself_comes_to_an_end() {
+    fn a_schema_may_refer_to_itself() {
         let tree = json!({"properties": {"left": {"$ref": "#"}}, "additionalProperties": false});
         let found = findings(&tree, &json!({"left": {"left": {"right": 1}}}));
-        assert_eq!(found, ["plugin.config.left.left.right is not a key of its schema; it has left"]);
+        assert_eq!(found, ["plugin.config.left.left.right is not a key of the schema; its keys are left"]);
         assert!(findings(&json!({"$ref": "#"}), &json!({})).is_empty());
     }
 }

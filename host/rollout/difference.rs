@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
+use crate::row::json::write_columns;
 use crate::row::{RowRef, Rows, Table};
-use crate::sink::put_columns;
 
 /// Which of two plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,9 +94,9 @@ impl Difference {
         self.key.extend_from_slice(b"{\"table\":");
         serde_json::to_writer(&mut self.key, &rows.table(row).1.name).expect("a Vec takes all");
         self.key.extend_from_slice(b",\"key\":");
-        put_columns(&mut self.key, rows, row, &layout.key);
+        write_columns(&mut self.key, rows, row, &layout.key);
         self.row.clear();
-        put_columns(&mut self.row, rows, row, &layout.columns);
+        write_columns(&mut self.row, rows, row, &layout.columns);
         let held = match self.rows.get_mut(&self.key[..]) {
             Some(held) => held,
             None => self.rows.entry(self.key.as_slice().into()).or_default(),

@@ -1,34 +1,34 @@
-//! No sink: rows are dropped. For measurements of everything before it.
+//! A sink that drops rows, to measure everything before it.
 
 use std::sync::Arc;
 
 use crate::backoff::Outage;
-use crate::row::Image;
-use crate::row::Rows;
-use crate::sink::{Error, Refusal, Sink};
+use crate::failure::Failure;
+use crate::row::{Image, Rows};
+use crate::sink::{Refusal, Sink};
 
 /// Drops rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Discard;
 
 impl Sink for Discard {
-    fn write(&mut self, _rows: &Rows) -> Result<Vec<Refusal>, Error> {
+    fn write(&mut self, _rows: &Rows) -> Result<Vec<Refusal>, Failure> {
         Ok(Vec::new())
     }
 
-    fn length(&mut self) -> Result<Option<u64>, Error> {
+    fn length(&mut self) -> Result<Option<u64>, Failure> {
         Ok(None)
     }
 
-    fn truncate(&mut self, _length: u64) -> Result<(), Error> {
+    fn truncate(&mut self, _length: u64) -> Result<(), Failure> {
         Ok(())
     }
 
-    fn images(&mut self, _rows: &Rows, _at: &[usize]) -> Result<Vec<Image>, Error> {
+    fn images(&mut self, _rows: &Rows, _at: &[usize]) -> Result<Vec<Image>, Failure> {
         Ok(Vec::new())
     }
 
-    fn restore(&mut self, _images: &[Image]) -> Result<(), Error> {
+    fn restore(&mut self, _images: &[Image]) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -1,5 +1,5 @@
-//! What a sink holds under a primary key, and primary keys as text, which is how callers and sinks name rows that were written by whichever
-//! plugin. Knows no database: in which words a row is kept is each sink's own matter.
+//! Primary keys as text, which name a row whichever plugin wrote it. Knows no database: each sink decides how it encodes the row of an
+//! image.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -10,18 +10,17 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::record::{ByteColumn, iso};
-use crate::row::Image;
-use crate::row::{Cell, Column, ColumnData, ColumnType, RowRef, Rows, TextColumn};
-use crate::sink::ndjson::{put_cell, put_text};
+use crate::row::json::{write_cell, write_text};
+use crate::row::{Cell, Column, ColumnData, ColumnType, Image, RowRef, Rows, TextColumn};
 
 /// A key of a few columns fits without growing.
 const KEY_BYTES: usize = 96;
-/// A float that JSON has no number for is text: this, and its 64 bits as hexadecimal digits.
+/// Prefix of a float that JSON cannot express; its 64 bits follow as hexadecimal digits.
 const FLOAT_BITS: &str = "float 0x";
 
-/// The table of a row and its primary key, as [`Image`] has them. Values look as in NDJSON, but for two that would not tell keys apart
-/// there: floats that are not finite are text with their bits, JSON is a string.
-pub fn key_of(rows: &Rows, row: RowRef) -> (&str, String) {
+/// Returns the table and the primary key of a row, as [`Image`] holds them. Values are written as NDJSON writes them, with two exceptions
+/// that keep keys distinct: a float that is not finite is text with its bits, and JSON is a string.
+pub(super) fn primary_key(rows: &Rows, row: RowRef) -> (&str, String) {
     let table = rows.table(row).1;
     let columns = &rows.parts[row.part as usize].columns;
     let mut key = Vec::with_capacity(KEY_BYTES);
@@ -30,7 +29,7 @@ pub fn key_of(rows: &Rows, row: RowRef) -> (&str, String) {
         if key.len() > 1 {
             key.push(b',');
         }
-        put_text(&mut key, &spec.name);
+        write_text(&mut key, &spec.name);
         key.push(b':');
         put_key_cell(&mut key, column.cell(row.row as usize));
     }
@@ -43,18 +42,18 @@ fn put_key_cell(key: &mut Vec<u8>, cell: Cell<'_>) {
         Cell::Float(value) if !value.is_finite() => {
             write!(key, "\"{FLOAT_BITS}{:016x}\"", value.to_bits()).expect("a Vec takes all");
         }
-        Cell::Json(text) => put_text(key, text),
-        other => put_cell(key, other),
+        Cell::Json(text) => write_text(key, text),
+        other => write_cell(key, other),
     }
 }
 
-/// The primary keys of the rows at these places of the order, each once, as images of nothing. A key with a null in it is left out: every
-/// sink refuses its rows.
+/// Returns the primary keys of the rows at these positions of `rows.order`, each once, as images without a row. Leaves out a key with a
+/// null in it: every sink refuses its rows.
 pub(super) fn keys_at(rows: &Rows, at: &[usize]) -> Vec<Image> {
     let mut seen = HashSet::with_capacity(at.len());
     let mut keys = Vec::with_capacity(at.len());
     for row in at.iter().map(|&at| rows.order[at]).filter(|&row| !null_in_key(rows, row)) {
-        let (table, key) = key_of(rows, row);
+        let (table, key) = primary_key(rows, row);
         if seen.insert((table, key.clone())) {
             keys.push(Image { table: table.to_owned(), key, row: None });
         }
@@ -67,18 +66,18 @@ fn null_in_key(rows: &Rows, row: RowRef) -> bool {
     columns.iter().zip(rows.cells(row)).any(|(spec, cell)| spec.primary_key && cell == Cell::Null)
 }
 
-/// The first image of each key: it is the oldest.
+/// Returns the first image of each key, which is the oldest one.
 pub(super) fn first_of_each_key(images: &[Image]) -> Vec<&Image> {
     let mut seen = HashSet::with_capacity(images.len());
     images.iter().filter(|image| seen.insert((&image.table, &image.key))).collect()
 }
 
-/// The columns of a key, none if it is no key's text.
+/// Returns the columns of a key; none if the text is not a key.
 pub(super) fn key_columns(key: &str) -> Option<HashMap<String, &RawValue>> {
     serde_json::from_str(key).ok()
 }
 
-/// A value of a key as a column with one row, so that it is bound as a row's value is; none if it is none of this type.
+/// Returns a value of a key as a column of one row, so that it is bound like a row's value; none if the value is not of this type.
 pub(super) fn key_column(kind: ColumnType, value: &RawValue) -> Option<Column> {
     let data = match kind {
         ColumnType::Boolean => ColumnData::Booleans(vec![u8::from(read::<bool>(value)?)]),
@@ -104,13 +103,13 @@ fn read<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Option<T> {
     serde_json::from_str(value.get()).ok()
 }
 
-/// By the standard library: serde_json's own reading may be off by the last bit.
+/// Parses with the standard library: serde_json may be off by the last bit.
 fn float(value: &RawValue) -> Option<f64> {
     let Some(text) = read::<String>(value) else { return value.get().parse().ok() };
     u64::from_str_radix(text.strip_prefix(FLOAT_BITS)?, 16).ok().map(f64::from_bits)
 }
 
-/// What [`iso`] wrote.
+/// Parses what [`iso`] wrote.
 fn timestamp(text: &str) -> Option<i64> {
     let ms = text.parse().ok().or_else(|| Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond()))?;
     (iso(ms) == text).then_some(ms)
@@ -148,7 +147,7 @@ mod tests {
     #[test]
     fn a_key_is_named_in_the_declared_order_and_nothing_else_of_the_row() {
         let rows = samples::sessions(&[(-7, i64::MAX, &["A"])]);
-        let (table, key) = key_of(&rows, rows.order[0]);
+        let (table, key) = primary_key(&rows, rows.order[0]);
         assert_eq!((table, key.as_str()), ("sessions", "{\"session_id\":-7,\"user_id\":9223372036854775807}"));
     }
 
@@ -156,7 +155,7 @@ mod tests {
     fn every_type_has_its_form_in_a_key() {
         let rows = all_in_the_key(samples::all_types());
         assert_eq!(
-            key_of(&rows, rows.order[0]).1,
+            primary_key(&rows, rows.order[0]).1,
             "{\"id\":9223372036854775807,\"yes\":true,\"ratio\":0.1,\"at\":\"2024-10-02T12:55:19.148Z\",\
              \"name\":\"tab\\tand \\\"quote\\\"\",\"bytes\":\"AP8=\",\"pages\":[\"A.html\",\"\"],\"counts\":[-1,2],\
              \"doc\":\"{\\n\\\"a\\\":[1.50]}\"}"
@@ -167,7 +166,7 @@ mod tests {
     fn a_key_is_read_back_value_by_value() {
         let rows = all_in_the_key(samples::all_types());
         for &row in [&rows.order[0], &rows.order[2]] {
-            let (_, key) = key_of(&rows, row);
+            let (_, key) = primary_key(&rows, row);
             let values = key_columns(&key).expect("is a key");
             for (spec, cell) in rows.tables[0].columns.iter().zip(rows.cells(row)) {
                 let column = key_column(spec.kind, values[&spec.name]).expect("is of this type");
@@ -187,7 +186,7 @@ mod tests {
         let rows = with_floats(&odd);
         let mut keys = HashSet::new();
         for (&value, &row) in odd.iter().zip(&rows.order) {
-            let (_, key) = key_of(&rows, row);
+            let (_, key) = primary_key(&rows, row);
             assert_eq!(float(key_columns(&key).expect("is a key")["id"]).map(f64::to_bits), Some(value.to_bits()));
             assert!(keys.insert(key.clone()), "{key} is no other's");
         }

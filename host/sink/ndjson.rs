@@ -1,16 +1,9 @@
-//! Rows as lines of JSON, to a file or to standard output: `{"table": "sessions", <columns in their order>}`, in the lane's order. A file
-//! is cut back at recovery to what the checkpoint covers; standard output is at least once.
-//!
-//! Integers are numbers with all their 64 bits; a float that is not finite is null, as JSON has no word for it; timestamps are ISO text;
-//! blobs are base64; JSON stands inline.
+//! Rows as lines of JSON (see [`crate::row::json`]), in the lane's order, to a file or to standard output. After a crash a file is truncated
+//! to the length that the checkpoint covers; standard output is at least once.
 
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-
-use base64::display::Base64Display;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::value::RawValue;
 
 use crate::append_file::AppendFile;
 use crate::backoff::Outage;
@@ -18,14 +11,15 @@ use crate::clock;
 use crate::config::NdjsonSink;
 use crate::failure::{Check, Failure};
 use crate::record::iso;
-use crate::row::Image;
-use crate::row::{Cell, RowRef, Rows, Table};
-use crate::sink::{Error, Refusal, Sink, now_is_free};
+use crate::row::json::{begin_row, invalid_json, write_text};
+use crate::row::{Image, Rows, Table};
+use crate::sink::{Refusal, Sink, refuse_declared_now_columns};
 
 /// Writes rows as lines of JSON.
 #[derive(Debug)]
 pub(super) struct Ndjson {
     output: Output,
+    /// Columns that the host fills with the time of writing.
     now: Vec<String>,
     /// The lines of one `write`, kept for its capacity.
     lines: Vec<u8>,
@@ -38,9 +32,9 @@ enum Output {
 }
 
 impl Ndjson {
-    /// Opens the file, or takes standard output.
-    pub(super) fn open(config: &NdjsonSink, tables: &Arc<[Table]>) -> Result<Ndjson, Error> {
-        now_is_free("sink.ndjson", &config.now, tables)?;
+    /// Opens the file, or standard output.
+    pub(super) fn open(config: &NdjsonSink, tables: &Arc<[Table]>) -> Result<Ndjson, Failure> {
+        refuse_declared_now_columns("sink.ndjson", &config.now, tables)?;
         let output = if is_stdout(&config.path) {
             Output::Stdout(std::io::stdout())
         } else {
@@ -50,9 +44,9 @@ impl Ndjson {
     }
 }
 
-/// The lines of `keyfold check`.
+/// Returns the lines of `keyfold check`.
 pub(super) fn check(config: &NdjsonSink, tables: &Arc<[Table]>) -> Vec<Check> {
-    let found = now_is_free("sink.ndjson", &config.now, tables).and_then(|()| {
+    let found = refuse_declared_now_columns("sink.ndjson", &config.now, tables).and_then(|()| {
         if is_stdout(&config.path) {
             return Ok("rows go to standard output, at least once".to_owned());
         }
@@ -60,23 +54,26 @@ pub(super) fn check(config: &NdjsonSink, tables: &Arc<[Table]>) -> Vec<Check> {
     });
     vec![match found {
         Ok(detail) => Check::fine("sink", detail),
-        Err(e) => Check::refused("sink", Failure::from(e)),
+        Err(failure) => Check::refused("sink", failure),
     }]
 }
 
 impl Sink for Ndjson {
-    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Error> {
+    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Failure> {
         self.lines.clear();
         let mut refusals = Vec::new();
-        let now = (!self.now.is_empty()).then(|| iso(clock::now_ms()));
+        let now = iso(clock::now_ms());
         for &row in &rows.order {
-            if let Some(reason) = bad_json(rows, row) {
-                refusals.push(refusal(rows, row, reason));
+            if let Some(reason) = invalid_json(rows, row) {
+                refusals.push(Refusal::of(rows, row, reason));
                 continue;
             }
-            begin_object(&mut self.lines, rows, row);
+            begin_row(&mut self.lines, rows, row);
             for name in &self.now {
-                put_member(&mut self.lines, name, |line| put_text(line, now.as_deref().unwrap_or_default()));
+                self.lines.push(b',');
+                write_text(&mut self.lines, name);
+                self.lines.push(b':');
+                write_text(&mut self.lines, &now);
             }
             self.lines.extend_from_slice(b"}\n");
         }
@@ -87,26 +84,26 @@ impl Sink for Ndjson {
         Ok(refusals)
     }
 
-    fn length(&mut self) -> Result<Option<u64>, Error> {
+    fn length(&mut self) -> Result<Option<u64>, Failure> {
         match &mut self.output {
             Output::File(file) => file.sync().map(Some).map_err(outside),
             Output::Stdout(_) => Ok(None),
         }
     }
 
-    fn truncate(&mut self, length: u64) -> Result<(), Error> {
+    fn truncate(&mut self, length: u64) -> Result<(), Failure> {
         match &mut self.output {
             Output::File(file) => file.truncate(length).map_err(outside),
             Output::Stdout(_) => Ok(()),
         }
     }
 
-    /// None: the file is cut back, and nobody takes back what was printed.
-    fn images(&mut self, _rows: &Rows, _at: &[usize]) -> Result<Vec<Image>, Error> {
+    /// Returns none: a file is truncated instead, and printed lines cannot be taken back.
+    fn images(&mut self, _rows: &Rows, _at: &[usize]) -> Result<Vec<Image>, Failure> {
         Ok(Vec::new())
     }
 
-    fn restore(&mut self, _images: &[Image]) -> Result<(), Error> {
+    fn restore(&mut self, _images: &[Image]) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -118,115 +115,13 @@ impl Sink for Ndjson {
     }
 }
 
-/// A refused row, in this sink's words whichever sink refused it.
-pub(super) fn refusal(rows: &Rows, row: RowRef, reason: String) -> Refusal {
-    let mut json = Vec::new();
-    put_row(&mut json, rows, row);
-    Refusal { row, json: String::from_utf8(json).expect("written from UTF-8 only"), reason }
-}
-
-/// Why the row's JSON is none, if so: every sink refuses it, so that a change of sink changes no row.
-pub(crate) fn bad_json(rows: &Rows, row: RowRef) -> Option<String> {
-    let columns = &rows.table(row).1.columns;
-    rows.cells(row).zip(columns).find_map(|(cell, column)| match cell {
-        Cell::Json(text) => {
-            let error = serde_json::from_str::<&RawValue>(text).err()?;
-            Some(format!("column {} is not JSON: {error}", column.name))
-        }
-        _ => None,
-    })
-}
-
-/// `["a","b"]`, the text of a list.
-pub(super) fn put_list(out: &mut Vec<u8>, mut items: impl Iterator<Item = impl serde::Serialize>) {
-    out.push(b'[');
-    if let Some(first) = items.next() {
-        put(out, &first);
-    }
-    for item in items {
-        out.push(b',');
-        put(out, &item);
-    }
-    out.push(b']');
-}
-
-/// A row as this sink writes it, but for the time of writing and the end of the line.
-pub(crate) fn put_row(line: &mut Vec<u8>, rows: &Rows, row: RowRef) {
-    begin_object(line, rows, row);
-    line.push(b'}');
-}
-
-/// Some columns of a row as an object, their values as [`put_row`] writes them.
-pub(crate) fn put_columns(line: &mut Vec<u8>, rows: &Rows, row: RowRef, columns: &[usize]) {
-    let (table, part) = (rows.table(row).1, &rows.parts[row.part as usize]);
-    line.push(b'{');
-    for (i, &column) in columns.iter().enumerate() {
-        if i > 0 {
-            line.push(b',');
-        }
-        put_text(line, &table.columns[column].name);
-        line.push(b':');
-        put_cell(line, part.columns[column].cell(row.row as usize));
-    }
-    line.push(b'}');
-}
-
-fn begin_object(line: &mut Vec<u8>, rows: &Rows, row: RowRef) {
-    let table = rows.table(row).1;
-    line.extend_from_slice(b"{\"table\":");
-    put_text(line, &table.name);
-    for (column, cell) in table.columns.iter().zip(rows.cells(row)) {
-        put_member(line, &column.name, |line| put_cell(line, cell));
-    }
-}
-
-fn put_member(line: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
-    line.push(b',');
-    put_text(line, name);
-    line.push(b':');
-    value(line);
-}
-
-/// A value as [`put_row`] writes it.
-pub(super) fn put_cell(line: &mut Vec<u8>, cell: Cell<'_>) {
-    match cell {
-        Cell::Null => line.extend_from_slice(b"null"),
-        Cell::Boolean(value) => put(line, &value),
-        Cell::Integer(value) => put(line, &value),
-        Cell::Float(value) => put(line, &value),
-        Cell::Timestamp(ms) => put_text(line, &iso(ms)),
-        Cell::Text(text) => put_text(line, text),
-        Cell::Blob(bytes) => {
-            write!(line, "\"{}\"", Base64Display::new(bytes, &STANDARD)).expect("a Vec takes all");
-        }
-        Cell::TextList(list) => put_list(line, list.iter()),
-        Cell::IntegerList(list) => put_list(line, list.iter()),
-        Cell::Json(text) => put_json(line, text),
-    }
-}
-
-/// JSON inline on one line: a line break in valid JSON is white space between values. What is no JSON (a refused row) stands as text.
-fn put_json(line: &mut Vec<u8>, text: &str) {
-    if serde_json::from_str::<&RawValue>(text).is_err() {
-        return put_text(line, text);
-    }
-    line.extend(text.bytes().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }));
-}
-
-/// A JSON string.
-pub(super) fn put_text(line: &mut Vec<u8>, text: &str) {
-    put(line, text);
-}
-
-fn put<T: serde::Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
-    serde_json::to_writer(line, value).expect("a Vec takes all, and scalars have no keys to refuse");
-}
-
-fn print(stdout: &mut std::io::Stdout, lines: &[u8]) -> Result<(), Error> {
+fn print(stdout: &mut std::io::Stdout, lines: &[u8]) -> Result<(), Failure> {
     let mut stdout = stdout.lock();
     stdout.write_all(lines).and_then(|()| stdout.flush()).map_err(|e| match e.kind() {
-        std::io::ErrorKind::BrokenPipe => Error::Outside("standard output was closed by its reader".to_owned()),
-        _ => Error::Outside(format!("standard output: {e}")),
+        std::io::ErrorKind::BrokenPipe => {
+            Failure::outside("cannot write rows to standard output: its reader has closed it")
+        }
+        _ => Failure::outside(format!("cannot write rows to standard output: {e}")),
     })
 }
 
@@ -234,13 +129,14 @@ fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn outside(message: String) -> Error {
-    Error::Outside(format!("sink.ndjson: {message}"))
+fn outside(message: String) -> Failure {
+    Failure::outside(format!("sink.ndjson: {message}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Exit;
     use crate::sink::samples;
 
     fn lines(now: &[&str], rows: &Rows) -> (String, Vec<Refusal>) {
@@ -282,16 +178,16 @@ mod tests {
     }
 
     #[test]
-    fn a_row_whose_json_is_none_is_refused_and_the_others_are_written() {
+    fn a_row_with_invalid_json_is_refused_and_the_others_are_written() {
         let (text, refusals) = lines(&[], &samples::documents(&["{\"a\":1}", "{oops"]));
         assert_eq!(text, "{\"table\":\"documents\",\"id\":0,\"doc\":{\"a\":1}}\n");
         assert_eq!(refusals.len(), 1);
         assert_eq!(refusals[0].json, "{\"table\":\"documents\",\"id\":1,\"doc\":\"{oops\"}");
-        assert!(refusals[0].reason.starts_with("column doc is not JSON: "), "{}", refusals[0].reason);
+        assert!(refusals[0].reason.starts_with("column doc is not valid JSON: "), "{}", refusals[0].reason);
     }
 
     #[test]
-    fn there_is_nothing_to_put_back_in_a_file_that_is_cut_back() {
+    fn a_file_that_is_truncated_has_nothing_to_put_back() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = NdjsonSink { path: folder.path().join("rows.ndjson"), now: Vec::new() };
         let rows = samples::sessions(&[(1, 1, &["A.html"])]);
@@ -308,10 +204,10 @@ mod tests {
         let config = NdjsonSink { path: "-".into(), now: vec!["pages".to_owned()] };
         let tables = samples::sessions(&[]).tables;
         let error = Ndjson::open(&config, &tables).expect_err("is refused");
-        assert!(matches!(error, Error::Config(_)));
+        assert_eq!(error.exit, Exit::Config);
         assert_eq!(
             error.to_string(),
-            "sink.ndjson.now: column pages of table sessions is one of the plugin's own, the host cannot fill it; take it out of `now`"
+            "sink.ndjson.now: the host cannot fill column pages of table sessions: the plugin declares it; remove it from `now`"
         );
     }
 }

@@ -1,38 +1,37 @@
-//! Rows in an SQLite file, the embedded default. It makes its tables, compares those that are there, and upserts each batch in one
+//! Rows in an SQLite file, the embedded default. The sink creates missing tables, compares existing ones, and upserts each batch in one
 //! transaction.
 //!
-//! Booleans are 0 and 1, timestamps and lists text (ISO and JSON), so that the file reads well in any SQLite tool; a float that is not a
-//! number becomes null, as SQLite has none. What waits: a database that another process has locked, and a full disk.
+//! Booleans are 0 and 1; timestamps and lists are text (ISO 8601 and JSON), so that the file reads well in any SQLite tool; a NaN becomes
+//! null, because SQLite has none. The sink waits while another process locks the database, and while the disk is full.
 
 mod images;
+pub(super) mod schema;
+mod write;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::backoff::Backoff;
-use crate::backoff::Outage;
-use crate::clock;
+use crate::backoff::{Backoff, Outage};
 use crate::config::SqliteSink;
 use crate::failure::{Check, Failure};
-use crate::record::iso;
-use crate::row::Image;
-use crate::row::{Cell, ColumnType, RowRef, Rows, Table};
-use crate::sink::ndjson::{bad_json, put_list, refusal};
-use crate::sink::{ByTables, Error, Refusal, Sink, now_is_free};
+use crate::row::{Image, Rows, Table};
+use crate::sink::sqlite::schema::{create_table, fit, real_columns, upsert};
+use crate::sink::sqlite::write::write_batch;
+use crate::sink::{ByTables, Refusal, Sink, refuse_declared_now_columns};
 use crate::symptom::Symptom;
 
-/// How long SQLite itself waits for a lock before this sink warns and tries again.
+/// How long SQLite itself waits for a lock before this sink warns and retries.
 const BUSY: Duration = Duration::from_secs(5);
 
 /// Upserts rows into an SQLite file.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     connection: Connection,
-    pub(super) path: String,
+    path: String,
+    /// Columns that the host fills with the time of writing.
     now: Vec<String>,
     /// One upsert per table.
     upserts: ByTables<String>,
@@ -40,9 +39,9 @@ pub(super) struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file, makes what tables are missing, compares the others.
-    pub(super) fn open(config: &SqliteSink, tables: &Arc<[Table]>) -> Result<Sqlite, Error> {
-        now_is_free("sink.sqlite", &config.now, tables)?;
+    /// Opens the file, creates missing tables, compares the others.
+    pub(super) fn open(config: &SqliteSink, tables: &Arc<[Table]>) -> Result<Sqlite, Failure> {
+        refuse_declared_now_columns("sink.sqlite", &config.now, tables)?;
         let path = config.path.display().to_string();
         let connection = Connection::open(&config.path).map_err(|e| cannot_open(&config.path, &e))?;
         let mut sink = Sqlite {
@@ -52,57 +51,54 @@ impl Sqlite {
             backoff: Backoff::new(path.clone()),
             path,
         };
-        sink.patiently(prepare_file)?;
+        sink.retry(prepare_file)?;
         sink.upserts(tables)?;
         Ok(sink)
     }
 
-    /// The upserts of these tables, which are made or compared when they are met first.
-    pub(super) fn upserts(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[String]>, Error> {
+    /// Returns the upserts of these tables. Creates or compares tables that it sees for the first time.
+    fn upserts(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[String]>, Failure> {
         if let Some(upserts) = self.upserts.get(tables) {
             return Ok(upserts);
         }
         let now = self.now.clone();
-        now_is_free("sink.sqlite", &now, tables)?;
+        refuse_declared_now_columns("sink.sqlite", &now, tables)?;
         for table in tables.iter() {
-            self.patiently(|c| c.execute_batch(&create_table(table, &now)))?;
-            let real = self.patiently(|c| real_columns(c, &table.name))?;
+            self.retry(|c| c.execute_batch(&create_table(table, &now)))?;
+            let real = self.retry(|c| real_columns(c, &table.name))?;
             fit(&self.path, table, &now, &real)?;
         }
         Ok(self.upserts.put(tables, tables.iter().map(|t| upsert(t, &now)).collect()))
     }
 
-    /// Runs `work` until neither a lock nor a full disk is in its way.
-    pub(super) fn patiently<T>(
-        &mut self,
-        mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, Error> {
+    /// Runs `work` until neither a lock nor a full disk prevents it.
+    fn retry<T>(&mut self, mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>) -> Result<T, Failure> {
         loop {
             match work(&mut self.connection) {
                 Ok(result) => {
                     self.backoff.over();
                     return Ok(result);
                 }
-                Err(e) if passes(&e) => self.backoff.pause(&e),
-                Err(e) => return Err(Error::Outside(format!("sink.sqlite: {}: {e}", self.path))),
+                Err(e) if is_transient(&e) => self.backoff.pause(&e),
+                Err(e) => return Err(Failure::outside(format!("sink.sqlite: {}: {e}", self.path))),
             }
         }
     }
 }
 
-/// The lines of `keyfold check`: nothing is made.
+/// Returns the lines of `keyfold check`; creates nothing.
 pub(super) fn check(config: &SqliteSink, tables: &Arc<[Table]>) -> Vec<Check> {
     let subject = format!("sqlite {}", config.path.display());
-    if let Err(e) = now_is_free("sink.sqlite", &config.now, tables) {
-        return vec![Check::refused(subject, Failure::from(e))];
+    if let Err(failure) = refuse_declared_now_columns("sink.sqlite", &config.now, tables) {
+        return vec![Check::refused(subject, failure)];
     }
     if !config.path.exists() && folder(&config.path).is_dir() {
-        return vec![Check::fine(subject, "the file and its tables will be made")];
+        return vec![Check::fine(subject, "the file and its tables will be created")];
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = match Connection::open_with_flags(&config.path, flags) {
         Ok(connection) => connection,
-        Err(e) => return vec![Check::refused(subject, Failure::from(cannot_open(&config.path, &e)))],
+        Err(e) => return vec![Check::refused(subject, cannot_open(&config.path, &e))],
     };
     tables.iter().map(|table| check_table(config, &connection, table)).collect()
 }
@@ -110,43 +106,45 @@ pub(super) fn check(config: &SqliteSink, tables: &Arc<[Table]>) -> Vec<Check> {
 fn check_table(config: &SqliteSink, connection: &Connection, table: &Table) -> Check {
     let path = config.path.display().to_string();
     let subject = format!("table {} in {path}", table.name);
-    let found = real_columns(connection, &table.name)
-        .map_err(|e| (Symptom::SinkUnusable, Error::Outside(format!("sink.sqlite: {path}: {e}"))))
-        .and_then(|real| match fit(&path, table, &config.now, &real) {
-            _ if real.is_empty() => Ok(true),
-            Ok(()) => Ok(false),
-            Err(misfit) => Err((Symptom::TableMisfit, misfit)),
-        });
-    match found {
-        Ok(true) => Check::fine(subject, "will be made"),
-        Ok(false) => Check::fine(subject, "has the columns and the primary key that the plugin declares"),
-        Err((symptom, e)) => Check::refused(subject, Failure::from(e)).of(symptom),
+    let real = match real_columns(connection, &table.name) {
+        Ok(real) => real,
+        Err(e) => {
+            let failure = Failure::outside(format!("sink.sqlite: {path}: {e}"));
+            return Check::refused(subject, failure).of(Symptom::SinkUnusable);
+        }
+    };
+    if real.is_empty() {
+        return Check::fine(subject, "will be created");
+    }
+    match fit(&path, table, &config.now, &real) {
+        Ok(()) => Check::fine(subject, "has the columns and the primary key that the plugin declares"),
+        Err(misfit) => Check::refused(subject, misfit).of(Symptom::TableMisfit),
     }
 }
 
 impl Sink for Sqlite {
-    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Error> {
+    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Failure> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let (upserts, now) = (self.upserts(&rows.tables)?, self.now.len());
-        self.patiently(|connection| write_batch(connection, &upserts, now, rows))
+        self.retry(|connection| write_batch(connection, &upserts, now, rows))
     }
 
-    /// None: rows that are written again replace themselves.
-    fn length(&mut self) -> Result<Option<u64>, Error> {
+    /// Returns none: rows that are written again replace themselves.
+    fn length(&mut self) -> Result<Option<u64>, Failure> {
         Ok(None)
     }
 
-    fn truncate(&mut self, _length: u64) -> Result<(), Error> {
+    fn truncate(&mut self, _length: u64) -> Result<(), Failure> {
         Ok(())
     }
 
-    fn images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Error> {
+    fn images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Failure> {
         self.read_images(rows, at)
     }
 
-    fn restore(&mut self, images: &[Image]) -> Result<(), Error> {
+    fn restore(&mut self, images: &[Image]) -> Result<(), Failure> {
         self.put_back(images)
     }
 
@@ -155,241 +153,35 @@ impl Sink for Sqlite {
     }
 }
 
-/// All rows in one transaction, in order, so that the last of several of one primary key wins.
-fn write_batch(c: &mut Connection, upserts: &[String], now: usize, rows: &Rows) -> rusqlite::Result<Vec<Refusal>> {
-    let now_text = iso(clock::now_ms());
-    let transaction = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut refusals = Vec::new();
-    for &row in &rows.order {
-        let reason = match bad_json(rows, row).or_else(|| null_in_key(rows, row)) {
-            Some(reason) => Some(reason),
-            None => write_row(&transaction, upserts, now, &now_text, rows, row)?,
-        };
-        refusals.extend(reason.map(|reason| refusal(rows, row, reason)));
-    }
-    transaction.commit()?;
-    Ok(refusals)
-}
-
-/// Gives back why the database refuses the row, if it does. A refused statement leaves the rest of the transaction as it is.
-fn write_row(
-    c: &Connection,
-    upserts: &[String],
-    now: usize,
-    now_text: &str,
-    rows: &Rows,
-    row: RowRef,
-) -> rusqlite::Result<Option<String>> {
-    let mut statement = c.prepare_cached(&upserts[rows.table(row).0])?;
-    let cells = rows.cells(row).map(to_sql);
-    let times = std::iter::repeat_n(ToSqlOutput::Borrowed(ValueRef::Text(now_text.as_bytes())), now);
-    match statement.execute(rusqlite::params_from_iter(cells.chain(times))) {
-        Ok(_) => Ok(None),
-        Err(e) if refuses_row(&e) => Ok(Some(e.to_string())),
-        Err(e) => Err(e),
-    }
-}
-
-/// SQLite would take null for "make up a key" in an integer key, so the host refuses it as any other database does.
-fn null_in_key(rows: &Rows, row: RowRef) -> Option<String> {
-    let columns = &rows.table(row).1.columns;
-    let column =
-        columns.iter().zip(rows.cells(row)).find(|(column, cell)| column.primary_key && *cell == Cell::Null)?.0;
-    Some(format!("column {} of the primary key is null", column.name))
-}
-
-pub(super) fn to_sql(cell: Cell<'_>) -> ToSqlOutput<'_> {
-    let text = |bytes| ToSqlOutput::Owned(Value::Text(String::from_utf8(bytes).expect("JSON is UTF-8")));
-    match cell {
-        Cell::Null => ToSqlOutput::Borrowed(ValueRef::Null),
-        Cell::Boolean(value) => ToSqlOutput::Borrowed(ValueRef::Integer(i64::from(value))),
-        Cell::Integer(value) => ToSqlOutput::Borrowed(ValueRef::Integer(value)),
-        Cell::Float(value) => ToSqlOutput::Borrowed(ValueRef::Real(value)),
-        Cell::Timestamp(ms) => ToSqlOutput::Owned(Value::Text(iso(ms))),
-        Cell::Text(value) | Cell::Json(value) => ToSqlOutput::Borrowed(ValueRef::Text(value.as_bytes())),
-        Cell::Blob(value) => ToSqlOutput::Borrowed(ValueRef::Blob(value)),
-        Cell::TextList(list) => {
-            let mut out = Vec::new();
-            put_list(&mut out, list.iter());
-            text(out)
-        }
-        Cell::IntegerList(list) => {
-            let mut out = Vec::new();
-            put_list(&mut out, list.iter());
-            text(out)
-        }
-    }
-}
-
 /// WAL: readers and this writer do not wait for each other. FULL: a commit is on disk when it returns, so that an acknowledged row
-/// outlives a power cut as well as a killed process; with one commit per batch that costs little.
+/// survives a power cut as well as a killed process; with one commit per batch that costs little.
 fn prepare_file(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")
 }
 
-fn passes(error: &rusqlite::Error) -> bool {
+fn is_transient(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull))
-}
-
-fn refuses_row(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch)
-    )
-}
-
-/// A column as SQLite describes it.
-#[derive(Debug)]
-pub(super) struct RealColumn {
-    pub(super) name: String,
-    pub(super) declared: String,
-    /// Neither null nor a default is possible.
-    wants_a_value: bool,
-    pub(super) primary_key: bool,
-}
-
-/// The columns of a table, without generated ones; none if there is no such table. A view is refused when it is written to.
-pub(super) fn real_columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<RealColumn>> {
-    let mut statement =
-        connection.prepare("SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_info(?)")?;
-    let columns = statement.query_map([table], |row| {
-        Ok(RealColumn {
-            name: row.get(0)?,
-            declared: row.get(1)?,
-            wants_a_value: row.get::<_, bool>(2)? && row.get_ref(3)? == ValueRef::Null,
-            primary_key: row.get::<_, i64>(4)? > 0,
-        })
-    })?;
-    columns.collect()
-}
-
-/// Whether rows of `table` fit into `real`; all that is wrong in one message, with the table that would fit.
-fn fit(path: &str, table: &Table, now: &[String], real: &[RealColumn]) -> Result<(), Error> {
-    let mut wrong = Vec::new();
-    let wanted = table.columns.iter().map(|c| (c.name.as_str(), sql_type(c.kind)));
-    for (name, kind) in wanted.chain(now.iter().map(|name| (name.as_str(), "TEXT"))) {
-        match real.iter().find(|r| r.name.eq_ignore_ascii_case(name)) {
-            None => wrong.push(format!("column {name} ({kind}) is missing")),
-            Some(r) if affinity(&r.declared) != kind => {
-                wrong.push(format!("column {name} is {}, where {kind} is needed", r.declared));
-            }
-            Some(_) => {}
-        }
-    }
-    let declared = |name: &str| table.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
-    let filled = |name: &str| declared(name) || now.iter().any(|n| n.eq_ignore_ascii_case(name));
-    for r in real.iter().filter(|r| r.wants_a_value && !filled(&r.name)) {
-        wrong.push(format!("column {} wants a value that no row has", r.name));
-    }
-    let real_key: Vec<&str> = real.iter().filter(|r| r.primary_key).map(|r| r.name.as_str()).collect();
-    let key: Vec<&str> = table.columns.iter().filter(|c| c.primary_key).map(|c| c.name.as_str()).collect();
-    if real_key.len() != key.len() || !key.iter().all(|k| real_key.iter().any(|r| r.eq_ignore_ascii_case(k))) {
-        wrong.push(format!("the primary key is ({}), where ({}) is needed", real_key.join(", "), key.join(", ")));
-    }
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Outside(format!(
-        "sink.sqlite: table {} in {path} does not fit the plugin's rows: {}; a table that fits: {}",
-        table.name,
-        wrong.join("; "),
-        create_table(table, now)
-    )))
-}
-
-/// SQLite's own rule for what a declared type means.
-pub(super) fn affinity(declared: &str) -> &'static str {
-    let declared = declared.to_ascii_uppercase();
-    let has = |words: &[&str]| words.iter().any(|w| declared.contains(w));
-    if has(&["INT"]) {
-        "INTEGER"
-    } else if has(&["CHAR", "CLOB", "TEXT"]) {
-        "TEXT"
-    } else if has(&["BLOB"]) || declared.is_empty() {
-        "BLOB"
-    } else if has(&["REAL", "FLOA", "DOUB"]) {
-        "REAL"
-    } else {
-        "NUMERIC"
-    }
-}
-
-fn sql_type(kind: ColumnType) -> &'static str {
-    match kind {
-        ColumnType::Boolean | ColumnType::Integer => "INTEGER",
-        ColumnType::Float => "REAL",
-        ColumnType::Blob => "BLOB",
-        ColumnType::Timestamp
-        | ColumnType::Text
-        | ColumnType::TextList
-        | ColumnType::IntegerList
-        | ColumnType::Json => "TEXT",
-    }
-}
-
-pub(super) fn create_table(table: &Table, now: &[String]) -> String {
-    let columns = table.columns.iter().map(|c| {
-        let not_null = if c.primary_key { " NOT NULL" } else { "" };
-        format!("{} {}{not_null}", quoted(&c.name), sql_type(c.kind))
-    });
-    let now = now.iter().map(|name| format!("{} TEXT", quoted(name)));
-    let columns: Vec<String> = columns.chain(now).collect();
-    format!(
-        "CREATE TABLE IF NOT EXISTS {} ({}, PRIMARY KEY ({}))",
-        quoted(&table.name),
-        columns.join(", "),
-        key_list(table)
-    )
-}
-
-fn upsert(table: &Table, now: &[String]) -> String {
-    let names: Vec<&str> = table.columns.iter().map(|c| &c.name).chain(now).map(String::as_str).collect();
-    let key = table.columns.iter().filter(|c| c.primary_key).map(|c| c.name.as_str());
-    upsert_of(&table.name, &names, &key.collect::<Vec<_>>())
-}
-
-/// The upsert of these columns, those of `key` among them.
-pub(super) fn upsert_of(table: &str, names: &[&str], key: &[&str]) -> String {
-    let values = names.iter().filter(|name| !key.contains(name));
-    let sets: Vec<String> = values.map(|name| format!("{0} = excluded.{0}", quoted(name))).collect();
-    let action = if sets.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", sets.join(", ")) };
-    format!(
-        "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT ({}) DO {action}",
-        quoted(table),
-        names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", "),
-        vec!["?"; names.len()].join(", "),
-        key.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
-    )
-}
-
-fn key_list(table: &Table) -> String {
-    let key = table.columns.iter().filter(|c| c.primary_key).map(|c| quoted(&c.name));
-    key.collect::<Vec<_>>().join(", ")
-}
-
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn cannot_open(path: &Path, error: &rusqlite::Error) -> Error {
-    if !folder(path).is_dir() {
-        let folder = folder(path).display();
-        return Error::Outside(format!(
-            "sink.sqlite: {}: the folder {folder} is not there, make it first",
-            path.display()
-        ));
+fn cannot_open(path: &Path, error: &rusqlite::Error) -> Failure {
+    let (file, folder) = (path.display(), folder(path));
+    if folder.is_dir() {
+        return Failure::outside(format!("sink.sqlite: cannot open {file}: {error}"));
     }
-    Error::Outside(format!("sink.sqlite: {}: {error}", path.display()))
+    let folder = folder.display();
+    Failure::outside(format!("sink.sqlite: cannot open {file}: folder {folder} does not exist; create it first"))
 }
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::types::Value;
+
     use super::*;
     use crate::sink::samples;
 
@@ -467,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_outlive_the_sink_and_are_found_by_the_next() {
+    fn rows_survive_the_sink_and_the_next_one_finds_them() {
         let place = place(&[]);
         let rows = samples::sessions(&[(1, 1, &["A"])]);
         for _ in 0..2 {
@@ -492,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_null_in_the_primary_key_is_refused_and_not_made_up() {
+    fn a_null_in_the_primary_key_is_refused_and_no_key_is_generated() {
         let place = place(&[]);
         let mut rows = samples::documents(&["1", "2"]);
         rows.parts[0].columns[0].nulls = vec![1];
@@ -502,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_does_not_fit_is_refused_with_all_that_is_wrong_and_one_that_fits() {
+    fn a_table_that_does_not_fit_is_refused_with_everything_that_is_wrong_and_one_that_fits() {
         let place = place(&["ingestion_time"]);
         place.sql("CREATE TABLE sessions (session_id TEXT PRIMARY KEY, pages TEXT, \"by\" TEXT NOT NULL, ingestion_time INTEGER)");
         let error = place.refused(&samples::sessions(&[]));
@@ -510,10 +302,11 @@ mod tests {
         assert_eq!(
             error,
             format!(
-                "sink.sqlite: table sessions in {path} does not fit the plugin's rows: column session_id is TEXT, where INTEGER is needed; \
-                 column user_id (INTEGER) is missing; column ingestion_time is INTEGER, where TEXT is needed; \
-                 column by wants a value that no row has; the primary key is (session_id), where (session_id, user_id) is needed; \
-                 a table that fits: CREATE TABLE IF NOT EXISTS \"sessions\" (\"session_id\" INTEGER NOT NULL, \"user_id\" INTEGER NOT NULL, \
+                "sink.sqlite: table sessions in {path} does not fit the plugin's rows: column session_id is TEXT, but must be INTEGER; \
+                 column user_id (INTEGER) is missing; column ingestion_time is INTEGER, but must be TEXT; \
+                 column by is NOT NULL without a default, but no row gives it a value; \
+                 the primary key is (session_id), but must be (session_id, user_id); change it, or \
+                 create one that fits: CREATE TABLE IF NOT EXISTS \"sessions\" (\"session_id\" INTEGER NOT NULL, \"user_id\" INTEGER NOT NULL, \
                  \"pages\" TEXT, \"ingestion_time\" TEXT, PRIMARY KEY (\"session_id\", \"user_id\"))"
             )
         );
@@ -547,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_database_or_has_no_folder_is_refused_by_name() {
+    fn a_file_that_is_not_a_database_or_has_no_folder_is_refused_by_name() {
         let place = place(&[]);
         std::fs::write(&place.config.path, "this is no database, but it is long enough to be looked at")
             .expect("writes");
@@ -556,14 +349,14 @@ mod tests {
 
         let config = SqliteSink { path: place.config.path.join("rows.db"), now: Vec::new() };
         let error = Sqlite::open(&config, &samples::sessions(&[]).tables).expect_err("is refused").to_string();
-        assert!(error.ends_with("is not there, make it first"), "{error}");
+        assert!(error.ends_with("rows.db does not exist; create it first"), "{error}");
     }
 
     #[test]
-    fn looking_makes_nothing() {
+    fn a_check_creates_nothing() {
         let place = place(&[]);
         let checks = check(&place.config, &samples::sessions(&[]).tables);
-        assert_eq!(checks[0].detail, "the file and its tables will be made");
+        assert_eq!(checks[0].detail, "the file and its tables will be created");
         assert!(!place.config.path.exists());
     }
 }

@@ -1,27 +1,29 @@
-//! The thread behind which sink and dead letters are: takes batches over a bounded channel, so that a slow or absent sink stops the
-//! lanes and they the consumer. Keeps I2 and I3 by answering a [`Writer::sync`] only when all before it is acknowledged.
+//! The thread that writes rows and dead letters. It takes batches over a bounded channel, so a slow or unavailable sink stops the lanes, and
+//! they stop the consumer. Keeps I2 and I3: it answers a [`Writer::sync`] only when everything before it is acknowledged.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::backoff;
 use crate::clock;
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::observe::board::{Board, LaneBoard};
 use crate::record::{NO_TIME, RecordRef, Records};
 use crate::row::Rows;
-use crate::sink::{Refusal, Sink, key_of};
+use crate::sink::image::primary_key;
+use crate::sink::{Refusal, Sink};
 use crate::state::journal::ImageNotes;
 use crate::strike::Stage;
 
 /// Batches of rows that may wait for the sink: one being written, one ready.
 const WAITING: usize = 2;
-/// How often a waiting lane looks whether it should go on waiting.
-const LOOK: Duration = Duration::from_millis(1);
+/// How often a waiting lane checks whether to keep waiting.
+const POLL: Duration = Duration::from_millis(1);
 
-/// How long the files are that sink and dead letters write, all of it on disk; none for what is no file.
+/// The lengths of the files that sink and dead letters write, in bytes, all of it on disk; none for what is not a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lengths {
     /// The sink's file.
@@ -30,62 +32,56 @@ pub struct Lengths {
     pub letters: Option<u64>,
 }
 
-enum Order {
-    /// `plugin`: the digest that dead letters of refused rows name.
-    Write {
-        rows: Rows,
-        letters: Vec<DeadLetter>,
-        plugin: String,
-        images: Option<SharedImages>,
-        lane: Arc<LaneBoard>,
-    },
-    Sync {
-        reply: Sender<Lengths>,
-    },
+enum Message {
+    /// Write a batch. `plugin` is the digest that dead letters of refused rows name.
+    Write { rows: Rows, letters: Vec<DeadLetter>, plugin: String, images: Option<SharedImages>, lane: Arc<LaneBoard> },
+    /// Reply once everything before this is acknowledged.
+    Sync { reply: Sender<Lengths> },
 }
 
-/// A lane's notes of what rows of a deployment on probation replace.
+/// A lane's notes of the rows that a deployment on probation replaces.
 pub type SharedImages = Arc<Mutex<ImageNotes>>;
 
-/// A lane's handle on the writing thread, which ends with the last handle.
+/// A handle on the writing thread, which ends with the last handle.
 pub struct Writer {
-    orders: SyncSender<Order>,
+    messages: SyncSender<Message>,
     failure: Arc<Mutex<Option<Failure>>>,
     board: Arc<Board>,
     lane: Arc<LaneBoard>,
 }
 
 impl Writer {
-    /// Starts the thread; gives it as well, for who must know that nothing is written any more. The handle is nobody's: lanes have theirs by
-    /// [`Writer::of`].
+    /// Starts the thread, and returns its handle too: once it has ended, nothing is written any more. The writer belongs to no lane; lanes
+    /// get theirs from [`Writer::of_lane`].
     pub fn start(
         sink: Box<dyn Sink>,
         letters: Box<dyn DeadLetterWriter>,
         board: &Arc<Board>,
     ) -> Result<(Writer, JoinHandle<()>), Failure> {
-        let (orders, inbox) = sync_channel(WAITING);
+        let (messages, inbox) = sync_channel(WAITING);
         let failure = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&failure);
         board.writes_to(sink.outage(), letters.outage());
-        let mut desk = Desk { sink, letters, board: Arc::clone(board) };
+        let mut outputs = Outputs { sink, letters, board: Arc::clone(board) };
         let body = move || {
-            if let Err(failure) = desk.serve(&inbox) {
+            if let Err(failure) = outputs.serve(&inbox) {
                 *slot.lock().expect("nobody panics while holding it") = Some(failure);
             }
         };
         let thread = std::thread::Builder::new().name("writer".into()).spawn(body);
-        let thread = thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for the sink: {e}")))?;
-        Ok((Writer { orders, failure, board: Arc::clone(board), lane: Arc::default() }, thread))
+        let thread =
+            thread.map_err(|e| Failure::unexpected(format!("cannot start the thread that writes rows: {e}")))?;
+        Ok((Writer { messages, failure, board: Arc::clone(board), lane: Arc::default() }, thread))
     }
 
-    /// The handle of the lane with this board.
-    pub fn of(&self, lane: &Arc<LaneBoard>) -> Writer {
-        let (orders, failure, board) = (self.orders.clone(), Arc::clone(&self.failure), Arc::clone(&self.board));
-        Writer { orders, failure, board, lane: Arc::clone(lane) }
+    /// Returns a handle for the lane with this board.
+    pub fn of_lane(&self, lane: &Arc<LaneBoard>) -> Writer {
+        let (messages, failure, board) = (self.messages.clone(), Arc::clone(&self.failure), Arc::clone(&self.board));
+        Writer { messages, failure, board, lane: Arc::clone(lane) }
     }
 
-    /// Hands a batch over that the plugin of this digest gave, waiting while the sink is behind and `patient`; false if it was not taken.
-    /// With `images` it is noted what the rows replace.
+    /// Hands over a batch from the plugin with this digest. Waits while the sink is behind and `patient` returns true; returns false if the
+    /// batch was not taken. With `images`, notes first which rows are about to be replaced.
     pub fn write(
         &self,
         (rows, letters): (Rows, Vec<DeadLetter>),
@@ -94,18 +90,18 @@ impl Writer {
         patient: impl Fn() -> bool,
     ) -> Result<bool, Failure> {
         let lane = Arc::clone(&self.lane);
-        let order = Order::Write { rows, letters, plugin: plugin.to_owned(), images: images.cloned(), lane };
-        self.order(order, &patient)
+        let message = Message::Write { rows, letters, plugin: plugin.to_owned(), images: images.cloned(), lane };
+        self.send(message, &patient)
     }
 
-    /// Back when all that was handed over is acknowledged; none if `patient` ends before.
+    /// Returns once everything handed over is acknowledged; none if `patient` returns false before.
     pub fn sync(&self, patient: impl Fn() -> bool) -> Result<Option<Lengths>, Failure> {
         let (reply, answer) = channel();
-        if !self.order(Order::Sync { reply }, &patient)? {
+        if !self.send(Message::Sync { reply }, &patient)? {
             return Ok(None);
         }
         loop {
-            match answer.recv_timeout(LOOK) {
+            match answer.recv_timeout(POLL) {
                 Ok(lengths) => return Ok(Some(lengths)),
                 Err(RecvTimeoutError::Timeout) if patient() => {}
                 Err(RecvTimeoutError::Timeout) => return Ok(None),
@@ -114,50 +110,50 @@ impl Writer {
         }
     }
 
-    fn order(&self, mut order: Order, patient: &impl Fn() -> bool) -> Result<bool, Failure> {
+    fn send(&self, mut message: Message, patient: &impl Fn() -> bool) -> Result<bool, Failure> {
         loop {
-            match self.orders.try_send(order) {
+            match self.messages.try_send(message) {
                 Ok(()) => {
                     self.board.queue(1);
                     return Ok(true);
                 }
                 Err(TrySendError::Full(_)) if !patient() => return Ok(false),
-                Err(TrySendError::Full(back)) => order = back,
+                Err(TrySendError::Full(unsent)) => message = unsent,
                 Err(TrySendError::Disconnected(_)) => return Err(self.failure()),
             }
-            std::thread::sleep(LOOK);
+            backoff::pause(POLL);
         }
     }
 
     fn failure(&self) -> Failure {
         let failure = self.failure.lock().expect("nobody panics while holding it").clone();
-        failure.unwrap_or_else(|| Failure::new(Exit::Unexpected, "the writing thread ended by a panic: this is a bug"))
+        failure.unwrap_or_else(|| Failure::unexpected("the thread that writes rows panicked: this is a bug"))
     }
 }
 
-/// What the thread owns.
-struct Desk {
+/// What the writing thread owns.
+struct Outputs {
     sink: Box<dyn Sink>,
     letters: Box<dyn DeadLetterWriter>,
     board: Arc<Board>,
 }
 
-impl Desk {
-    fn serve(&mut self, inbox: &Receiver<Order>) -> Result<(), Failure> {
-        for order in inbox {
+impl Outputs {
+    fn serve(&mut self, inbox: &Receiver<Message>) -> Result<(), Failure> {
+        for message in inbox {
             self.board.queue(-1);
-            match order {
-                Order::Write { rows, letters, plugin, images, lane } => {
+            match message {
+                Message::Write { rows, letters, plugin, images, lane } => {
                     if let Some(images) = images {
                         let mut notes = images.lock().expect("nobody panics while holding it");
-                        note(&mut notes, &mut *self.sink, &rows)?; // I10
+                        note_images(&mut notes, &mut *self.sink, &rows)?; // I10
                     }
                     self.write(&rows, letters, (&plugin, &lane))?;
                 }
-                Order::Sync { reply } => {
+                Message::Sync { reply } => {
                     self.letters.flush()?;
                     let lengths = Lengths { sink: self.sink.length()?, letters: self.letters.length()? };
-                    let _ = reply.send(lengths); // the lane may have lost patience
+                    let _ = reply.send(lengths); // the lane may have stopped waiting
                 }
             }
         }
@@ -175,7 +171,7 @@ impl Desk {
             let refused = self.sink.write(rows)?;
             lane.sink_writes.add(clock::uptime_us().saturating_sub(began));
             lane.sink_rows.add((rows.len() - refused.len()) as u64);
-            letters.extend(refused.into_iter().map(|refusal| letter(refusal, plugin)));
+            letters.extend(refused.into_iter().map(|refusal| dead_letter(refusal, plugin)));
         }
         if letters.is_empty() {
             return Ok(());
@@ -186,7 +182,7 @@ impl Desk {
     }
 }
 
-fn letter(refusal: Refusal, plugin: &str) -> DeadLetter {
+fn dead_letter(refusal: Refusal, plugin: &str) -> DeadLetter {
     let origin = refusal.row.origin;
     let mut record = Records::default();
     record.push(RecordRef {
@@ -200,11 +196,11 @@ fn letter(refusal: Refusal, plugin: &str) -> DeadLetter {
     DeadLetter { stage: Stage::Sink, reason: refusal.reason, plugin: plugin.to_owned(), event: origin.event, record }
 }
 
-/// Notes what the sink holds under the primary keys of `rows` that were not noted yet; back when that is durable.
-fn note(notes: &mut ImageNotes, sink: &mut dyn Sink, rows: &Rows) -> Result<(), Failure> {
+/// Notes what the sink stores under the primary keys of `rows` that were not noted yet. Returns once that is durable.
+fn note_images(notes: &mut ImageNotes, sink: &mut dyn Sink, rows: &Rows) -> Result<(), Failure> {
     let mut first = Vec::new();
     for (at, &row) in rows.order.iter().enumerate() {
-        let (table, key) = key_of(rows, row);
+        let (table, key) = primary_key(rows, row);
         if notes.is_first(table, key) {
             first.push(at);
         }

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use keyfold::config::{DEFAULT_LIMITS, Late, Limits, Time};
+use keyfold::failure::{Exit, Failure};
 use keyfold::lane::core::Core;
 use keyfold::lane::law;
-use keyfold::plugin::{Error, FoldInput, Instance, Plugin, engine};
+use keyfold::plugin::{FoldInput, Instance, Plugin, engine};
 use keyfold::position::Resume;
 use keyfold::record::{NO_TIME, RecordRef, Records};
 use keyfold::row::{Cell, ColumnData, Part};
@@ -35,7 +36,7 @@ fn shared_engine() -> &'static wasmtime::Engine {
     ENGINE.get_or_init(|| engine(200, 256 << 20).expect("the machine has the address space"))
 }
 
-fn load(file: &str, config: &Value, limits: Limits) -> Result<Arc<Plugin>, Error> {
+fn load(file: &str, config: &Value, limits: Limits) -> Result<Arc<Plugin>, Failure> {
     let bytes = std::fs::read(file).expect("the build has left it there");
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled");
     Plugin::load(shared_engine(), bytes, config, limits, Some(&cache)).map(Arc::new)
@@ -289,7 +290,7 @@ fn assert_firing_struck(config: &Value, reason: &[&str]) {
 
 #[test]
 fn a_panic_strikes_its_item_alone_and_its_text_says_where() {
-    let words = ["it panicked", "struck by 13", "modes.rs:"];
+    let words = ["the plugin panicked", "struck by 13", "modes.rs:"];
     assert_event_struck(&json!({"mode": "trap"}), LIMITS, &words);
     assert_record_struck(&json!({"mode": "trap", "at": "map"}), &words);
     assert_firing_struck(&json!({"mode": "trap", "at": "timer"}), &words);
@@ -561,8 +562,8 @@ fn instances_share_nothing() {
 #[test]
 fn a_configuration_is_refused_by_its_schema_or_else_in_the_plugins_words() {
     let refused = |config: Value| match load(env!("HOSTILE_WASM"), &config, LIMITS) {
-        Err(Error::Refused(reason)) => reason,
-        Err(Error::Host(reason)) => panic!("not the host's fault: {reason}"),
+        Err(Failure { exit: Exit::Plugin, message }) => message,
+        Err(other) => panic!("not the plugin's fault: {other:?}"),
         Ok(_) => panic!("{config} was taken"),
     };
     assert_reason(
@@ -576,8 +577,9 @@ fn a_configuration_is_refused_by_its_schema_or_else_in_the_plugins_words() {
 #[test]
 fn a_budget_that_does_not_last_to_configure_is_a_refusal() {
     let refused = load(env!("HOSTILE_WASM"), &json!({}), Limits { fuel: 100, ..LIMITS });
-    let Err(Error::Refused(reason)) = refused else { panic!("a budget of 100 instructions lasts for nothing") };
-    assert_reason(&reason, &["plugin.fuel"]);
+    let failure = refused.err().expect("a budget of 100 instructions is too small");
+    assert_eq!(failure.exit, Exit::Plugin);
+    assert_reason(&failure.message, &["plugin.fuel"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use keyfold::config;
-use keyfold::failure::Finding;
+use keyfold::failure::{Exit, Failure, Finding};
 use keyfold::record::ByteColumn;
 use keyfold::row::Image;
 use keyfold::row::{Column, ColumnData, ColumnSpec, ColumnType, Origin, Part, RowRef, Rows, Table, TextColumn};
@@ -48,7 +48,7 @@ impl Place {
         self.tables.execute(&format!("CREATE TABLE {}.{table}", self.keyspace));
     }
 
-    fn open(&self, tables: &Arc<[Table]>, deadline: Option<Instant>) -> Result<Box<dyn Sink>, sink::Error> {
+    fn open(&self, tables: &Arc<[Table]>, deadline: Option<Instant>) -> Result<Box<dyn Sink>, Failure> {
         sink::open(&config::Sink::Cql(self.config.clone()), tables, self.runtime.handle(), deadline)
     }
 
@@ -57,7 +57,7 @@ impl Place {
     }
 
     /// The refusal, which does not wait for the deadline, and is also what `check` says.
-    fn refused(&self, tables: &Arc<[Table]>) -> sink::Error {
+    fn refused(&self, tables: &Arc<[Table]>) -> Failure {
         let begin = Instant::now();
         let error = self.open(tables, Some(begin + Duration::from_secs(600))).err().expect("is refused");
         assert!(begin.elapsed() < Duration::from_secs(300), "nothing was waited for");
@@ -316,19 +316,19 @@ fn what_is_missing_is_refused_at_once_with_the_table_that_would_fit() {
     let create = "CREATE TABLE without_table.sessions (session_id bigint, user_id bigint, pages list<text>, PRIMARY KEY (session_id, user_id))";
     let tables = sessions(&[]).tables;
     let error = place.refused(&tables);
-    assert!(matches!(error, sink::Error::Outside(_)));
-    assert_eq!(error.to_string(), format!("table without_table.sessions does not exist; one that fits: {create}"));
+    assert_eq!(error.exit, Exit::Outside);
+    assert_eq!(error.to_string(), format!("table without_table.sessions does not exist; create it: {create}"));
     place.tables.execute(create);
     assert!(place.open(&tables, None).is_ok(), "the printed table fits");
 
     let mut place = place;
     place.config.keyspace = "nowhere".to_owned();
     let error = place.refused(&tables);
-    assert!(matches!(error, sink::Error::Outside(_)));
+    assert_eq!(error.exit, Exit::Outside);
     assert!(
         error
             .to_string()
-            .starts_with(&format!("keyspace nowhere does not exist on 127.0.0.1:{port}; make it and its tables: ")),
+            .starts_with(&format!("keyspace nowhere does not exist on 127.0.0.1:{port}; create it and its tables: ")),
         "{error}"
     );
 }
@@ -349,23 +349,23 @@ fn a_table_that_does_not_fit_is_refused_by_column_and_type() {
     check(
         &format!("session_id bigint, user_id bigint, {key}"),
         &[],
-        "column pages is missing (the plugin declares text-list, which needs list<text>)",
+        "column pages is missing: the plugin declares text-list, which needs list<text>",
     );
     check(
         &format!("session_id bigint, user_id int, pages list<bigint>, {key}"),
         &[],
-        "column user_id is int, the plugin declares integer, which needs bigint; \
-         column pages is list<bigint>, the plugin declares text-list, which needs list<text>",
+        "column user_id is int, but the plugin declares integer, which needs bigint; \
+         column pages is list<bigint>, but the plugin declares text-list, which needs list<text>",
     );
     check(
         "session_id bigint, user_id bigint, pages list<text>, PRIMARY KEY (user_id)",
         &[],
-        "the primary key is (user_id), where (session_id, user_id) is needed",
+        "the primary key is (user_id), but must be (session_id, user_id)",
     );
     check(
         &format!("session_id bigint, user_id bigint, pages list<text>, {key}"),
         &["ingestion_time"],
-        "column ingestion_time is missing (`sink.cql.now` names it, it needs timestamp)",
+        "column ingestion_time is missing: `sink.cql.now` names it, which needs timestamp",
     );
     check(
         "session_id bigint, user_id bigint, pages list<text>, at timestamp, PRIMARY KEY (session_id, user_id, at)",
@@ -375,7 +375,7 @@ fn a_table_that_does_not_fit_is_refused_by_column_and_type() {
     check(
         &format!("session_id bigint, user_id bigint, visits counter, {key}"),
         &[],
-        "column visits is a counter, and counters count a row again that is written again",
+        "column visits is a counter: rewriting a row would increment it again",
     );
 }
 
@@ -396,7 +396,7 @@ fn a_table_that_changes_under_the_sink_halts_it_and_sends_no_row_to_the_dead_let
     sink.write(&rows).expect("writes");
     place.tables.execute("DROP TABLE changes.sessions");
     let error = sink.write(&rows).expect_err("halts");
-    assert!(matches!(error, sink::Error::Outside(_)));
+    assert_eq!(error.exit, Exit::Outside);
     assert!(error.to_string().starts_with("table changes.sessions does not exist; "), "{error}");
 }
 
@@ -436,8 +436,8 @@ fn a_database_that_is_away_at_the_start_is_waited_for_until_the_deadline() {
     let tables = sessions(&[]).tables;
     wire.cut();
     let error = place.open(&tables, Some(Instant::now() + Duration::from_secs(1))).err().expect("is away");
-    assert!(matches!(error, sink::Error::Outside(_)));
-    let expect = format!("none of sink.cql.nodes (127.0.0.1:{}) can be reached: ", wire.port);
+    assert_eq!(error.exit, Exit::Outside);
+    let expect = format!("cannot reach any of sink.cql.nodes (127.0.0.1:{}): ", wire.port);
     assert!(error.to_string().starts_with(&expect), "{error}");
     std::thread::scope(|threads| {
         let opens = threads.spawn(|| place.open(&tables, Some(Instant::now() + Duration::from_secs(120))).map(drop));
@@ -707,20 +707,20 @@ fn what_cannot_be_put_back_halts_with_the_table_and_the_key() {
     let taken = images(&mut *sink, &rows);
     let check = |sink: &mut dyn Sink, images: &[Image], expect: &str| {
         let error = sink.restore(images).expect_err("halts");
-        assert!(matches!(error, sink::Error::Outside(_)));
+        assert_eq!(error.exit, Exit::Outside);
         assert!(error.to_string().contains(expect), "{error}");
     };
-    let place_of = "sink.cql: the row of table documents under {\"id\":\"a\"} cannot be put back: ";
+    let place_of = "sink.cql: cannot put back the row of table documents with key {\"id\":\"a\"}: ";
     let of_another = Image { row: Some("{\"sqlite\":[]}".to_owned()), ..taken[0].clone() };
-    check(&mut *sink, &[of_another], &format!("{place_of}no row of this sink"));
+    check(&mut *sink, &[of_another], &format!("{place_of}the image is not from this kind of sink"));
     let broken = Image { row: Some("{\"cql\":{\"id\":\"YQ==\",\"doc\":\"YQ==\"}}".to_owned()), ..taken[0].clone() };
     check(&mut *sink, &[broken], place_of);
     place.tables.execute("ALTER TABLE images_refused.documents DROP doc");
     let error = sink.images(&rows, &[0]).expect_err("halts").to_string();
     assert!(error.contains("column doc is missing"), "{error}");
-    check(&mut *sink, &taken, &format!("{place_of}the table has no column doc any more"));
+    check(&mut *sink, &taken, &format!("{place_of}the table no longer has column doc"));
     place.tables.execute("DROP TABLE images_refused.documents");
-    check(&mut *sink, &taken, "table images_refused.documents does not exist any more");
+    check(&mut *sink, &taken, "table images_refused.documents no longer exists");
 }
 
 #[test]

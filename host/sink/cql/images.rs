@@ -1,12 +1,12 @@
-//! Images of a CQL sink: what single rows are, read by primary key and put back.
+//! Images of a CQL sink: single rows, read by primary key and put back.
 //!
-//! An image keeps each column's bytes as the database sent them, and they are bound as they are. So every type comes back exactly, those
-//! included that no plugin can declare; the JSON that Cassandra itself makes of a row turns floats that are not finite into null, and times
-//! before the year 1 into later ones.
+//! An image keeps each column's bytes as the database sent them, and binds them unchanged. So every type comes back exactly, including types
+//! that no plugin can declare. (The JSON that Cassandra makes of a row turns floats that are not finite into null, and times before the year
+//! 1 into later ones.)
 //!
-//! Static columns are the partition's and are left alone. Write times and times to live are not kept: what is put back is as new, which is
-//! why it wins over all that was written before, and lives as long as the table's default says. Outages, refusals and write timestamps are
-//! as for rows ([`Scylla::deliver`]).
+//! Static columns belong to the partition and are left alone. Write times and times to live are not kept: a restored row counts as newly
+//! written, so it wins over everything written before, and lives as long as the table's default says. Outages, refusals and write
+//! timestamps are handled as for rows ([`Cql::deliver`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
@@ -23,12 +23,16 @@ use scylla::statement::prepared::PreparedStatement;
 use serde::{Deserialize, Serialize};
 
 use crate::config::CqlSink;
-use crate::row::Image;
-use crate::row::{Column, ColumnType, Rows};
+use crate::failure::Failure;
+use crate::row::{Column, ColumnType, Image, Rows};
+use crate::sink::cannot_restore;
+use crate::sink::cql::Cql;
 use crate::sink::cql::schema::{RealColumn, declared_in_key, delete_row, insert_row, select_row};
-use crate::sink::cql::{Scylla, is_refusal, put_cell, read_consistency, real_columns};
+use crate::sink::cql::session::read_consistency;
+use crate::sink::cql::tables::{cannot_prepare, real_columns};
+use crate::sink::cql::values::write_cell;
+use crate::sink::cql::write::is_refusal;
 use crate::sink::image::{first_of_each_key, key_column, key_columns, keys_at};
-use crate::sink::{Error, cannot_restore};
 
 /// Statements on single rows of a table, whichever plugin declared it.
 #[derive(Clone, Debug)]
@@ -42,10 +46,10 @@ pub(crate) struct RowStatements {
     columns: Vec<String>,
 }
 
-/// [`Image::row`].
+/// The text of [`Image::row`].
 #[derive(Serialize, Deserialize)]
 struct RowImage {
-    /// Bytes in base64 by column, none for null. The name keeps it apart from other sinks' images.
+    /// Bytes in base64 by column; none for null. The name keeps it apart from other sinks' images.
     cql: BTreeMap<String, Option<String>>,
 }
 
@@ -56,33 +60,34 @@ struct Bound {
 }
 
 enum Bind {
-    /// The one value of a column of the key.
+    /// A value of the primary key, as a column of one row.
     Key(Column),
-    /// The database's own bytes.
+    /// The database's own bytes; none for null.
     Raw(Option<Vec<u8>>),
-    /// The column did not exist: it is left as it is.
+    /// The column did not exist when the image was read: it stays as it is.
     Unset,
 }
 
-impl Scylla {
-    pub(super) fn read_images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Error> {
+impl Cql {
+    /// Reads images; see [`crate::sink::Sink::images`].
+    pub(super) fn read_images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Failure> {
         self.upserts(&rows.tables)?;
         let mut images = keys_at(rows, at);
         let keys: Vec<&Image> = images.iter().collect();
-        self.know(&keys)?;
+        self.prepare_single_rows(&keys)?;
         let selects = self.selects(&keys)?;
-        let look_again = |sink: &mut Scylla| {
-            sink.inspect_again(&rows.tables)?;
-            sink.know_again(&keys)?;
+        let prepare = |sink: &mut Cql| {
+            sink.prepare_upserts(&rows.tables)?;
+            sink.prepare_single_rows_again(&keys)?;
             sink.selects(&keys)
         };
         let select = async |session: &Session, selects: &Vec<Bound>, at: usize| {
             Ok(row_image(session.execute_unpaged(&selects[at].statement, &selects[at]).await?))
         };
-        let mut found = self.deliver((0..keys.len()).collect(), selects, look_again, select)?;
+        let mut found = self.deliver((0..keys.len()).collect(), selects, prepare, select)?;
         let mut all = Vec::with_capacity(images.len());
         for (at, image) in images.drain(..).enumerate() {
-            // What is refused is a key that the database cannot hold, as an empty one or one that is too long.
+            // The database refuses a key that it cannot hold, such as one that is empty or too long.
             if let Some(row) = found.answers.remove(&at) {
                 all.push(Image { row: row?, ..image });
             }
@@ -90,40 +95,42 @@ impl Scylla {
         Ok(all)
     }
 
-    pub(super) fn put_back(&mut self, images: &[Image]) -> Result<(), Error> {
+    /// Puts images back; see [`crate::sink::Sink::restore`].
+    pub(super) fn put_back(&mut self, images: &[Image]) -> Result<(), Failure> {
         let images = first_of_each_key(images);
-        self.know_again(&images)?;
+        self.prepare_single_rows_again(&images)?;
         let writes = self.restores(&images)?;
-        let look_again = |sink: &mut Scylla| {
-            sink.know_again(&images)?;
+        let prepare = |sink: &mut Cql| {
+            sink.prepare_single_rows_again(&images)?;
             sink.restores(&images)
         };
         let write = async |session: &Session, writes: &Vec<Bound>, at: usize| {
             session.execute_unpaged(&writes[at].statement, &writes[at]).await.map(drop)
         };
-        let done = self.deliver((0..images.len()).collect(), writes, look_again, write)?;
+        let done = self.deliver((0..images.len()).collect(), writes, prepare, write)?;
         match done.refused.into_iter().next() {
             Some((at, reason)) => Err(cannot_restore("sink.cql", images[at], &reason)),
             None => Ok(()),
         }
     }
 
-    /// Prepares the statements for the tables of these images, where that was not done before.
-    fn know(&mut self, images: &[&Image]) -> Result<(), Error> {
+    /// Prepares the statements for the tables of these images, unless they are prepared already.
+    fn prepare_single_rows(&mut self, images: &[&Image]) -> Result<(), Failure> {
         let known = images.iter().all(|image| self.single_rows.contains_key(&image.table));
-        if known { Ok(()) } else { self.know_again(images) }
+        if known { Ok(()) } else { self.prepare_single_rows_again(images) }
     }
 
-    fn know_again(&mut self, images: &[&Image]) -> Result<(), Error> {
+    fn prepare_single_rows_again(&mut self, images: &[&Image]) -> Result<(), Failure> {
         let tables: BTreeSet<&String> = images.iter().map(|image| &image.table).collect();
         for table in tables {
-            let statements = self.look(async |session, config| prepare(session, config, table).await)?;
+            let statements =
+                self.ask_schema(async |session, config| prepare_statements(session, config, table).await)?;
             self.single_rows.insert(table.clone(), statements);
         }
         Ok(())
     }
 
-    fn selects(&self, images: &[&Image]) -> Result<Vec<Bound>, Error> {
+    fn selects(&self, images: &[&Image]) -> Result<Vec<Bound>, Failure> {
         let select = |&image: &&Image| {
             let statements = &self.single_rows[&image.table];
             Ok(Bound { statement: statements.select.clone(), values: statements.key(image)? })
@@ -131,7 +138,7 @@ impl Scylla {
         images.iter().map(select).collect()
     }
 
-    fn restores(&self, images: &[&Image]) -> Result<Vec<Bound>, Error> {
+    fn restores(&self, images: &[&Image]) -> Result<Vec<Bound>, Failure> {
         let restore = |&image: &&Image| {
             let statements = &self.single_rows[&image.table];
             Ok(match &image.row {
@@ -144,19 +151,20 @@ impl Scylla {
 }
 
 impl RowStatements {
-    fn key(&self, image: &Image) -> Result<Vec<Bind>, Error> {
+    fn key(&self, image: &Image) -> Result<Vec<Bind>, Failure> {
         let columns: HashMap<_, _> = key_columns(&image.key).unwrap_or_default();
         let bind = |(name, kind): &(String, ColumnType)| columns.get(name).and_then(|value| key_column(*kind, value));
         let values: Option<Vec<Column>> = self.key.iter().map(bind).collect();
         match values {
             Some(values) if values.len() == columns.len() => Ok(values.into_iter().map(Bind::Key).collect()),
-            _ => Err(cannot_restore("sink.cql", image, &"the table has another primary key")),
+            _ => Err(cannot_restore("sink.cql", image, &"the table has a different primary key")),
         }
     }
 
-    fn row(&self, image: &Image, row: &str) -> Result<Vec<Bind>, Error> {
+    fn row(&self, image: &Image, row: &str) -> Result<Vec<Bind>, Failure> {
         let broken = |reason: &dyn Display| cannot_restore("sink.cql", image, reason);
-        let mut row: RowImage = serde_json::from_str(row).map_err(|e| broken(&format!("no row of this sink: {e}")))?;
+        let mut row: RowImage =
+            serde_json::from_str(row).map_err(|e| broken(&format!("the image is not from this kind of sink: {e}")))?;
         let bind = |name: &String| match row.cql.remove(name) {
             Some(Some(bytes)) => STANDARD.decode(bytes).map(|bytes| Bind::Raw(Some(bytes))),
             Some(None) => Ok(Bind::Raw(None)),
@@ -164,7 +172,7 @@ impl RowStatements {
         };
         let values = self.columns.iter().map(bind).collect::<Result<_, _>>().map_err(|e| broken(&e))?;
         match row.cql.keys().next() {
-            Some(gone) => Err(broken(&format!("the table has no column {gone} any more"))),
+            Some(gone) => Err(broken(&format!("the table no longer has column {gone}"))),
             None => Ok(values),
         }
     }
@@ -176,7 +184,7 @@ impl SerializeRow for Bound {
             let cell = writer.make_cell_writer();
             let written = match value {
                 Bind::Key(column) => {
-                    put_cell(column.cell(0), cell).map_err(SerializationError::new)?;
+                    write_cell(column.cell(0), cell).map_err(SerializationError::new)?;
                     continue;
                 }
                 Bind::Raw(Some(bytes)) => cell.set_value(bytes),
@@ -193,8 +201,8 @@ impl SerializeRow for Bound {
     }
 }
 
-/// The row of an answer, if there is one.
-fn row_image(answer: QueryResult) -> Result<Option<String>, Error> {
+/// Returns the row of an answer, if there is one.
+fn row_image(answer: QueryResult) -> Result<Option<String>, Failure> {
     let rows = answer.into_rows_result().map_err(unreadable)?;
     let Some(columns) = rows.maybe_first_row::<ColumnIterator<'_, '_>>().map_err(unreadable)? else { return Ok(None) };
     let mut cql = BTreeMap::new();
@@ -205,25 +213,33 @@ fn row_image(answer: QueryResult) -> Result<Option<String>, Error> {
     serde_json::to_string(&RowImage { cql }).map(Some).map_err(unreadable)
 }
 
-fn unreadable(error: impl Display) -> Error {
-    Error::Unexpected(format!("sink.cql: the database's answer cannot be read: {error}"))
+fn unreadable(error: impl Display) -> Failure {
+    Failure::unexpected(format!("sink.cql: cannot read the database's answer: {error}"))
 }
 
-/// The statements for rows of a table. The outer error is an outage.
-async fn prepare(session: &Session, config: &CqlSink, table: &String) -> Result<Result<RowStatements, Error>, String> {
+/// Prepares the statements on single rows of a table. The outer error is an outage.
+async fn prepare_statements(
+    session: &Session,
+    config: &CqlSink,
+    table: &String,
+) -> Result<Result<RowStatements, Failure>, String> {
     let keyspace = &config.keyspace;
     let Some(real) = real_columns(session, keyspace, table).await? else {
-        return Ok(Err(Error::Outside(format!("sink.cql: table {keyspace}.{table} does not exist any more"))));
+        return Ok(Err(Failure::outside(format!(
+            "sink.cql: table {keyspace}.{table} no longer exists; create it again"
+        ))));
     };
     let declared = |column: &RealColumn| Some((column.name.clone(), declared_in_key(column)?));
     let Some(key) = real.iter().filter(|column| column.in_primary_key()).map(declared).collect() else {
-        return Ok(Err(Error::Outside(format!("sink.cql: table {keyspace}.{table} has another primary key"))));
+        return Ok(Err(Failure::outside(format!(
+            "sink.cql: table {keyspace}.{table} has a primary key that no plugin can declare"
+        ))));
     };
     let mut prepared = Vec::new();
     for statement in [select_row, insert_row, delete_row].map(|text| text(keyspace, table, &real)) {
         match session.prepare(statement).await {
             Ok(statement) => prepared.push(statement),
-            Err(e) if is_refusal(&e) => return Ok(Err(Error::Outside(format!("table {keyspace}.{table}: {e}")))),
+            Err(e) if is_refusal(&e) => return Ok(Err(cannot_prepare(keyspace, table, &e))),
             Err(e) => return Err(e.to_string()),
         }
     }

@@ -1,32 +1,32 @@
-//! What a consistency of writes is worth under a keyspace's replication. Pure: what the cluster says comes in as data.
+//! Whether a write consistency keeps rows safe under a keyspace's replication. Pure: the cluster's answers come in as data.
 
 use std::collections::BTreeMap;
 
 use crate::failure::{Check, Exit, Failure};
 use crate::symptom::Symptom;
 
-/// How often each row of a keyspace is kept.
+/// How many replicas of each row a keyspace has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Replication {
-    /// On so many nodes, wherever they are.
+    /// On this many nodes, wherever they are.
     Simple(u32),
-    /// On so many nodes of each of these data centres.
+    /// On this many nodes of each of these data centres.
     Network(BTreeMap<String, u32>),
-    /// By rules that are not known here.
+    /// By a class that this file does not know.
     Other(String),
 }
 
-/// The nodes, as far as they matter.
+/// The nodes of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cluster {
-    /// The data centre of the node that was asked.
+    /// The data centre of the node that answered.
     pub(super) local: String,
-    /// Nodes of each data centre, those that are down included.
+    /// Nodes of each data centre, including those that are down.
     pub(super) nodes: BTreeMap<String, u32>,
 }
 
 impl Replication {
-    /// From the map in `system_schema.keyspaces`.
+    /// Reads the map in `system_schema.keyspaces`.
     pub(super) fn of(described: &BTreeMap<String, String>) -> Replication {
         let class = described.get("class").map_or("", |class| class.rsplit('.').next().unwrap_or_default());
         // A transient replica is written "3/1": of 3 replicas 1 is transient.
@@ -56,15 +56,15 @@ impl Replication {
     }
 }
 
-/// Some nodes among which replicas have to acknowledge.
+/// A group of nodes in which replicas must acknowledge.
 struct Demand {
-    /// Acknowledgements.
+    /// Acknowledgements that a write needs there.
     needed: u32,
     /// Replicas of a row there.
     replicas: u32,
     /// Nodes there.
     nodes: u32,
-    /// Where.
+    /// The group's name.
     place: String,
 }
 
@@ -104,7 +104,7 @@ fn demands(consistency: &str, replication: &Replication, cluster: &Cluster) -> V
     }
 }
 
-/// What is to be said of writes of this consistency.
+/// Returns the check of writes with this consistency.
 pub(super) fn judge(keyspace: &str, consistency: &str, replication: &Replication, cluster: &Cluster) -> Check {
     let subject = format!("replication of {keyspace}");
     let text = replication.text();
@@ -112,21 +112,22 @@ pub(super) fn judge(keyspace: &str, consistency: &str, replication: &Replication
     let unmet = demands.iter().find(|d| d.needed > d.replicas.min(d.nodes));
     if let Some(Demand { needed, replicas, nodes, place }) = unmet {
         let message = format!(
-            "{text}, and {consistency} needs {needed} acknowledgement(s) in {place}, which has {nodes} node(s) and {replicas} replica(s) \
-             of each row: every write would wait for ever"
+            "{text}: {consistency} needs {needed} acknowledgement(s) in {place}, which has {nodes} node(s) and {replicas} replica(s) of \
+             each row, so every write would wait forever; lower sink.cql.consistency, or raise the replication factor"
         );
         let failure = Failure::new(Exit::Outside, message);
         return Check::refused(subject, failure).of(Symptom::ConsistencyUnsatisfiable);
     }
     if demands.iter().any(|d| d.replicas == 1) {
-        let message =
-            format!("{text}: while the node of a row is away the pipeline waits, and rows that it loses are lost");
+        let message = format!(
+            "{text}: while a row's only node is down the pipeline waits, and if that node dies, its rows are gone"
+        );
         return Check::warning(subject, message).of(Symptom::ReplicationOne);
     }
     if demands.iter().any(|d| d.needed * 2 <= d.replicas) {
         let message = format!(
-            "{text}, and with {consistency} a checkpoint covers rows that a minority of the replicas has: a node that fails for good \
-             takes rows with it that are never written again"
+            "{text}: with {consistency} a checkpoint may cover rows that only a minority of the replicas has; if such a node dies, its \
+             rows are gone and are not written again"
         );
         return Check::warning(subject, message).of(Symptom::ConsistencyWeak);
     }

@@ -1,8 +1,8 @@
-//! Declared tables against real ones of a CQL database, and the statements that follow from them. Pure: what the database says comes in as
-//! data, so that every refusal is tested without one.
+//! Declared tables against real ones of a CQL database, and the statements that follow. Pure: the database's answers come in as data, so that
+//! every refusal is tested without a database.
 
+use crate::failure::Failure;
 use crate::row::{ColumnSpec, ColumnType, Table};
-use crate::sink::Error;
 
 /// A column as `system_schema.columns` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +22,13 @@ impl RealColumn {
     }
 }
 
-/// Whether rows of `table`, with the host's columns `now`, fit into the real table of these columns: what was found, or all that is wrong in
-/// one message, with the table that would fit.
-pub(super) fn fit(keyspace: &str, table: &Table, now: &[String], real: &[RealColumn]) -> Result<String, Error> {
+/// Checks that rows of `table`, with the host's columns `now`, fit into the real table of these columns. Returns what was found; the failure
+/// names everything that is wrong, and a table that would fit.
+pub(super) fn fit(keyspace: &str, table: &Table, now: &[String], real: &[RealColumn]) -> Result<String, Failure> {
     let name = format!("{keyspace}.{}", table.name);
     if let Some(column) = real.iter().find(|r| now.contains(&r.name) && r.in_primary_key()) {
-        return Err(Error::Config(format!(
-            "sink.cql.now: column {} is in the primary key of {name}: a row written again would be another row; take it out of `now`",
+        return Err(Failure::config(format!(
+            "sink.cql.now: column {} is in the primary key of {name}, so rewriting a row would add another one; remove it from `now`",
             column.name
         )));
     }
@@ -37,19 +37,19 @@ pub(super) fn fit(keyspace: &str, table: &Table, now: &[String], real: &[RealCol
     wrong.extend(
         real.iter()
             .filter(|r| r.cql_type == "counter")
-            .map(|r| format!("column {} is a counter, and counters count a row again that is written again", r.name)),
+            .map(|r| format!("column {} is a counter: rewriting a row would increment it again", r.name)),
     );
     let keys = |names: Vec<&str>| names.join(", ");
     let real_key: Vec<&str> = real.iter().filter(|r| r.in_primary_key()).map(|r| r.name.as_str()).collect();
     let key = key_names(table);
     if real_key.len() != key.len() || !key.iter().all(|k| real_key.contains(k)) {
-        wrong.push(format!("the primary key is ({}), where ({}) is needed", keys(real_key), keys(key)));
+        wrong.push(format!("the primary key is ({}), but must be ({})", keys(real_key), keys(key)));
     }
     if !wrong.is_empty() {
         let wrong = wrong.join("; ");
         let create = create_table(keyspace, table, now);
-        return Err(Error::Outside(format!(
-            "table {name} does not fit the plugin's rows: {wrong}; a table that fits: {create}"
+        return Err(Failure::outside(format!(
+            "table {name} does not fit the plugin's rows: {wrong}; change it, or create one that fits: {create}"
         )));
     }
     Ok(found(table, real))
@@ -59,22 +59,22 @@ fn misfit(column: &ColumnSpec, real: &[RealColumn]) -> Option<String> {
     let ColumnSpec { name, kind, primary_key } = column;
     let Some(found) = real.iter().find(|r| r.name == *name) else {
         let needed = if *kind == ColumnType::Json { "any type" } else { cql_type(*kind) };
-        return Some(format!("column {name} is missing (the plugin declares {}, which needs {needed})", kind.name()));
+        return Some(format!("column {name} is missing: the plugin declares {}, which needs {needed}", kind.name()));
     };
     if found.cql_type == "counter" {
-        return None; // named once, with the real table's other counters
+        return None; // named once, with the other counters of the real table
     }
     if found.kind == "static" {
-        return Some(format!("column {name} is static: the rows of a partition would overwrite each other's"));
+        return Some(format!("column {name} is static: the rows of a partition would overwrite each other's values"));
     }
     if *primary_key && *kind == ColumnType::Json {
         return Some(format!(
-            "column {name} is declared json in the primary key, where two spellings of one value would be two rows"
+            "column {name} is declared json and belongs to the primary key, where two spellings of one value would be two rows"
         ));
     }
     (!takes(*kind, &found.cql_type)).then(|| {
         format!(
-            "column {name} is {}, the plugin declares {}, which needs {}",
+            "column {name} is {}, but the plugin declares {}, which needs {}",
             found.cql_type,
             kind.name(),
             cql_type(*kind)
@@ -84,30 +84,33 @@ fn misfit(column: &ColumnSpec, real: &[RealColumn]) -> Option<String> {
 
 fn now_misfit(name: &str, real: &[RealColumn]) -> Option<String> {
     match real.iter().find(|r| r.name == name) {
-        None => Some(format!("column {name} is missing (`sink.cql.now` names it, it needs timestamp)")),
+        None => Some(format!("column {name} is missing: `sink.cql.now` names it, which needs timestamp")),
         Some(r) if r.cql_type != "timestamp" => {
-            Some(format!("column {name} is {}, `sink.cql.now` names it, it needs timestamp", r.cql_type))
+            Some(format!("column {name} is {}, but `sink.cql.now` names it, which needs timestamp", r.cql_type))
         }
         Some(_) => None,
     }
 }
 
-/// A list that is not frozen is the hazard of equal write timestamps (scylladb/scylladb#3559): worth a word where someone looks.
+/// Describes a table that fits. Mentions lists that are not frozen: equal write timestamps would double them (scylladb/scylladb#3559).
 fn found(table: &Table, real: &[RealColumn]) -> String {
-    let lists = open_lists(table, real);
+    let lists = unfrozen_lists(table, real);
     let fits = "has the columns and the primary key that the plugin declares";
     match lists.as_slice() {
         [] => fits.to_owned(),
         lists => {
-            format!("{fits}; not frozen: {}, written with rising timestamps so that nothing doubles", lists.join(", "))
+            format!(
+                "{fits}; not frozen: {} (keyfold writes with rising timestamps, so that no element doubles)",
+                lists.join(", ")
+            )
         }
     }
 }
 
-/// The columns that are lists and not frozen.
-pub(super) fn open_lists<'a>(table: &'a Table, real: &[RealColumn]) -> Vec<&'a str> {
-    let open = |c: &&ColumnSpec| real.iter().any(|r| r.name == c.name && r.cql_type.starts_with("list<"));
-    table.columns.iter().filter(open).map(|c| c.name.as_str()).collect()
+/// Returns the columns that are lists and not frozen.
+pub(super) fn unfrozen_lists<'a>(table: &'a Table, real: &[RealColumn]) -> Vec<&'a str> {
+    let unfrozen = |c: &&ColumnSpec| real.iter().any(|r| r.name == c.name && r.cql_type.starts_with("list<"));
+    table.columns.iter().filter(unfrozen).map(|c| c.name.as_str()).collect()
 }
 
 fn takes(kind: ColumnType, real: &str) -> bool {
@@ -135,8 +138,8 @@ fn cql_type(kind: ColumnType) -> &'static str {
     }
 }
 
-/// A table that would fit. The first column of the primary key becomes the partition key; which one should is the operator's to judge.
-pub(crate) fn create_table(keyspace: &str, table: &Table, now: &[String]) -> String {
+/// Returns the statement that creates a table that fits. The first key column becomes the partition key; the operator may choose another.
+pub(in crate::sink) fn create_table(keyspace: &str, table: &Table, now: &[String]) -> String {
     let columns = table.columns.iter().map(|c| format!("{} {}", readable(&c.name), cql_type(c.kind)));
     let now = now.iter().map(|n| format!("{} timestamp", readable(n)));
     let key: Vec<String> = key_names(table).into_iter().map(readable).collect();
@@ -149,8 +152,8 @@ pub(crate) fn create_table(keyspace: &str, table: &Table, now: &[String]) -> Str
     )
 }
 
-/// The upsert of one row: the plugin's columns in their order, then the host's. JSON goes through the database's own conversion; into a text
-/// column it goes as it is, because there `fromJson` takes nothing but a JSON string.
+/// Returns the upsert of one row: the plugin's columns in declared order, then the host's. JSON goes through the database's own conversion;
+/// it enters a text column unchanged, because there `fromJson` accepts only a JSON string.
 pub(super) fn insert(keyspace: &str, table: &Table, now: &[String], real: &[RealColumn]) -> String {
     let text =
         |c: &ColumnSpec| real.iter().any(|r| r.name == c.name && matches!(r.cql_type.as_str(), "text" | "varchar"));
@@ -166,20 +169,20 @@ pub(super) fn insert(keyspace: &str, table: &Table, now: &[String], real: &[Real
     )
 }
 
-/// Reads a row by its primary key: all columns but the static ones, which are the whole partition's.
+/// Returns the statement that reads a row by its primary key: all columns but the static ones, which belong to the partition.
 pub(super) fn select_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
     let columns = names_of(real, |r| r.kind != "static");
     format!("SELECT {} FROM {} WHERE {}", columns.join(", "), full_name(keyspace, table), key_condition(real))
 }
 
-/// Puts a row back, the columns of [`select_row`] in their order.
+/// Returns the statement that puts a row back: the columns of [`select_row`] in the same order.
 pub(super) fn insert_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
     let columns = names_of(real, |r| r.kind != "static");
     let markers = vec!["?"; columns.len()].join(", ");
     format!("INSERT INTO {} ({}) VALUES ({markers})", full_name(keyspace, table), columns.join(", "))
 }
 
-/// Deletes a row by its primary key.
+/// Returns the statement that deletes a row by its primary key.
 pub(super) fn delete_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
     format!("DELETE FROM {} WHERE {}", full_name(keyspace, table), key_condition(real))
 }
@@ -197,7 +200,7 @@ fn key_condition(real: &[RealColumn]) -> String {
     names_of(real, RealColumn::in_primary_key).into_iter().map(condition).collect::<Vec<_>>().join(" AND ")
 }
 
-/// What a plugin declares of a column of the primary key; none if no plugin can.
+/// Returns the type that a plugin declares for this column of a primary key; none if no plugin can.
 pub(super) fn declared_in_key(real: &RealColumn) -> Option<ColumnType> {
     use ColumnType::{Blob, Boolean, Float, Integer, IntegerList, Text, TextList, Timestamp};
     let kinds = [Boolean, Integer, Float, Timestamp, Text, Blob, TextList, IntegerList];
@@ -208,77 +211,17 @@ fn key_names(table: &Table) -> Vec<&str> {
     table.columns.iter().filter(|c| c.primary_key).map(|c| c.name.as_str()).collect()
 }
 
-/// CQL's reserved words, of Cassandra and ScyllaDB: as a name they need quotes.
-const RESERVED: &[&str] = &[
-    "add",
-    "allow",
-    "alter",
-    "and",
-    "apply",
-    "asc",
-    "authorize",
-    "batch",
-    "begin",
-    "by",
-    "columnfamily",
-    "create",
-    "default",
-    "delete",
-    "desc",
-    "describe",
-    "drop",
-    "entries",
-    "execute",
-    "from",
-    "full",
-    "grant",
-    "if",
-    "in",
-    "index",
-    "infinity",
-    "insert",
-    "into",
-    "is",
-    "keyspace",
-    "limit",
-    "materialized",
-    "mbean",
-    "mbeans",
-    "modify",
-    "nan",
-    "norecursive",
-    "not",
-    "null",
-    "of",
-    "on",
-    "or",
-    "order",
-    "primary",
-    "rename",
-    "replace",
-    "revoke",
-    "schema",
-    "select",
-    "set",
-    "table",
-    "to",
-    "token",
-    "truncate",
-    "unlogged",
-    "unset",
-    "update",
-    "use",
-    "using",
-    "view",
-    "where",
-    "with",
-];
+/// CQL's reserved words in Cassandra and ScyllaDB: as a name they need quotes.
+const RESERVED: &str = "add allow alter and apply asc authorize batch begin by columnfamily create default delete desc describe drop \
+    entries execute from full grant if in index infinity insert into is keyspace limit materialized mbean mbeans \
+    modify nan norecursive not null of on or order primary rename replace revoke schema select set table to token \
+    truncate unlogged unset update use using view where with";
 
-/// A name as a person would write it: quoted only where it must be.
+/// Returns a name as a person would write it: quoted only where it must be.
 fn readable(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-        && !RESERVED.contains(&name);
+        && !RESERVED.split(' ').any(|word| word == name);
     if plain { name.to_owned() } else { quoted(name) }
 }
 
@@ -311,15 +254,18 @@ mod tests {
         let table = &samples::sessions(&[]).tables[0];
         let found = fit("ndc_porto", table, &now, &seed(changes)).unwrap_or_else(|e| e.to_string());
         let found = found.strip_prefix("table ndc_porto.sessions does not fit the plugin's rows: ").unwrap_or(&found);
-        let create = "; a table that fits: CREATE TABLE ndc_porto.sessions (session_id bigint, user_id bigint, pages list<text>, \
+        let create = "; change it, or create one that fits: CREATE TABLE ndc_porto.sessions (session_id bigint, user_id bigint, pages list<text>, \
                       ingestion_time timestamp, PRIMARY KEY (session_id, user_id))";
         assert_eq!(found.strip_suffix(create).unwrap_or(found), expect);
     }
 
     #[test]
-    fn the_seeds_table_fits_and_its_list_is_mentioned() {
+    fn the_seeds_table_fits_and_its_unfrozen_list_is_mentioned() {
         let fits = "has the columns and the primary key that the plugin declares";
-        check(&[], &format!("{fits}; not frozen: pages, written with rising timestamps so that nothing doubles"));
+        check(
+            &[],
+            &format!("{fits}; not frozen: pages (keyfold writes with rising timestamps, so that no element doubles)"),
+        );
         check(
             &[("pages", "regular", "frozen<list<text>>"), ("note", "regular", "int"), ("team", "static", "text")],
             fits,
@@ -328,21 +274,21 @@ mod tests {
 
     #[test]
     fn a_column_that_is_missing_or_of_another_type_is_named_with_both_types() {
-        check(&[("pages", "", "")], "column pages is missing (the plugin declares text-list, which needs list<text>)");
+        check(&[("pages", "", "")], "column pages is missing: the plugin declares text-list, which needs list<text>");
         check(
             &[("pages", "regular", "set<text>")],
-            "column pages is set<text>, the plugin declares text-list, which needs list<text>",
+            "column pages is set<text>, but the plugin declares text-list, which needs list<text>",
         );
         check(
             &[("user_id", "clustering", "int")],
-            "column user_id is int, the plugin declares integer, which needs bigint",
+            "column user_id is int, but the plugin declares integer, which needs bigint",
         );
         check(
             &[("pages", "static", "list<text>")],
             "column pages is static: the rows of a partition would overwrite each other's",
         );
-        let two = "column user_id is varint, the plugin declares integer, which needs bigint; \
-                   column pages is text, the plugin declares text-list, which needs list<text>";
+        let two = "column user_id is varint, but the plugin declares integer, which needs bigint; \
+                   column pages is text, but the plugin declares text-list, which needs list<text>";
         check(&[("user_id", "clustering", "varint"), ("pages", "regular", "text")], two);
     }
 
@@ -350,7 +296,7 @@ mod tests {
     fn counters_are_refused_wherever_they_are() {
         check(
             &[("visits", "regular", "counter")],
-            "column visits is a counter, and counters count a row again that is written again",
+            "column visits is a counter: rewriting a row would increment it again",
         );
     }
 
@@ -358,11 +304,11 @@ mod tests {
     fn another_primary_key_is_refused() {
         check(
             &[("user_id", "regular", "bigint")],
-            "the primary key is (session_id), where (session_id, user_id) is needed",
+            "the primary key is (session_id), but must be (session_id, user_id)",
         );
         check(
             &[("day", "clustering", "date")],
-            "the primary key is (session_id, user_id, day), where (session_id, user_id) is needed",
+            "the primary key is (session_id, user_id, day), but must be (session_id, user_id)",
         );
     }
 
@@ -370,21 +316,21 @@ mod tests {
     fn a_now_column_is_a_timestamp_outside_the_primary_key() {
         check(
             &[("ingestion_time", "", "")],
-            "column ingestion_time is missing (`sink.cql.now` names it, it needs timestamp)",
+            "column ingestion_time is missing: `sink.cql.now` names it, which needs timestamp",
         );
         check(
             &[("ingestion_time", "regular", "date")],
-            "column ingestion_time is date, `sink.cql.now` names it, it needs timestamp",
+            "column ingestion_time is date, but `sink.cql.now` names it, which needs timestamp",
         );
         check(
             &[("ingestion_time", "clustering", "timestamp")],
-            "sink.cql.now: column ingestion_time is in the primary key of ndc_porto.sessions: a row written again would be another row; \
-             take it out of `now`",
+            "sink.cql.now: column ingestion_time is in the primary key of ndc_porto.sessions, so rewriting a row would add another one; \
+             remove it from `now`",
         );
     }
 
     #[test]
-    fn json_is_converted_by_the_database_but_into_text_it_goes_as_it_is() {
+    fn json_is_converted_by_the_database_but_enters_a_text_column_unchanged() {
         let table = &samples::documents(&[]).tables[0];
         let real =
             |cql_type: &str| vec![RealColumn { name: "doc".into(), kind: "regular".into(), cql_type: cql_type.into() }];
@@ -405,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_in_a_primary_key_is_known_by_its_type() {
+    fn a_type_says_whether_a_plugin_can_declare_it_in_a_key() {
         let declared = |cql_type: &str| {
             declared_in_key(&RealColumn { name: "id".into(), kind: "clustering".into(), cql_type: cql_type.into() })
         };

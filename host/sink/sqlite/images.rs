@@ -1,5 +1,5 @@
-//! Images of an SQLite sink: what single rows are, read by primary key and put back. A value keeps its storage class, whatever class the
-//! column declares, and its last bit.
+//! Images of an SQLite sink: single rows, read by primary key and put back. A value keeps its storage class, whatever the column declares,
+//! and every bit.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,13 +12,15 @@ use rusqlite::{Connection, OptionalExtension, ToSql, TransactionBehavior};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::row::Image;
-use crate::row::{ColumnType, Rows};
+use crate::failure::Failure;
+use crate::row::{ColumnType, Image, Rows};
+use crate::sink::cannot_restore;
 use crate::sink::image::{first_of_each_key, key_column, key_columns, keys_at};
-use crate::sink::sqlite::{RealColumn, Sqlite, affinity, quoted, real_columns, to_sql, upsert_of};
-use crate::sink::{Error, cannot_restore};
+use crate::sink::sqlite::Sqlite;
+use crate::sink::sqlite::schema::{RealColumn, affinity, quoted, real_columns, upsert_of};
+use crate::sink::sqlite::write::to_sql;
 
-/// [`Image::row`].
+/// The text of [`Image::row`].
 #[derive(Serialize, Deserialize)]
 struct RowImage<'a> {
     /// Columns with their values. The name keeps it apart from other sinks' images.
@@ -35,13 +37,13 @@ enum Stored<'a> {
     Real(u64),
     #[serde(borrow)]
     Text(Cow<'a, str>),
-    /// Text of other programs that is not UTF-8, in base64.
+    /// Text that another program wrote and that is not UTF-8, in base64.
     TextBytes(String),
     /// In base64.
     Blob(String),
 }
 
-/// A table as it is, with the statements on single rows.
+/// A table's real columns, with the statements on single rows.
 struct SingleRows {
     columns: Vec<RealColumn>,
     select: String,
@@ -56,43 +58,45 @@ struct Bound {
 
 enum SqlValue {
     Value(Value),
-    /// A text that need not be UTF-8.
+    /// Text that may not be UTF-8.
     Text(Vec<u8>),
 }
 
 impl Sqlite {
-    pub(super) fn read_images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Error> {
+    pub(super) fn read_images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Failure> {
         self.upserts(&rows.tables)?;
         let mut images = keys_at(rows, at);
         let keys: Vec<&Image> = images.iter().collect();
         let tables = self.single_rows(&keys)?;
         let selects: Vec<Bound> =
             keys.iter().map(|image| tables[&image.table].select(image)).collect::<Result<_, _>>()?;
-        let found = self.patiently(|connection| read(connection, &selects))?;
+        let found = self.retry(|connection| read(connection, &selects))?;
         for (image, row) in images.iter_mut().zip(found) {
             image.row = row;
         }
         Ok(images)
     }
 
-    /// In one transaction, and what is to be deleted first, so that nothing new is in the way of what was there.
-    pub(super) fn put_back(&mut self, images: &[Image]) -> Result<(), Error> {
+    /// Puts images back in one transaction. Deletes first, so that no new row conflicts with a restored one.
+    pub(super) fn put_back(&mut self, images: &[Image]) -> Result<(), Failure> {
         let mut images = first_of_each_key(images);
         images.sort_by_key(|image| image.row.is_some());
         let tables = self.single_rows(&images)?;
         let writes: Vec<Bound> =
             images.iter().map(|image| tables[&image.table].restore(image)).collect::<Result<_, _>>()?;
-        self.patiently(|connection| write(connection, &writes))
+        self.retry(|connection| write(connection, &writes))
     }
 
-    fn single_rows(&mut self, images: &[&Image]) -> Result<HashMap<String, SingleRows>, Error> {
+    fn single_rows(&mut self, images: &[&Image]) -> Result<HashMap<String, SingleRows>, Failure> {
         let mut tables = HashMap::new();
         for image in images {
             if !tables.contains_key(&image.table) {
-                let columns = self.patiently(|connection| real_columns(connection, &image.table))?;
+                let columns = self.retry(|connection| real_columns(connection, &image.table))?;
                 if columns.is_empty() {
                     let (table, path) = (&image.table, &self.path);
-                    return Err(Error::Outside(format!("sink.sqlite: table {table} is not in {path} any more")));
+                    return Err(Failure::outside(format!(
+                        "sink.sqlite: table {table} no longer exists in {path}; create it again"
+                    )));
                 }
                 tables.insert(image.table.clone(), SingleRows::of(&image.table, columns));
             }
@@ -135,19 +139,19 @@ impl SingleRows {
         }
     }
 
-    fn select(&self, image: &Image) -> Result<Bound, Error> {
+    fn select(&self, image: &Image) -> Result<Bound, Failure> {
         Ok(Bound { statement: self.select.clone(), values: self.key(image)? })
     }
 
-    fn restore(&self, image: &Image) -> Result<Bound, Error> {
+    fn restore(&self, image: &Image) -> Result<Bound, Failure> {
         match &image.row {
             Some(row) => self.upsert(image, row),
             None => Ok(Bound { statement: self.delete.clone(), values: self.key(image)? }),
         }
     }
 
-    /// The primary key in the table's order, as the upserts bind it.
-    fn key(&self, image: &Image) -> Result<Vec<SqlValue>, Error> {
+    /// Returns the primary key in the table's order, as the upserts bind it.
+    fn key(&self, image: &Image) -> Result<Vec<SqlValue>, Failure> {
         let columns: HashMap<String, &RawValue> = key_columns(&image.key).unwrap_or_default();
         let given = |real: &RealColumn| {
             let value = columns.iter().find(|(name, _)| name.eq_ignore_ascii_case(&real.name))?.1;
@@ -156,20 +160,21 @@ impl SingleRows {
         let values: Option<Vec<SqlValue>> = self.columns.iter().filter(|c| c.primary_key).map(given).collect();
         values
             .filter(|values| values.len() == columns.len())
-            .ok_or_else(|| cannot_restore("sink.sqlite", image, &"the table has another primary key"))
+            .ok_or_else(|| cannot_restore("sink.sqlite", image, &"the table has a different primary key"))
     }
 
-    /// An upsert and no replacement: what other tables or the rowid know of the row stays.
-    fn upsert(&self, image: &Image, row: &str) -> Result<Bound, Error> {
+    /// An upsert, not a replacement: the rowid and foreign keys that refer to the row stay valid.
+    fn upsert(&self, image: &Image, row: &str) -> Result<Bound, Failure> {
         let broken = |reason: &dyn Display| cannot_restore("sink.sqlite", image, reason);
-        let row: RowImage<'_> = serde_json::from_str(row).map_err(|e| broken(&format!("no row of this sink: {e}")))?;
+        let row: RowImage<'_> =
+            serde_json::from_str(row).map_err(|e| broken(&format!("the image is not from this kind of sink: {e}")))?;
         let names: Vec<&str> = row.sqlite.iter().map(|(name, _)| name.as_ref()).collect();
         let key: Vec<&str> = self.columns.iter().filter(|c| c.primary_key).map(|c| c.name.as_str()).collect();
         if let Some(gone) = names.iter().find(|name| !self.columns.iter().any(|c| c.name == **name)) {
-            return Err(broken(&format!("the table has no column {gone} any more")));
+            return Err(broken(&format!("the table no longer has column {gone}")));
         }
         if let Some(new) = key.iter().find(|name| !names.contains(name)) {
-            return Err(broken(&format!("the table has column {new} in its primary key now")));
+            return Err(broken(&format!("column {new} is now part of the table's primary key")));
         }
         let statement = upsert_of(&image.table, &names, &key);
         let values = row.sqlite.into_iter().map(|(_, value)| value.into_sql()).collect::<Result<_, _>>();
@@ -177,7 +182,7 @@ impl SingleRows {
     }
 }
 
-/// A value of a key as [`to_sql`] binds it in an upsert; lists are JSON there and here.
+/// Returns a value of a key as [`to_sql`] binds it in an upsert. Lists are JSON in both.
 fn key_value(affinity: &str, value: &RawValue) -> Option<SqlValue> {
     let kind = match (affinity, value.get().as_bytes().first()?) {
         ("INTEGER", b't' | b'f') => ColumnType::Boolean,
@@ -379,10 +384,10 @@ mod tests {
         let of_another = Image { row: Some("{\"cql\":{}}".to_owned()), ..images[1].clone() };
         check(
             &[images[0].clone(), of_another],
-            "the row of table documents under {\"id\":1} cannot be put back: no row of this sink",
+            "cannot put back the row of table documents with key {\"id\":1}: the image is not from this kind of sink",
         );
         let other_key = Image { key: "{\"name\":1}".to_owned(), row: None, ..images[1].clone() };
-        check(&[other_key], "under {\"name\":1} cannot be put back: the table has another primary key");
+        check(&[other_key], "with key {\"name\":1}: the table has a different primary key");
         place.sql(
             "UPDATE documents SET doc = 'new'; CREATE TRIGGER no BEFORE UPDATE ON documents WHEN OLD.id = 1 \
              BEGIN SELECT RAISE(ABORT, 'not this one'); END",
@@ -391,9 +396,9 @@ mod tests {
         check(&images, "not this one");
         assert_eq!(place.dump("documents"), changed, "the first row was put back with the second or not at all");
         place.sql("DROP TRIGGER no; ALTER TABLE documents RENAME COLUMN doc TO text");
-        check(&images, "the table has no column doc any more");
+        check(&images, "the table no longer has column doc");
         place.sql("DROP TABLE documents");
-        check(&images, "table documents is not in ");
+        check(&images, "table documents no longer exists in ");
     }
 
     #[test]

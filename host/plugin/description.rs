@@ -1,0 +1,146 @@
+//! What a plugin declares about itself: asked for, and checked against the contract's rules.
+
+use std::sync::Arc;
+
+use wasmtime::Engine;
+
+use crate::failure::Failure;
+use crate::plugin::bindings;
+use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
+use crate::plugin::schema::Schema;
+use crate::plugin::{Fault, Limits, instance};
+use crate::row::{ColumnSpec, ColumnType, Table};
+
+/// What a plugin declares about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The version of its state's encoding; counts from 1.
+    pub state_version: u32,
+    /// The tables that it emits rows for.
+    pub tables: Arc<[Table]>,
+    /// The JSON Schema of its configuration.
+    pub config_schema: String,
+    /// Whether `map-records` needs the records' headers.
+    pub wants_headers: bool,
+}
+
+/// Asks a plugin for its description, and checks it; returns the schema of its configuration too.
+pub(super) fn describe(
+    engine: &Engine,
+    pre: &bindings::PluginPre<instance::Guest>,
+    limits: Limits,
+) -> Result<(Description, Schema), Failure> {
+    let raw = instance::describe(engine, pre, limits).map_err(|fault| match fault {
+        Fault::Plugin(reason) => Failure::plugin(format!("`describe` failed: {reason}")),
+        Fault::Host(reason) => Failure::unexpected(reason),
+    })?;
+    let tables: Arc<[Table]> = raw.tables.into_iter().map(table).collect();
+    let description = Description {
+        name: raw.name,
+        version: raw.version,
+        state_version: raw.state_version,
+        tables,
+        config_schema: raw.config_schema,
+        wants_headers: raw.wants_headers,
+    };
+    let schema = check_description(&description)?;
+    Ok((description, schema))
+}
+
+/// Checks a configuration against the schema; the failure names everything that does not fit.
+pub(super) fn check_config(schema: &Schema, config: &serde_json::Value) -> Result<(), Failure> {
+    match &schema.findings(config)[..] {
+        [] => Ok(()),
+        [finding] => Err(Failure::plugin(format!("the configuration does not fit its schema: {finding}"))),
+        findings => {
+            let lines: Vec<String> = findings.iter().map(|finding| format!("\n  {finding}")).collect();
+            Err(Failure::plugin(format!("the configuration does not fit its schema:{}", lines.concat())))
+        }
+    }
+}
+
+fn check_description(description: &Description) -> Result<Schema, Failure> {
+    let refuse = |what: String| Err(Failure::plugin(format!("its description is invalid: {what}")));
+    if description.state_version == 0 {
+        return refuse("state-version is 0, but counts from 1".into());
+    }
+    for (i, table) in description.tables.iter().enumerate() {
+        if description.tables[..i].iter().any(|t| t.name == table.name) {
+            return refuse(format!("table {} is declared twice", table.name));
+        }
+        if !table.columns.iter().any(|c| c.primary_key) {
+            return refuse(format!("table {} has no primary key, which makes rows idempotent", table.name));
+        }
+        for (j, column) in table.columns.iter().enumerate() {
+            if table.columns[..j].iter().any(|c| c.name == column.name) {
+                return refuse(format!("column {}.{} is declared twice", table.name, column.name));
+            }
+        }
+    }
+    Schema::read(&description.config_schema).or_else(refuse)
+}
+
+fn table(spec: wit::TableSpec) -> Table {
+    use wit::ColumnType as Wit;
+    let kind = |kind| match kind {
+        Wit::Boolean => ColumnType::Boolean,
+        Wit::Integer => ColumnType::Integer,
+        Wit::Float => ColumnType::Float,
+        Wit::Timestamp => ColumnType::Timestamp,
+        Wit::Text => ColumnType::Text,
+        Wit::Blob => ColumnType::Blob,
+        Wit::TextList => ColumnType::TextList,
+        Wit::IntegerList => ColumnType::IntegerList,
+        Wit::Json => ColumnType::Json,
+    };
+    let column = |c: wit::ColumnSpec| ColumnSpec { name: c.name, kind: kind(c.kind), primary_key: c.primary_key };
+    Table { name: spec.name, columns: spec.columns.into_iter().map(column).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, primary_key: bool) -> ColumnSpec {
+        ColumnSpec { name: name.into(), kind: ColumnType::Integer, primary_key }
+    }
+
+    fn described(change: impl FnOnce(&mut Description, &mut Vec<Table>)) -> Result<(), String> {
+        let table = |name: &str| Table { name: name.into(), columns: vec![column("id", true), column("v", false)] };
+        let mut tables = vec![table("a"), table("b")];
+        let mut description = Description {
+            name: "sample".into(),
+            version: "1".into(),
+            state_version: 1,
+            tables: Arc::new([]),
+            config_schema: "{}".into(),
+            wants_headers: false,
+        };
+        change(&mut description, &mut tables);
+        description.tables = tables.into();
+        check_description(&description).map(drop).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn an_invalid_description_is_refused_with_what_is_wrong() {
+        let check = |words: &str, change: &dyn Fn(&mut Description, &mut Vec<Table>)| {
+            let reason = described(change).expect_err("it is wrong");
+            assert!(
+                reason.starts_with("its description is invalid: ") && reason.contains(words),
+                "{words:?} in {reason:?}"
+            );
+        };
+        assert_eq!(described(|_, _| ()), Ok(()));
+        assert_eq!(described(|_, tables| tables.clear()), Ok(()), "a plugin may emit no rows at all");
+        check("state-version", &|description, _| description.state_version = 0);
+        check("config-schema", &|description, _| description.config_schema = "{".into());
+        check("config-schema", &|description, _| description.config_schema = r#"{"type": "objekt"}"#.into());
+        check("table a is declared twice", &|_, tables| tables[1].name = "a".into());
+        check("table b has no primary key", &|_, tables| tables[1].columns[0].primary_key = false);
+        check("column b.id is declared twice", &|_, tables| tables[1].columns[1].name = "id".into());
+    }
+}

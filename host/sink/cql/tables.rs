@@ -1,0 +1,114 @@
+//! Looking at a keyspace and its tables, and preparing their upserts. Owns the questions to the system tables; [`super::schema`] judges the
+//! answers. Errors in the form of text are outages.
+
+use scylla::client::session::Session;
+use scylla::statement::prepared::PreparedStatement;
+
+use crate::config::CqlSink;
+use crate::failure::{Check, Failure};
+use crate::row::Table;
+use crate::sink::cql::schema::{RealColumn, create_table, fit, insert};
+use crate::sink::cql::session::query_system;
+use crate::sink::cql::subject;
+use crate::sink::cql::write::is_refusal;
+use crate::symptom::Symptom;
+
+/// What was found, and one upsert per table if all fit.
+pub(super) struct Inspection {
+    pub(super) checks: Vec<Check>,
+    pub(super) upserts: Vec<PreparedStatement>,
+}
+
+/// Looks at keyspace and tables. What is missing or does not fit is among the checks.
+pub(super) async fn inspect(session: &Session, config: &CqlSink, tables: &[Table]) -> Result<Inspection, String> {
+    let mut found = Inspection { checks: vec![cluster(session, config).await?], upserts: Vec::new() };
+    let keyspace = &config.keyspace;
+    let select = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
+    let keyspaces: Vec<(String,)> = query_system(session, select, &[keyspace]).await?;
+    let subject = format!("keyspace {keyspace}");
+    if keyspaces.is_empty() {
+        let message = format!(
+            "keyspace {keyspace} does not exist on {}; create it and its tables: {}",
+            config.nodes.join(", "),
+            tables.iter().map(|t| create_table(keyspace, t, &config.now)).collect::<Vec<_>>().join("; ")
+        );
+        let refused = Check::refused(subject, Failure::outside(message));
+        found.checks.push(refused.of(Symptom::KeyspaceMissing));
+        return Ok(found);
+    }
+    found.checks.push(Check::fine(subject, "exists"));
+    for table in tables {
+        let subject = format!("table {keyspace}.{}", table.name);
+        match inspect_table(session, config, table).await? {
+            Ok((detail, upsert)) => {
+                found.checks.push(Check::fine(subject, detail));
+                found.upserts.push(upsert);
+            }
+            Err((symptom, failure)) => found.checks.push(Check::refused(subject, failure).of(symptom)),
+        }
+    }
+    Ok(found)
+}
+
+async fn inspect_table(
+    session: &Session,
+    config: &CqlSink,
+    table: &Table,
+) -> Result<Result<(String, PreparedStatement), (Symptom, Failure)>, String> {
+    let keyspace = &config.keyspace;
+    let misfit = |failure| Ok(Err((Symptom::TableMisfit, failure)));
+    let Some(real) = real_columns(session, keyspace, &table.name).await? else {
+        let message = format!(
+            "table {keyspace}.{} does not exist; create it: {}",
+            table.name,
+            create_table(keyspace, table, &config.now)
+        );
+        return Ok(Err((Symptom::TableMissing, Failure::outside(message))));
+    };
+    let detail = match fit(keyspace, table, &config.now, &real) {
+        Ok(detail) => detail,
+        Err(failure) => return misfit(failure),
+    };
+    match session.prepare(insert(keyspace, table, &config.now, &real)).await {
+        Ok(mut upsert) => {
+            upsert.set_is_idempotent(true);
+            Ok(Ok((detail, upsert)))
+        }
+        Err(e) if is_refusal(&e) => misfit(cannot_prepare(keyspace, &table.name, &e)),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// The failure of a statement that the database refuses to prepare.
+pub(super) fn cannot_prepare(keyspace: &str, table: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::outside(format!("cannot prepare a statement for table {keyspace}.{table}: {error}"))
+}
+
+/// Returns the columns of a table, the partition key first and in its order; none if there is no such table.
+pub(super) async fn real_columns(
+    session: &Session,
+    keyspace: &String,
+    table: &String,
+) -> Result<Option<Vec<RealColumn>>, String> {
+    let select = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?";
+    let tables: Vec<(String,)> = query_system(session, select, &[keyspace, table]).await?;
+    if tables.is_empty() {
+        return Ok(None);
+    }
+    let select = "SELECT column_name, kind, type, position FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
+    let mut columns: Vec<(String, String, String, i32)> = query_system(session, select, &[keyspace, table]).await?;
+    columns.sort_by_key(|(_, kind, _, position)| (kind != "partition_key", *position));
+    let real = |(name, kind, cql_type, _)| RealColumn { name, kind, cql_type };
+    Ok(Some(columns.into_iter().map(real).collect()))
+}
+
+async fn cluster(session: &Session, config: &CqlSink) -> Result<Check, String> {
+    let select = "SELECT cluster_name, release_version FROM system.local";
+    let local: Vec<(String, String)> = query_system(session, select, &[]).await?;
+    let nodes = session.get_cluster_state().get_nodes_info().len();
+    let (name, version) = local.into_iter().next().unwrap_or_default();
+    Ok(Check::fine(
+        subject(config),
+        format!("cluster {name}, version {version}, {nodes} node(s), consistency {}", config.consistency),
+    ))
+}
