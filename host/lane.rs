@@ -14,11 +14,13 @@ use crate::clock;
 use crate::config::OnStrike;
 use crate::counts::Counts;
 use crate::deployment::follow::{Back, Follower, Logic};
+use crate::event_time::{AppendTime, EventTime};
 use crate::failure::{Exit, Failure};
 use crate::observe::board::{Doing, LaneBoard};
 use crate::observe::progress::Progress;
 use crate::plugin::Fault;
-use crate::record::{NO_TIME, Records};
+use crate::position::{Offset, Partition};
+use crate::record::Records;
 use crate::row::Image;
 use crate::row::Origin;
 use crate::sink::writer::{Lengths, SharedImages, Writer};
@@ -97,8 +99,8 @@ pub struct Lane {
     pub board: Arc<LaneBoard>,
     /// `plugin.log_rate`
     pub log_rate: u64,
-    /// Records that were in the log at the start and not yet folded, about; `u64::MAX` where nobody knows (a file: until its end).
-    pub backlog: u64,
+    /// Records that were in the log at the start and not yet folded, about; none where nobody knows (a file: until its end).
+    pub backlog: Option<u64>,
 }
 
 /// What a lane did in its life.
@@ -132,8 +134,8 @@ pub struct Running {
     next_checkpoint: Instant,
     started: Instant,
     progress: Progress,
-    /// All stored timers before this one are in memory.
-    timers_loaded: i64,
+    /// Which stored timers are in memory.
+    timers: Timers,
     /// Where bringing keys into memory goes on.
     keys_loaded: Vec<u8>,
     idle_advanced_ms: i64,
@@ -147,6 +149,14 @@ pub struct Running {
     swapped: Option<Instant>,
     /// Whether the stop came before the sink acknowledged.
     abandoned: bool,
+}
+
+/// Which stored timers are in memory, with their keys.
+#[derive(Clone, Copy)]
+enum Timers {
+    /// Those before this one; none: not even the first.
+    Before(Option<EventTime>),
+    All,
 }
 
 enum Step {
@@ -210,8 +220,8 @@ impl Running {
         Running {
             next_checkpoint: now + lane.checkpoint_interval,
             started: now,
-            progress: Progress::new(if lane.backlog == u64::MAX { 0 } else { lane.backlog }),
-            timers_loaded: if lane.core.complete { i64::MAX } else { NO_TIME },
+            progress: Progress::new(lane.backlog.unwrap_or(0)),
+            timers: if lane.core.complete { Timers::All } else { Timers::Before(None) },
             keys_loaded: Vec::new(),
             records: Records::default(),
             summary: Summary::default(),
@@ -219,11 +229,10 @@ impl Running {
             dirty: false,
             idle_advanced_ms: 0,
             reported_ahead: None,
-            last_record: lane.merge.last().map_or(Origin { partition: 0, offset: 0, event: None }, |last| Origin {
-                partition: last.partition,
-                offset: last.offset,
-                event: None,
-            }),
+            last_record: lane.merge.last().map_or(
+                Origin { partition: Partition(0), offset: Offset(0), event: None },
+                |last| Origin { partition: last.partition, offset: last.offset, event: None },
+            ),
             images: None,
             stale_images: Vec::new(),
             swapped: None,
@@ -321,11 +330,9 @@ impl Running {
             let until_checkpoint = self.next_checkpoint.saturating_duration_since(clock::instant());
             return IDLE_WAIT.min(until_checkpoint.max(FILL_WAIT));
         }
-        if self.lane.backlog == u64::MAX {
-            return FILE_WAIT;
-        }
+        let Some(backlog) = self.lane.backlog else { return FILE_WAIT };
         let known = self.summary.counts.records + gathered;
-        if known < self.lane.backlog { BACKLOG_WAIT } else { FILL_WAIT }
+        if known < backlog { BACKLOG_WAIT } else { FILL_WAIT }
     }
 
     fn arrive(&mut self, arrival: Arrival) -> Result<(), Failure> {
@@ -343,9 +350,9 @@ impl Running {
                     tracing::warn!(
                         event = "floor-recorded",
                         lane = self.lane.name,
-                        partition,
-                        offset = first.offset,
-                        append_time = first.append_time,
+                        partition = partition.0,
+                        offset = first.offset.0,
+                        append_time = first.append_time.ms(),
                         records = floors.len(),
                         why = "they became visible after later ones were folded; they are sorted behind those, now and in every replay",
                         "records became visible behind the frontier; floor recorded"
@@ -407,8 +414,8 @@ impl Running {
         self.fold_records(&records)?;
         let done = self.summary.counts.records;
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if self.lane.backlog != u64::MAX {
-            self.progress.update(done, self.lane.backlog.saturating_sub(done), elapsed);
+        if let Some(backlog) = self.lane.backlog {
+            self.progress.update(done, backlog.saturating_sub(done), elapsed);
         }
         self.records = records;
         Ok(())
@@ -424,7 +431,11 @@ impl Running {
             Ok(prepared) => prepared,
             Err(fault) => return self.failed(fault),
         };
-        self.last_record = Origin { partition: records.partitions[last], offset: records.offsets[last], event: None };
+        self.last_record = Origin {
+            partition: Partition(records.partitions[last]),
+            offset: Offset(records.offsets[last]),
+            event: None,
+        };
         self.complete_fold(prepared)
     }
 
@@ -651,10 +662,11 @@ impl Running {
                 self.lane.store.fill(shard, slots)?;
             }
         }
-        let watermark = prepared.watermark;
-        if watermark != NO_TIME && watermark >= self.timers_loaded {
-            self.timers_loaded =
-                self.lane.store.load_timers(&mut self.lane.core.shards, self.timers_loaded, watermark)?;
+        if let (Some(watermark), Timers::Before(next)) = (prepared.watermark, self.timers)
+            && Some(watermark) >= next
+        {
+            let next = self.lane.store.load_timers(&mut self.lane.core.shards, next, watermark)?;
+            self.timers = next.map_or(Timers::All, |next| Timers::Before(Some(next)));
         }
         Ok(())
     }
@@ -670,7 +682,7 @@ impl Running {
             Some(last) => self.keys_loaded = last,
             None => {
                 self.lane.core.complete = true;
-                self.timers_loaded = i64::MAX;
+                self.timers = Timers::All;
             }
         }
         self.count_state();
@@ -716,12 +728,12 @@ impl Running {
         let Some(empty_at) = self.lane.merge.all_empty_at_ms() else { return Ok(()) };
         let instant = empty_at - self.lane.logic.time.clock_skew_ms;
         let mut then = self.lane.core.time;
-        then.idle(&self.lane.logic.time, instant);
+        then.idle(&self.lane.logic.time, AppendTime::at(instant));
         if then.watermark <= self.lane.core.time.watermark || instant < self.idle_advanced_ms + IDLE_ADVANCE_EVERY_MS {
             return Ok(());
         }
         self.idle_advanced_ms = instant;
-        self.lane.merge.raise(instant);
+        self.lane.merge.raise(AppendTime::at(instant));
         self.asked = true;
         self.keep_frontier()?;
         self.lane.deployments.reserve(instant)?; // I9
@@ -743,7 +755,7 @@ impl Running {
             return Ok(());
         }
         let (none, plugin) = (Records::default(), Arc::clone(&self.lane.logic.plugin));
-        let prepared = self.lane.core.prepare_idle(instant, &none, &plugin, self.last_record);
+        let prepared = self.lane.core.prepare_idle(AppendTime::at(instant), &none, &plugin, self.last_record);
         self.complete_fold(prepared)
     }
 
@@ -756,7 +768,7 @@ impl Running {
         let board = Arc::clone(&self.lane.board);
         if !self.dirty || self.abandoned {
             if !self.abandoned {
-                board.covered.set(clock::now_ms());
+                board.covered.set(Some(clock::now_ms()));
             }
             return Ok(());
         }
@@ -777,13 +789,13 @@ impl Running {
         self.stale_images.drain(..).try_for_each(|n| self.lane.journal.forget_images(n))?;
         self.lane
             .source
-            .commit(&checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset + 1)).collect::<Vec<_>>());
+            .commit(&checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset.next())).collect::<Vec<_>>());
         self.dirty = false;
         self.summary.checkpoints += 1;
         board.checkpoints.add(1);
         board.checkpoint_us.set(clock::uptime_us().saturating_sub(began));
         board.checkpoint_bytes.set(bytes);
-        board.covered.set(covered_ms);
+        board.covered.set(Some(covered_ms));
         self.count_state();
         Ok(())
     }
@@ -797,7 +809,7 @@ impl Running {
 
     fn describe(&self, lengths: Lengths) -> Checkpoint {
         let progress = self.lane.merge.resume().into_iter().filter_map(|(partition, resume)| {
-            Some((partition, PartitionProgress { envelope: resume.envelope, last: resume.last? }))
+            Some((partition, PartitionProgress { envelope: resume.envelope?, last: resume.last? }))
         });
         Checkpoint {
             format: FORMAT,

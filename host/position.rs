@@ -2,54 +2,89 @@
 //! checkpoints and journal store; knows no source.
 
 use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event_time::{AppendTime, no_time};
+
+/// The number of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Partition(pub u32);
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The place of a record in its partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    /// The offset after this one.
+    pub fn next(self) -> Offset {
+        Offset(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Where a record stands in the lane's order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
-    /// Append time, ms.
-    pub append_time: i64,
+    /// Append time.
+    pub append_time: AppendTime,
     /// Partition.
-    pub partition: u32,
+    pub partition: Partition,
     /// Offset.
-    pub offset: u64,
+    pub offset: Offset,
 }
 
 /// How far a lane has released: the last record, and the next offset per partition.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frontier {
     /// The last released record.
     pub last: Position,
     /// The next offset to release, per partition; a partition of which nothing was released is absent.
-    pub next: BTreeMap<u32, u64>,
+    pub next: BTreeMap<Partition, Offset>,
 }
 
 /// The least append time of a record that became visible behind the frontier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Floor {
     /// Partition.
-    pub partition: u32,
+    pub partition: Partition,
     /// Offset.
-    pub offset: u64,
+    pub offset: Offset,
     /// Its append time from now on, in every replay.
-    pub append_time: i64,
+    pub append_time: AppendTime,
 }
 
 /// What a partition brings from a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resume {
-    /// Greatest append time so far, or [`NO_TIME`].
-    pub envelope: i64,
+    /// Greatest append time so far; none before the first record.
+    pub envelope: Option<AppendTime>,
     /// The last released record.
     pub last: Option<LastRecord>,
 }
 
 /// A record that the pipeline has folded, as the checkpoint remembers it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRecord {
     /// Its offset.
-    pub offset: u64,
-    /// Its own timestamp, ms.
-    pub timestamp: i64,
+    pub offset: Offset,
+    /// Its own timestamp, ms since 1970; none if it has none.
+    #[serde(with = "no_time")]
+    pub timestamp: Option<i64>,
     /// [`fingerprint`] of key and payload.
     pub fingerprint: u64,
 }

@@ -8,7 +8,8 @@ use std::hash::BuildHasher;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use crate::record::{ByteColumn, NO_TIME};
+use crate::event_time::EventTime;
+use crate::record::ByteColumn;
 
 pub mod bucket;
 pub mod checkpoint;
@@ -31,21 +32,32 @@ pub struct KeyState {
     pub value: Option<ValueBytes>,
     /// List state.
     pub list: ByteColumn,
-    /// Timer, or [`NO_TIME`].
-    pub timer: i64,
+    /// Timer, if one is set.
+    pub timer: Option<EventTime>,
 }
 
 /// What the store holds of a key as of the last checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// The timer under which the store's timer index lists it, or [`NO_TIME`].
-    pub timer: i64,
+    /// The timer under which the store's timer index lists it, if it does.
+    pub timer: Option<EventTime>,
     /// Runs of list items in the store; 0 while the list is kept inline.
     pub runs: u32,
     /// List items in those runs (or inline).
     pub items: usize,
     /// State version of value and list.
     pub version: u32,
+}
+
+/// The number of a key's slot in its shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId(pub u32);
+
+impl SlotId {
+    /// Its place in the shard's slots.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// A key of a lane.
@@ -66,7 +78,7 @@ pub struct Slot {
     /// Whether the slot is in the shard's list of slots to look at, and whether it must be written.
     listed: bool,
     changed: bool,
-    queued_for: i64,
+    queued_for: Option<EventTime>,
     group: (u64, u32),
     /// What it counts for in the shard's bytes.
     bytes: u32,
@@ -75,11 +87,11 @@ pub struct Slot {
 /// One shard of a lane's keys.
 #[derive(Debug, Default)]
 pub struct Shard {
-    index: HashTable<u32>,
+    index: HashTable<SlotId>,
     slots: Vec<Slot>,
-    free: Vec<u32>,
-    timers: BinaryHeap<Reverse<(i64, u32)>>,
-    dirty: Vec<u32>,
+    free: Vec<SlotId>,
+    timers: BinaryHeap<Reverse<(EventTime, SlotId)>>,
+    dirty: Vec<SlotId>,
     batch: u64,
     bytes: u64,
 }
@@ -101,47 +113,47 @@ impl Shard {
     }
 
     /// The slot of a key, made if there is none. `complete`: what is not in memory is not in the store either.
-    pub fn slot_of(&mut self, hash: u64, key: &[u8], complete: bool) -> u32 {
-        if let Some(&slot) = self.index.find(hash, |&s| *self.slots[s as usize].key == *key) {
+    pub fn slot_of(&mut self, hash: u64, key: &[u8], complete: bool) -> SlotId {
+        if let Some(&slot) = self.index.find(hash, |&s| *self.slots[s.index()].key == *key) {
             return slot;
         }
         let new = Slot {
             key: KeyBytes::from_slice(key),
-            state: KeyState { timer: NO_TIME, ..KeyState::default() },
+            state: KeyState::default(),
             stored: None,
             version: 0,
             list_replaced: false,
             loaded: complete,
             listed: true,
             changed: false,
-            queued_for: NO_TIME,
+            queued_for: None,
             group: (0, 0),
             bytes: 0,
         };
         let slot = match self.free.pop() {
             Some(slot) => {
-                self.slots[slot as usize] = new;
+                self.slots[slot.index()] = new;
                 slot
             }
             None => {
                 self.slots.push(new);
-                u32::try_from(self.slots.len() - 1).expect("a shard has fewer than 2^32 keys")
+                SlotId(u32::try_from(self.slots.len() - 1).expect("a shard has fewer than 2^32 keys"))
             }
         };
         self.dirty.push(slot); // so that a slot that never gets any state is freed
         let slots = &self.slots;
-        self.index.insert_unique(hash, slot, |&s| self::hash(&slots[s as usize].key));
+        self.index.insert_unique(hash, slot, |&s| self::hash(&slots[s.index()].key));
         slot
     }
 
     /// Whether the key is in memory.
     pub fn contains(&self, hash: u64, key: &[u8]) -> bool {
-        self.index.find(hash, |&s| *self.slots[s as usize].key == *key).is_some()
+        self.index.find(hash, |&s| *self.slots[s.index()].key == *key).is_some()
     }
 
     /// The group that a slot has in this batch; `next` if it had none yet, which it then gets.
-    pub fn group_of(&mut self, slot: u32, next: u32) -> u32 {
-        let group = &mut self.slots[slot as usize].group;
+    pub fn group_of(&mut self, slot: SlotId, next: u32) -> u32 {
+        let group = &mut self.slots[slot.index()].group;
         if group.0 != self.batch {
             *group = (self.batch, next);
         }
@@ -154,18 +166,18 @@ impl Shard {
     }
 
     /// Value and list of a slot are of this version from now on, as there are none.
-    pub fn set_version(&mut self, slot: u32, version: u32) {
-        self.slots[slot as usize].version = version;
+    pub fn set_version(&mut self, slot: SlotId, version: u32) {
+        self.slots[slot.index()].version = version;
     }
 
     /// A slot.
-    pub fn slot(&self, slot: u32) -> &Slot {
-        &self.slots[slot as usize]
+    pub fn slot(&self, slot: SlotId) -> &Slot {
+        &self.slots[slot.index()]
     }
 
     /// A slot, to be changed: it will be part of the next checkpoint.
-    pub fn change(&mut self, slot: u32) -> &mut Slot {
-        let entry = &mut self.slots[slot as usize];
+    pub fn change(&mut self, slot: SlotId) -> &mut Slot {
+        let entry = &mut self.slots[slot.index()];
         entry.changed = true;
         if !entry.listed {
             entry.listed = true;
@@ -175,8 +187,8 @@ impl Shard {
     }
 
     /// Gives a slot what the store has of it, and queues its timer.
-    pub fn fill(&mut self, slot: u32, loaded: Option<(KeyState, Stored)>) {
-        let entry = &mut self.slots[slot as usize];
+    pub fn fill(&mut self, slot: SlotId, loaded: Option<(KeyState, Stored)>) {
+        let entry = &mut self.slots[slot.index()];
         entry.loaded = true;
         if let Some((state, stored)) = loaded {
             entry.state = state;
@@ -188,28 +200,29 @@ impl Shard {
     }
 
     /// Puts the slot's timer into the queue, if it is not there at that time or earlier.
-    pub fn schedule(&mut self, slot: u32) {
-        let entry = &mut self.slots[slot as usize];
-        let time = entry.state.timer;
-        if time != NO_TIME && (entry.queued_for == NO_TIME || time < entry.queued_for) {
-            entry.queued_for = time;
+    pub fn schedule(&mut self, slot: SlotId) {
+        let entry = &mut self.slots[slot.index()];
+        if let Some(time) = entry.state.timer
+            && entry.queued_for.is_none_or(|queued| time < queued)
+        {
+            entry.queued_for = Some(time);
             self.timers.push(Reverse((time, slot)));
         }
     }
 
     /// A slot whose timer is due at `watermark`, taken out of the queue. The caller fires it and schedules it again.
-    pub fn pop_due(&mut self, watermark: i64) -> Option<u32> {
+    pub fn pop_due(&mut self, watermark: Option<EventTime>) -> Option<SlotId> {
         while let Some(&Reverse((time, slot))) = self.timers.peek() {
-            if watermark == NO_TIME || time > watermark {
+            if Some(time) > watermark {
                 return None;
             }
             self.timers.pop();
-            let entry = &mut self.slots[slot as usize];
-            if entry.queued_for != time {
+            let entry = &mut self.slots[slot.index()];
+            if entry.queued_for != Some(time) {
                 continue; // an earlier entry of the same slot stood before this one
             }
-            entry.queued_for = NO_TIME;
-            if entry.state.timer != NO_TIME && entry.state.timer <= watermark {
+            entry.queued_for = None;
+            if entry.state.timer.is_some_and(|timer| Some(timer) <= watermark) {
                 return Some(slot);
             }
             self.schedule(slot);
@@ -218,8 +231,8 @@ impl Shard {
     }
 
     /// The slots whose timers are due at `watermark`; they stay in the queue.
-    pub fn due(&mut self, watermark: i64) -> Vec<u32> {
-        let due: Vec<u32> = std::iter::from_fn(|| self.pop_due(watermark)).collect();
+    pub fn due(&mut self, watermark: Option<EventTime>) -> Vec<SlotId> {
+        let due: Vec<SlotId> = std::iter::from_fn(|| self.pop_due(watermark)).collect();
         due.iter().for_each(|&slot| self.schedule(slot));
         due
     }
@@ -227,7 +240,7 @@ impl Shard {
     /// The slots changed since the last call, for a checkpoint; slots left without any state are then freed.
     pub fn take_dirty(&mut self, mut each: impl FnMut(&mut Slot)) {
         for slot in std::mem::take(&mut self.dirty) {
-            let entry = &mut self.slots[slot as usize];
+            let entry = &mut self.slots[slot.index()];
             entry.listed = false;
             if entry.changed {
                 each(entry);
@@ -236,7 +249,7 @@ impl Shard {
             entry.count_bytes(&mut self.bytes);
             if entry.state.is_empty() {
                 let hash = self::hash(&entry.key);
-                entry.queued_for = NO_TIME;
+                entry.queued_for = None;
                 if let Ok(found) = self.index.find_entry(hash, |&s| s == slot) {
                     found.remove();
                 }
@@ -272,7 +285,7 @@ impl std::fmt::Display for KeyState {
         let text = |bytes: &[u8]| format!("\"{}\"", bytes.escape_ascii());
         let value = self.value.as_deref().map_or_else(|| "none".into(), text);
         let items: Vec<String> = self.list.iter().map(text).collect();
-        let timer = if self.timer == NO_TIME { "none".into() } else { self.timer.to_string() };
+        let timer = self.timer.map_or_else(|| "none".into(), |timer| timer.to_string());
         write!(f, "value {value}, list [{}], timer {timer}", items.join(", "))
     }
 }
@@ -280,6 +293,6 @@ impl std::fmt::Display for KeyState {
 impl KeyState {
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
-        self.value.is_none() && self.list.is_empty() && self.timer == NO_TIME
+        self.value.is_none() && self.list.is_empty() && self.timer.is_none()
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::event_time::EventTime;
+use crate::position::{Offset, Partition};
 use crate::record::iso;
 
 /// Where in the pipeline it happened.
@@ -54,16 +56,16 @@ pub enum StrikeItem {
     /// A record, by `map-records`.
     Record {
         /// Partition.
-        partition: u32,
+        partition: Partition,
         /// Offset.
-        offset: u64,
+        offset: Offset,
     },
     /// An event, by `fold`.
     Event {
         /// Partition of its record.
-        partition: u32,
+        partition: Partition,
         /// Offset of its record.
-        offset: u64,
+        offset: Offset,
         /// Its index in the record.
         event: u32,
     },
@@ -72,7 +74,7 @@ pub enum StrikeItem {
         /// The key.
         key: String,
         /// The timer's time.
-        time: i64,
+        time: EventTime,
         /// Which one, of a timer that was due already when it was set; none of any other, whose time is its key's alone.
         overdue: Option<Overdue>,
     },
@@ -101,9 +103,9 @@ impl StrikeItem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Overdue {
     /// Partition of the record.
-    pub partition: u32,
+    pub partition: Partition,
     /// Offset of the record.
-    pub offset: u64,
+    pub offset: Offset,
     /// How many of them came before.
     pub firing: u32,
 }
@@ -116,7 +118,7 @@ pub struct Strike {
     /// The key, if it was not a record.
     pub key: Option<String>,
     /// Partition and offset of the record at which it was, if it was at one.
-    pub record: Option<(u32, u64)>,
+    pub record: Option<(Partition, Offset)>,
     /// Why.
     pub reason: String,
 }
@@ -127,7 +129,7 @@ impl fmt::Display for Strike {
         match &self.item {
             StrikeItem::Record { .. } => write!(f, "mapping")?,
             StrikeItem::Event { event, .. } => write!(f, "event {event}")?,
-            StrikeItem::Timer { time, .. } => write!(f, "the timer for {} ({time})", iso(*time))?,
+            StrikeItem::Timer { time, .. } => write!(f, "the timer for {} ({time})", iso(time.ms()))?,
             StrikeItem::State { version, .. } => write!(f, "the state of version {version}")?,
         }
         if let Some(key) = &self.key {

@@ -62,7 +62,7 @@ pub(crate) fn source(config: &Config) -> (Check, Option<LogSource>) {
 fn source_detail(source: &LogSource) -> String {
     match source {
         LogSource::Kafka(topic) => {
-            let records: u64 = topic.high.iter().zip(&topic.low).map(|(high, low)| high - low).sum();
+            let records: u64 = topic.high.iter().zip(&topic.low).map(|(high, low)| high.0 - low.0).sum();
             let stamps = topic.timestamps.map(|t| format!(", {t:?}")).unwrap_or_default();
             format!("topic with {} partitions, about {records} records{stamps}", topic.partitions.len())
         }

@@ -13,6 +13,7 @@ use crate::dead_letter::{self, Kept, redriven_headers, redriven_line};
 use crate::deployment::PipelineLog;
 use crate::deployment::redriven::Redrive;
 use crate::failure::{Exit, Failure};
+use crate::position::Partition;
 use crate::record::{NO_TIME, RecordRef, iso};
 use crate::source::kafka::produce::{Outgoing, Sender};
 use crate::state::objects::{objects, runtime};
@@ -316,7 +317,7 @@ impl Out {
         match self {
             Out::Topic { sender, topic, is_source } => {
                 // In its own log a record goes where its key's other records are.
-                let partition = is_source.then_some(record.partition);
+                let partition = is_source.then_some(Partition(record.partition));
                 let headers = Some((&headers, 0));
                 Ok(sender.send(topic, Outgoing { partition, key: record.key, payload: record.payload, headers })?)
             }

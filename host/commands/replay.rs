@@ -19,6 +19,7 @@ use crate::lane::core::Core;
 use crate::plugin::Plugin;
 use crate::plugin::halted;
 use crate::plugin::sandbox::load_plugin_with;
+use crate::position::{Offset, Partition};
 use crate::record::Records;
 use crate::rollout::difference::{Difference, Side, Summary};
 use crate::row::Rows;
@@ -188,7 +189,7 @@ impl Fold {
         for &row in &rows.order {
             if let Some(reason) = bad_json(rows, row) {
                 self.counts.rejected += 1;
-                let at = (row.origin.partition, row.origin.offset, row.origin.event);
+                let at = (row.origin.partition.0, row.origin.offset.0, row.origin.event);
                 self.tell("item-rejected", Stage::Sink, at, None, &reason);
                 continue;
             }
@@ -252,11 +253,12 @@ fn is_struck(letter: &DeadLetter, strikes: &[Strike]) -> bool {
     let record = letter.record.get(0);
     strikes.iter().any(|strike| match &strike.item {
         StrikeItem::Record { partition, offset } => {
-            letter.stage == Stage::Map && (*partition, *offset) == (record.partition, record.offset)
+            letter.stage == Stage::Map && (*partition, *offset) == (Partition(record.partition), Offset(record.offset))
         }
         StrikeItem::Event { partition, offset, event } => {
             letter.stage == Stage::Fold
-                && (*partition, *offset, Some(*event)) == (record.partition, record.offset, letter.event)
+                && (*partition, *offset, Some(*event))
+                    == (Partition(record.partition), Offset(record.offset), letter.event)
         }
         StrikeItem::Timer { key, .. } => {
             letter.stage == Stage::Timer && record.key == Some(key.as_bytes()) && letter.reason == strike.reason

@@ -10,8 +10,9 @@ use serde_json::{Map, Value};
 
 use crate::config::Config;
 use crate::deployment::PipelineLog;
+use crate::event_time::EventTime;
 use crate::failure::{Exit, Failure};
-use crate::record::{NO_TIME, iso};
+use crate::record::iso;
 use crate::state::objects::{objects, runtime};
 use crate::state::reader::{Reader, StoredKey};
 
@@ -137,7 +138,7 @@ fn object(lane: &str, key: &StoredKey) -> Value {
     object.insert("key_base64".into(), STANDARD.encode(key).into());
     object.insert("value_base64".into(), state.value.as_deref().map(|value| STANDARD.encode(value)).into());
     object.insert("list_base64".into(), state.list.iter().map(|item| STANDARD.encode(item)).collect());
-    let timer = (state.timer != NO_TIME).then_some(state.timer);
+    let timer = state.timer.map(EventTime::ms);
     object.insert("timer_ms".into(), timer.into());
     object.insert("timer".into(), timer.map(iso).into());
     object.insert("state_version".into(), stored.version.into());
@@ -147,7 +148,7 @@ fn object(lane: &str, key: &StoredKey) -> Value {
 fn line(lane: &str, key: &StoredKey) -> String {
     let StoredKey { key, state, .. } = key;
     let value = state.value.as_deref().map_or_else(|| "no value".into(), |value| format!("value {}", short(value)));
-    let timer = if state.timer == NO_TIME { "no timer".into() } else { format!("timer {}", iso(state.timer)) };
+    let timer = state.timer.map_or_else(|| "no timer".into(), |timer| format!("timer {}", iso(timer.ms())));
     format!("{lane}  {}  {value}, list of {}, {timer}", readable(key), state.list.len())
 }
 
@@ -157,7 +158,7 @@ fn page(lane: &Lane, key: &StoredKey) -> String {
         format!("lane           {} (as of the checkpoint after {})", lane.name, lane.up_to),
         format!("key            {}", readable(key)),
         format!("value          {}", state.value.as_deref().map_or_else(|| "none".into(), readable)),
-        format!("timer          {}", if state.timer == NO_TIME { "none".into() } else { iso(state.timer) }),
+        format!("timer          {}", state.timer.map_or_else(|| "none".into(), |timer| iso(timer.ms()))),
         format!("state version  {}", stored.version),
         format!("list           {} item(s)", state.list.len()),
     ];

@@ -6,9 +6,9 @@ use object_store::path::Path;
 use crate::clock;
 use crate::config::Config;
 use crate::deployment::PipelineLog;
+use crate::event_time::{AppendTime, EventTime};
 use crate::failure::{Exit, Failure};
 use crate::observe::status::{LaneStatus, Status, Word};
-use crate::record::NO_TIME;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::objects::{objects, runtime};
 use crate::state::reader::Reader;
@@ -48,17 +48,16 @@ fn of_checkpoint(
     written_ms: Option<i64>,
     log: &PipelineLog,
 ) -> Result<LaneStatus, Failure> {
-    let known = |ms: i64| Some(ms).filter(|ms| *ms != NO_TIME);
     let deployment = log.deployment(checkpoint.deployment)?;
     Ok(LaneStatus {
         lane,
         deployment: Some(checkpoint.deployment),
         plugin: deployment.as_ref().map(|deployment| deployment.plugin.clone()),
         digest: deployment.map(|deployment| deployment.settings.plugin.0),
-        watermark_ms: known(checkpoint.time.watermark),
-        last_append_time_ms: known(checkpoint.time.last_append_time),
+        watermark_ms: checkpoint.time.watermark.map(EventTime::ms),
+        last_append_time_ms: checkpoint.time.last_append_time.map(AppendTime::ms),
         checkpoint_age_ms: written_ms.map(|written| clock::now_ms().saturating_sub(written).max(0)),
-        next: Some(checkpoint.partitions.iter().map(|(partition, at)| (*partition, at.last.offset + 1)).collect()),
+        next: Some(checkpoint.partitions.iter().map(|(partition, at)| (partition.0, at.last.offset.0 + 1)).collect()),
         ..LaneStatus::default()
     })
 }

@@ -9,7 +9,7 @@ use crate::backoff::Outage;
 use crate::clock;
 use crate::config::Late;
 use crate::counts::Counts;
-use crate::event_time::LaneTime;
+use crate::event_time::{AppendTime, EventTime, LaneTime};
 use crate::observe::ends::Ends;
 use crate::observe::meter::Meter;
 use crate::observe::plugin_log::Log;
@@ -51,9 +51,9 @@ impl Default for Time {
 }
 
 impl Time {
-    /// Sets it; [`NO_TIME`] is none.
-    pub fn set(&self, ms: i64) {
-        self.0.store(ms, Relaxed);
+    /// Sets it.
+    pub fn set(&self, ms: Option<i64>) {
+        self.0.store(ms.unwrap_or(NO_TIME), Relaxed);
     }
 
     /// What it is.
@@ -274,7 +274,7 @@ impl LaneBoard {
     pub fn begins(&self, ends: Option<Arc<Ends>>, time: LaneTime) {
         let mut life = self.life();
         (life.ends, life.before) = (ends, self.records.get());
-        self.covered.set(clock::now_ms());
+        self.covered.set(Some(clock::now_ms()));
         self.at(time);
     }
 
@@ -326,8 +326,8 @@ impl LaneBoard {
 
     /// The lane's event time is this.
     pub fn at(&self, time: LaneTime) {
-        self.last_append.set(time.last_append_time);
-        self.watermark.set(time.watermark);
+        self.last_append.set(time.last_append_time.map(AppendTime::ms));
+        self.watermark.set(time.watermark.map(EventTime::ms));
     }
 
     fn life(&self) -> std::sync::MutexGuard<'_, Life> {

@@ -21,6 +21,7 @@ use crate::lane::{Lane, Summary};
 use crate::observe::board::{Board, Phase};
 use crate::observe::telemetry;
 use crate::plugin::sandbox::Sandbox;
+use crate::position::{Offset, Partition};
 use crate::rollout::{order, shadow, watch_file};
 use crate::row::Table;
 use crate::sink::writer::Writer;
@@ -271,12 +272,12 @@ struct Opening<'a> {
 }
 
 /// A source with the offsets at which it started.
-type Started = (Box<dyn Source>, Vec<(u32, u64)>);
+type Started = (Box<dyn Source>, Vec<(Partition, Offset)>);
 
 /// A lane whose state and journal are open and read.
 struct Opened {
     name: String,
-    partitions: Vec<u32>,
+    partitions: Vec<Partition>,
     store: Store,
     checkpoint: Option<Checkpoint>,
     journal: Journal,
@@ -382,7 +383,7 @@ impl Opening<'_> {
         Ok(())
     }
 
-    fn lane(&self, partitions: Vec<u32>) -> Result<Opened, Failure> {
+    fn lane(&self, partitions: Vec<Partition>) -> Result<Opened, Failure> {
         let name = self.source.lane_name(self.config, &partitions);
         let handle = self.runtime.handle();
         let (journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
@@ -399,8 +400,8 @@ impl Opening<'_> {
         if known.as_ref().is_some_and(|known| *known != lane.partitions) {
             let message = format!(
                 "the source has partitions {:?}, this pipeline began with {:?}: a grown topic needs a pipeline (state.url) of its own",
-                lane.partitions,
-                known.unwrap_or_default()
+                numbers(&lane.partitions),
+                numbers(&known.unwrap_or_default())
             );
             return Err(Failure::new(Exit::State, message));
         }
@@ -462,10 +463,10 @@ impl Opened {
     }
 
     fn starts(&self) -> Vec<Start> {
-        let start = |&partition: &u32| {
+        let start = |&partition: &Partition| {
             let progress = self.checkpoint.as_ref().and_then(|c| c.partitions.get(&partition));
             let beginning = self.contents.beginning.as_ref().and_then(|b| b.offsets.get(&partition).copied());
-            let next = progress.map(|p| p.last.offset + 1).or(beginning);
+            let next = progress.map(|p| p.last.offset.next()).or(beginning);
             Start { partition, next, last: progress.map(|p| p.last.clone()) }
         };
         self.partitions.iter().map(start).collect()
@@ -485,9 +486,10 @@ impl Opened {
             let offsets = first_offsets.iter().copied().collect();
             journal.write_beginning(&Beginning { offsets, sink_length: lengths.0, letters_length: lengths.1 })?;
         }
-        let ahead = |&(p, first): &(u32, u64)| opening.source.high(p).map(|high| high.saturating_sub(first));
-        let backlog = first_offsets.iter().map(ahead).sum::<Option<u64>>().unwrap_or(u64::MAX);
-        let resume = |&(partition, _): &(u32, u64)| (partition, resume_of(checkpoint.as_ref(), partition));
+        let ahead =
+            |&(p, first): &(Partition, Offset)| opening.source.high(p).map(|high| high.0.saturating_sub(first.0));
+        let backlog = first_offsets.iter().map(ahead).sum::<Option<u64>>();
+        let resume = |&(partition, _): &(Partition, Offset)| (partition, resume_of(checkpoint.as_ref(), partition));
         let resumes: Vec<_> = first_offsets.iter().map(resume).collect();
         let in_force = checkpoint.as_ref().map_or(opening.first, |c| c.deployment);
         let logic = opening.loader.load(in_force)?;
@@ -502,12 +504,11 @@ impl Opened {
         }
         let board = opening.board.lane(&name);
         board.begins(source.ends(), core.time);
-        let known_backlog = (backlog != u64::MAX).then_some(backlog);
         tracing::info!(
             event = "lane-started",
             lane = name,
             from_checkpoint = checkpoint.is_some(),
-            backlog = known_backlog,
+            backlog,
             deployment = logic.n,
             plugin = logic.plugin.description.name,
             version = logic.plugin.description.version,
@@ -551,4 +552,8 @@ fn cut(what: &str, is: Option<u64>, covered: Option<u64>) -> Result<Option<u64>,
     }
     tracing::info!(event = "file-truncated", file = what, bytes = is - covered, "file truncated to the checkpoint");
     Ok(Some(covered))
+}
+
+fn numbers(partitions: &[Partition]) -> Vec<u32> {
+    partitions.iter().map(|partition| partition.0).collect()
 }

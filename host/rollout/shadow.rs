@@ -20,6 +20,7 @@ use crate::failure::{Exit, Failure};
 use crate::lane::core::{Core, Output};
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{Plugin, halted};
+use crate::position::{Offset, Partition};
 use crate::position::{Position, Resume};
 use crate::record::Records;
 use crate::rollout::difference::{Difference, Side};
@@ -140,7 +141,7 @@ impl Pipeline {
     /// A lane as its last checkpoint describes it, if deployment `n` made that.
     fn clone_of(
         &self,
-        (name, partitions): (&str, &[u32]),
+        (name, partitions): (&str, &[Partition]),
         n: u64,
         logics: [&(Arc<Plugin>, Time); 2],
         workers: &Arc<rayon::ThreadPool>,
@@ -183,7 +184,7 @@ impl Pipeline {
 
 /// A lane's clone: the live logic, and the candidate.
 struct Lane {
-    from: Vec<(u32, Resume)>,
+    from: Vec<(Partition, Resume)>,
     last: Option<Position>,
     cores: [Core; 2],
 }
@@ -199,9 +200,9 @@ impl Lane {
     ) -> Result<(), Failure> {
         migrate(&mut self.cores[1], report)?;
         let deadline = clock::instant() + config.run.startup_timeout;
-        let start = |(partition, resume): &(u32, Resume)| {
+        let start = |(partition, resume): &(Partition, Resume)| {
             let last = resume.last.clone();
-            Start { partition: *partition, next: last.as_ref().map(|last| last.offset + 1), last }
+            Start { partition: *partition, next: last.as_ref().map(|last| last.offset.next()), last }
         };
         let starts: Vec<Start> = self.from.iter().map(start).collect();
         let mut past = Past::go_on(open_at(config, log, &starts, deadline)?, config, &self.from, self.last);
@@ -225,7 +226,7 @@ impl Lane {
 
 /// Brings all state to the candidate's version, if it is not there yet.
 fn migrate(core: &mut Core, report: &mut Report) -> Result<(), Failure> {
-    let nowhere = Origin { partition: 0, offset: 0, event: None };
+    let nowhere = Origin { partition: Partition(0), offset: Offset(0), event: None };
     while core.is_migrating() {
         let output = core.migrate(usize::MAX, nowhere).map_err(|fault| halted(core.plugin(), fault))?;
         count(report, Side::B, &output);

@@ -28,8 +28,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::config::{self, FileFormat};
+use crate::event_time::Cell;
 use crate::observe::ends::Ends;
-use crate::position::{LastRecord, fingerprint};
+use crate::position::{LastRecord, Offset, Partition, fingerprint};
 use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
 use crate::source::{Arrival, Error, Source, Start};
 
@@ -48,7 +49,7 @@ pub struct Index {
     file: File,
     lines: Lines,
     blocks: Vec<Block>,
-    extents: BTreeMap<u32, Extent>,
+    extents: BTreeMap<Partition, Extent>,
 }
 
 /// Some lines of the file.
@@ -64,11 +65,11 @@ struct Block {
 /// One partition's records in a block.
 #[derive(Clone, Copy, Debug)]
 struct Part {
-    partition: u32,
+    partition: Partition,
     /// What is known of the partition before the block.
     before: Cursor,
     /// Its last offset in the block.
-    last: u64,
+    last: Offset,
 }
 
 /// How far a partition has been read: what a line that does not say takes over.
@@ -83,8 +84,8 @@ const BEGINNING: Cursor = Cursor { next_offset: 0, timestamp: NO_TIME };
 /// The first and the last offset of a partition, and the blocks that it lies in.
 #[derive(Debug)]
 struct Extent {
-    first: u64,
-    last: u64,
+    first: Offset,
+    last: Offset,
     blocks: Vec<usize>,
 }
 
@@ -129,15 +130,21 @@ fn read_block(reader: &mut impl BufRead, bytes: &mut Vec<u8>) -> io::Result<u64>
 
 impl Index {
     /// The file's partitions, ascending.
-    pub fn partitions(&self) -> Vec<u32> {
+    pub fn partitions(&self) -> Vec<Partition> {
         self.extents.keys().copied().collect()
     }
 
-    fn add(&mut self, start: u64, line: u64, bytes: &[u8], cursors: &mut BTreeMap<u32, Cursor>) -> Result<(), Error> {
+    fn add(
+        &mut self,
+        start: u64,
+        line: u64,
+        bytes: &[u8],
+        cursors: &mut BTreeMap<Partition, Cursor>,
+    ) -> Result<(), Error> {
         let number = self.blocks.len();
-        let mut parts: BTreeMap<u32, Part> = BTreeMap::new();
+        let mut parts: BTreeMap<Partition, Part> = BTreeMap::new();
         self.lines.parse(bytes, line, cursors, |record, before| {
-            let (partition, last) = (record.partition, record.offset);
+            let (partition, last) = (Partition(record.partition), Offset(record.offset));
             parts.entry(partition).or_insert(Part { partition, before, last }).last = last;
             let extent =
                 self.extents.entry(partition).or_insert_with(|| Extent { first: last, last, blocks: Vec::new() });
@@ -151,7 +158,7 @@ impl Index {
     }
 
     /// The records of a block, by partition.
-    fn read(&mut self, number: usize) -> Result<BTreeMap<u32, Records>, Error> {
+    fn read(&mut self, number: usize) -> Result<BTreeMap<Partition, Records>, Error> {
         let block = &self.blocks[number];
         let mut bytes = vec![0; block.length];
         self.file
@@ -159,23 +166,23 @@ impl Index {
             .and_then(|_| self.file.read_exact(&mut bytes))
             .map_err(|e| self.lines.unreadable(&e))?;
         let mut cursors = block.parts.iter().map(|part| (part.partition, part.before)).collect();
-        let mut records: BTreeMap<u32, Records> = BTreeMap::new();
+        let mut records: BTreeMap<Partition, Records> = BTreeMap::new();
         self.lines.parse(&bytes, block.line, &mut cursors, |record, _| {
-            records.entry(record.partition).or_default().push(*record)
+            records.entry(Partition(record.partition)).or_default().push(*record)
         })?;
         Ok(records)
     }
 
-    fn part(&self, number: usize, partition: u32) -> Option<&Part> {
+    fn part(&self, number: usize, partition: Partition) -> Option<&Part> {
         self.blocks[number].parts.iter().find(|part| part.partition == partition)
     }
 
     /// Refuses a file that does not hold what the start needs; the first offset that is delivered.
-    fn check(&mut self, start: &Start) -> Result<u64, Error> {
+    fn check(&mut self, start: &Start) -> Result<Offset, Error> {
         let name = &self.lines.name;
         let partition = start.partition;
         let extent = self.extents.get(&partition);
-        let (first, end) = extent.map_or((0, 0), |e| (e.first, e.last + 1));
+        let (first, end) = extent.map_or((Offset(0), Offset(0)), |e| (e.first, e.last.next()));
         let next = start.next.unwrap_or(first);
         if next > end {
             return Err(Error::State(format!(
@@ -193,14 +200,16 @@ impl Index {
         Ok(next)
     }
 
-    fn verify(&mut self, partition: u32, last: &LastRecord) -> Result<(), Error> {
+    fn verify(&mut self, partition: Partition, last: &LastRecord) -> Result<(), Error> {
         let Some(extent) = self.extents.get(&partition) else { return Ok(()) };
         let lies_in = |number: &&usize| self.part(**number, partition).is_some_and(|part| part.last >= last.offset);
         let Some(number) = extent.blocks.iter().find(lies_in).copied() else { return Ok(()) };
         let records = self.read(number)?.remove(&partition).unwrap_or_default();
-        let Ok(row) = records.offsets.binary_search(&last.offset) else { return Ok(()) };
+        let Ok(row) = records.offsets.binary_search(&last.offset.0) else { return Ok(()) };
         let record = records.get(row);
-        if record.append_time == last.timestamp && fingerprint(record.key, record.payload) == last.fingerprint {
+        if Cell::from_cell(record.append_time) == last.timestamp
+            && fingerprint(record.key, record.payload) == last.fingerprint
+        {
             return Ok(());
         }
         Err(Error::State(format!(
@@ -246,7 +255,7 @@ impl Lines {
         &self,
         bytes: &[u8],
         first_line: u64,
-        cursors: &mut BTreeMap<u32, Cursor>,
+        cursors: &mut BTreeMap<Partition, Cursor>,
         mut take: impl FnMut(&RecordRef<'_>, Cursor),
     ) -> Result<(), Error> {
         let mut rest = bytes;
@@ -306,7 +315,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 fn record(
     line: &[u8],
-    cursors: &mut BTreeMap<u32, Cursor>,
+    cursors: &mut BTreeMap<Partition, Cursor>,
     take: &mut impl FnMut(&RecordRef<'_>, Cursor),
 ) -> Result<(), String> {
     if line.trim_ascii_start().first() != Some(&b'{') {
@@ -314,7 +323,7 @@ fn record(
     }
     let line: Line<'_> =
         serde_json::from_slice(line).map_err(|e| format!("not a JSON object of a record: {}", plain(&e)))?;
-    let partition = number(line.partition, "partition")?.unwrap_or(0);
+    let partition = Partition(number(line.partition, "partition")?.unwrap_or(0));
     let before = cursors.get(&partition).copied().unwrap_or(BEGINNING);
     let offset: u64 = number(line.offset, "offset")?.unwrap_or(before.next_offset);
     if offset < before.next_offset {
@@ -334,7 +343,7 @@ fn record(
     let headers = headers.as_ref().map(|headers| (headers, 0));
     take(
         &RecordRef {
-            partition,
+            partition: partition.0,
             offset,
             append_time: timestamp,
             key: key.as_deref(),
@@ -430,8 +439,8 @@ fn header_value(value: &Value) -> Option<Vec<u8>> {
 /// A file that is being read.
 pub struct FileSource {
     name: String,
-    partitions: Vec<u32>,
-    first_offsets: Vec<(u32, u64)>,
+    partitions: Vec<Partition>,
+    first_offsets: Vec<(Partition, Offset)>,
     arrivals: Option<Receiver<Result<Arrival, Error>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -454,7 +463,7 @@ impl FileSource {
     }
 
     /// The offset at which reading each partition started.
-    pub fn first_offsets(&self) -> Vec<(u32, u64)> {
+    pub fn first_offsets(&self) -> Vec<(Partition, Offset)> {
         self.first_offsets.clone()
     }
 
@@ -470,9 +479,9 @@ impl FileSource {
 
 impl Source for FileSource {
     /// Nothing to do: a file is delivered by what each partition lags behind, a few chunks ahead of the merge.
-    fn hold(&mut self, _partitions: &[u32]) {}
+    fn hold(&mut self, _partitions: &[Partition]) {}
 
-    fn partitions(&self) -> &[u32] {
+    fn partitions(&self) -> &[Partition] {
         &self.partitions
     }
 
@@ -485,9 +494,9 @@ impl Source for FileSource {
         }
     }
 
-    fn ask(&mut self, _: &[u32], _: i64) {}
+    fn ask(&mut self, _: &[Partition], _: i64) {}
 
-    fn commit(&mut self, _: &[(u32, u64)]) {}
+    fn commit(&mut self, _: &[(Partition, Offset)]) {}
 
     fn ends(&self) -> Option<Arc<Ends>> {
         None
@@ -508,15 +517,15 @@ struct Reader {
     index: Index,
     tracks: Vec<Track>,
     /// Blocks in the order in which they were read, less what was delivered of them.
-    cache: Vec<(usize, BTreeMap<u32, Records>)>,
+    cache: Vec<(usize, BTreeMap<Partition, Records>)>,
     out: SyncSender<Result<Arrival, Error>>,
 }
 
 /// One partition on its way.
 struct Track {
-    partition: u32,
+    partition: Partition,
     /// Records before this offset are not wanted.
-    from: u64,
+    from: Offset,
     /// Blocks still to deliver, last first.
     blocks: Vec<usize>,
     /// The append time up to which records were delivered; none before the first.
@@ -531,8 +540,8 @@ impl Track {
 }
 
 impl Reader {
-    fn new(index: Index, first_offsets: &[(u32, u64)], out: SyncSender<Result<Arrival, Error>>) -> Reader {
-        let track = |&(partition, from): &(u32, u64)| {
+    fn new(index: Index, first_offsets: &[(Partition, Offset)], out: SyncSender<Result<Arrival, Error>>) -> Reader {
+        let track = |&(partition, from): &(Partition, Offset)| {
             let wanted = |number: &usize| index.part(*number, partition).is_some_and(|part| part.last >= from);
             let blocks = index.extents.get(&partition).map_or(&[][..], |extent| &extent.blocks);
             Track {
@@ -577,7 +586,7 @@ impl Reader {
     }
 
     /// One partition's records of a block; the others' stay in the cache.
-    fn fetch(&mut self, number: usize, partition: u32) -> Result<Records, Error> {
+    fn fetch(&mut self, number: usize, partition: Partition) -> Result<Records, Error> {
         let cached = self.cache.iter().position(|(n, records)| *n == number && records.contains_key(&partition));
         let at = match cached {
             Some(at) => at,
@@ -603,8 +612,8 @@ impl Reader {
 }
 
 /// The records from an offset on.
-fn since(from: u64, records: Records) -> Records {
-    let first = records.offsets.partition_point(|offset| *offset < from);
+fn since(from: Offset, records: Records) -> Records {
+    let first = records.offsets.partition_point(|offset| *offset < from.0);
     if first == 0 {
         return records;
     }
@@ -638,7 +647,7 @@ mod tests {
     }
 
     fn start(partition: u32) -> Start {
-        Start { partition, ..Start::default() }
+        Start { partition: Partition(partition), ..Start::default() }
     }
 
     /// Everything that a source delivers, in the order of delivery.
@@ -658,7 +667,7 @@ mod tests {
         let mut all = Records::default();
         for arrival in arrivals {
             if let Arrival::Records { partition, records } = arrival
-                && *partition == wanted
+                && *partition == Partition(wanted)
             {
                 (0..records.len()).for_each(|row| all.push(records.get(row)));
             }
@@ -746,7 +755,7 @@ mod tests {
 
     #[test]
     fn an_empty_file_has_no_partition_and_a_missing_one_is_named() {
-        assert_eq!(indexed("", FileFormat::Records).expect("empty is fine").partitions(), [0; 0]);
+        assert_eq!(indexed("", FileFormat::Records).expect("empty is fine").partitions(), [] as [Partition; 0]);
         let error =
             inspect(&config(std::path::Path::new("/nowhere/x.ndjson"), FileFormat::Records)).expect_err("no such file");
         assert!(matches!(&error, Error::Outside(text) if text.contains("/nowhere/x.ndjson")), "{error}");
@@ -767,8 +776,8 @@ mod tests {
         let (mut most, mut order) = (0, Vec::new());
         for arrival in arrivals {
             match arrival {
-                Arrival::Records { partition, records } => queues[*partition as usize].extend(&records.append_times),
-                Arrival::End { partition } => ended[*partition as usize] = true,
+                Arrival::Records { partition, records } => queues[partition.0 as usize].extend(&records.append_times),
+                Arrival::End { partition } => ended[partition.0 as usize] = true,
                 Arrival::Empty { .. } => panic!("a file is not asked"),
             }
             most = most.max(queues.iter().map(|q| q.len()).sum());
@@ -808,8 +817,8 @@ mod tests {
     fn reading_goes_on_at_the_next_offset() {
         let index = indexed(log(20_000, |i| ((i % 2) as u32, i)), FileFormat::Records).expect("a good file");
         let starts = [
-            Start { partition: 0, next: Some(5_001), last: None },
-            Start { partition: 1, next: Some(10_000), last: None },
+            Start { partition: Partition(0), next: Some(Offset(5_001)), last: None },
+            Start { partition: Partition(1), next: Some(Offset(10_000)), last: None },
         ];
         let arrivals = arrivals(index, &starts);
         assert_eq!(records_of(&arrivals, 0).offsets, (5_001..10_000).collect::<Vec<u64>>());
@@ -822,14 +831,15 @@ mod tests {
         let open = |start: Start| {
             FileSource::open(indexed(&text, FileFormat::Records).expect("a good file"), &[start]).map(drop)
         };
-        let last = LastRecord { offset: 4_999, timestamp: 4_999, fingerprint: fingerprint(None, Some(b"4999")) };
-        let next = Some(5_000);
-        open(Start { partition: 0, next, last: Some(last.clone()) }).expect("it is the record");
+        let last =
+            LastRecord { offset: Offset(4_999), timestamp: Some(4_999), fingerprint: fingerprint(None, Some(b"4999")) };
+        let next = Some(Offset(5_000));
+        open(Start { partition: Partition(0), next, last: Some(last.clone()) }).expect("it is the record");
         for start in [
-            Start { partition: 0, next, last: Some(LastRecord { timestamp: 1, ..last.clone() }) },
-            Start { partition: 0, next, last: Some(LastRecord { fingerprint: 1, ..last }) },
-            Start { partition: 0, next: Some(10_001), last: None },
-            Start { partition: 3, next: Some(1), last: None },
+            Start { partition: Partition(0), next, last: Some(LastRecord { timestamp: Some(1), ..last.clone() }) },
+            Start { partition: Partition(0), next, last: Some(LastRecord { fingerprint: 1, ..last }) },
+            Start { partition: Partition(0), next: Some(Offset(10_001)), last: None },
+            Start { partition: Partition(3), next: Some(Offset(1)), last: None },
         ] {
             let error = open(start).expect_err("it is another file");
             assert!(matches!(error, Error::State(_)), "{error}");

@@ -29,10 +29,11 @@ use rdkafka::bindings as rdk;
 use rdkafka::client::Client;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::config;
 use crate::observe::ends::Ends;
+use crate::position::{Offset, Partition};
 use crate::record::{NO_TIME, RecordRef, Records};
 use crate::source::kafka::broker::{
     ANSWER_TIMEOUT, Voice, first_offsets, kafka_offset, kafka_partition, locked, look, reading_config,
@@ -56,8 +57,8 @@ const IDLE_MS: c_int = 100;
 /// A topic that is being read.
 pub struct KafkaSource {
     topic: String,
-    partitions: Vec<u32>,
-    first_offsets: Vec<(u32, u64)>,
+    partitions: Vec<Partition>,
+    first_offsets: Vec<(Partition, Offset)>,
     arrivals: Option<Receiver<Result<Arrival, Error>>>,
     desk: Arc<Desk>,
     stopped: Arc<AtomicBool>,
@@ -80,14 +81,14 @@ impl KafkaSource {
         let watch = Watch::new(&config.topic, identity(&asking, &config.topic, ANSWER_TIMEOUT));
         let offsets = first_offsets(config, starts, &topic)?;
         verify_last(config, starts, &topic, startup_deadline)?;
-        let mut first_offsets: Vec<(u32, u64)> = starts.iter().map(|s| s.partition).zip(offsets).collect();
+        let mut first_offsets: Vec<(Partition, Offset)> = starts.iter().map(|s| s.partition).zip(offsets).collect();
         first_offsets.sort_unstable();
-        let end_of = |partition: &u32| topic.partitions.binary_search(partition).ok().map(|i| topic.high[i]);
+        let end_of = |partition: &Partition| topic.partitions.binary_search(partition).ok().map(|i| topic.high[i]);
         let tracks =
             first_offsets.iter().map(|(p, first)| Track::new(*p, *first, end_of(p).filter(|_| until_end))).collect();
         let ends = first_offsets.iter().map(|(p, first)| (end_of(p).unwrap_or(*first), *first));
         let ends = Arc::new(Ends::new(ends));
-        let partitions: Vec<u32> = first_offsets.iter().map(|(p, _)| *p).collect();
+        let partitions: Vec<Partition> = first_offsets.iter().map(|(p, _)| *p).collect();
 
         let connection = Arc::new(Connection::open(config, &first_offsets)?);
         let (out, arrivals) = sync_channel(ARRIVALS);
@@ -134,7 +135,7 @@ impl KafkaSource {
     }
 
     /// The offset at which reading each partition started.
-    pub fn first_offsets(&self) -> Vec<(u32, u64)> {
+    pub fn first_offsets(&self) -> Vec<(Partition, Offset)> {
         self.first_offsets.clone()
     }
 }
@@ -147,17 +148,17 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 }
 
 /// Where in the tracks each partition is.
-fn slots(first_offsets: &[(u32, u64)]) -> Vec<Option<usize>> {
-    let size = first_offsets.last().map_or(0, |(p, _)| *p as usize + 1);
+fn slots(first_offsets: &[(Partition, Offset)]) -> Vec<Option<usize>> {
+    let size = first_offsets.last().map_or(0, |(p, _)| p.0 as usize + 1);
     let mut slots = vec![None; size];
     for (slot, (partition, _)) in first_offsets.iter().enumerate() {
-        slots[*partition as usize] = Some(slot);
+        slots[partition.0 as usize] = Some(slot);
     }
     slots
 }
 
 impl Source for KafkaSource {
-    fn partitions(&self) -> &[u32] {
+    fn partitions(&self) -> &[Partition] {
         &self.partitions
     }
 
@@ -177,17 +178,17 @@ impl Source for KafkaSource {
         }
     }
 
-    fn ask(&mut self, partitions: &[u32], after_ms: i64) {
+    fn ask(&mut self, partitions: &[Partition], after_ms: i64) {
         self.desk.wish(partitions, after_ms);
     }
 
-    fn hold(&mut self, partitions: &[u32]) {
+    fn hold(&mut self, partitions: &[Partition]) {
         if self.wanted.hold(partitions) {
             self.connection.wake();
         }
     }
 
-    fn commit(&mut self, next: &[(u32, u64)]) {
+    fn commit(&mut self, next: &[(Partition, Offset)]) {
         if let Err(error) = self.connection.commit(&self.topic, next) {
             tracing::debug!(event = "offsets-not-committed", topic = self.topic, %error, "cannot commit offsets for lag monitoring");
         }
@@ -214,13 +215,13 @@ impl Drop for KafkaSource {
 /// The partitions that the lane wants held back; the reading thread, which alone knows its positions, carries it out.
 #[derive(Default)]
 struct Wanted {
-    held: Mutex<Vec<u32>>,
+    held: Mutex<Vec<Partition>>,
     changed: AtomicBool,
 }
 
 impl Wanted {
     /// Whether this is another wish than the last.
-    fn hold(&self, partitions: &[u32]) -> bool {
+    fn hold(&self, partitions: &[Partition]) -> bool {
         let mut held = locked(&self.held);
         let other = *held != partitions;
         if other {
@@ -231,7 +232,7 @@ impl Wanted {
     }
 
     /// The wish, if it has changed since this was called last.
-    fn changed(&self) -> Option<Vec<u32>> {
+    fn changed(&self) -> Option<Vec<Partition>> {
         self.changed.swap(false, Ordering::AcqRel).then(|| locked(&self.held).clone())
     }
 }
@@ -253,24 +254,24 @@ struct Reader {
 
 /// One partition on its way.
 struct Track {
-    partition: u32,
+    partition: Partition,
     /// Everything visible before this offset has been taken.
-    reached: u64,
+    reached: Offset,
     /// Whether `reached` moved since it was told.
     moved: bool,
     /// Where to stop, if there is an end.
-    end: Option<u64>,
+    end: Option<Offset>,
     ended: bool,
     held: bool,
     records: Records,
 }
 
 impl Track {
-    fn new(partition: u32, first: u64, end: Option<u64>) -> Track {
+    fn new(partition: Partition, first: Offset, end: Option<Offset>) -> Track {
         Track { partition, reached: first, moved: true, end, ended: false, held: false, records: Records::default() }
     }
 
-    fn reach(&mut self, offset: u64) {
+    fn reach(&mut self, offset: Offset) {
         if offset > self.reached {
             self.reached = offset;
             self.moved = true;
@@ -313,7 +314,7 @@ impl Reader {
     ///
     /// A released partition is read on from the position that was *taken*: librdkafka would go on behind the last message or event that
     /// it handed over, and for an end-of-partition event that is one too far (<https://github.com/confluentinc/librdkafka/issues/4844>).
-    fn hold(&mut self, partitions: &[u32]) {
+    fn hold(&mut self, partitions: &[Partition]) {
         for track in self.tracks.iter_mut().filter(|track| !track.ended) {
             let hold = partitions.contains(&track.partition);
             if hold == track.held {
@@ -327,7 +328,7 @@ impl Reader {
             match outcome {
                 Ok(()) => track.held = hold,
                 Err(error) => {
-                    tracing::warn!(event = "partition-pause-failed", topic = self.topic, track.partition, hold, %error, "cannot pause or resume a partition");
+                    tracing::warn!(event = "partition-pause-failed", topic = self.topic, partition = %track.partition, hold, %error, "cannot pause or resume a partition");
                 }
             }
         }
@@ -367,14 +368,14 @@ impl Reader {
         }
         message.append_headers(&mut track.records);
         track.records.push(RecordRef {
-            partition: track.partition,
-            offset,
+            partition: track.partition.0,
+            offset: offset.0,
             append_time: message.timestamp(),
             key: message.key(),
             payload: message.payload(),
             headers: None,
         });
-        track.reach(offset + 1);
+        track.reach(offset.next());
         if track.records.len() >= CHUNK_RECORDS || track.records.bytes() >= CHUNK_BYTES {
             self.flush(slot)?;
         }
@@ -443,7 +444,7 @@ impl Reader {
             return Error::State(format!("topic {}: {text}", self.topic));
         };
         let watermarks = self.connection.client.fetch_watermarks(&self.topic, partition, Duration::from_secs(2));
-        match watermarks.map(|(low, high)| (u64::try_from(low), u64::try_from(high))) {
+        match watermarks.map(|(low, high)| (u64::try_from(low).map(Offset), u64::try_from(high).map(Offset))) {
             Ok((Ok(low), _)) if track.reached < low => {
                 Error::State(trimmed(&self.topic, track.partition, track.reached, low))
             }
@@ -486,7 +487,7 @@ unsafe impl Sync for Connection {}
 
 impl Connection {
     /// A consumer that reads these partitions from these offsets.
-    fn open(config: &config::KafkaSource, first_offsets: &[(u32, u64)]) -> Result<Connection, Error> {
+    fn open(config: &config::KafkaSource, first_offsets: &[(Partition, Offset)]) -> Result<Connection, Error> {
         let settings = reading_config(config);
         let native = settings.create_native_config().map_err(refused_configuration)?;
         // Batch consumption serves events by callbacks; without these two librdkafka would print on standard error.
@@ -508,13 +509,13 @@ impl Connection {
         Ok(connection)
     }
 
-    fn assign(&self, topic: &str, first_offsets: &[(u32, u64)]) -> Result<(), KafkaError> {
+    fn assign(&self, topic: &str, first_offsets: &[(Partition, Offset)]) -> Result<(), KafkaError> {
         let list = offset_list(topic, first_offsets)?;
         // SAFETY: client and list are alive; the list is copied.
         outcome(unsafe { rdk::rd_kafka_assign(self.client.native_ptr(), list.ptr()) })
     }
 
-    fn pause(&self, topic: &str, partition: u32) -> Result<(), KafkaError> {
+    fn pause(&self, topic: &str, partition: Partition) -> Result<(), KafkaError> {
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition(topic, kafka_partition(partition));
         // SAFETY: client and list are alive; the list is copied.
@@ -522,7 +523,7 @@ impl Connection {
     }
 
     /// Reads a paused partition on from `offset`.
-    fn resume_at(&self, topic: &str, partition: u32, offset: u64) -> Result<(), KafkaError> {
+    fn resume_at(&self, topic: &str, partition: Partition, offset: Offset) -> Result<(), KafkaError> {
         let list = offset_list(topic, &[(partition, offset)])?;
         // SAFETY: client and list are alive; without a time to wait nothing is returned that would have to be freed; the list is copied.
         // Both go through the partition's own queue, in this order.
@@ -539,7 +540,7 @@ impl Connection {
     }
 
     /// Sends the offsets on their way; the reading thread hears what became of them.
-    fn commit(&self, topic: &str, next: &[(u32, u64)]) -> Result<(), KafkaError> {
+    fn commit(&self, topic: &str, next: &[(Partition, Offset)]) -> Result<(), KafkaError> {
         if next.is_empty() {
             return Ok(());
         }
@@ -565,10 +566,10 @@ impl Drop for Connection {
     }
 }
 
-fn offset_list(topic: &str, offsets: &[(u32, u64)]) -> Result<TopicPartitionList, KafkaError> {
+fn offset_list(topic: &str, offsets: &[(Partition, Offset)]) -> Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::with_capacity(offsets.len());
     for (partition, offset) in offsets {
-        list.add_partition_offset(topic, kafka_partition(*partition), Offset::Offset(kafka_offset(*offset)))?;
+        list.add_partition_offset(topic, kafka_partition(*partition), KafkaOffset::Offset(kafka_offset(*offset)))?;
     }
     Ok(list)
 }
@@ -697,8 +698,8 @@ impl Message {
     }
 
     /// The offset; 0 for an event that has none.
-    fn offset(&self) -> u64 {
-        u64::try_from(self.get().offset).unwrap_or(0)
+    fn offset(&self) -> Offset {
+        Offset(u64::try_from(self.get().offset).unwrap_or(0))
     }
 
     fn key(&self) -> Option<&[u8]> {
@@ -826,7 +827,7 @@ mod tests {
     }
 
     fn start(partition: u32) -> Start {
-        Start { partition, ..Start::default() }
+        Start { partition: Partition(partition), ..Start::default() }
     }
 
     fn next(source: &mut KafkaSource) -> Arrival {
@@ -842,7 +843,7 @@ mod tests {
                 Arrival::End { .. } => open -= 1,
                 Arrival::Empty { .. } => panic!("nobody asked"),
                 Arrival::Records { partition, records: some } => {
-                    let all = records.entry(partition).or_default();
+                    let all = records.entry(partition.0).or_default();
                     (0..some.len()).for_each(|row| all.push(some.get(row)));
                 }
             }
@@ -884,7 +885,7 @@ mod tests {
         assert_eq!(records[&0].offsets, (0..10_000).collect::<Vec<u64>>());
         assert_eq!(records[&1].len(), 10);
         assert!(!records.contains_key(&2));
-        assert_eq!(source.first_offsets(), [(0, 0), (1, 0), (2, 0)]);
+        assert_eq!(source.first_offsets(), [0, 1, 2].map(|p| (Partition(p), Offset(0))));
     }
 
     #[test]
@@ -893,14 +894,14 @@ mod tests {
         brokers.produce_many(0, 5);
         let mut source = brokers.open(&[start(0), start(1)], false).expect("it opens");
         let before_ms = rdkafka::util::current_time_millis();
-        source.ask(&[0, 1], before_ms);
+        source.ask(&[Partition(0), Partition(1)], before_ms);
         let (mut delivered, mut empty) = (0, Vec::new());
         while empty.len() < 2 {
             match next(&mut source) {
                 Arrival::Records { records, .. } => delivered += records.len(),
                 Arrival::Empty { partition, asked_ms } => {
                     assert!(asked_ms > before_ms);
-                    assert!(partition == 1 || delivered == 5, "an answer overtook a record");
+                    assert!(partition == Partition(1) || delivered == 5, "an answer overtook a record");
                     empty.push(partition);
                 }
                 Arrival::End { .. } => panic!("there is no end"),
@@ -912,7 +913,7 @@ mod tests {
             "a question is answered once"
         );
         source.ask(&[], 0);
-        source.commit(&[(0, 5)]);
+        source.commit(&[(Partition(0), Offset(5))]);
     }
 
     /// Records until the offset `last` came.
@@ -933,10 +934,10 @@ mod tests {
         let mut source = brokers.open(&[start(0), start(1)], false).expect("it opens");
         assert_eq!(up_to(&mut source, 2), [0, 1, 2]);
         for round in 1..4 {
-            source.ask(&[0], rdkafka::util::current_time_millis());
-            assert!(matches!(next(&mut source), Arrival::Empty { partition: 0, .. }));
+            source.ask(&[Partition(0)], rdkafka::util::current_time_millis());
+            assert!(matches!(next(&mut source), Arrival::Empty { partition: Partition(0), .. }));
             thread::sleep(Duration::from_millis(50)); // the event of the partition's end is taken too
-            source.hold(&[0]);
+            source.hold(&[Partition(0)]);
             thread::sleep(Duration::from_millis(50));
             brokers.produce_many(0, 3);
             source.hold(&[]);
@@ -949,8 +950,8 @@ mod tests {
     fn reading_goes_on_after_the_last_folded_record() {
         let brokers = Brokers::with(1);
         brokers.produce_many(0, 10);
-        let last = LastRecord { offset: 4, timestamp: 1004, fingerprint: fingerprint(None, Some(b"4")) };
-        let start = Start { partition: 0, next: Some(5), last: Some(last) };
+        let last = LastRecord { offset: Offset(4), timestamp: Some(1004), fingerprint: fingerprint(None, Some(b"4")) };
+        let start = Start { partition: Partition(0), next: Some(Offset(5)), last: Some(last) };
         let records = &until_ends(&mut brokers.open(&[start], true).expect("it is the same log"))[&0];
         assert_eq!(records.offsets, [5, 6, 7, 8, 9]);
     }
@@ -959,18 +960,26 @@ mod tests {
     fn another_log_is_refused() {
         let brokers = Brokers::with(1);
         brokers.produce_many(0, 10);
-        let last = LastRecord { offset: 4, timestamp: 1004, fingerprint: fingerprint(None, Some(b"4")) };
+        let last = LastRecord { offset: Offset(4), timestamp: Some(1004), fingerprint: fingerprint(None, Some(b"4")) };
         for (start, words) in [
             (
-                Start { partition: 0, next: Some(5), last: Some(LastRecord { fingerprint: 1, ..last.clone() }) },
+                Start {
+                    partition: Partition(0),
+                    next: Some(Offset(5)),
+                    last: Some(LastRecord { fingerprint: 1, ..last.clone() }),
+                },
                 "offset 4",
             ),
             (
-                Start { partition: 0, next: Some(5), last: Some(LastRecord { timestamp: 1, ..last.clone() }) },
+                Start {
+                    partition: Partition(0),
+                    next: Some(Offset(5)),
+                    last: Some(LastRecord { timestamp: Some(1), ..last.clone() }),
+                },
                 "offset 4",
             ),
-            (Start { partition: 0, next: Some(11), last: None }, "ends at 10"),
-            (Start { partition: 1, next: Some(1), last: None }, "no partition 1"),
+            (Start { partition: Partition(0), next: Some(Offset(11)), last: None }, "ends at 10"),
+            (Start { partition: Partition(1), next: Some(Offset(1)), last: None }, "no partition 1"),
         ] {
             match brokers.open(&[start], false).map(drop) {
                 Err(Error::State(message)) => {
@@ -996,7 +1005,10 @@ mod tests {
         brokers.produce_many(1, 3);
         let deadline = Instant::now() + PATIENCE;
         let topic = inspect(&brokers.config(), deadline).expect("it is there");
-        assert_eq!((topic.partitions, topic.low, topic.high), (vec![0, 1], vec![0, 0], vec![0, 3]));
+        assert_eq!(
+            (topic.partitions, topic.low, topic.high),
+            (vec![Partition(0), Partition(1)], vec![Offset(0), Offset(0)], vec![Offset(0), Offset(3)])
+        );
     }
 
     #[test]
@@ -1018,7 +1030,7 @@ mod tests {
         let mut source = brokers.open(&[start(0)], false).expect("it opens");
         assert!(matches!(next(&mut source), Arrival::Records { .. }));
         brokers.cluster.broker_down(1).expect("the broker goes");
-        source.ask(&[0], 0);
+        source.ask(&[Partition(0)], 0);
         while let Some(arrival) = source.next(Duration::from_millis(1_500)).expect("an outage is no failure") {
             assert!(!matches!(arrival, Arrival::Empty { .. }), "silence is not emptiness");
         }

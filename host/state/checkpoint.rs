@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event_time::AppendTime;
 use crate::event_time::LaneTime;
 use crate::position::LastRecord;
+use crate::position::Partition;
 use crate::position::Position;
 use crate::position::Resume;
-use crate::record::NO_TIME;
 
 /// The format that this version writes and reads.
 pub const FORMAT: u32 = 1;
@@ -19,7 +20,7 @@ pub struct Checkpoint {
     /// [`FORMAT`].
     pub format: u32,
     /// Per partition, where reading goes on.
-    pub partitions: BTreeMap<u32, PartitionProgress>,
+    pub partitions: BTreeMap<Partition, PartitionProgress>,
     /// The last released record.
     pub last: Option<Position>,
     /// Event time.
@@ -35,8 +36,8 @@ pub struct Checkpoint {
 /// How far a partition was folded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionProgress {
-    /// Greatest append time so far, ms.
-    pub envelope: i64,
+    /// Greatest append time so far.
+    pub envelope: AppendTime,
     /// The last folded record; reading goes on behind it.
     pub last: LastRecord,
 }
@@ -65,16 +66,17 @@ impl Checkpoint {
 }
 
 /// From where a partition is read on after this checkpoint.
-pub(crate) fn resume_of(checkpoint: Option<&Checkpoint>, partition: u32) -> Resume {
+pub(crate) fn resume_of(checkpoint: Option<&Checkpoint>, partition: Partition) -> Resume {
     match checkpoint.and_then(|c| c.partitions.get(&partition)) {
-        Some(progress) => Resume { envelope: progress.envelope, last: Some(progress.last.clone()) },
-        None => Resume { envelope: NO_TIME, last: None },
+        Some(progress) => Resume { envelope: Some(progress.envelope), last: Some(progress.last.clone()) },
+        None => Resume { envelope: None, last: None },
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::position::Offset;
 
     /// Bytes of format 1 as they were first written: every later version reads them.
     const FORMAT_1: &str = r#"{"format":1,"partitions":{"0":{"envelope":5,"last":{"offset":3,"timestamp":4,"fingerprint":6}}},"last":{"append_time":5,"partition":0,"offset":3},"time":{"watermark":1,"last_append_time":5,"base":1},"deployment":2,"sink_length":7,"letters_length":null}"#;
@@ -82,7 +84,7 @@ mod tests {
     #[test]
     fn format_1_is_read_and_written_as_ever() {
         let checkpoint = Checkpoint::decode(FORMAT_1.as_bytes()).expect("a golden checkpoint");
-        assert_eq!(checkpoint.partitions[&0].last.offset, 3);
+        assert_eq!(checkpoint.partitions[&Partition(0)].last.offset, Offset(3));
         assert_eq!(String::from_utf8(checkpoint.encode()).expect("JSON"), FORMAT_1);
     }
 

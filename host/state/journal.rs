@@ -9,7 +9,8 @@ use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use crate::position::{Floor, Frontier};
+use crate::event_time::AppendTime;
+use crate::position::{Floor, Frontier, Offset, Partition};
 use crate::row::Image;
 use crate::state::reader::Reader;
 use crate::state::store::{Error, Notes, Store};
@@ -25,7 +26,7 @@ const BEGINNING: &[u8] = b"beginning";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beginning {
     /// The first offset read of each partition.
-    pub offsets: BTreeMap<u32, u64>,
+    pub offsets: BTreeMap<Partition, Offset>,
     /// Length that the sink's file had already.
     pub sink_length: Option<u64>,
     /// Length that the dead-letter file had already.
@@ -38,7 +39,7 @@ pub struct Contents {
     /// The last durable frontier.
     pub frontier: Option<Frontier>,
     /// Floors by (partition, offset).
-    pub floors: BTreeMap<(u32, u64), i64>,
+    pub floors: BTreeMap<(Partition, Offset), AppendTime>,
     /// Strikes with their reasons, of each deployment's logic.
     pub strikes: BTreeMap<u64, BTreeMap<StrikeItem, String>>,
     /// What the sink held before a deployment that could be withdrawn wrote there.
@@ -60,7 +61,7 @@ impl Journal {
         let mut contents =
             Contents { frontier: read(&store, FRONTIER)?, beginning: read(&store, BEGINNING)?, ..Contents::default() };
         for (_, value) in store.entries(FLOOR)? {
-            let ((partition, offset), time): ((u32, u64), i64) = parse(&value)?;
+            let ((partition, offset), time): ((Partition, Offset), AppendTime) = parse(&value)?;
             contents.floors.insert((partition, offset), time);
         }
         let mut strikes = 0;
@@ -89,7 +90,7 @@ impl Journal {
     /// Makes floors durable: before their records are folded.
     pub fn write_floors(&self, floors: &[Floor]) -> Result<(), Error> {
         self.store.put(floors.iter().map(|f| {
-            let key = [FLOOR, &f.partition.to_be_bytes()[..], &f.offset.to_be_bytes()[..]].concat();
+            let key = [FLOOR, &f.partition.0.to_be_bytes()[..], &f.offset.0.to_be_bytes()[..]].concat();
             (key, json(&((f.partition, f.offset), f.append_time)))
         }))
     }
@@ -133,7 +134,7 @@ pub fn beginnings(
     objects: &Arc<dyn ObjectStore>,
     lanes: &[String],
     runtime: &Handle,
-) -> Result<BTreeMap<u32, u64>, Error> {
+) -> Result<BTreeMap<Partition, Offset>, Error> {
     let mut offsets = BTreeMap::new();
     for lane in lanes {
         let reader = Reader::open(objects, &format!("log/lanes/{lane}"), runtime)?;

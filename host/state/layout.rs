@@ -11,7 +11,8 @@
 //!
 //! A short list lies inline; a long one in runs, one more per checkpoint, so that a long session costs what it adds.
 
-use crate::record::{ByteColumn, NO_TIME};
+use crate::event_time::{EventTime, cell};
+use crate::record::ByteColumn;
 use crate::state::{KeyState, Slot, Stored, ValueBytes};
 
 /// Key of the checkpoint.
@@ -68,14 +69,14 @@ pub fn run_key(key: &[u8], run: u32) -> Vec<u8> {
 }
 
 /// The store's key of a timer: ordered by (time, key).
-pub fn timer_key(time: i64, key: &[u8]) -> Vec<u8> {
-    [b"t", &ordered(time).to_be_bytes()[..], key].concat()
+pub fn timer_key(time: EventTime, key: &[u8]) -> Vec<u8> {
+    [b"t", &ordered(time.ms()).to_be_bytes()[..], key].concat()
 }
 
 /// Time and key of a stored timer.
-pub fn timer_of(stored: &[u8]) -> Option<(i64, &[u8])> {
+pub fn timer_of(stored: &[u8]) -> Option<(EventTime, &[u8])> {
     let time = u64::from_be_bytes(stored.get(1..9)?.try_into().ok()?);
-    Some(((time ^ (1 << 63)).cast_signed(), &stored[9..]))
+    Some((EventTime::from_cell((time ^ (1 << 63)).cast_signed())?, &stored[9..]))
 }
 
 fn ordered(time: i64) -> u64 {
@@ -85,15 +86,15 @@ fn ordered(time: i64) -> u64 {
 /// What changes in the store for a slot: puts (`Some`) and deletes (`None`). The slot's `stored` is brought up to date.
 pub fn changes(slot: &mut Slot, mut change: impl FnMut(Vec<u8>, Option<Vec<u8>>)) {
     let before = slot.stored.take();
-    let (old_runs, old_timer) = before.as_ref().map_or((0, NO_TIME), |s| (s.runs, s.timer));
+    let (old_runs, old_timer) = before.as_ref().map_or((0, None), |s| (s.runs, s.timer));
     let key = &slot.key;
     if slot.state.is_empty() {
         if before.is_some() {
             change(record_key(key), None);
         }
         (0..old_runs).for_each(|run| change(run_key(key, run), None));
-        if old_timer != NO_TIME {
-            change(timer_key(old_timer, key), None);
+        if let Some(timer) = old_timer {
+            change(timer_key(timer, key), None);
         }
         return;
     }
@@ -109,11 +110,11 @@ pub fn changes(slot: &mut Slot, mut change: impl FnMut(Vec<u8>, Option<Vec<u8>>)
         (runs, items) = (runs + 1, list.len());
     }
     if slot.state.timer != old_timer {
-        if old_timer != NO_TIME {
-            change(timer_key(old_timer, key), None);
+        if let Some(timer) = old_timer {
+            change(timer_key(timer, key), None);
         }
-        if slot.state.timer != NO_TIME {
-            change(timer_key(slot.state.timer, key), Some(Vec::new()));
+        if let Some(timer) = slot.state.timer {
+            change(timer_key(timer, key), Some(Vec::new()));
         }
     }
     let stored = Stored { timer: slot.state.timer, runs, items, version: slot.version };
@@ -130,7 +131,7 @@ fn encode(state: &KeyState, stored: &Stored) -> Vec<u8> {
     if other_version != 0 {
         bytes.extend_from_slice(&stored.version.to_le_bytes());
     }
-    bytes.extend_from_slice(&state.timer.to_le_bytes());
+    bytes.extend_from_slice(&cell(state.timer).to_le_bytes());
     bytes.extend_from_slice(&stored.runs.to_le_bytes());
     bytes.extend_from_slice(&narrow(stored.items).to_le_bytes());
     bytes.extend_from_slice(&narrow(value.len()).to_le_bytes());
@@ -149,7 +150,7 @@ pub fn decode(bytes: &[u8]) -> Result<(KeyState, Stored), Corrupt> {
         return Err(Corrupt::Version(version));
     }
     let state_version = if flags & HAS_STATE_VERSION == 0 { 1 } else { u32::from_le_bytes(*take(&mut rest)?) };
-    let timer = i64::from_le_bytes(*take(&mut rest)?);
+    let timer = EventTime::from_cell(i64::from_le_bytes(*take(&mut rest)?));
     let runs = u32::from_le_bytes(*take(&mut rest)?);
     let items = u32::from_le_bytes(*take(&mut rest)?) as usize;
     let length = u32::from_le_bytes(*take(&mut rest)?) as usize;
@@ -238,7 +239,7 @@ mod tests {
         for round in 0..200u32 {
             let state = &mut shard.change(slot).state;
             state.value = Some(ValueBytes::from_slice(&round.to_le_bytes()));
-            state.timer = i64::from(round) - 100;
+            state.timer = Some(EventTime::at(i64::from(round) - 100));
             (0..20u32).for_each(|i| state.list.push(format!("page {round}/{i}").as_bytes()));
             write(&mut shard, &mut store);
             assert_eq!(read(&store, b"k").as_ref(), Some(&shard.slot(slot).state));
@@ -252,12 +253,12 @@ mod tests {
         let (mut shard, mut store) = (Shard::default(), BTreeMap::new());
         let slot = shard.slot_of(hash(b"k"), b"k", true);
         let state = &mut shard.change(slot).state;
-        state.timer = 7;
+        state.timer = Some(EventTime::at(7));
         (0..2000u32).for_each(|i| state.list.push(&i.to_le_bytes()));
         write(&mut shard, &mut store);
         assert!(!store.is_empty());
         let slot = shard.change(slot);
-        slot.state = KeyState { timer: NO_TIME, ..KeyState::default() };
+        slot.state = KeyState::default();
         slot.list_replaced = true;
         write(&mut shard, &mut store);
         assert!(store.is_empty());
@@ -281,13 +282,13 @@ mod tests {
     #[test]
     fn timers_are_ordered_by_time_then_key() {
         let keys = [
-            timer_key(i64::MIN + 1, b"z"),
-            timer_key(-1, b"a"),
-            timer_key(0, b"a"),
-            timer_key(0, b"b"),
-            timer_key(5, b""),
+            timer_key(EventTime::at(i64::MIN + 1), b"z"),
+            timer_key(EventTime::at(-1), b"a"),
+            timer_key(EventTime::at(0), b"a"),
+            timer_key(EventTime::at(0), b"b"),
+            timer_key(EventTime::at(5), b""),
         ];
         assert!(keys.is_sorted());
-        assert_eq!(timer_of(&keys[1]), Some((-1, &b"a"[..])));
+        assert_eq!(timer_of(&keys[1]), Some((EventTime::at(-1), &b"a"[..])));
     }
 }

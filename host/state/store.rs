@@ -10,7 +10,9 @@ use slatedb::config::{CompactorOptions, GarbageCollectorOptions, Settings};
 use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
 use tokio::runtime::Handle;
 
+use crate::event_time::EventTime;
 use crate::failure::{Exit, Failure};
+use crate::state::SlotId;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::layout;
 use crate::state::reader::read_record;
@@ -218,7 +220,7 @@ impl Store {
     }
 
     /// Fills slots from the store; those it does not know have no state.
-    pub fn fill(&self, shard: &mut Shard, slots: &[u32]) -> Result<(), Error> {
+    pub fn fill(&self, shard: &mut Shard, slots: &[SlotId]) -> Result<(), Error> {
         for part in slots.chunks(CONCURRENT_READS) {
             let reads = part.iter().map(|&slot| self.read(shard.slot(slot).key.to_vec()));
             let found = self.runtime.block_on(futures::future::join_all(reads));
@@ -235,21 +237,27 @@ impl Store {
         read_record(&self.db, &self.name, &key, record).await.map(Some)
     }
 
-    /// Brings the keys of the next stored timers into memory: all up to `until`, at most about `most` more. Gives the time up to which all
-    /// timers are now in memory; `i64::MAX` when there is none left.
-    pub fn load_timers(&self, shards: &mut [Shard], from: i64, until: i64) -> Result<i64, Error> {
+    /// Brings the keys of stored timers from `from` (none: the first) up to `until` into memory. Gives the first timer that is not yet
+    /// there; none if all are.
+    pub fn load_timers(
+        &self,
+        shards: &mut [Shard],
+        from: Option<EventTime>,
+        until: EventTime,
+    ) -> Result<Option<EventTime>, Error> {
         let mut due = Vec::new();
         let scan = async {
-            let first = layout::timer_key(from, &[])[layout::TIMERS.len()..].to_vec();
+            let first =
+                from.map_or_else(Vec::new, |from| layout::timer_key(from, &[])[layout::TIMERS.len()..].to_vec());
             let mut found = self.db.scan_prefix(layout::TIMERS, first..).await?;
             while let Some(entry) = found.next().await? {
                 match layout::timer_of(&entry.key) {
-                    Some((time, _)) if time > until => return Ok(time),
+                    Some((time, _)) if time > until => return Ok(Some(time)),
                     Some((_, key)) => due.push(key.to_vec()),
                     None => {}
                 }
             }
-            Ok::<_, slatedb::Error>(i64::MAX)
+            Ok::<_, slatedb::Error>(None)
         };
         let next = self.runtime.block_on(scan).map_err(|e| error_of(&self.name, &e))?;
         self.load(shards, &due)?;
@@ -273,7 +281,7 @@ impl Store {
     }
 
     fn load(&self, shards: &mut [Shard], keys: &[Vec<u8>]) -> Result<(), Error> {
-        let mut missing: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        let mut missing: BTreeMap<usize, Vec<SlotId>> = BTreeMap::new();
         for key in keys {
             let hash = hash(key);
             let shard = shard_of(hash, shards.len());

@@ -10,6 +10,7 @@ use crate::commands::doctor::state::LaneState;
 use crate::config::{self, Config, KafkaSource, Ordering, Source};
 use crate::failure::{Check, Exit, Failure};
 use crate::plugin::{Instance, Plugin};
+use crate::position::{Offset, Partition};
 use crate::record::{Records, iso};
 use crate::source::kafka::survey::{self, Age, Keeping, Skew};
 use crate::source::kafka::{Timestamps, Topic};
@@ -84,37 +85,38 @@ fn found(kafka: &KafkaSource, topic: &Topic, line: Check) -> Vec<Check> {
 /// A partition, and how far the pipeline has come in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
-    partition: u32,
+    partition: Partition,
     /// The offset with which the pipeline began.
-    began: u64,
+    began: Offset,
     /// The next offset to fold.
-    next: u64,
+    next: Offset,
     /// The first offset in the log.
-    low: u64,
+    low: Offset,
     /// The offset after the last.
-    high: u64,
+    high: Offset,
     /// The time of the record before `next`, ms.
     last_ms: Option<i64>,
 }
 
 fn places(topic: &Topic, lanes: &[LaneState]) -> Vec<Place> {
     let partitions = topic.partitions.iter().zip(topic.low.iter().zip(&topic.high));
-    let place = |(&partition, (&low, &high)): (&u32, (&u64, &u64))| {
+    let place = |(&partition, (&low, &high)): (&Partition, (&Offset, &Offset))| {
         let lane = lanes.iter().find(|lane| lane.began.contains_key(&partition))?;
         let began = lane.began[&partition];
         let last = lane.checkpoint.as_ref().and_then(|c| c.partitions.get(&partition)).map(|progress| &progress.last);
-        let next = last.map_or(began, |last| last.offset + 1);
-        Some(Place { partition, began, next, low, high, last_ms: last.map(|last| last.timestamp) })
+        let next = last.map_or(began, |last| last.offset.next());
+        Some(Place { partition, began, next, low, high, last_ms: last.and_then(|last| last.timestamp) })
     };
     partitions.filter_map(place).collect()
 }
 
 fn starts(lanes: &[LaneState]) -> Vec<Start> {
     let of_lane = |lane: &LaneState| {
-        let progress = |partition: &u32| lane.checkpoint.as_ref()?.partitions.get(partition).map(|p| p.last.clone());
-        let start = |(&partition, &began): (&u32, &u64)| {
+        let progress =
+            |partition: &Partition| lane.checkpoint.as_ref()?.partitions.get(partition).map(|p| p.last.clone());
+        let start = |(&partition, &began): (&Partition, &Offset)| {
             let last = progress(&partition);
-            Start { partition, next: Some(last.as_ref().map_or(began, |last| last.offset + 1)), last }
+            Start { partition, next: Some(last.as_ref().map_or(began, |last| last.offset.next())), last }
         };
         lane.began.iter().map(start).collect::<Vec<_>>()
     };
@@ -142,14 +144,14 @@ fn standing(kafka: &KafkaSource, topic: &Topic, lanes: &[LaneState]) -> Vec<Chec
 }
 
 fn behind(places: &[Place]) -> String {
-    let behind: u64 = places.iter().map(|place| place.high.saturating_sub(place.next)).sum();
+    let behind: u64 = places.iter().map(|place| place.high.0.saturating_sub(place.next.0)).sum();
     format!("the records that were folded last are where they were, {behind} records are to be folded")
 }
 
 /// Partitions that came since the pipeline began.
 fn grown(ordering: Ordering, topic: &Topic, lanes: &[LaneState]) -> Option<Check> {
-    let known: Vec<u32> = lanes.iter().flat_map(|lane| lane.began.keys().copied()).collect();
-    let new: Vec<u32> = topic.partitions.iter().copied().filter(|partition| !known.contains(partition)).collect();
+    let known: Vec<Partition> = lanes.iter().flat_map(|lane| lane.began.keys().copied()).collect();
+    let new: Vec<Partition> = topic.partitions.iter().copied().filter(|partition| !known.contains(partition)).collect();
     if known.is_empty() || new.is_empty() {
         return None;
     }
@@ -167,7 +169,7 @@ fn grown(ordering: Ordering, topic: &Topic, lanes: &[LaneState]) -> Option<Check
 fn lost(place: &Place) -> Option<Check> {
     let Place { partition, next, low, high, .. } = *place;
     let (detail, symptom) = if next < low {
-        let gone = low - next;
+        let gone = low.0 - next.0;
         (
             format!("the state goes on at offset {next}, the log begins at {low}: {gone} offsets are gone"),
             Symptom::LogTrimmed,
@@ -223,7 +225,7 @@ fn running_out(place: &Place, keeping: Keeping, now_ms: i64) -> Option<String> {
             ));
         }
     }
-    let limit = keeping.retention_bytes.filter(|_| low > 0 && (next - low) * 10 < high - low)?;
+    let limit = keeping.retention_bytes.filter(|_| low.0 > 0 && (next.0 - low.0) * 10 < high.0 - low.0)?;
     Some(format!(
         "records from offset {next} on are to be folded, the log is trimmed to {limit} bytes and begins at {low} already, and ends at \
          {high}: they are deleted soon"
@@ -317,7 +319,14 @@ mod tests {
     use super::*;
     use crate::record::RecordRef;
 
-    const PLACE: Place = Place { partition: 0, began: 0, next: 50, low: 0, high: 100, last_ms: Some(1_000) };
+    const PLACE: Place = Place {
+        partition: Partition(0),
+        began: Offset(0),
+        next: Offset(50),
+        low: Offset(0),
+        high: Offset(100),
+        last_ms: Some(1_000),
+    };
     const KEEPING: Keeping = Keeping { retention_ms: Some(10_000), retention_bytes: None, is_compacted: false };
 
     fn symptoms(checks: &[Check]) -> Vec<Symptom> {
@@ -327,28 +336,36 @@ mod tests {
     #[test]
     fn what_the_log_has_lost_is_refused() {
         assert_eq!(lost(&PLACE), None);
-        assert_eq!(lost(&Place { low: 51, ..PLACE }).and_then(|check| check.symptom), Some(Symptom::LogTrimmed));
-        assert_eq!(lost(&Place { high: 49, ..PLACE }).and_then(|check| check.symptom), Some(Symptom::LogAnew));
+        assert_eq!(
+            lost(&Place { low: Offset(51), ..PLACE }).and_then(|check| check.symptom),
+            Some(Symptom::LogTrimmed)
+        );
+        assert_eq!(lost(&Place { high: Offset(49), ..PLACE }).and_then(|check| check.symptom), Some(Symptom::LogAnew));
     }
 
     #[test]
     fn what_is_about_to_be_lost_by_age_or_by_size_is_warned_of() {
         assert_eq!(symptoms(&kept(&[PLACE], KEEPING, 8_999)), []);
         assert_eq!(symptoms(&kept(&[PLACE], KEEPING, 9_000)), [Symptom::RetentionClose]);
-        assert_eq!(symptoms(&kept(&[Place { next: 100, ..PLACE }], KEEPING, 99_000)), [], "all is folded");
+        assert_eq!(symptoms(&kept(&[Place { next: Offset(100), ..PLACE }], KEEPING, 99_000)), [], "all is folded");
         let by_size = Keeping { retention_ms: None, retention_bytes: Some(1 << 30), is_compacted: false };
-        let place = Place { began: 45, low: 45, ..PLACE };
+        let place = Place { began: Offset(45), low: Offset(45), ..PLACE };
         assert_eq!(symptoms(&kept(&[place], by_size, 99_000)), [Symptom::RetentionClose]);
         assert_eq!(symptoms(&kept(&[PLACE], by_size, 99_000)), [], "nothing was trimmed yet");
-        assert_eq!(symptoms(&kept(&[Place { low: 10, ..PLACE }], KEEPING, 0)), [Symptom::BeginningTrimmed]);
+        assert_eq!(symptoms(&kept(&[Place { low: Offset(10), ..PLACE }], KEEPING, 0)), [Symptom::BeginningTrimmed]);
         let compacted = Keeping { is_compacted: true, ..KEEPING };
         assert_eq!(symptoms(&kept(&[], compacted, 0)), [Symptom::LogCompacted]);
     }
 
     #[test]
     fn new_partitions_are_refused_where_all_are_one_stream_and_warned_of_where_each_is_its_own() {
-        let topic = Topic { partitions: vec![0, 1], low: vec![0, 0], high: vec![0, 0], timestamps: None };
-        let lanes = [LaneState { checkpoint: None, began: BTreeMap::from([(0, 0)]) }];
+        let topic = Topic {
+            partitions: vec![Partition(0), Partition(1)],
+            low: vec![Offset(0); 2],
+            high: vec![Offset(0); 2],
+            timestamps: None,
+        };
+        let lanes = [LaneState { checkpoint: None, began: BTreeMap::from([(Partition(0), Offset(0))]) }];
         let refused = grown(Ordering::Topic, &topic, &lanes).expect("one is new");
         assert_eq!(
             (refused.symptom, refused.finding),

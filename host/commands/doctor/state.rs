@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::deployment::PipelineLog;
 use crate::failure::{Check, Exit, Failure};
 use crate::plugin::Plugin;
+use crate::position::{Offset, Partition};
 use crate::record::iso;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::journal;
@@ -27,7 +28,7 @@ pub(super) struct LaneState {
     /// Its last checkpoint, if there is one.
     pub(super) checkpoint: Option<Checkpoint>,
     /// The offset with which each of its partitions began.
-    pub(super) began: BTreeMap<u32, u64>,
+    pub(super) began: BTreeMap<Partition, Offset>,
 }
 
 /// The lines for state and lanes, and how far the lanes have come.
