@@ -176,14 +176,18 @@ pub trait Mapper: Sized + 'static {
     /// [`Migrated`].
     fn migrate_value(&self, version: u32, old: &[u8], new: &mut Migrated<'_, Self::Value>) -> Result<(), String> {
         let _ = (old, new);
-        Err(format!("cannot migrate a value state of state version {version}: the plugin does not implement `migrate_value`"))
+        Err(format!(
+            "cannot migrate a value state of state version {version}: the plugin does not implement `migrate_value`"
+        ))
     }
 
     /// Converts a list item from an older state version to the current one. The default returns an error. For an example, see
     /// [`Migrated`].
     fn migrate_item(&self, version: u32, old: &[u8], new: &mut Migrated<'_, Self::Item>) -> Result<(), String> {
         let _ = (old, new);
-        Err(format!("cannot migrate a list item of state version {version}: the plugin does not implement `migrate_item`"))
+        Err(format!(
+            "cannot migrate a list item of state version {version}: the plugin does not implement `migrate_item`"
+        ))
     }
 }
 

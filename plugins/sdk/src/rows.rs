@@ -83,7 +83,10 @@ impl Rows {
     fn find(&mut self, shape: &'static Shape) -> usize {
         let Some(table) = self.tables.iter().position(|spec| spec.name == shape.table) else {
             let tables = self.tables.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
-            panic!("table {} is not in the description, which has [{tables}]: add it with `.rows::<..>()`", shape.table);
+            panic!(
+                "table {} is not in the description, which has [{tables}]: add it with `.rows::<..>()`",
+                shape.table
+            );
         };
         if let Some(difference) = shape.differs(&self.tables[table]) {
             panic!("{difference}");

@@ -224,7 +224,9 @@ pub fn from_bytes<T: BySerde>(bytes: &[u8]) -> Result<T, String> {
 pub(crate) fn read<'a, T: Stored + ?Sized>(what: &str, bytes: &'a [u8]) -> T::Read<'a> {
     match T::read(bytes) {
         Ok(value) => value,
-        Err(reason) => panic!("cannot decode {what}: {reason}; was its encoding changed without raising the state version?"),
+        Err(reason) => {
+            panic!("cannot decode {what}: {reason}; was its encoding changed without raising the state version?")
+        }
     }
 }
 

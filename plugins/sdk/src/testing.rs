@@ -246,7 +246,8 @@ impl Host {
     }
 
     fn due(&self) -> Option<String> {
-        let due = |state: &KeyState| self.watermark != NO_TIME && state.timer.is_some_and(|time| time <= self.watermark);
+        let due =
+            |state: &KeyState| self.watermark != NO_TIME && state.timer.is_some_and(|time| time <= self.watermark);
         self.keys.iter().find(|(_, state)| due(state)).map(|(key, _)| key.clone())
     }
 
@@ -270,7 +271,10 @@ impl Host {
         }
         self.apply::<M>(&[key.to_owned()], &changes, |_| 0);
         let set = self.keys[key].timer;
-        assert!(set.is_none_or(|next| next > time), "the timer of {key} fired at {time}, and on_timer set a timer for {set:?}: it must be later");
+        assert!(
+            set.is_none_or(|next| next > time),
+            "the timer of {key} fired at {time}, and on_timer set a timer for {set:?}: it must be later"
+        );
     }
 
     fn apply<M: Mapper>(&mut self, keys: &[String], changes: &ChangeBatch, key_of: impl Fn(u32) -> usize) {

@@ -5,7 +5,9 @@ use keyfold_sdk::raw::{
     ByteColumn, ChangeBatch, ColumnData, FoldBatch, HeaderColumns, RecordBatch, StateBatch, TextColumn, TimerBatch,
 };
 use keyfold_sdk::testing::Log;
-use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Migrated, NO_TIME, Record, Table};
+use keyfold_sdk::{
+    ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Migrated, NO_TIME, Record, Table,
+};
 
 /// A mapper whose events are scripts: it executes them word by word.
 struct Script;

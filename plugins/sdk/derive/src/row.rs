@@ -86,7 +86,10 @@ fn columns(input: &DeriveInput) -> Result<Vec<Column<'_>>> {
         return Err(Error::new_spanned(&input.ident, "a row must be a struct, whose fields are the columns"));
     };
     let Fields::Named(fields) = &data.fields else {
-        return Err(Error::new_spanned(&input.ident, "a row must have named fields, whose names are the names of the columns"));
+        return Err(Error::new_spanned(
+            &input.ident,
+            "a row must have named fields, whose names are the names of the columns",
+        ));
     };
     let columns = fields.named.iter().map(column).collect::<Result<Vec<_>>>()?;
     for (i, column) in columns.iter().enumerate() {
@@ -113,7 +116,9 @@ fn column(field: &Field) -> Result<Column<'_>> {
             } else if meta.path.is_ident("name") {
                 column.name = meta.value()?.parse()?;
             } else {
-                return Err(meta.error("unknown attribute for a field: use `#[row(key)]`, `#[row(name = \"..\")]` or both"));
+                return Err(
+                    meta.error("unknown attribute for a field: use `#[row(key)]`, `#[row(name = \"..\")]` or both")
+                );
             }
             Ok(())
         })?;
