@@ -6,7 +6,8 @@
 //! `visits` is different: its timeout counts from the watermark, so its sessions also depend on when the events of other users arrived
 //! (plugins/README.md, "Sessions").
 //!
-//! - *Events exactly `gap` apart* belong to one session, as in Kafka Streams. In Flink they do too, unless the watermark passes between them.
+//! - *Events exactly `gap` apart* belong to one session, as in Kafka Streams. In Flink they do too, unless the watermark closes the window of
+//!   the first event before the second one arrives.
 //! - *A row is written* when only late events could still extend its session, as in Flink. Kafka Streams by default writes a row at each
 //!   event, and retracts it when its session is merged.
 //! - *Late events* are those at or before the watermark, and `time.late` decides what the host does with them. With
@@ -32,7 +33,7 @@ pub struct GapSessions {
 
 const SCHEMA: &str = r#"{
     "type": "object",
-    "properties": { "gap": { "type": ["string", "integer"], "description": "longest time between two events of a session, like \"30m\" or in milliseconds" } },
+    "properties": { "gap": { "type": ["string", "integer"], "description": "longest time between consecutive events of a session, like \"30m\" or in milliseconds" } },
     "required": ["gap"],
     "additionalProperties": false
 }"#;

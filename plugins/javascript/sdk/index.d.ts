@@ -98,7 +98,7 @@ export type Level = 'error' | 'warn' | 'info' | 'debug';
 /** Writes a line to the host's log, even if the record, event or firing is rejected later. `console.log` and the like do the same. */
 export type Log = (level: Level, message: string) => void;
 
-/** One record of the log. Use it only until `map` returns. */
+/** One record of the log. It is valid only until `map` returns. */
 export interface LogRecord {
   readonly partition: number;
   readonly offset: number;
@@ -116,14 +116,14 @@ export interface LogRecord {
   headers(): [string, Uint8Array][];
 }
 
-/** The events of a record, which `map` adds here. */
+/** Collects the events of a record in `map`. */
 export interface Events<Value> {
   /** Adds an event, which is folded under `key`. A number is converted to decimal. `time` is when it happened; ms since 1970 UTC. */
   push(key: string | number | bigint, time: number, value?: Value): void;
   readonly log: Log;
 }
 
-/** One event to be folded into its key. Use it only until `onEvent` returns. */
+/** One event to be folded into its key. It is valid only until `onEvent` returns. */
 export interface Event<Value> {
   /** Returns the value that `map` gave the event, or undefined. */
   value(): Value;
@@ -139,7 +139,7 @@ export interface Event<Value> {
   readonly index: number;
 }
 
-/** A key: its state, its timer, and the rows that it emits. Use it only until the function returns. */
+/** A key: its state, its timer, and the rows that it emits. It is valid only until the function returns. */
 export interface Key<Value, Item, Tables> {
   /** The key itself. */
   readonly name: string;

@@ -97,7 +97,7 @@ class Record {
   }
 }
 
-/** The events of a record, which `map` adds here. */
+/** Collects the events of a record in `map`. */
 class Events {
   /** @type {number[]} */ records = [];
   keys = new Column();

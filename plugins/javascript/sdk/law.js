@@ -9,7 +9,7 @@ export const consoleLog = { lines: null };
 
 const clock = 'a plugin has no clock, because its results must depend only on the log; use event.time, event.watermark or record.appendTime';
 const randomness =
-  'a plugin has no randomness, because its results must depend only on the log; derive a value from the partition and the offset, which are unique';
+  'a plugin has no randomness, because its results must depend only on the log; derive a value from the partition and the offset, which together are unique';
 const network =
   'a plugin has no network and cannot wait, because its results must depend only on the log; to wait in event time, use key.setTimer()';
 
@@ -34,7 +34,7 @@ DateWithoutClock.UTC = RealDate.UTC;
 DateWithoutClock.now = refuse('Date.now()', clock);
 Object.defineProperty(DateWithoutClock, 'name', { value: 'Date' });
 
-/** Disables them. Not called when Node tests a plugin's functions, because Node itself needs its clock. */
+/** Installs the replacements. Tests that call a plugin's functions in Node do not call this, because Node itself needs its clock. */
 export function enforce() {
   globalThis.Date = DateWithoutClock;
   Math.random = refuse('Math.random()', randomness);

@@ -1,9 +1,9 @@
 //! An alert when a key has more than `limit` events in a `window` of event time. It is written at once, and does not wait for the watermark.
 //!
 //! A record is `{"key": <string>, "time": <milliseconds since 1970>}`. Events less than `window` apart are in the same window. An event that
-//! arrives out of order counts at its own time, in every window that contains it. A row has the time at which the limit was exceeded, and how
-//! many events there were since when. While the key stays above the limit, and for `quiet` after that, no further alert is written, so that
-//! there is one row per excess and not one per event. The timer only removes state that is no longer needed.
+//! arrives out of order counts at its own time, in every window that contains it. A row has the start of the window, the time at which the
+//! limit was exceeded, and the number of events between them. While the key stays above the limit, and for `quiet` after that, no further
+//! alert is written. So there is one row per excess and not one per event. The timer only removes state that is no longer needed.
 
 use keyfold_sdk::config::Duration;
 use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record, Row, Stored, Timestamp};
@@ -30,7 +30,7 @@ fn none() -> Duration {
 const SCHEMA: &str = r#"{
     "type": "object",
     "properties": {
-        "limit": { "type": "integer", "minimum": 1, "maximum": 65535, "description": "greatest number of events in a window without an alert" },
+        "limit": { "type": "integer", "minimum": 1, "maximum": 65535, "description": "an alert is written when a window has more events than this" },
         "window": { "type": ["string", "integer"], "description": "length of the window, like \"1m\" or in milliseconds" },
         "quiet": { "type": ["string", "integer"], "default": 0, "description": "time without a further alert, like \"10m\" or in milliseconds" }
     },
@@ -91,7 +91,7 @@ impl Mapper for RateAlert {
             return Err("late: the events of its window are no longer kept".into());
         }
         let Recent { mut over, mut times } = key.value().unwrap_or_default();
-        // A later event completes a window of `limit` + 1 events. So of the events before the watermark, only the last `limit` can be in one.
+        // A new event that completes a window of `limit` + 1 events is after the watermark. So at most `limit` events up to the watermark count.
         times.drain(..times.partition_point(|time| *time <= watermark).saturating_sub(limit));
         let at = times.partition_point(|time| *time <= event.time);
         times.insert(at, event.time);

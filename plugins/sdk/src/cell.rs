@@ -63,7 +63,7 @@ pub trait Cell {
     fn write_cell(&self, cell: CellWriter<'_>);
 }
 
-/// A type that a primary key column can hold: it is never null, and equal values have equal bytes. For an example, see [`Cell`].
+/// A type that a primary key column can hold. It is never null, and each value is written in one way only. For an example, see [`Cell`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a column of the primary key",
     label = "not allowed in a primary key",

@@ -231,7 +231,7 @@ impl<'a, M: Mapper> Key<'a, M> {
     }
 }
 
-/// A key whose timer fires. Only here can its list state be read. It dereferences to [`Key`].
+/// A key whose timer fires. It has all methods of [`Key`], and is the only place where a key's list state can be read.
 ///
 /// ```
 /// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};

@@ -1,7 +1,7 @@
 //! Write keyfold plugins in Rust.
 //!
-//! A plugin is a type that implements [`Mapper`], exported by one line: `keyfold_sdk::plugin!(Type);`. Build it with
-//! `cargo build --release --target wasm32-unknown-unknown` as a `cdylib`. The host loads the resulting file directly.
+//! A plugin is a type that implements [`Mapper`], exported by one line: `keyfold_sdk::plugin!(Type);`. Its crate has the crate type `cdylib`.
+//! Build it with `cargo build --release --target wasm32-unknown-unknown`. The host loads the resulting file directly.
 //!
 //! ```
 //! use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Mapper, Record, Table};
@@ -140,8 +140,8 @@ pub use bindings::exports::keyfold::mapper::mapper as raw;
 
 /// A plugin's logic: it turns records into events, and folds the events of each key, with one timer per key.
 ///
-/// [`Stored`] converts all three types to bytes and back. It is implemented for `str`, `[u8]`, numbers and, if there is nothing to store,
-/// `()`. For an example, see [the crate's documentation](crate); for one with migration, see [`Migrated`].
+/// [`Stored`] converts all three types to bytes and back. Use `()` for a type that the plugin does not need. For an example, see
+/// [the crate's documentation](crate); for one with migration, see [`Migrated`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a plugin: it does not implement `Mapper`",
     label = "not a plugin",
@@ -191,8 +191,8 @@ pub trait Mapper: Sized + 'static {
     }
 }
 
-/// Exports a [`Mapper`] as this crate's plugin. For targets other than wasm32, it exports nothing, so that native tests link, and only
-/// defines the entry point that `keyfold plugin bench` calls.
+/// Exports a [`Mapper`] as this crate's plugin. Natively, it exports nothing, so that tests link; it only defines the entry point for
+/// `keyfold plugin bench`.
 ///
 /// ```
 /// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
@@ -316,7 +316,7 @@ macro_rules! log {
     }};
 }
 
-/// Exports a type that implements [`raw::Guest`] directly. For targets other than wasm32, it expands to nothing.
+/// Exports a type that implements [`raw::Guest`] directly. Natively, it expands to nothing.
 ///
 /// ```
 /// use keyfold_sdk::raw::{self, ByteColumn, ChangeBatch, EventBatch, FoldBatch, RecordBatch, StateBatch, TextColumn, TimerBatch};

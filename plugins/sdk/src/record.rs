@@ -216,7 +216,7 @@ impl<T: KeyText + ?Sized> KeyText for &T {
     }
 }
 
-/// The events of a record, which [`Mapper::map`] adds here.
+/// Collects the events of a record in [`Mapper::map`].
 ///
 /// ```
 /// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Level, Mapper, Record};

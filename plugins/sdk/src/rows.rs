@@ -1,8 +1,8 @@
 //! The rows of a call, as columns.
 //!
 //! Rows of one event must be written in the order in which they were emitted, whatever other events are in the call. The contract orders
-//! them by row-batch first. So each row goes into the first row-batch of its table that is not before the row-batch of the event's previous
-//! row, and a new row-batch is added if there is none. For almost all plugins, that gives one row-batch per table.
+//! them by row-batch first. A row therefore goes into a row-batch of its table at or after the row-batch of the event's previous row; if there
+//! is none, a new one is added. For almost all plugins, that gives one row-batch per table.
 
 use std::rc::Rc;
 
