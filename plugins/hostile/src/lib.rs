@@ -40,7 +40,7 @@
 //! | `timers` | no plain row. An event sets count to 0 and the timer to its time + 10 s. A firing at t adds 1 to count and emits (key, t, count, []). If count is below 5, it sets the timer to t + 7 s, otherwise it clears the state |
 //! | `timer-now` | emits the plain row, and sets a timer at the watermark (without one, at the event's time), which is already due. The firing emits (key, its time, -1, []) |
 //! | `timer-zero` | puts v as sum, and sets a timer for 1970, which is already due and has the same time for all events. The firing emits (key, v, v, []) and clears the value. If `v` = `n`, it panics with `struck by <v>`: in the event if `at` is `fold`, in the firing if `at` is `timer` |
-//! | `mark` | an event adds 1 to count, emits (key, event time, count, [`mark`]) and sets the timer to its time + 10 s. The firing emits (key, its time, -count, [`mark`]). So every row shows which configuration wrote it |
+//! | `mark` | an event adds 1 to count, emits (key, event time, count, `[mark]`) and sets the timer to its time + 10 s. The firing emits (key, its time, -count, `[mark]`). So every row shows which configuration wrote it |
 //!
 //! `at` says where `trap`, `loop`, `grow` and `burn` fail: in `map`, in `fold`, or in `timer`. In the last case, the target emits its plain row,
 //! puts, appends and sets a timer for its time + 10 s, and the firing fails.
