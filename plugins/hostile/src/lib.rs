@@ -16,7 +16,7 @@
 //!
 //! | mode | behaviour |
 //! |---|---|
-//! | `ok` | the plain row |
+//! | `ok` | emits the plain row |
 //! | `multi` | the same as `ok`; a name for tests of records with several events |
 //! | `log` | emits the plain row, and logs `event <v> of <key>` at level info |
 //! | `trap` | panics with `struck by <v>` on the target |

@@ -15,7 +15,7 @@
 export type ColumnType =
   /** true or false */
   | 'boolean'
-  /** A signed 64-bit integer: an integer number below 2^53, or a BigInt. */
+  /** A signed 64-bit integer: a safe integer (below 2^53) or a BigInt. */
   | 'integer'
   /** A number. */
   | 'float'
@@ -76,7 +76,7 @@ export type Row<T> = (T extends { key: infer Key } ? Cells<Key> : {}) &
 
 /**
  * How a value is converted to bytes and back. A value is encoded when it is put, and decoded each time it is read. So changing an object
- * after you put it, or one that you have read, does not change the state.
+ * after putting or reading it does not change the state.
  */
 export interface Codec<Value> {
   /** Encodes a value. `what` names it in error messages. */

@@ -2,7 +2,7 @@
 //
 // The host folds records again: after a crash, in a replay, and for `keyfold replay --against`. The results must be the same each time. The
 // engine inside the component has no real clock and no randomness: `Date.now()` would always return the time of the build, and
-// `Math.random()` would give the same numbers in every instance. So these functions throw an error that explains it.
+// `Math.random()` would give the same numbers in every instance. So these functions throw an error that says what to use instead.
 
 /** The lines for the host's log that `console` writes to during a call. */
 export const consoleLog = { lines: null };
