@@ -1,5 +1,5 @@
 //! The admin API: a host's deployments over HTTP, for those who cannot reach its store. JSON in and out; each request does what the command
-//! of the same name does. Owns routes, tokens and status codes; what is done is [`crate::deployment::order`]'s.
+//! of the same name does. Owns routes, tokens and status codes; what is done is [`crate::rollout::order`]'s.
 //!
 //! | request | what it does |
 //! |---|---|
@@ -37,18 +37,18 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
-use crate::board::Board;
 use crate::config::{self, Admin, Config};
-use crate::deployment::order::{self, PluginFile};
-use crate::deployment::{Author, shadow};
+use crate::deployment::Author;
+use crate::deployment::shadow;
 use crate::failure::{Check, Exit, Failure, Finding};
-use crate::status::Status;
-use crate::{cli, health, metrics, status};
-
-pub mod client;
+use crate::observe::board::Board;
+use crate::observe::status::{self, Status};
+use crate::observe::{health, metrics};
+use crate::report;
+use crate::rollout::order::{self, PluginFile};
 
 /// The path of the host's status.
-const STATUS: &str = "/v1/status";
+pub(crate) const STATUS: &str = "/v1/status";
 
 /// What is to be deployed; what is not named stays as it is in force, as with `keyfold deploy`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -136,7 +136,7 @@ impl Line {
 }
 
 /// The exit of this code.
-fn exit_of(code: u8) -> Exit {
+pub(crate) fn exit_of(code: u8) -> Exit {
     let all = [Exit::Config, Exit::Outside, Exit::Plugin, Exit::State];
     all.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Exit::Unexpected)
 }
@@ -195,7 +195,7 @@ pub fn serve(
     drop(inside);
     runtime.spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
-            tracing::error!(%error, "the admin API ended");
+            tracing::error!(event = "admin-api-failed", %error, "admin API stopped");
         }
     });
     Ok(address)
@@ -270,7 +270,7 @@ async fn startup(State(host): State<Arc<Host>>) -> Response {
 
 fn probe(checks: &[Check]) -> Response {
     let status = if health::is_well(checks) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, cli::check_lines(checks) + "\n").into_response()
+    (status, report::check_lines(checks) + "\n").into_response()
 }
 
 async fn metrics_page(State(host): State<Arc<Host>>) -> Response {
@@ -295,7 +295,7 @@ async fn deploy(State(host): State<Arc<Host>>, Json(wanted): Json<Wanted>) -> Re
         let done = ordered.order.is_some() || dry_run && !refused;
         let checks = ordered.checks.iter().map(Line::of).collect();
         let order = ordered.order.map(|order| order.to_string());
-        tracing::info!(order, "asked for through the admin API");
+        tracing::info!(event = "admin-request", order, "admin request received");
         Ok((if done { StatusCode::OK } else { StatusCode::CONFLICT }, Answer { checks, order }))
     })
     .await

@@ -85,7 +85,7 @@ impl Backoff {
         self.outage.retries.fetch_add(1, Relaxed);
         if self.warned.is_none_or(|last| now.duration_since(last) >= BETWEEN_WARNINGS) {
             self.warned = Some(now);
-            tracing::warn!(what = self.what, %error, "the outside does not answer, it is tried again");
+            tracing::warn!(event = "unavailable", what = self.what, %error, "unavailable; retrying");
         }
     }
 
@@ -105,7 +105,12 @@ impl Backoff {
         if let Some(since) = self.since.take() {
             self.outage.back_us.store(clock::uptime_us(), Relaxed);
             self.outage.since_ms.store(0, Relaxed);
-            tracing::info!(what = self.what, seconds = since.elapsed().as_secs(), "the outside answers again");
+            tracing::info!(
+                event = "available-again",
+                what = self.what,
+                seconds = since.elapsed().as_secs(),
+                "available again"
+            );
         }
         self.next = FIRST;
         self.warned = None;

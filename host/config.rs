@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::failure::{Exit, Failure};
 
 mod keys;
+pub mod overrides;
 mod read;
 mod value;
 

@@ -8,10 +8,11 @@ mod topic;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use crate::backoff::Outage;
+use crate::backoff::Outage;
 use crate::config;
 use crate::failure::{Check, Failure};
 use crate::record::{HeaderColumns, RecordRef, Records};
+use crate::strike::Stage;
 
 pub use read::{Kept, read};
 
@@ -50,50 +51,6 @@ pub fn check(config: &config::DeadLetters) -> Vec<Check> {
         config::DeadLetters::File(path) => file::check(path),
         config::DeadLetters::Topic { brokers, topic, properties } => topic::check(brokers, topic, properties),
     }]
-}
-
-/// Where in the pipeline it happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// The plugin's `map-records` rejected the record, or struck on it.
-    Map,
-    /// The event's time: out of range, too far in the future, or late under `late = "dead-letter"`.
-    Time,
-    /// The plugin's `fold` rejected the event, or struck on it.
-    Fold,
-    /// The plugin's `on-timer` rejected the key, or struck on it.
-    Timer,
-    /// The plugin's `migrate` struck on the key's state.
-    Migrate,
-    /// The database refused a row.
-    Sink,
-}
-
-impl Stage {
-    /// All of them, in the order of a record's life.
-    pub const ALL: [Stage; 6] = [Stage::Map, Stage::Time, Stage::Fold, Stage::Timer, Stage::Migrate, Stage::Sink];
-
-    /// The one of this name.
-    pub fn named(name: &str) -> Option<Stage> {
-        Stage::ALL.into_iter().find(|stage| stage.name() == name)
-    }
-
-    /// Whether its dead letters carry the record as it was in the log.
-    pub fn keeps_the_record(self) -> bool {
-        matches!(self, Stage::Map | Stage::Time | Stage::Fold)
-    }
-
-    /// As dead letters name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Map => "map",
-            Stage::Time => "time",
-            Stage::Fold => "fold",
-            Stage::Timer => "timer",
-            Stage::Migrate => "migrate",
-            Stage::Sink => "sink",
-        }
-    }
 }
 
 /// One dead letter. `Map`, `Time` and `Fold` carry the original record; `Timer` and `Migrate` carry the key and its lost state as JSON; `Sink` the row.

@@ -43,11 +43,9 @@ use crate::plugin::{Digest, Plugin};
 use crate::record::iso;
 
 pub mod follow;
-pub mod order;
 pub mod owner;
 pub mod redriven;
 pub mod shadow;
-pub mod watch;
 
 /// The format of `log/`.
 const FORMAT: u32 = 1;
@@ -262,7 +260,7 @@ fn late_name(late: Late) -> &'static str {
 }
 
 impl Deployment {
-    fn of(settings: Settings, plugin: &Plugin, probation_ms: i64, author: &Author) -> Deployment {
+    pub(crate) fn of(settings: Settings, plugin: &Plugin, probation_ms: i64, author: &Author) -> Deployment {
         let description = &plugin.description;
         Deployment {
             t: None,
@@ -542,7 +540,7 @@ impl PipelineLog {
         self.runtime.block_on(listing).map_err(refused)
     }
 
-    fn read<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
+    pub(crate) fn read<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
         let Some(bytes) = self.get(path)? else { return Ok(None) };
         let parsed = serde_json::from_slice(&bytes);
         parsed.map(Some).map_err(|e| {
@@ -559,7 +557,7 @@ impl PipelineLog {
         }
     }
 
-    fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), Failure> {
+    pub(crate) fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), Failure> {
         let location = Path::from(path);
         let put = self.runtime.block_on(self.objects.put(&location, bytes.into()));
         put.map(drop).map_err(|e| Failure::new(Exit::Outside, format!("state.url: {path} cannot be written: {e}")))

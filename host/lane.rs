@@ -8,34 +8,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::board::{Doing, LaneBoard};
+use self::audit::Auditor;
+use self::core::{Core, Output, Prepared};
 use crate::clock;
 use crate::config::OnStrike;
+use crate::counts::Counts;
 use crate::deployment::follow::{Back, Follower, Logic};
 use crate::failure::{Exit, Failure};
-use crate::journal::Journal;
+use crate::observe::board::{Doing, LaneBoard};
+use crate::observe::progress::Progress;
 use crate::plugin::Fault;
-use crate::progress::Progress;
 use crate::record::{NO_TIME, Records};
+use crate::row::Image;
 use crate::row::Origin;
-use crate::sink::Image;
 use crate::sink::writer::{Lengths, SharedImages, Writer};
 use crate::source::merge::{Merge, Released};
 use crate::source::{Arrival, Source};
+use crate::source::{BATCH_BYTES, QUEUED_BATCHES};
 use crate::state::Shard;
 use crate::state::checkpoint::{Checkpoint, FORMAT, PartitionProgress};
+use crate::state::journal::Journal;
 use crate::state::store::Store;
-use audit::Auditor;
-use batch::{Core, Counts, Output, Prepared, Strike, StrikeItem};
+use crate::strike::{Strike, StrikeItem};
 
 pub mod audit;
-pub mod batch;
+pub mod core;
+pub mod law;
 mod migration;
 mod shard;
 pub mod time;
 
-/// Bytes of keys and payloads in a batch, about: what goes into the sandbox at once must leave it room.
-pub(crate) const BATCH_BYTES: usize = 8 << 20;
 /// How long a batch that is not full waits for more.
 const FILL_WAIT: Duration = Duration::from_millis(2);
 /// The same while the log is known to hold more.
@@ -54,8 +56,6 @@ const LOAD_KEYS: usize = 20_000;
 const MIGRATE_KEYS: usize = 5_000;
 /// Keys read from the store between two signs of life.
 const READ_KEYS: usize = 4_096;
-/// Batches that may wait per partition before it is held back.
-pub(crate) const QUEUED_BATCHES: usize = 2;
 
 /// What a lane is made of.
 pub struct Lane {
@@ -159,7 +159,7 @@ impl Lane {
     fn call_in_its_name(&mut self) {
         let Lane { logic, board, .. } = self;
         logic.plugin = Arc::new(logic.plugin.of_lane(&self.name, self.log_rate));
-        board.deployed(logic.n, &logic.plugin);
+        board.deployed(logic.plugin.deployed(logic.n), logic.plugin.called());
         self.core.switch(Arc::clone(&logic.plugin), logic.time);
     }
 
@@ -182,6 +182,7 @@ impl Lane {
         lane.store.close()?;
         let Summary { counts, batches, largest_batch, checkpoints, floors, swaps, longest_gap_us } = summary;
         tracing::info!(
+            event = "lane-stopped",
             lane = name,
             records = counts.records,
             events = counts.events,
@@ -235,8 +236,9 @@ impl Running {
         loop {
             if self.abandoned {
                 tracing::warn!(
+                    event = "lane-abandoned",
                     lane = self.lane.name,
-                    "stopped before the sink acknowledged everything; the next start goes on from the last checkpoint"
+                    "stopped before the sink acknowledged everything; the next start resumes from the last checkpoint"
                 );
                 return Ok(());
             }
@@ -339,13 +341,14 @@ impl Running {
                     self.lane.board.floors.add(floors.len() as u64);
                     self.summary.floors += floors.len() as u64;
                     tracing::warn!(
+                        event = "floor-recorded",
                         lane = self.lane.name,
                         partition,
                         offset = first.offset,
                         append_time = first.append_time,
                         records = floors.len(),
                         why = "they became visible after later ones were folded; they are sorted behind those, now and in every replay",
-                        "floor"
+                        "records became visible behind the frontier; floor recorded"
                     );
                 }
             }
@@ -367,9 +370,10 @@ impl Running {
         if ahead_ms > self.lane.logic.time.clock_skew_ms && self.reported_ahead != Some(blocked.after_ms) {
             self.reported_ahead = Some(blocked.after_ms);
             tracing::warn!(
+                event = "record-ahead-of-clock",
                 lane = self.lane.name,
                 ahead_ms,
-                "a record stamped ahead of this host's clock holds its lane until the clock is past it: check the producer's or broker's clock"
+                "record timestamp is ahead of this host's clock; the lane waits until the clock passes it: check the clocks of producer and broker"
             );
         }
     }
@@ -451,6 +455,7 @@ impl Running {
         let Logic { n, plugin, .. } = &self.lane.logic;
         let description = &plugin.description;
         tracing::info!(
+            event = "deployment-entered",
             lane = self.lane.name,
             deployment = n,
             plugin = description.name,
@@ -483,7 +488,13 @@ impl Running {
         let gap_us = u64::try_from(ended.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.summary.longest_gap_us = self.summary.longest_gap_us.max(gap_us);
         self.lane.board.longest_gap_us.set(self.summary.longest_gap_us);
-        tracing::info!(lane = self.lane.name, deployment = self.lane.logic.n, gap_us, "swapped");
+        tracing::info!(
+            event = "swap-finished",
+            lane = self.lane.name,
+            deployment = self.lane.logic.n,
+            gap_us,
+            "swap finished"
+        );
     }
 
     fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Failure> {
@@ -556,14 +567,14 @@ impl Running {
         }
         self.lane.journal.write_strikes(strikes, logic.n)?;
         tracing::warn!(
-            lane = self.lane.name,
+            event = "strike", lane = self.lane.name,
             plugin = plugin.name,
             version = plugin.version,
             strikes = strikes.len(),
             item = %first,
             key = first.key,
             reason = first.reason,
-            "strike: the plugin failed on an item alone in a fresh instance; it goes to the dead letters"
+            "plugin failed on a single item in a fresh instance; dead-lettering it"
         );
         let known = strikes.iter().map(|strike| (strike.item.clone(), strike.reason.clone()));
         self.lane.core.strikes.extend(known);
@@ -592,7 +603,13 @@ impl Running {
         if !self.lane.deployments.withdraw(reason)? {
             return Ok(false);
         }
-        tracing::warn!(lane = self.lane.name, deployment = self.lane.logic.n, reason, "deployment withdrawn");
+        tracing::warn!(
+            event = "deployment-withdrawn",
+            lane = self.lane.name,
+            deployment = self.lane.logic.n,
+            reason,
+            "deployment withdrawn"
+        );
         let back = Some(Back::Withdrawn(self.lane.logic.n));
         Ok(self.goes_back(back))
     }
@@ -602,16 +619,18 @@ impl Running {
         match back {
             Some(Back::Withdrawn(deployment)) => {
                 tracing::warn!(
+                    event = "rewind-withdrawn",
                     lane = self.lane.name,
                     deployment,
-                    "going back to before a deployment that was withdrawn"
+                    "deployment was withdrawn; rewinding to the checkpoint before it"
                 );
             }
             Some(Back::Anew(deployment)) => {
                 tracing::warn!(
+                    event = "rewind-reprocess",
                     lane = self.lane.name,
                     deployment,
-                    "going back to the beginning of the log, for a new history"
+                    "reprocessing ordered; rewinding to the beginning of the log"
                 );
             }
             None => return false,
@@ -820,18 +839,5 @@ impl Patience<'_> {
         let stopped = self.stopped.get().unwrap_or_else(clock::instant);
         self.stopped.set(Some(stopped));
         stopped.elapsed() < DRAIN
-    }
-}
-
-impl Counts {
-    /// Adds what another batch counted.
-    pub(crate) fn add(&mut self, other: &Counts) {
-        self.records += other.records;
-        self.events += other.events;
-        self.rejected += other.rejected;
-        self.late += other.late;
-        self.rows += other.rows;
-        self.firings += other.firings;
-        self.calls += other.calls;
     }
 }

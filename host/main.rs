@@ -5,28 +5,33 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use keyfold::admin::client::{Client, Probe};
 use keyfold::admin::{Line, Shadowing, Wanted, Withdrawal};
 use keyfold::author::{self, bench, build, golden, scaffold, trial};
-use keyfold::cli::{self, Arguments, Command, ConfigFile, DeadLettersCommand, PluginCommand, StateCommand, Target};
+use keyfold::commands::cli::{
+    self, Arguments, Command, ConfigFile, DeadLettersCommand, PluginCommand, StateCommand, Target,
+};
+use keyfold::commands::client::{Client, Probe};
+use keyfold::commands::status;
+use keyfold::commands::{check, dead_letters, demo, doctor, replay, state};
 use keyfold::config::{self, Config};
-use keyfold::deployment::order::{self, PluginFile, Request};
 use keyfold::deployment::{Author, Deployment};
 use keyfold::failure::{Check, Exit, Failure};
-use keyfold::log::Format;
-use keyfold::status::{self, Status};
+use keyfold::observe::log::Format;
+use keyfold::observe::status::Status;
+use keyfold::pipeline::run;
+use keyfold::report;
+use keyfold::rollout::order::{self, PluginFile, Request};
 use keyfold::symptom::Symptom;
-use keyfold::{check, demo, doctor, inspect, letters, replay, run};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let format = match cli::start_logs(&arguments) {
         Ok(format) => format,
-        Err(failure) => return cli::report(&failure, Format::Human),
+        Err(failure) => return report::report(&failure, Format::Human),
     };
     match perform(arguments.command, format) {
         Ok(code) => code,
-        Err(failure) => cli::report(&failure, format),
+        Err(failure) => report::report(&failure, format),
     }
 }
 
@@ -41,9 +46,9 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Demo { keep } => demo::demo(keep)?,
         Command::Check { config } => return Ok(check_all(&config)),
         Command::Doctor { config, json, probe_topic } => return Ok(doctor_all(&config, json, probe_topic)),
-        Command::State { command } => cli::answer(&of_state(command)?),
-        Command::DeadLetters { command } => cli::answer(&of_dead_letters(command)?),
-        Command::Reset { config } => cli::answer(&run::reset(&load(&config)?)?),
+        Command::State { command } => report::answer(&of_state(command)?),
+        Command::DeadLetters { command } => report::answer(&of_dead_letters(command)?),
+        Command::Reset { config } => report::answer(&run::reset(&load(&config)?)?),
         Command::Deploy { target, plugin, plugin_config, like, set, at, reprocess, shadow, dry_run, author } => {
             let Author { by, reason } = author.named();
             let set = set.into_iter().collect();
@@ -61,7 +66,7 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
                 Some(host) => host.withdraw(&Withdrawal { n, by: author.by, reason: author.reason })?,
                 None => order::withdraw(&load(&target.config)?, n, &author)?,
             };
-            cli::answer(&format!("deployment {n} is withdrawn: it is as if it had never been"));
+            report::answer(&format!("deployment {n} is withdrawn: it is as if it had never been"));
         }
         Command::Shadow { target } => {
             let Shadowing { shadow, report } = match target.remote()? {
@@ -72,24 +77,24 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
                 }
             };
             let Deployment { plugin, settings, .. } = &shadow.candidate;
-            cli::answer(&format!("shadow {}: {plugin}, SHA-256 {}\n{report}", shadow.id, settings.plugin.0));
+            report::answer(&format!("shadow {}: {plugin}, SHA-256 {}\n{report}", shadow.id, settings.plugin.0));
         }
         Command::Drop { target } => {
             let id = match target.remote()? {
                 Some(host) => host.drop_shadow()?,
                 None => order::drop_shadow(&load(&target.config)?)?.id,
             };
-            cli::answer(&format!("shadow {id} is dropped"));
+            report::answer(&format!("shadow {id} is dropped"));
         }
         Command::Deployments { target } => {
             let entries = match target.remote()? {
                 Some(host) => host.deployments()?,
                 None => order::deployments(&load(&target.config)?)?,
             };
-            cli::answer(&order::lines(&entries));
+            report::answer(&order::lines(&entries));
         }
-        Command::Status { target, json: true } => cli::answer(&status(&target)?.json()),
-        Command::Status { target, json: false } => cli::answer(&status(&target)?.to_string()),
+        Command::Status { target, json: true } => report::answer(&status(&target)?.json()),
+        Command::Status { target, json: false } => report::answer(&status(&target)?.to_string()),
         Command::Health { config, ready: true, .. } => return Ok(health(&config, Probe::Ready)),
         Command::Health { config, startup: true, .. } => return Ok(health(&config, Probe::Startup)),
         Command::Health { config, .. } => return Ok(health(&config, Probe::Live)),
@@ -105,22 +110,22 @@ fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
 
 fn of_state(command: StateCommand) -> Result<String, Failure> {
     match command {
-        StateCommand::List { config, prefix, limit, json } => inspect::list(&load(&config)?, &prefix, limit, json),
-        StateCommand::Get { config, key, json } => inspect::get(&load(&config)?, &key, json),
-        StateCommand::Export { config, out } => inspect::export(&load(&config)?, &out),
+        StateCommand::List { config, prefix, limit, json } => state::list(&load(&config)?, &prefix, limit, json),
+        StateCommand::Get { config, key, json } => state::get(&load(&config)?, &key, json),
+        StateCommand::Export { config, out } => state::export(&load(&config)?, &out),
     }
 }
 
 fn of_dead_letters(command: DeadLettersCommand) -> Result<String, Failure> {
     match command {
         DeadLettersCommand::List { config, stage, limit, summary: true, json } => {
-            letters::summary(&load(&config)?, stage, limit, json)
+            dead_letters::summary(&load(&config)?, stage, limit, json)
         }
         DeadLettersCommand::List { config, stage, limit, summary: false, json } => {
-            letters::list(&load(&config)?, stage, limit, json)
+            dead_letters::list(&load(&config)?, stage, limit, json)
         }
         DeadLettersCommand::Redrive { config, stage, to, again, dry_run } => {
-            letters::redrive(&load(&config)?, &letters::Redriving { stage, to, again, dry_run })
+            dead_letters::redrive(&load(&config)?, &dead_letters::Redriving { stage, to, again, dry_run })
         }
     }
 }
@@ -131,25 +136,25 @@ fn for_authors(command: PluginCommand) -> Result<ExitCode, Failure> {
             let folder = scaffold::create(Path::new("."), &name, lang)?;
             let next = "next: `keyfold plugin test`, then `keyfold plugin build` and `keyfold run`";
             let source = lang.source();
-            cli::answer(&format!(
+            report::answer(&format!(
                 "{} is there; its README is in {source}; {next}, all in that folder",
                 folder.display()
             ));
         }
         PluginCommand::Build { folder } => {
             let file = build::build(&folder)?;
-            cli::answer(&format!("{}\n{}", file.display(), author::check::check(&file, &serde_json::json!({}))?));
+            report::answer(&format!("{}\n{}", file.display(), author::check::check(&file, &serde_json::json!({}))?));
         }
         PluginCommand::Test(options) => {
-            let all = golden::test(&options, cli::answer)?;
+            let all = golden::test(&options, report::answer)?;
             return Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        PluginCommand::Bench(options) => cli::answer(&bench::bench(&options)?),
+        PluginCommand::Bench(options) => report::answer(&bench::bench(&options)?),
         PluginCommand::Run { file, config, payloads } => {
             let letters = trial::run(&file, &config, payloads)?;
             letters.lines().for_each(|letter| eprintln!("dead letter: {letter}"));
         }
-        PluginCommand::Check { file, config } => cli::answer(&author::check::check(&file, &config)?),
+        PluginCommand::Check { file, config } => report::answer(&author::check::check(&file, &config)?),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -178,7 +183,7 @@ fn health(file: &ConfigFile, probe: Probe) -> ExitCode {
         None => Err(Failure::new(Exit::Config, "the configuration has no section [admin], so no host can be asked")),
     });
     let (is_well, lines) = asked.unwrap_or_else(|failure| (false, failure.message));
-    cli::answer(&lines);
+    report::answer(&lines);
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -213,24 +218,24 @@ fn deploy(target: &Target, mut wanted: Wanted, plugin: Option<String>) -> Result
         let ordered = order::deploy(&load(&target.config)?, &request)?;
         (ordered.checks, ordered.order.map(|order| order.to_string()))
     };
-    cli::answer(&cli::check_lines(&checks));
-    order.iter().for_each(|order| cli::answer(order));
-    Ok(cli::check_code(&checks))
+    report::answer(&report::check_lines(&checks));
+    order.iter().for_each(|order| report::answer(order));
+    Ok(report::check_code(&checks))
 }
 
 /// The configuration's line, and if it is right those of all else.
 fn check_all(file: &ConfigFile) -> ExitCode {
     let checks = looked_at(file, check::check);
-    cli::answer(&cli::check_lines(&checks));
-    cli::check_code(&checks)
+    report::answer(&report::check_lines(&checks));
+    report::check_code(&checks)
 }
 
 /// The same by the doctor, with advice.
 fn doctor_all(file: &ConfigFile, json: bool, probe_topic: Option<String>) -> ExitCode {
     let checks = looked_at(file, |config| doctor::examine(config, &doctor::Options { probe_topic }));
-    let text = if json { doctor::report(&checks) } else { cli::check_lines(&doctor::with_advice(&checks)) };
-    cli::answer(&text);
-    cli::check_code(&checks)
+    let text = if json { doctor::report(&checks) } else { report::check_lines(&doctor::with_advice(&checks)) };
+    report::answer(&text);
+    report::check_code(&checks)
 }
 
 fn looked_at(file: &ConfigFile, look: impl FnOnce(&Config) -> Vec<Check>) -> Vec<Check> {

@@ -10,6 +10,9 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
 use crate::failure::{Exit, Failure};
+use crate::observe::board::{Called, Deployed};
+use crate::observe::meter::Meter;
+use crate::observe::plugin_log::Log;
 use crate::record::Records;
 use crate::row::{ColumnSpec, ColumnType, Table};
 use schema::Schema;
@@ -18,17 +21,13 @@ pub use crate::config::Limits;
 pub use columns::{Changes, Events, FoldInput, Rejection, TimerInput, change};
 pub use engine::engine;
 pub use instance::{Instance, call};
-pub use log::Log;
-pub use meter::{Call, Cost, Meter};
 
 mod bindings;
 mod columns;
 mod component;
 mod engine;
 mod instance;
-pub mod law;
-mod log;
-mod meter;
+pub mod sandbox;
 mod schema;
 
 /// SHA-256 of a plugin's file as given, hex.
@@ -212,6 +211,19 @@ impl Plugin {
         }
     }
 
+    /// What a board says of a lane that this plugin folds, as deployment `n`.
+    pub fn deployed(&self, n: u64) -> Deployed {
+        let Description { name, version, .. } = &self.description;
+        Deployed { n, plugin: name.clone(), version: version.clone(), digest: self.digest.0.clone() }
+    }
+
+    /// What a board keeps of the calls that a lane makes to this plugin.
+    pub fn called(&self) -> Called {
+        let Description { name, version, .. } = &self.description;
+        let (meter, log) = (Arc::clone(&self.meter), Arc::clone(&self.log));
+        Called { plugin: name.clone(), version: version.clone(), meter, log }
+    }
+
     /// The same plugin, which tells `listener`, if there is one, what each call is given.
     pub fn heard_by(self, listener: Option<Box<Listener>>) -> Plugin {
         Plugin { listener, ..self }
@@ -317,6 +329,12 @@ fn table(spec: bindings::exports::keyfold::mapper::mapper::TableSpec) -> Table {
         primary_key: c.primary_key,
     };
     Table { name: spec.name, columns: spec.columns.into_iter().map(column).collect() }
+}
+
+/// The end of a replay or a shadow by its plugin.
+pub(crate) fn halted(plugin: &Plugin, fault: Fault) -> Failure {
+    let Description { name, version, .. } = &plugin.description;
+    Failure::new(Exit::Plugin, format!("plugin {name} {version} halts: {}", fault.text()))
 }
 
 #[cfg(test)]

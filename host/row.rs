@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::record::ByteColumn;
+use serde::{Deserialize, Serialize};
 
 /// Type of an output column, as a plugin declares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -299,4 +300,15 @@ impl Rows {
     pub fn cells(&self, row: RowRef) -> impl ExactSizeIterator<Item = Cell<'_>> {
         self.parts[row.part as usize].columns.iter().map(move |c| c.cell(row.row as usize))
     }
+}
+
+/// What a sink holds under one primary key, in words that only the same kind of sink reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// The table's name.
+    pub table: String,
+    /// The primary key as a JSON object, its columns in declared order; within a table equal text if and only if equal key.
+    pub key: String,
+    /// All columns of the row, those that no plugin knows included; none if there is no such row.
+    pub row: Option<String>,
 }

@@ -1,29 +1,25 @@
 //! Where rows go. A sink writes the rows of one batch in order and returns when the outside has acknowledged them; it is called from one
 //! thread of its own. Keeps I2: rows are acknowledged before a checkpoint that covers them is written.
 
-mod cql_images;
-mod cql_replication;
-mod cql_schema;
-mod cql_survey;
+mod cql;
 mod discard;
 mod image;
 mod ndjson;
 #[cfg(test)]
 mod samples;
-mod scylla;
 mod sqlite;
-mod sqlite_images;
 pub mod writer;
 
-pub use image::{Image, key_of};
+pub use image::key_of;
 pub(crate) use ndjson::{bad_json, put_columns, put_row};
 
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use crate::backoff::Outage;
+use crate::backoff::Outage;
 use crate::config;
 use crate::failure::{Check, Exit, Failure, Finding};
+use crate::row::Image;
 use crate::row::{RowRef, Rows, Table};
 
 /// A row that the database refuses for good: it goes to the dead letters.
@@ -91,7 +87,7 @@ pub fn open(
     deadline: Option<Instant>,
 ) -> Result<Box<dyn Sink>, Error> {
     Ok(match config {
-        config::Sink::Cql(config) => Box::new(scylla::Scylla::open(config, tables, runtime, deadline)?),
+        config::Sink::Cql(config) => Box::new(cql::Scylla::open(config, tables, runtime, deadline)?),
         config::Sink::Sqlite(config) => Box::new(sqlite::Sqlite::open(config, tables)?),
         config::Sink::Ndjson(config) => Box::new(ndjson::Ndjson::open(config, tables)?),
         config::Sink::Discard => Box::new(discard::Discard),
@@ -101,7 +97,7 @@ pub fn open(
 /// What [`open`] would find, a line for each thing looked at, nothing changed. The outside is tried once.
 pub fn check(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runtime::Handle) -> Vec<Check> {
     match config {
-        config::Sink::Cql(config) => scylla::check(config, tables, runtime),
+        config::Sink::Cql(config) => cql::check(config, tables, runtime),
         config::Sink::Sqlite(config) => sqlite::check(config, tables),
         config::Sink::Ndjson(config) => ndjson::check(config, tables),
         config::Sink::Discard => vec![Check::fine("sink", "rows are discarded")],
@@ -111,14 +107,14 @@ pub fn check(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runt
 /// As [`check`], and what may go wrong later.
 pub fn examine(config: &config::Sink, tables: &Arc<[Table]>, runtime: &tokio::runtime::Handle) -> Vec<Check> {
     match config {
-        config::Sink::Cql(config) => scylla::examine(config, tables, runtime),
+        config::Sink::Cql(config) => cql::examine(config, tables, runtime),
         config::Sink::Sqlite(_) | config::Sink::Ndjson(_) | config::Sink::Discard => check(config, tables, runtime),
     }
 }
 
 /// What makes a table for these rows, by sink. Which column of the primary key is to be CQL's partition key is the operator's to judge.
 pub(crate) fn statements(table: &Table) -> [(&'static str, String); 2] {
-    [("CQL", cql_schema::create_table("ks", table, &[])), ("SQLite", sqlite::create_table(table, &[]))]
+    [("CQL", cql::schema::create_table("ks", table, &[])), ("SQLite", sqlite::create_table(table, &[]))]
 }
 
 /// The first refused line, as the error with which [`open`] fails.

@@ -1,22 +1,24 @@
 //! Where records come from. A source delivers each partition's records in offset order and says when it found a partition empty; it
 //! knows no order between partitions, no time, no state.
 
-mod ask;
-mod broker;
-pub mod ends;
+pub mod merge;
 pub mod file;
-mod identity;
 pub mod kafka;
-pub mod produce;
-pub mod survey;
+pub mod log_source;
+pub mod past;
+pub mod recent;
 
 use std::sync::Arc;
 
 use crate::failure::{Exit, Failure};
+use crate::observe::ends::Ends;
+use crate::position::LastRecord;
 use crate::record::Records;
 
-pub mod merge;
-pub mod recent;
+/// Bytes of keys and payloads in a batch, about: what goes into the sandbox at once must leave it room.
+pub(crate) const BATCH_BYTES: usize = 8 << 20;
+/// Batches that may wait per partition before it is held back.
+pub(crate) const QUEUED_BATCHES: usize = 2;
 
 /// Where reading a partition starts, and what must stand there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,30 +30,6 @@ pub struct Start {
     /// The last record before `next` that this pipeline folded. It is read again and compared, if it is still in the log: another
     /// record there means that the topic was truncated or made anew.
     pub last: Option<LastRecord>,
-}
-
-/// A record that the pipeline has folded, as the checkpoint remembers it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct LastRecord {
-    /// Its offset.
-    pub offset: u64,
-    /// Its own timestamp, ms.
-    pub timestamp: i64,
-    /// [`fingerprint`] of key and payload.
-    pub fingerprint: u64,
-}
-
-/// First 8 bytes of the SHA-256 of (key length, key, payload): stable across versions, stored in checkpoints. An absent key or payload
-/// counts as length u64::MAX.
-pub fn fingerprint(key: Option<&[u8]>, payload: Option<&[u8]>) -> u64 {
-    use sha2::{Digest, Sha256};
-    let mut hash = Sha256::new();
-    for part in [key, payload] {
-        hash.update(part.map_or(u64::MAX, |p| p.len() as u64).to_le_bytes());
-        hash.update(part.unwrap_or_default());
-    }
-    let digest = hash.finalize();
-    u64::from_le_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"))
 }
 
 /// What a source says.
@@ -97,7 +75,7 @@ pub trait Source: Send {
     /// Tells the outside how far the pipeline has come: (partition, next offset). For lag tools only; failures are logged.
     fn commit(&mut self, next: &[(u32, u64)]);
     /// How far its partitions reach, for those who watch; none where nobody knows before the end.
-    fn ends(&self) -> Option<Arc<ends::Ends>>;
+    fn ends(&self) -> Option<Arc<Ends>>;
 }
 
 /// Why a source cannot go on. What passes by itself (a broker away, an election) is retried inside and never comes here.

@@ -12,7 +12,9 @@ use crate::record::{ByteColumn, NO_TIME};
 
 pub mod bucket;
 pub mod checkpoint;
+pub mod journal;
 pub mod layout;
+pub mod objects;
 pub mod patient;
 pub mod reader;
 pub mod store;

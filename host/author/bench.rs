@@ -9,15 +9,21 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Language, about, build, plugin_folder};
+use crate::author::{Language, about, build, plugin_folder};
 use crate::clock;
+use crate::config::overrides::overridden;
 use crate::config::{self, Component, Config};
+use crate::counts::Counts;
 use crate::failure::{Exit, Failure};
-use crate::lane::batch::{Core, Counts};
-use crate::plugin::{Call, Cost, Plugin};
+use crate::lane::core::Core;
+use crate::observe::meter::{Call, Cost};
+use crate::plugin::Plugin;
+use crate::plugin::halted;
+use crate::plugin::sandbox::Sandbox;
 use crate::record::Records;
-use crate::replay::{self, Past};
-use crate::run::{LogSource, Sandbox};
+use crate::source::log_source::LogSource;
+use crate::source::past::Past;
+use crate::source::past::open;
 
 use recording::Recording;
 
@@ -54,12 +60,7 @@ pub fn bench(options: &Options) -> Result<String, Failure> {
     };
     let mut config = config::load_for_replay(&folder.join("keyfold.toml"), config::environment())?;
     config.run.workers = 1;
-    let records = replay::Options {
-        from: options.from.clone(),
-        plugin: Some(Component::File(file)),
-        ..replay::Options::default()
-    };
-    let config = records.over(&config)?;
+    let config = overridden(&config, options.from.as_deref(), Some(&Component::File(file)), None)?;
     let lanes = read(&config)?;
     let began = clock::instant();
     let sandbox = Sandbox::with_cache(&config, None)?;
@@ -84,7 +85,7 @@ fn read(config: &Config) -> Result<Vec<Vec<Records>>, Failure> {
     let log = LogSource::inspect(config, deadline)?;
     let mut lanes = Vec::new();
     for partitions in log.lanes(config) {
-        let mut past = Past::new(replay::open(config, &log, &partitions, deadline)?, config, None);
+        let mut past = Past::new(open(config, &log, &partitions, deadline)?, config, None);
         let mut batches = Vec::new();
         let mut records = Records::default();
         while past.next(&mut records)? {
@@ -114,7 +115,7 @@ impl Bench {
         for batches in &self.lanes {
             let mut core = Core::new(Arc::clone(plugin), Arc::clone(&self.workers), self.config.time);
             for batch in batches {
-                let output = core.run(batch).map_err(|fault| replay::halted(plugin, fault))?;
+                let output = core.run(batch).map_err(|fault| halted(plugin, fault))?;
                 core.forget_changes();
                 counts.add(&output.counts);
             }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{Language, npm, plugin_folder};
+use crate::author::{Language, npm, plugin_folder};
 use crate::failure::{Exit, Failure};
 
 /// The target of plugins in Rust.

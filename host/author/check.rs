@@ -2,19 +2,20 @@
 
 use std::path::Path;
 
-use super::about;
+use crate::author::about;
 use crate::clock;
 use crate::config::{Component, DEFAULT_LIMITS};
 use crate::failure::Failure;
+use crate::plugin::sandbox;
 use crate::plugin::{Description, INTERFACE, Plugin, engine};
 use crate::row::{ColumnSpec, Table};
-use crate::{run, sink};
+use crate::sink;
 
 /// Loads the plugin with this configuration and says what it is, in lines.
 pub fn check(file: &Path, config: &serde_json::Value) -> Result<String, Failure> {
     let component = Component::named(&file.to_string_lossy(), Path::new(""));
     let bytes = match &component {
-        Component::Builtin(_) => run::component(&component)?.0,
+        Component::Builtin(_) => sandbox::component(&component)?.0,
         Component::File(file) => std::fs::read(file).map_err(about(file))?,
     };
     let (size, began) = (bytes.len(), clock::instant());

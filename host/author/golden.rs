@@ -9,13 +9,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use similar::TextDiff;
 
-use super::child::{self, Ended};
-use super::{about, build, plugin_folder};
+use crate::author::child::{self, Ended};
+use crate::author::{about, build, plugin_folder};
 use crate::clock;
 use crate::config;
 use crate::failure::{Exit, Failure};
-use crate::plugin::law::{self, Chance};
-use crate::run::load_plugin;
+use crate::lane::law::{self, Chance};
+use crate::plugin::sandbox::load_plugin;
 use crate::source::recent::recent;
 
 /// What to test.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
 
-use super::{Language, about};
+use crate::author::{Language, about};
 use crate::failure::{Exit, Failure};
 
 /// Paths in a new plugin's folder and what lies there; `NAME` and `CRATE` stand for its name, the latter as an identifier.

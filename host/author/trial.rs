@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::about;
+use crate::author::about;
 use crate::config;
 use crate::failure::Failure;
-use crate::run::{self, Options};
+use crate::pipeline::run::{self, Options};
 
 /// Append time of the first payload, the others count up: 2100-01-01. So no event is ahead of it, and the rows are the same each time.
 const PAYLOADS_FROM: i64 = 4_102_444_800_000;

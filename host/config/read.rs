@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{self, Key, Kind, Place};
+use crate::config::keys::{self, Key, Kind, Place};
 
 /// `KEYFOLD_*` variables that are no keys of the configuration, beside `KEYFOLD_TEST_*`.
 const OTHER_VARIABLES: &[&str] = &["KEYFOLD_CONFIG", "KEYFOLD_LOG", "KEYFOLD_LOG_FORMAT"];

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::Component;
-use super::keys::{self, Absent, KEYS, Key, Kind};
-use super::read::{Given, found};
+use crate::config::Component;
+use crate::config::keys::{self, Absent, KEYS, Key, Kind};
+use crate::config::read::{Given, found};
 
 /// A value that fits its key.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,8 +11,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::{DeadLetter, DeadLetterWriter, Outage};
 use crate::append_file::AppendFile;
+use crate::backoff::Outage;
+use crate::dead_letter::{DeadLetter, DeadLetterWriter};
 use crate::failure::{Check, Exit, Failure};
 use crate::record::{NO_TIME, RecordRef};
 
@@ -128,8 +129,8 @@ fn outside(message: String) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{open, samples};
     use crate::config::DeadLetters;
+    use crate::dead_letter::{open, samples};
 
     fn written(letters: &[super::DeadLetter]) -> String {
         let folder = tempfile::tempdir().expect("a temporary folder");

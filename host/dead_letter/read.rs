@@ -16,12 +16,13 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::topic::{header, missing, unreachable};
-use super::{DeadLetter, Stage, file};
 use crate::config;
+use crate::dead_letter::topic::{header, missing, unreachable};
+use crate::dead_letter::{DeadLetter, file};
 use crate::failure::{Exit, Failure};
 use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
 use crate::source::file::record_of;
+use crate::strike::Stage;
 
 /// How long a broker may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -217,8 +218,8 @@ mod tests {
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::DefaultProducerContext;
 
-    use super::super::{open, redriven_headers, redriven_line, samples};
     use super::*;
+    use crate::dead_letter::{open, redriven_headers, redriven_line, samples};
 
     fn letters() -> Vec<DeadLetter> {
         vec![

@@ -15,8 +15,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-use super::{DeadLetter, DeadLetterWriter, Outage};
 use crate::backoff::Backoff;
+use crate::backoff::Outage;
+use crate::dead_letter::{DeadLetter, DeadLetterWriter};
 use crate::failure::{Check, Exit, Failure};
 use crate::record::NO_TIME;
 
@@ -288,9 +289,9 @@ mod tests {
     use rdkafka::producer::DefaultProducerContext;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-    use super::super::{check, open, samples};
     use super::*;
     use crate::config::DeadLetters;
+    use crate::dead_letter::{check, open, samples};
 
     fn cluster() -> MockCluster<'static, DefaultProducerContext> {
         let cluster = MockCluster::new(1).expect("starts");

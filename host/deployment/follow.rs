@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
-use super::{Author, Entry, Outcome, PipelineLog, Settings, Verdict};
 use crate::clock;
-use crate::config::Time;
+use crate::config::{Config, Time};
+use crate::deployment::{Author, Entry, Outcome, PipelineLog, Settings, Verdict};
 use crate::failure::{Exit, Failure};
+use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{self, Plugin};
 use crate::record::iso;
 
@@ -52,6 +53,12 @@ pub struct Loader {
 }
 
 impl Loader {
+    /// A loader of this pipeline's deployments into a sandbox.
+    pub(crate) fn of(sandbox: &Sandbox, config: &Config, log: PipelineLog) -> Loader {
+        let engine = (sandbox.engine.clone(), sandbox.instances, config.plugin.limits.memory_bytes);
+        Loader::new(log, engine, sandbox.cache.clone(), config.time)
+    }
+
     /// A loader of this pipeline's deployments. `engine` was made for `instances` of `memory_bytes` each.
     pub fn new(
         log: PipelineLog,
@@ -116,19 +123,19 @@ impl Loader {
                 Ok(logic) => {
                     let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                     tracing::info!(
-                        deployment = n,
+                        event = "deployment-loaded", deployment = n,
                         digest = logic.plugin.digest.0,
                         millis,
-                        "loaded ahead of its instant"
+                        "deployment loaded ahead of its instant"
                     );
                 }
                 Err(failure) => {
-                    tracing::error!(deployment = n, %failure, "cannot be loaded: its lanes will halt at its instant")
+                    tracing::error!(event = "deployment-unloadable", deployment = n, %failure, "cannot load the deployment; lanes will halt at its instant")
                 }
             }
         });
         if let Err(error) = spawned {
-            tracing::warn!(deployment = n, %error, "no thread to load it ahead: it is loaded at its instant");
+            tracing::warn!(event = "deployment-not-preloaded", deployment = n, %error, "cannot start a thread to load the deployment ahead; loading it at its instant");
         }
     }
 }
@@ -151,7 +158,7 @@ impl News {
                 if let Err(failure) = news.hear(&log, &mut next, &mut undecided)
                     && Arc::strong_count(&news) > 1
                 {
-                    tracing::warn!(%failure, "it is not known what was ordered and withdrawn");
+                    tracing::warn!(event = "deployments-unreadable", %failure, "cannot read deployments; retrying");
                 }
                 drop(news);
                 std::thread::park_timeout(LOOK);
@@ -338,7 +345,13 @@ impl Follower {
             if !self.log.keep(n)? {
                 self.back = Some(Back::Withdrawn(n));
             }
-            tracing::info!(lane = self.lane, deployment = n, kept = self.back.is_none(), "probation over");
+            tracing::info!(
+                event = "probation-over",
+                lane = self.lane,
+                deployment = n,
+                kept = self.back.is_none(),
+                "probation over"
+            );
         }
         self.look()
     }
@@ -379,6 +392,7 @@ impl Follower {
             return;
         };
         tracing::info!(
+            event = "deployment-ahead",
             lane = self.lane,
             deployment = n,
             plugin = deployment.plugin,

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PipelineLog, json};
 use crate::clock;
+use crate::deployment::{PipelineLog, json};
 use crate::failure::Failure;
 use crate::record::iso;
 

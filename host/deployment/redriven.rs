@@ -8,7 +8,7 @@
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use super::{PipelineLog, json};
+use crate::deployment::{PipelineLog, json};
 use crate::failure::Failure;
 
 /// One `keyfold dead-letters redrive`.

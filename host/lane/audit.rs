@@ -2,10 +2,10 @@
 //! must give the same. Owns which batches, what is held against what, and the words for a difference. A plugin that differs breaks I1:
 //! the lane halts before anything of the batch leaves. What is copied is the state of the batch's keys, and nothing when it is off.
 
-use super::batch::{Core, Output, Prepared};
-use super::time::LaneTime;
+use crate::event_time::LaneTime;
+use crate::lane::core::{Core, Output, Prepared};
+use crate::lane::law::{Leaving, Violation, first_difference};
 use crate::plugin::Fault;
-use crate::plugin::law::{Leaving, Violation, first_difference};
 use crate::record::Records;
 use crate::state::{KeyState, hash};
 

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::batch::{Strike, StrikeItem, lost_state};
+use crate::lane::core::lost_state;
 use crate::plugin::{Fault, Instance, Plugin, call};
 use crate::record::{ByteColumn, NO_TIME};
 use crate::state::{KeyState, Shard, ValueBytes};
+use crate::strike::{Strike, StrikeItem};
 
 /// Bytes of state in one call, about.
 const CALL_BYTES: usize = 4 << 20;

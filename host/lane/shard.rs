@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use super::batch::{Batch, Letter, Overdue, Place, PlacedRow, Strike, StrikeItem};
-use super::migration::bring_up;
-use crate::dead_letter::Stage;
+use crate::lane::core::{Batch, Letter, Place, PlacedRow};
+use crate::lane::migration::bring_up;
 use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, call, change};
 use crate::record::NO_TIME;
 use crate::row::{Origin, Part};
 use crate::state::{KeyState, Shard};
+use crate::strike::Stage;
+use crate::strike::{Overdue, Strike, StrikeItem};
 
 /// Firings of one key that one record may cause; the next is a strike.
 const MAX_FIRINGS: u32 = 10_000;

@@ -2,6 +2,7 @@
 //! it reads no clock. Record by record, whatever the batch (DESIGN: the semantics are per record).
 
 use crate::config::{Late, Time};
+use crate::event_time::LaneTime;
 use crate::record::NO_TIME;
 
 /// 0001-01-01T00:00:00Z in ms.
@@ -20,23 +21,6 @@ pub enum Verdict {
     Future,
     /// Its time is at or before the watermark: dropped or kept, as `late` says.
     Late,
-}
-
-/// A lane's event time: what a checkpoint keeps of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct LaneTime {
-    /// The watermark, or [`NO_TIME`] until the first event.
-    pub watermark: i64,
-    /// Append time of the last record, or [`NO_TIME`].
-    pub last_append_time: i64,
-    /// The watermark just after that record: what an idle advance counts from.
-    pub base: i64,
-}
-
-impl Default for LaneTime {
-    fn default() -> LaneTime {
-        LaneTime { watermark: NO_TIME, last_append_time: NO_TIME, base: NO_TIME }
-    }
 }
 
 /// The watermarks of a batch and the verdicts on its events.

@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::bindings::exports::keyfold::mapper::mapper as wit;
-use super::{Fault, Limits};
+use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
+use crate::plugin::{Fault, Limits};
 use crate::record::{ByteColumn, NO_TIME, Records};
 use crate::row::{Column, ColumnData, ColumnType, Part, Table, TextColumn};
 

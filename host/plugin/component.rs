@@ -3,7 +3,7 @@
 
 use wasmparser::{Encoding, Parser, Payload};
 
-use super::Error;
+use crate::plugin::Error;
 
 /// The component in `bytes`, wrapping a core module if need be.
 pub(super) fn wrap(bytes: &[u8]) -> Result<Vec<u8>, Error> {

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::{Digest, Error};
+use crate::plugin::{Digest, Error};
 
 /// Linear memory that a slot keeps resident between instances: measured 11 ns per event instead of 40 at batches of 10,000.
 const KEEP_RESIDENT: usize = 32 << 20;
@@ -58,7 +58,7 @@ pub(super) fn compile(
     }
     let compiled = compile()?;
     if let Err(error) = store(&compiled, &file) {
-        tracing::warn!(file = %file.display(), %error, "the compiled plugin could not be cached");
+        tracing::warn!(event = "plugin-cache-failed", file = %file.display(), %error, "cannot cache the compiled plugin");
     }
     Ok(compiled)
 }

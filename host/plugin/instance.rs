@@ -6,10 +6,11 @@ use std::time::Duration;
 use memchr::memmem;
 use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, WasmCoreDump};
 
-use super::bindings::{self, exports::keyfold::mapper::mapper as wit};
-use super::columns::{self, Changes, Events, FoldInput, MapInput, TimerInput};
-use super::meter::Call;
-use super::{Fault, Input, Limits, Plugin};
+use crate::observe::meter::Call;
+use crate::plugin::bindings;
+use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
+use crate::plugin::columns::{self, Changes, Events, FoldInput, MapInput, TimerInput};
+use crate::plugin::{Description, Fault, Input, Limits, Plugin};
 use crate::record::{ByteColumn, Records};
 
 /// Between two looks for a place in the pool.
@@ -179,7 +180,8 @@ impl<'p> Instance<'p> {
 
     fn log(&self, lines: Vec<wit::LogLine>) {
         for wit::LogLine { level, message } in lines {
-            self.plugin.log.line(&self.plugin.description, level, &message);
+            let Description { name, version, .. } = &self.plugin.description;
+            self.plugin.log.line((name, version), level, &message);
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Error, Image, Outage, Refusal, Sink};
+use crate::backoff::Outage;
+use crate::row::Image;
 use crate::row::Rows;
+use crate::sink::{Error, Refusal, Sink};
 
 /// Drops rows.
 #[derive(Clone, Copy, Debug)]

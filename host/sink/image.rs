@@ -6,23 +6,13 @@ use std::io::Write;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::ndjson::{put_cell, put_text};
 use crate::record::{ByteColumn, iso};
+use crate::row::Image;
 use crate::row::{Cell, Column, ColumnData, ColumnType, RowRef, Rows, TextColumn};
-
-/// What a sink holds under one primary key, in words that only the same kind of sink reads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Image {
-    /// The table's name.
-    pub table: String,
-    /// The primary key as a JSON object, its columns in declared order; within a table equal text if and only if equal key.
-    pub key: String,
-    /// All columns of the row, those that no plugin knows included; none if there is no such row.
-    pub row: Option<String>,
-}
+use crate::sink::ndjson::{put_cell, put_text};
 
 /// A key of a few columns fits without growing.
 const KEY_BYTES: usize = 96;

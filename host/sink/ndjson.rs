@@ -12,13 +12,15 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use super::{Error, Image, Outage, Refusal, Sink, now_is_free};
 use crate::append_file::AppendFile;
+use crate::backoff::Outage;
 use crate::clock;
 use crate::config::NdjsonSink;
 use crate::failure::{Check, Failure};
 use crate::record::iso;
+use crate::row::Image;
 use crate::row::{Cell, RowRef, Rows, Table};
+use crate::sink::{Error, Refusal, Sink, now_is_free};
 
 /// Writes rows as lines of JSON.
 #[derive(Debug)]

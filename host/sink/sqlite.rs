@@ -4,6 +4,8 @@
 //! Booleans are 0 and 1, timestamps and lists text (ISO and JSON), so that the file reads well in any SQLite tool; a float that is not a
 //! number becomes null, as SQLite has none. What waits: a database that another process has locked, and a full disk.
 
+mod images;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +13,16 @@ use std::time::Duration;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::ndjson::{bad_json, put_list, refusal};
-use super::{ByTables, Error, Image, Outage, Refusal, Sink, now_is_free};
 use crate::backoff::Backoff;
+use crate::backoff::Outage;
 use crate::clock;
 use crate::config::SqliteSink;
 use crate::failure::{Check, Failure};
 use crate::record::iso;
+use crate::row::Image;
 use crate::row::{Cell, ColumnType, RowRef, Rows, Table};
+use crate::sink::ndjson::{bad_json, put_list, refusal};
+use crate::sink::{ByTables, Error, Refusal, Sink, now_is_free};
 use crate::symptom::Symptom;
 
 /// How long SQLite itself waits for a lock before this sink warns and tries again.

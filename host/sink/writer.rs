@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Refusal, Sink};
-use crate::board::{Board, LaneBoard};
 use crate::clock;
-use crate::dead_letter::{DeadLetter, DeadLetterWriter, Stage};
+use crate::dead_letter::{DeadLetter, DeadLetterWriter};
 use crate::failure::{Exit, Failure};
-use crate::journal::Images;
+use crate::observe::board::{Board, LaneBoard};
 use crate::record::{NO_TIME, RecordRef, Records};
 use crate::row::Rows;
+use crate::sink::{Refusal, Sink, key_of};
+use crate::state::journal::ImageNotes;
+use crate::strike::Stage;
 
 /// Batches of rows that may wait for the sink: one being written, one ready.
 const WAITING: usize = 2;
@@ -44,7 +45,7 @@ enum Order {
 }
 
 /// A lane's notes of what rows of a deployment on probation replace.
-pub type SharedImages = Arc<Mutex<Images>>;
+pub type SharedImages = Arc<Mutex<ImageNotes>>;
 
 /// A lane's handle on the writing thread, which ends with the last handle.
 pub struct Writer {
@@ -148,7 +149,8 @@ impl Desk {
             match order {
                 Order::Write { rows, letters, plugin, images, lane } => {
                     if let Some(images) = images {
-                        images.lock().expect("nobody panics while holding it").note(&mut *self.sink, &rows)?; // I10
+                        let mut notes = images.lock().expect("nobody panics while holding it");
+                        note(&mut notes, &mut *self.sink, &rows)?; // I10
                     }
                     self.write(&rows, letters, (&plugin, &lane))?;
                 }
@@ -196,4 +198,20 @@ fn letter(refusal: Refusal, plugin: &str) -> DeadLetter {
         headers: None,
     });
     DeadLetter { stage: Stage::Sink, reason: refusal.reason, plugin: plugin.to_owned(), event: origin.event, record }
+}
+
+/// Notes what the sink holds under the primary keys of `rows` that were not noted yet; back when that is durable.
+fn note(notes: &mut ImageNotes, sink: &mut dyn Sink, rows: &Rows) -> Result<(), Failure> {
+    let mut first = Vec::new();
+    for (at, &row) in rows.order.iter().enumerate() {
+        let (table, key) = key_of(rows, row);
+        if notes.is_first(table, key) {
+            first.push(at);
+        }
+    }
+    if first.is_empty() {
+        return Ok(());
+    }
+    let images = sink.images(rows, &first)?;
+    Ok(notes.write(&images)?)
 }

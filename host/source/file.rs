@@ -27,10 +27,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::ends::Ends;
-use super::{Arrival, Error, LastRecord, Source, Start, fingerprint};
 use crate::config::{self, FileFormat};
+use crate::observe::ends::Ends;
+use crate::position::{LastRecord, fingerprint};
 use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
+use crate::source::{Arrival, Error, Source, Start};
 
 /// Arrivals that wait for the lane.
 const ARRIVALS: usize = 4;
@@ -497,7 +498,7 @@ impl Drop for FileSource {
     fn drop(&mut self) {
         self.arrivals = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::debug!(file = self.name, "the thread of the source had panicked");
+            tracing::debug!(event = "source-thread-panicked", file = self.name, "source thread panicked");
         }
     }
 }

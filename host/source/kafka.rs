@@ -9,6 +9,12 @@
 //! Memory: at most [`ARRIVALS`] arrivals of [`CHUNK_RECORDS`] records or [`CHUNK_BYTES`] each wait in the channel; behind it librdkafka
 //! holds what its `queued.max.messages.kbytes` (64 MiB) allows. A full channel stops the reading thread, a full queue the fetching.
 
+mod broker;
+mod emptiness;
+mod identity;
+pub mod produce;
+pub mod survey;
+
 use std::borrow::Cow;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -25,18 +31,18 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::ask::{Asker, Desk, Ledger};
-use super::broker::{
+use crate::config;
+use crate::observe::ends::Ends;
+use crate::record::{NO_TIME, RecordRef, Records};
+use crate::source::kafka::broker::{
     ANSWER_TIMEOUT, Voice, first_offsets, kafka_offset, kafka_partition, locked, look, reading_config,
     refused_configuration, trimmed, truncated, unauthorized, unexpected, verify_last,
 };
-use super::ends::Ends;
-use super::identity::{Watch, identity};
-use super::{Arrival, Error, Source, Start};
-use crate::config;
-use crate::record::{NO_TIME, RecordRef, Records};
+use crate::source::kafka::emptiness::{Asker, Desk, Ledger};
+use crate::source::kafka::identity::{Watch, identity};
+use crate::source::{Arrival, Error, Source, Start};
 
-pub use super::broker::{DEFAULTS, RESERVED, Timestamps, Topic, check_properties, inspect};
+pub use crate::source::kafka::broker::{DEFAULTS, RESERVED, Timestamps, Topic, check_properties, inspect};
 
 /// Arrivals that wait for the lane.
 const ARRIVALS: usize = 16;
@@ -183,7 +189,7 @@ impl Source for KafkaSource {
 
     fn commit(&mut self, next: &[(u32, u64)]) {
         if let Err(error) = self.connection.commit(&self.topic, next) {
-            tracing::debug!(topic = self.topic, %error, "offsets for lag tools were not committed");
+            tracing::debug!(event = "offsets-not-committed", topic = self.topic, %error, "cannot commit offsets for lag monitoring");
         }
     }
 
@@ -199,7 +205,7 @@ impl Drop for KafkaSource {
         self.desk.wake();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::debug!(topic = self.topic, "a thread of the source had panicked");
+                tracing::debug!(event = "source-thread-panicked", topic = self.topic, "source thread panicked");
             }
         }
     }
@@ -321,7 +327,7 @@ impl Reader {
             match outcome {
                 Ok(()) => track.held = hold,
                 Err(error) => {
-                    tracing::warn!(topic = self.topic, track.partition, hold, %error, "a partition was not held back or released");
+                    tracing::warn!(event = "partition-pause-failed", topic = self.topic, track.partition, hold, %error, "cannot pause or resume a partition");
                 }
             }
         }
@@ -761,7 +767,7 @@ impl Drop for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{LastRecord, fingerprint};
+    use crate::position::{LastRecord, fingerprint};
     use rdkafka::ClientConfig;
     use rdkafka::message::{Header, OwnedHeaders};
     use rdkafka::mocking::MockCluster;

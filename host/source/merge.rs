@@ -5,48 +5,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::LastRecord;
+use crate::position::{Floor, Frontier, LastRecord, Position, Resume, fingerprint};
 use crate::record::{NO_TIME, Records};
-
-/// Where a record stands in the lane's order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub struct Position {
-    /// Append time, ms.
-    pub append_time: i64,
-    /// Partition.
-    pub partition: u32,
-    /// Offset.
-    pub offset: u64,
-}
-
-/// How far a lane has released: the last record, and the next offset per partition.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Frontier {
-    /// The last released record.
-    pub last: Position,
-    /// The next offset to release, per partition; a partition of which nothing was released is absent.
-    pub next: BTreeMap<u32, u64>,
-}
-
-/// The least append time of a record that became visible behind the frontier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Floor {
-    /// Partition.
-    pub partition: u32,
-    /// Offset.
-    pub offset: u64,
-    /// Its append time from now on, in every replay.
-    pub append_time: i64,
-}
-
-/// What a partition brings from a checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resume {
-    /// Greatest append time so far, or [`NO_TIME`].
-    pub envelope: i64,
-    /// The last released record.
-    pub last: Option<LastRecord>,
-}
 
 /// What a call of [`Merge::release`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -349,7 +309,7 @@ impl Queue {
             .expect("a record of this queue was just released");
         let record = out.get(row);
         let last = self.last.as_mut().expect("set when the record was released");
-        last.fingerprint = super::fingerprint(record.key, record.payload);
+        last.fingerprint = fingerprint(record.key, record.payload);
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::merge::{Merge, Resume};
-use super::{Arrival, Error, Source, Start, file, kafka};
 use crate::config;
+use crate::position::Resume;
 use crate::record::{NO_TIME, Records};
+use crate::source::merge::Merge;
+use crate::source::{Arrival, Error, Source, Start, file, kafka};
 
 /// How long an arrival is waited for before the log is taken to hold no more.
 const PATIENCE: Duration = Duration::from_secs(5);

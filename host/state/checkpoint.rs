@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lane::time::LaneTime;
-use crate::source::LastRecord;
-use crate::source::merge::Position;
+use crate::event_time::LaneTime;
+use crate::position::LastRecord;
+use crate::position::Position;
+use crate::position::Resume;
+use crate::record::NO_TIME;
 
 /// The format that this version writes and reads.
 pub const FORMAT: u32 = 1;
@@ -59,6 +61,14 @@ impl Checkpoint {
             ));
         }
         serde_json::from_slice(bytes).map_err(|e| format!("the checkpoint is not readable: {e}"))
+    }
+}
+
+/// From where a partition is read on after this checkpoint.
+pub(crate) fn resume_of(checkpoint: Option<&Checkpoint>, partition: u32) -> Resume {
+    match checkpoint.and_then(|c| c.partitions.get(&partition)) {
+        Some(progress) => Resume { envelope: progress.envelope, last: Some(progress.last.clone()) },
+        None => Resume { envelope: NO_TIME, last: None },
     }
 }
 

@@ -11,8 +11,8 @@
 //!
 //! A short list lies inline; a long one in runs, one more per checkpoint, so that a long session costs what it adds.
 
-use super::{KeyState, Slot, Stored, ValueBytes};
 use crate::record::{ByteColumn, NO_TIME};
+use crate::state::{KeyState, Slot, Stored, ValueBytes};
 
 /// Key of the checkpoint.
 pub const CHECKPOINT: &[u8] = b"m";

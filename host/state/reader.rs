@@ -12,9 +12,9 @@ use slatedb::config::DbReaderOptions;
 use slatedb::{DbReadOps, DbReader, DbReaderMode};
 use tokio::runtime::Handle;
 
-use super::checkpoint::Checkpoint;
-use super::store::{Error, error_of};
-use super::{KeyState, Stored, layout};
+use crate::state::checkpoint::Checkpoint;
+use crate::state::store::{Error, error_of};
+use crate::state::{KeyState, Stored, layout};
 
 /// Longer than anything that is read.
 const PINNED: Duration = Duration::from_secs(24 * 3600);

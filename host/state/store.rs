@@ -10,11 +10,11 @@ use slatedb::config::{CompactorOptions, GarbageCollectorOptions, Settings};
 use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
 use tokio::runtime::Handle;
 
-use super::checkpoint::Checkpoint;
-use super::layout;
-use super::reader::read_record;
-use super::{KeyState, Shard, Stored, hash, shard_of};
 use crate::failure::{Exit, Failure};
+use crate::state::checkpoint::Checkpoint;
+use crate::state::layout;
+use crate::state::reader::read_record;
+use crate::state::{KeyState, Shard, Stored, hash, shard_of};
 
 /// Reads of missing keys under way at once.
 const CONCURRENT_READS: usize = 64;

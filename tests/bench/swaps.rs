@@ -55,7 +55,7 @@ fn main() {
     let settings = Settings { plugin, sink, ..Settings::default() }.over_kafka(&brokers, "swaps");
     let pipeline = Pipeline::new(&settings.to_toml());
     let mut host = pipeline.spawn(&[]);
-    host.wait_logged("lane starts");
+    host.wait_logged("lane-started");
     let (mut ordered, mut effective) = (Vec::new(), Vec::new());
     for i in 1..=arguments.swaps {
         let before = now_ms();
@@ -63,16 +63,16 @@ fn main() {
         let outcome = pipeline.call("deploy", &["--plugin-config", &config]);
         outcome.expect_code(0);
         ordered.push(now_ms() - before);
-        host.wait_logged_times("swapped", i);
+        host.wait_logged_times("swap-finished", i);
         effective.push(now_ms() - before);
     }
     let events = load.finish();
     let outcome = host.terminate(PATIENCE);
     outcome.expect_code(0);
     let gaps: Vec<i64> =
-        logged(&outcome.stderr, "swapped").iter().map(|line| number(line, "gap_us").cast_signed()).collect();
+        logged(&outcome.stderr, "swap-finished").iter().map(|line| number(line, "gap_us").cast_signed()).collect();
     println!("{events} events, {} swaps", gaps.len());
-    let loads = logged(&outcome.stderr, "loaded ahead of its instant");
+    let loads = logged(&outcome.stderr, "deployment-loaded");
     report("loading it beside the lane", "ms", loads.iter().map(|line| number(line, "millis").cast_signed()).collect());
     report("gap in which nothing is folded", "us", gaps);
     report("`keyfold deploy` from start to end", "ms", ordered);

@@ -132,7 +132,7 @@ fn run_keyfold(variant: Variant, program: &Path, place: &Place, arguments: &Argu
     };
     let pipeline = Pipeline::new(&settings.to_toml());
     let mut used = measure::command(program, pipeline.command("run", &["--until-end"])).run();
-    let stopped = logged(&used.stderr, "lane stopped").pop().unwrap_or_else(|| panic!("it said:\n{}", used.stderr));
+    let stopped = logged(&used.stderr, "lane-stopped").pop().unwrap_or_else(|| panic!("it said:\n{}", used.stderr));
     assert_eq!(number(&stopped, "records"), records, "every record was folded");
     (used.rows, used.checkpoints) = (number(&stopped, "rows"), number(&stopped, "checkpoints"));
     used

@@ -32,7 +32,7 @@ fn check_audited(name: &str, log: &[TestRecord], plugin: Option<&Value>, deploys
         pipeline.call("deploy", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).expect_code(0);
     }
     let outcome = pipeline.run_to_end(&[]);
-    let stopped = outcome.expect_code(0).logged("lane stopped");
+    let stopped = outcome.expect_code(0).logged("lane-stopped");
     assert_eq!(number(&stopped, "audits"), 0, "off by default");
     let rows = from_ndjson(&pipeline.path("rows.ndjson"));
     assert!(rows.len() > 500, "{name}: the log makes rows");
@@ -142,7 +142,7 @@ fn a_plugin_whose_state_alone_depends_on_its_batch_halts_the_lane_by_key_and_rec
 fn one_of_so_many_batches_is_audited() {
     for (every, audits) in [(1, 10), (3, 3), (11, 0)] {
         let (pipeline, outcome) = run("state", every, 100);
-        let stopped = outcome.expect_code(0).logged("lane stopped");
+        let stopped = outcome.expect_code(0).logged("lane-stopped");
         assert_eq!((number(&stopped, "batches"), number(&stopped, "audits")), (10, audits), "one of {every}");
         drop(pipeline);
     }

@@ -6,12 +6,15 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use keyfold::config::{DEFAULT_LIMITS, Late, Limits, Time};
-use keyfold::dead_letter::Stage;
-use keyfold::lane::batch::{Core, StrikeItem};
-use keyfold::plugin::{Error, FoldInput, Instance, Plugin, engine, law};
+use keyfold::lane::core::Core;
+use keyfold::lane::law;
+use keyfold::plugin::{Error, FoldInput, Instance, Plugin, engine};
+use keyfold::position::Resume;
 use keyfold::record::{NO_TIME, RecordRef, Records};
 use keyfold::row::{Cell, ColumnData, Part};
-use keyfold::source::merge::{Merge, Resume};
+use keyfold::source::merge::Merge;
+use keyfold::strike::Stage;
+use keyfold::strike::StrikeItem;
 use serde_json::{Value, json};
 
 use crate::support::generate::{TestRecord, generate, generate_hostile, write_records};

@@ -157,7 +157,7 @@ fn a_file_that_is_older_than_what_was_deployed_is_no_change_and_a_changed_one_is
     pipeline.run_to_end(&[]).expect_code(0);
     pipeline.call("deploy", &["--plugin-config", &marked("second")]).expect_code(0);
     let outcome = pipeline.run_to_end(&[]);
-    outcome.expect_code(0).expect_said(&["older than the deployment in force"]);
+    outcome.expect_code(0).logged("configuration-superseded");
 
     let third = first().replace("first", "third");
     let settings = |run: &str| Settings {
@@ -171,10 +171,10 @@ fn a_file_that_is_older_than_what_was_deployed_is_no_change_and_a_changed_one_is
     pipeline.configure(&settings("workers = 2\ndeploy_on_start = true").to_toml());
     let outcome = pipeline.run_to_end(&[]);
     outcome.expect_code(0);
-    assert_eq!(logged(&outcome.stderr, "the changed configuration is ordered").len(), 1);
+    assert_eq!(logged(&outcome.stderr, "configuration-deployed").len(), 1);
     assert_eq!(pipeline.call("deployments", &[]).stdout.lines().count(), 3);
     let outcome = pipeline.run_to_end(&[]);
-    assert!(logged(&outcome.stderr, "the changed configuration is ordered").is_empty(), "it is in force now");
+    assert!(logged(&outcome.stderr, "configuration-deployed").is_empty(), "it is in force now");
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use clap::{CommandFactory, Parser};
-use keyfold::cli::Arguments;
-use keyfold::{config, metrics};
+use keyfold::commands::cli::Arguments;
+use keyfold::config;
+use keyfold::observe::metrics;
 use serde_json::Value;
 
 use crate::support::guide::{Block, blocks, file_block, read, root};

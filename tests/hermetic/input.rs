@@ -52,7 +52,7 @@ fn every_bad_record_is_a_dead_letter_and_the_rest_is_folded() {
     let pipeline = pipeline(&records, &Settings::default());
     let outcome = pipeline.run_to_end(&[]);
     outcome.expect_code(0);
-    assert_eq!(number(&outcome.logged("lane stopped"), "rejected"), values.len() as u64 - 2);
+    assert_eq!(number(&outcome.logged("lane-stopped"), "rejected"), values.len() as u64 - 2);
 
     let lane = model::run(Visits::new(SessionId::Record), &records, Time::default());
     assert_eq!(lane.rows.len(), 2, "the last visit ends both sessions, its own too");
@@ -106,7 +106,7 @@ fn dead_letters_can_be_read_again() {
     std::fs::copy(first.path("dead-letters.ndjson"), second.path("log.ndjson"))
         .expect("the first run left dead letters");
     let outcome = second.run_to_end(&[]);
-    assert_eq!(number(&outcome.expect_code(0).logged("lane stopped"), "rejected"), 3);
+    assert_eq!(number(&outcome.expect_code(0).logged("lane-stopped"), "rejected"), 3);
     let letters = |pipeline: &Pipeline| {
         let mut letters = from_ndjson(&pipeline.path("dead-letters.ndjson"));
         // The source's name: it lies in another folder.
@@ -128,7 +128,7 @@ fn late_events_and_those_too_far_ahead_can_be_kept() {
     let records = log(&events.each_ref().map(|event| Some(event.as_slice())));
     let pipeline = pipeline(&records, &Settings { time: "late = \"dead-letter\"".to_owned(), ..Settings::default() });
     let outcome = pipeline.run_to_end(&[]);
-    let stopped = outcome.expect_code(0).logged("lane stopped");
+    let stopped = outcome.expect_code(0).logged("lane-stopped");
     assert_eq!((number(&stopped, "late"), number(&stopped, "rejected")), (1, 1));
     let letters = from_ndjson(&pipeline.path("dead-letters.ndjson"));
     assert_eq!(letters.len(), 2);
@@ -227,7 +227,7 @@ fn a_variable_overrides_the_file() {
     let mut command = pipeline.command("run", &[]);
     command.env("KEYFOLD_RUN__BATCH_RECORDS", "1");
     let outcome = pipeline.start(command).wait(crate::support::host::PATIENCE);
-    assert_eq!(number(&outcome.expect_code(0).logged("lane stopped"), "largest_batch"), 1);
+    assert_eq!(number(&outcome.expect_code(0).logged("lane-stopped"), "largest_batch"), 1);
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfold::board::Board;
+use keyfold::config;
+use keyfold::observe::board::Board;
+use keyfold::observe::metrics;
+use keyfold::pipeline::run::{Options, run_until};
 use keyfold::record::iso;
-use keyfold::run::{Options, run_until};
-use keyfold::{config, metrics};
 use serde_json::{Value, json};
 
 use crate::support::generate::{START_MS, TestRecord, write_records};
@@ -271,7 +272,7 @@ fn what_a_plugin_logs_too_much_is_left_out_counted_and_told() {
             (&json!("hostile"), &json!("0.1.0"), &json!("topic"))
         );
     }
-    let told = logged(&outcome.stderr, "the plugin logs too much: lines are left out");
+    let told = logged(&outcome.stderr, "plugin-log-limited");
     assert!(!told.is_empty() && number(&told[0], "left_out") == 1, "{told:?}");
 }
 

@@ -82,7 +82,7 @@ fn a_replay_shows_the_rows_of_a_run_in_their_order_and_form() {
         pipeline.configure(&Settings { run: run.to_owned(), ..Settings::default() }.to_toml());
         let outcome = pipeline.call("replay", &[]);
         assert!(outcome.expect_code(0).stdout == written, "{run}");
-        let replayed = outcome.logged("replayed");
+        let replayed = outcome.logged("replay-finished");
         assert_eq!(number(&replayed, "records"), EVENTS as u64);
         assert_eq!(number(&replayed, "rows"), written.lines().count() as u64);
     }
@@ -192,7 +192,7 @@ fn tables_of_different_plugins_have_no_row_in_common() {
     let against = plugin_file("hostile");
     let outcome = pipeline.call("replay", &["--against", &against, "--against-config", "{}"]);
     assert!(lines(outcome.expect_code(1)).iter().all(|line| line["only"] == "a" && line["table"] == "sessions"));
-    let rejected = logged(&outcome.stderr, "rejected");
+    let rejected = logged(&outcome.stderr, "item-rejected");
     assert!(rejected.iter().any(|fields| fields["side"] == "b"), "hostile takes no visits");
 }
 
@@ -220,13 +220,13 @@ fn what_is_struck_or_rejected_is_told_and_the_rest_is_folded() {
         let fields = outcome.logged(told);
         assert_eq!((&fields["stage"], &fields["partition"], &fields["offset"]), (&json!(stage), &json!(0), &json!(13)));
         assert!(fields["reason"].as_str().is_some_and(|text| text.contains(reason)), "{fields}");
-        let replayed = outcome.logged("replayed");
+        let replayed = outcome.logged("replay-finished");
         let counts = (number(&replayed, "struck"), number(&replayed, "rejected"));
-        assert_eq!(counts, if told == "struck" { (1, 0) } else { (0, 1) });
+        assert_eq!(counts, if told == "item-struck" { (1, 0) } else { (0, 1) });
     };
-    check("trap", "struck", "fold", "struck by 13");
-    check("reject", "rejected", "fold", "rejected 13");
-    check("reject-map", "rejected", "map", "rejected 13");
+    check("trap", "item-struck", "fold", "struck by 13");
+    check("reject", "item-rejected", "fold", "rejected 13");
+    check("reject-map", "item-rejected", "map", "rejected 13");
 }
 
 #[test]
@@ -234,9 +234,9 @@ fn of_many_rejections_the_first_are_told_and_all_are_counted() {
     let mut log = counted();
     log.iter_mut().for_each(|record| record.value = Some(b"no JSON".to_vec()));
     let outcome = pipeline(&log, &Settings::default()).call("replay", &[]);
-    let told = logged(&outcome.expect_code(0).stderr, "rejected");
+    let told = logged(&outcome.expect_code(0).stderr, "item-rejected");
     assert_eq!(told.iter().map(|fields| number(fields, "offset")).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
-    assert_eq!(number(&outcome.logged("replayed"), "rejected"), 60);
+    assert_eq!(number(&outcome.logged("replay-finished"), "rejected"), 60);
 }
 
 #[test]

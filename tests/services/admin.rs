@@ -23,7 +23,7 @@ fn pipeline(brokers: &str, topic: &str, admin: &str) -> Pipeline {
 /// The host, folding, and the URL of its API.
 fn start(pipeline: &Pipeline) -> (Running, String) {
     let mut host = pipeline.spawn(&[]);
-    let address = host.wait_logged("admin API")["address"].as_str().expect("an address").to_owned();
+    let address = host.wait_logged("admin-api-listening")["address"].as_str().expect("an address").to_owned();
     host.wait_until("rows are written", || !from_ndjson(&pipeline.path("rows.ndjson")).is_empty());
     (host, format!("http://{address}"))
 }
@@ -63,13 +63,13 @@ fn a_host_deploys_withdraws_and_shadows_for_who_has_the_token() {
     ordered.expect_code(0).expect_said(&["holds from"]);
     let said = ordered.stdout.split_whitespace().skip_while(|word| *word != "deployment").nth(1);
     let n = said.expect("it says which");
-    host.wait_logged("swapped");
+    host.wait_logged("swap-finished");
     let list = asked("deployments", "token", &[]);
     list.expect_code(0).expect_said(&[&format!("{n}  confirmed"), "because a test"]);
     assert_eq!(list.stdout, pipeline.call("deployments", &[]).stdout, "the store says the same");
     let withdrawn = asked("withdraw", "token", &["--reason", "a test too"]);
     withdrawn.expect_code(0).expect_said(&[&format!("deployment {n} is withdrawn")]);
-    host.wait_logged("going back to before a deployment that was withdrawn");
+    host.wait_logged("rewind-withdrawn");
     asked("withdraw", "token", &["0"]).expect_code(2).expect_said(&["beginning of the log"]);
 
     asked("shadow", "token", &[]).expect_code(2).expect_said(&["there is no shadow"]);

@@ -67,14 +67,14 @@ fn follow_the_guide(language: &Language, name: &str, brokers: &str, port: u16) {
 
     author.change(language.source, &[("+ 1", "+ 10")]);
     author.call("counts", &["plugin", "build"]).expect_code(0);
-    let ordered = host.wait_logged("the watched file is ordered");
+    let ordered = host.wait_logged("watched-file-deployed");
     let t = instant_in(ordered["order"].as_str().expect("it says what was ordered"));
     host.wait_until("T", || now_ms() > t);
     let later = began + 10 * window;
     produce(brokers, name, &[action("cat", later), action("cat", later + 1_000), action("dan", later + 2 * window)]);
     let third = row("cat", later + window, 20);
     host.wait_until("a window of the new logic is written", || counts().contains(&third));
-    host.wait_logged("swapped");
+    host.wait_logged("swap-finished");
     let all = vec![row("ann", began + window, 2), row("bob", began + 3 * window, 1), third];
     assert_eq!(counts(), sorted(all));
     host.terminate(PATIENCE).expect_code(0);

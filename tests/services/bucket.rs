@@ -105,7 +105,7 @@ fn a_host_without_a_disk_goes_on_where_another_was_killed_and_waits_for_its_buck
     produce(&brokers, "in-a-bucket", parts[1]);
     let (second, mut running) = host(&settings, &line, "");
     let told = Host::of(&mut running);
-    let starts = running.wait_logged("lane starts");
+    let starts = running.wait_logged("lane-started");
     assert_eq!(starts["from_checkpoint"], true, "{starts}");
     assert!(!second.path("state").exists(), "nothing lies on the machine");
     told.wait_for(&mut running, "keyfold_lag_records{lane=\"topic\"}", 0.0);

@@ -152,7 +152,7 @@ fn the_walkthrough_holds_with_the_host_in_a_container_killed_and_swapped() {
 
     let told = Instant::now();
     container.podman(&["stop", "-t", "30", "@"]);
-    host.wait(PATIENCE).expect_code(0).logged("lane stopped");
+    host.wait(PATIENCE).expect_code(0).logged("lane-stopped");
     assert!(told.elapsed() < Duration::from_secs(10), "it took {:?} to stop", told.elapsed());
     tell(&format!(
         "image: {megabytes:.1} MB; from the start of the process to the first row: {first_ms} ms, after reset and a new start {again_ms} ms"

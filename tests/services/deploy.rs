@@ -90,10 +90,10 @@ fn twenty_swaps_under_load_give_each_row_to_the_version_of_its_instant() {
     for i in 1..MARKS.len() {
         deployments.push(deploy(&pipeline, i));
     }
-    host.wait_logged_times("swapped", 20);
+    host.wait_logged_times("swap-finished", 20);
     let sent = load.finish();
     let outcome = host.terminate(PATIENCE);
-    let stopped = outcome.expect_code(0).logged("lane stopped");
+    let stopped = outcome.expect_code(0).logged("lane-stopped");
     assert_eq!(number(&stopped, "swaps"), 20, "{sent} events: {stopped}");
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
     assert_rows(&pipeline, &brokers, "swapped", &deployments);
@@ -116,15 +116,15 @@ fn a_watched_file_is_folded_with_as_soon_as_it_is_built_and_a_broken_one_changes
     let mut host = pipeline.spawn(&["--watch", &file]);
     host.wait_until("rows are written", || written(&pipeline) > 0);
     pipeline.write("plugin.wasm", b"half a build");
-    host.wait_logged("the watched file is refused");
+    host.wait_logged("watched-file-refused");
     pipeline.write("plugin.wasm", &rebuilt(&plugin, "again"));
-    host.wait_logged("deployment in force");
+    host.wait_logged("deployment-entered");
     let said = pipeline.call("deployments", &[]).stdout;
     // An order that found its T reserved is voided, and given again.
     assert_eq!(said.matches("confirmed").count(), 2, "the first, and the one of the file that was not broken: {said}");
     load.finish();
     let outcome = host.terminate(PATIENCE);
-    outcome.expect_code(0).expect_said(&["the watched file is refused", "FAIL  plugin"]);
+    outcome.expect_code(0).expect_said(&["watched-file-refused", "FAIL  plugin"]);
 }
 
 /// Killed right after the order, at T, and as soon as the new logic holds; then ordered while the host is down after a crash that no
@@ -148,7 +148,7 @@ fn a_host_that_is_killed_around_the_instant_of_a_deployment_swaps_at_it_all_the_
                 let deployment = deploy_ahead(&pipeline, i + 1);
                 match moment {
                     "at T" => host.wait_until("T", || now_ms() >= deployment.t),
-                    "after T" => drop(host.wait_logged("deployment in force")),
+                    "after T" => drop(host.wait_logged("deployment-entered")),
                     _ => {}
                 }
                 host.kill();
@@ -212,7 +212,7 @@ fn a_shadow_is_compared_and_harms_nothing_and_a_promoted_one_holds_from_its_inst
     let promoted = pipeline.call("promote", &["--reason", "it was looked at"]);
     // Its number is not always 1: an order is tried again when a lane was past its T before it was confirmed.
     promoted.expect_code(0).expect_said(&["holds from"]);
-    host.wait_logged("swapped");
+    host.wait_logged("swap-finished");
     load.finish();
     host.terminate(PATIENCE).expect_code(0);
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
@@ -228,21 +228,21 @@ fn a_deployment_that_is_withdrawn_from_a_live_topic_never_was() {
     let mut host = pipeline.spawn(&[]);
     host.wait_until("rows are written", || written(&pipeline) > 0);
     let first = deploy(&pipeline, 1);
-    host.wait_logged("swapped");
+    host.wait_logged("swap-finished");
     pipeline.call("withdraw", &["--reason", "a test"]).expect_code(0);
     // Whether a checkpoint of the withdrawn logic has to be taken back for that, or none was written yet, is a matter of moments.
-    host.wait_logged("going back to before a deployment that was withdrawn");
+    host.wait_logged("rewind-withdrawn");
     host.wait_logged_times("folding", 2);
     let before = written(&pipeline);
     host.wait_until("rows are written again", || written(&pipeline) > before + 10_000);
     let second = deploy(&pipeline, 2);
-    host.wait_logged_times("swapped", 2);
+    host.wait_logged_times("swap-finished", 2);
     pipeline.call("withdraw", &[]).expect_code(0);
-    host.wait_logged_times("going back to before a deployment that was withdrawn", 2);
+    host.wait_logged_times("rewind-withdrawn", 2);
     host.kill();
     let kept = deploy(&pipeline, 3);
     let mut host = pipeline.spawn(&[]);
-    host.wait_logged("swapped");
+    host.wait_logged("swap-finished");
     load.finish();
     host.terminate(PATIENCE).expect_code(0);
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
@@ -284,15 +284,15 @@ fn a_withdrawn_deployment_leaves_no_trace_in_the_database() {
     deploy(&pipeline, 1);
     host.wait_until("rows of the other logic are written", || marked("m1") > 500);
     pipeline.call("withdraw", &[]).expect_code(0);
-    host.wait_logged("going back to before a deployment that was withdrawn");
+    host.wait_logged("rewind-withdrawn");
     host.kill();
     let mut host = pipeline.spawn(&[]);
-    host.wait_logged("rows put back to before a withdrawn deployment");
+    host.wait_logged("rows-restored");
     // One that only writes rows under a key of its own, and then strikes.
     let other = json!({"mode": "trap", "n": load.sent() + 15_000}).to_string();
     pipeline.call("deploy", &["--plugin-config", &other]).expect_code(0);
-    host.wait_logged("deployment withdrawn");
-    host.wait_logged_times("rows put back to before a withdrawn deployment", 2);
+    host.wait_logged("deployment-withdrawn");
+    host.wait_logged_times("rows-restored", 2);
     load.finish();
     host.terminate(PATIENCE).expect_code(0);
     pipeline.run_to_end(&["--until-end"]).expect_code(0);

@@ -59,7 +59,7 @@ fn a_record_behind_the_frontier_is_floored_and_the_replay_gives_the_same_rows() 
     // The older one becomes visible now. Its event time is its own business: not late, though its append time is.
     send(&slow, "behind", &visit(1, start - 1_000, 7, "older", start + 91_000));
     slow.commit_transaction(PATIENCE).expect("the broker commits");
-    host.wait_logged("floor");
+    host.wait_logged("floor-recorded");
     produce(&brokers, "behind", &[visit(0, start + 3, 3, "z", start + 300_000)]);
     host.wait_until("all sessions are written", || pages_of(&rows(&pipeline), 7).len() == 2);
     told.metrics().expect(&[("keyfold_floors_total{lane=\"topic\"}", 1.0)]);
@@ -90,7 +90,7 @@ fn an_order_that_only_the_journal_knows_is_kept_through_a_kill() {
     produce(&brokers, "behind-killed", &later(start));
     host.wait_until("two sessions are written", || rows(&pipeline).len() == 2);
     produce(&brokers, "behind-killed", &[visit(1, start - 1_000, 7, "older", start + 55_000)]);
-    host.wait_logged("floor");
+    host.wait_logged("floor-recorded");
     host.kill();
 
     let mut host = pipeline.spawn(&[]);
@@ -127,6 +127,6 @@ fn an_open_transaction_holds_what_would_come_after_it() {
     let outcome = host.terminate(PATIENCE);
     outcome.expect_code(0);
     assert_eq!(pages_of(&rows(&pipeline), 7), [json!(["older", "later"])]);
-    assert!(logged(&outcome.stderr, "floor").is_empty(), "nothing came in behind the frontier");
+    assert!(logged(&outcome.stderr, "floor-recorded").is_empty(), "nothing came in behind the frontier");
     assert_replays(&pipeline);
 }

@@ -40,7 +40,7 @@ fn the_order_to_stop_is_obeyed_within_10_s_and_loses_nothing() {
         host.wait_until("rows are written", || !rows().is_empty());
         host.signal(signal);
         let outcome = host.wait(Duration::from_secs(10));
-        outcome.expect_code(0).logged("lane stopped");
+        outcome.expect_code(0).logged("lane-stopped");
         pipeline.run_to_end(&["--until-end"]).expect_code(0);
         let want = model::run(Visits::new(SessionId::Record), &read_back(&brokers, &topic), Time::default()).values();
         assert_same(signal, &rows(), &want);

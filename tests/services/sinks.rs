@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use keyfold::config;
 use keyfold::failure::Finding;
 use keyfold::record::ByteColumn;
+use keyfold::row::Image;
 use keyfold::row::{Column, ColumnData, ColumnSpec, ColumnType, Origin, Part, RowRef, Rows, Table, TextColumn};
-use keyfold::sink::{self, Image, Sink};
+use keyfold::sink::{self, Sink};
 use serde_json::{Value, json};
 
 use crate::tables::{SESSIONS, Tables};

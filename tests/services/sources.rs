@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use keyfold::config;
+use keyfold::position::{LastRecord, fingerprint};
 use keyfold::record::Records;
 use keyfold::source::kafka::{KafkaSource, Timestamps, inspect};
-use keyfold::source::{Arrival, Error, LastRecord, Source, Start, fingerprint};
+use keyfold::source::{Arrival, Error, Source, Start};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};

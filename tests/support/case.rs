@@ -96,7 +96,7 @@ fn run_once(case: &Case, way: Way, pipeline: &Pipeline, random: &mut Random) -> 
 
 /// What an undisturbed run says of itself: the sizes that really occurred, and where every record went.
 fn assert_figures(case: &Case, way: Way, outcome: &Outcome) {
-    let stopped = outcome.logged("lane stopped");
+    let stopped = outcome.logged("lane-stopped");
     assert_eq!(number(&stopped, "records"), case.records as u64, "records of {stopped}");
     let (largest, most) = (number(&stopped, "largest_batch"), way.batch_records.min(case.records) as u64);
     // A topic is not waited for without end: on a slow machine the whole of it may come in parts.
@@ -135,5 +135,5 @@ fn crash_until_done(case: &Case, pipeline: &Pipeline, random: &mut Random) -> u6
 
 /// Bytes of rows beyond the checkpoint that a recovery found and cut.
 fn cut_back(outcome: &Outcome) -> u64 {
-    logged(&outcome.stderr, "cut back to the checkpoint").iter().map(|fields| number(fields, "bytes")).sum()
+    logged(&outcome.stderr, "file-truncated").iter().map(|fields| number(fields, "bytes")).sum()
 }

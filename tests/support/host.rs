@@ -149,11 +149,11 @@ impl Outcome {
         self
     }
 
-    /// The fields of the last log line with this message.
+    /// The fields of the last log line with this event.
     #[track_caller]
-    pub(crate) fn logged(&self, message: &str) -> Value {
-        let found = logged(&self.stderr, message).pop();
-        found.unwrap_or_else(|| panic!("no log line says {message:?}; the host said:\n{}", self.tail()))
+    pub(crate) fn logged(&self, event: &str) -> Value {
+        let found = logged(&self.stderr, event).pop();
+        found.unwrap_or_else(|| panic!("no log line has the event {event:?}; the host said:\n{}", self.tail()))
     }
 
     /// The last part of what the host said.
@@ -233,18 +233,18 @@ impl Running {
         holds()
     }
 
-    /// Waits for a log line with this message and gives its fields.
+    /// Waits for a log line with this event and gives its fields.
     #[track_caller]
-    pub(crate) fn wait_logged(&mut self, message: &str) -> Value {
-        self.wait_logged_times(message, 1)
+    pub(crate) fn wait_logged(&mut self, event: &str) -> Value {
+        self.wait_logged_times(event, 1)
     }
 
-    /// Waits until a log line with this message was written so often; the fields of the last.
+    /// Waits until a log line with this event was written so often; the fields of the last.
     #[track_caller]
-    pub(crate) fn wait_logged_times(&mut self, message: &str, times: usize) -> Value {
+    pub(crate) fn wait_logged_times(&mut self, event: &str, times: usize) -> Value {
         let path = self.stderr.clone();
-        self.wait_until(&format!("it logs {message:?}"), || logged(&text(&path), message).len() >= times);
-        logged(&text(&self.stderr), message).pop().expect("just seen")
+        self.wait_until(&format!("it logs {event:?}"), || logged(&text(&path), event).len() >= times);
+        logged(&text(&self.stderr), event).pop().expect("just seen")
     }
 
     /// Standard error so far.
@@ -281,10 +281,10 @@ fn text(path: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
 }
 
-/// The fields of all log lines with this message.
-pub(crate) fn logged(stderr: &str, message: &str) -> Vec<Value> {
+/// The fields of all log lines with this event.
+pub(crate) fn logged(stderr: &str, event: &str) -> Vec<Value> {
     let lines = stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|fields| fields["message"] == message).collect()
+    lines.filter(|fields| fields["event"] == event).collect()
 }
 
 /// A number among the fields of a log line.

@@ -16,7 +16,7 @@ pub(crate) struct Metrics(BTreeMap<String, f64>);
 impl Host {
     /// Of a host whose `[admin]` listens on a port that the system chose.
     pub(crate) fn of(host: &mut Running) -> Host {
-        let address = host.wait_logged("admin API")["address"].as_str().expect("an address").to_owned();
+        let address = host.wait_logged("admin-api-listening")["address"].as_str().expect("an address").to_owned();
         Host(format!("http://{address}"))
     }
 

@@ -1,0 +1,104 @@
+//! `keyfold check`: looks at everything that a run needs, and changes nothing outside. Each line comes from the code that the start of
+//! `run` refuses with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use crate::clock;
+use crate::config::Config;
+use crate::deployment::{PipelineLog, Standing};
+use crate::failure::{Check, Failure};
+use crate::plugin::Plugin;
+use crate::plugin::sandbox::load_plugin;
+use crate::rollout::order;
+use crate::source::log_source::LogSource;
+use crate::state::objects::{objects, runtime};
+use crate::symptom::Symptom;
+use crate::{dead_letter, sink};
+
+/// A line for each thing that was looked at: plugin, source, state, sink, dead letters.
+pub fn check(config: &Config) -> Vec<Check> {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(failure) => return vec![Check::refused("runtime", failure)],
+    };
+    let (plugin_line, plugin) = plugin(config);
+    let mut checks = vec![plugin_line, source(config).0, state(config, plugin.as_deref(), &runtime)];
+    match &plugin {
+        Some(plugin) => checks.extend(sink::check(&config.sink, &plugin.description.tables, runtime.handle())),
+        None => checks.push(sink_unknown()),
+    }
+    checks.extend(dead_letter::check(&config.dead_letters));
+    checks
+}
+
+/// The plugin's line, and the plugin if it would run.
+pub(crate) fn plugin(config: &Config) -> (Check, Option<Arc<Plugin>>) {
+    match load_plugin(config) {
+        Ok((plugin, _)) => {
+            let description = &plugin.description;
+            let detail = format!("{} {}, SHA-256 {}", description.name, description.version, plugin.digest.0);
+            (Check::fine("plugin", detail), Some(plugin))
+        }
+        Err(failure) => (Check::refused("plugin", failure), None),
+    }
+}
+
+/// The sink's line where the plugin is refused.
+pub(crate) fn sink_unknown() -> Check {
+    Check::warning("sink", "not looked at: its tables are the plugin's").of(Symptom::PluginRefused)
+}
+
+/// The source's line, and the source if it can be read.
+pub(crate) fn source(config: &Config) -> (Check, Option<LogSource>) {
+    match LogSource::inspect(config, clock::instant() + TRY) {
+        Ok(found) => (Check::fine("source", source_detail(&found)), Some(found)),
+        Err(failure) => (Check::refused("source", failure), None),
+    }
+}
+
+fn source_detail(source: &LogSource) -> String {
+    match source {
+        LogSource::Kafka(topic) => {
+            let records: u64 = topic.high.iter().zip(&topic.low).map(|(high, low)| high - low).sum();
+            let stamps = topic.timestamps.map(|t| format!(", {t:?}")).unwrap_or_default();
+            format!("topic with {} partitions, about {records} records{stamps}", topic.partitions.len())
+        }
+        LogSource::File { partitions, .. } => format!("file with {} partitions", partitions.len()),
+    }
+}
+
+/// How long a check tries to reach a broker: one answer is enough, and a person waits.
+pub(crate) const TRY: Duration = Duration::from_secs(5);
+
+/// The state's line.
+pub(crate) fn state(config: &Config, plugin: Option<&Plugin>, runtime: &Runtime) -> Check {
+    match standing(config, plugin, runtime) {
+        Ok(check) => check,
+        Err(refused) => refused,
+    }
+}
+
+fn standing(config: &Config, plugin: Option<&Plugin>, runtime: &Runtime) -> Result<Check, Check> {
+    let refused = |symptom: Symptom| move |failure: Failure| Check::refused("state", failure).of(symptom);
+    let url = &config.state.url;
+    let objects = objects(url).map_err(refused(Symptom::StateUnusable))?;
+    let Some(plugin) = plugin else { return Ok(Check::fine("state", url.to_string())) };
+    let log = PipelineLog::new(objects, runtime.handle().clone());
+    let standing = log.standing(config, &plugin.digest).map_err(refused(Symptom::StateForeign))?;
+    order::allow(config, &standing).map_err(refused(Symptom::SettingsDiffer))?;
+    Ok(match standing {
+        Standing::First => Check::fine("state", format!("{url}, new")),
+        Standing::Same(n) => Check::fine("state", format!("{url}, deployment {n} in force")),
+        Standing::Superseded(n) => Check::warning(
+            "state",
+            format!("{url}, deployment {n} in force, which is newer than the configuration file"),
+        )
+        .of(Symptom::SettingsSuperseded),
+        Standing::Changed(differences) => {
+            Check::fine("state", format!("{url}, to be deployed: {}", differences.join("; ")))
+        }
+    })
+}

@@ -1,0 +1,404 @@
+//! `keyfold dead-letters`: what is kept, and back into a log with it. Owns which records are sent again, and the promise that none is sent
+//! twice unasked; where dead letters lie and how they are read is [`crate::dead_letter`]'s.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::append_file::AppendFile;
+use crate::clock;
+use crate::config::{self, Config, DeadLetters, FileFormat, Source};
+use crate::dead_letter::{self, Kept, redriven_headers, redriven_line};
+use crate::deployment::PipelineLog;
+use crate::deployment::redriven::Redrive;
+use crate::failure::{Exit, Failure};
+use crate::record::{NO_TIME, RecordRef, iso};
+use crate::source::kafka::produce::{Outgoing, Sender};
+use crate::state::objects::{objects, runtime};
+use crate::strike::Stage;
+
+/// Characters of a payload that a list shows.
+const SHOWN: usize = 60;
+
+/// The dead letters of a stage, or all, a line each.
+pub fn list(config: &Config, stage: Option<Stage>, limit: usize, as_json: bool) -> Result<String, Failure> {
+    let mut lines = Vec::new();
+    let mut more = 0_u64;
+    read(config, stage, &mut |kept| {
+        if lines.len() == limit {
+            more += 1;
+        } else if as_json {
+            let mut object = kept.object();
+            object.insert("place".into(), kept.place.clone().into());
+            lines.push(serde_json::Value::Object(object).to_string());
+        } else {
+            lines.push(line(&kept));
+        }
+        Ok(())
+    })?;
+    if !as_json && lines.is_empty() {
+        lines.push("no dead letters".into());
+    }
+    if !as_json && more > 0 {
+        lines.push(format!("and {more} more: --limit shows them, --summary counts them by reason"));
+    }
+    Ok(lines.join("\n"))
+}
+
+/// How many there are of each stage and reason, the most frequent first.
+pub fn summary(config: &Config, stage: Option<Stage>, limit: usize, as_json: bool) -> Result<String, Failure> {
+    let mut counts: BTreeMap<(&str, String), u64> = BTreeMap::new();
+    read(config, stage, &mut |kept| {
+        *counts.entry((kept.letter.stage.name(), kept.letter.reason)).or_insert(0) += 1;
+        Ok(())
+    })?;
+    let (all, kinds) = (counts.values().sum::<u64>(), counts.len());
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts.truncate(limit);
+    let mut lines: Vec<String> = counts
+        .iter()
+        .map(|((stage, reason), count)| match as_json {
+            true => json!({"stage": stage, "reason": reason, "count": count}).to_string(),
+            false => format!("{count:>9}  {stage:<7}  {reason}"),
+        })
+        .collect();
+    if !as_json {
+        lines.push(format!("{all} dead letter(s) of {kinds} reason(s)"));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn read(
+    config: &Config,
+    stage: Option<Stage>,
+    take: &mut dyn FnMut(Kept) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    dead_letter::read(&config.dead_letters, &mut |kept| {
+        if stage.is_none_or(|stage| stage == kept.letter.stage) {
+            take(kept)?;
+        }
+        Ok(true)
+    })
+}
+
+fn line(kept: &Kept) -> String {
+    let record = kept.letter.record.get(0);
+    let time = if record.append_time == NO_TIME { "no time".into() } else { iso(record.append_time) };
+    let payload = record.payload.map_or_else(|| "no payload".into(), |p| String::from_utf8_lossy(p).into_owned());
+    let payload: String = payload.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let (stage, reason) = (kept.letter.stage.name(), &kept.letter.reason);
+    let (partition, offset, place) = (record.partition, record.offset, &kept.place);
+    format!("{place}: {stage} of record {partition}/{offset} ({time}): {reason}: {payload}")
+}
+
+/// What to send again, and where to.
+#[derive(Clone, Debug, Default)]
+pub struct Redriving {
+    /// Those of this stage alone.
+    pub stage: Option<Stage>,
+    /// `topic:NAME`, `file:PATH`, or without a prefix what the source is; the source's topic if nothing is named.
+    pub to: Option<String>,
+    /// Those too that were sent before.
+    pub again: bool,
+    /// Count, and send nothing.
+    pub dry_run: bool,
+}
+
+/// Where records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    Topic(String),
+    File(PathBuf),
+}
+
+impl Target {
+    fn of(to: Option<&str>, source: &Source) -> Result<Target, Failure> {
+        let target = match (to.and_then(|to| to.split_once(':')), to, source) {
+            (Some(("topic", name)), _, _) => Target::Topic(name.to_owned()),
+            (Some(("file", path)), _, _) => Target::File(path.into()),
+            (_, Some(name), Source::Kafka(_)) => Target::Topic(name.to_owned()),
+            (_, Some(path), Source::File(_)) => Target::File(path.into()),
+            (_, None, Source::Kafka(kafka)) => Target::Topic(kafka.topic.clone()),
+            (_, None, Source::File(_)) => {
+                return Err(Failure::new(Exit::Config, "--to is missing: the source is no topic, name a file"));
+            }
+        };
+        match (&target, source) {
+            (Target::Topic(_), Source::File(_)) => {
+                let message = "--to: there are no brokers to send to, since the source is a file; name a file";
+                Err(Failure::new(Exit::Config, message))
+            }
+            (Target::File(path), Source::File(file)) if file.format == FileFormat::Payloads && *path == file.path => {
+                let message = "--to: a file of payloads cannot carry the headers that say what is repeated; name another file, \
+                               of the format `records`";
+                Err(Failure::new(Exit::Config, message))
+            }
+            _ => Ok(target),
+        }
+    }
+
+    /// Among the dead letters a redriven record would be one that says nothing.
+    fn is_no_letter_box(&self, letters: &DeadLetters) -> Result<(), Failure> {
+        let is_one = match (self, letters) {
+            (Target::Topic(name), DeadLetters::Topic { topic, .. }) => name == topic,
+            (Target::File(path), DeadLetters::File(file)) => path == file,
+            (Target::Topic(_), DeadLetters::File(_)) | (Target::File(_), DeadLetters::Topic { .. }) => false,
+        };
+        let message = || format!("--to: the dead letters themselves are kept in {self}; name another one");
+        if is_one { Err(Failure::new(Exit::Config, message())) } else { Ok(()) }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Topic(name) => write!(f, "topic {name}"),
+            Target::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
+}
+
+/// A record's place in the log: partition and offset.
+type Place = (u32, u64);
+
+/// Which records are sent, and why the others are not.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    /// Each once, in the order in which they are kept.
+    send: Vec<Place>,
+    /// Dead letters of a record that another one brings already.
+    repeated: u64,
+    /// Dead letters that carry no record: of timers, migrations and rows.
+    without_record: u64,
+    /// Dead letters of another topic's records, kept in the same place.
+    foreign: u64,
+    /// Sent by a redrive before.
+    sent: HashSet<Place>,
+    /// Named by a redrive that was broken off.
+    unsure: HashSet<Place>,
+}
+
+impl Plan {
+    fn new(redrives: &[Redrive], again: bool) -> (Plan, Former) {
+        let of = |is_done: bool| {
+            let places = redrives.iter().filter(|redrive| redrive.is_done == is_done).flat_map(|r| &r.records);
+            places.copied().collect::<HashSet<Place>>()
+        };
+        let former = if again { Former::default() } else { Former { sent: of(true), unsure: of(false) } };
+        (Plan::default(), former)
+    }
+
+    fn take(&mut self, stage: Stage, place: Place, former: &Former, planned: &mut HashSet<Place>) {
+        if !stage.keeps_the_record() {
+            self.without_record += 1;
+        } else if former.sent.contains(&place) {
+            self.sent.insert(place);
+        } else if former.unsure.contains(&place) {
+            self.unsure.insert(place);
+        } else if planned.insert(place) {
+            self.send.push(place);
+        } else {
+            self.repeated += 1;
+        }
+    }
+
+    fn lines(&self, target: &Target, dry_run: bool) -> String {
+        let verb = if dry_run { "would send" } else { "sent" };
+        let mut lines = vec![format!("{verb} to {target}: {} record(s)", self.send.len())];
+        let mut left = |count: usize, why: &str| {
+            if count > 0 {
+                lines.push(format!("left out {count}: {why}"));
+            }
+        };
+        left(self.sent.len(), "sent by a redrive before; --again sends them once more");
+        left(
+            self.unsure.len(),
+            "a redrive that was broken off may have sent them; look for them by their header keyfold.redriven.offset, --again sends \
+             them (once more)",
+        );
+        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        left(count(self.repeated), "dead letters of a record that is sent already for another one");
+        left(
+            count(self.without_record),
+            "they carry a key's state or a row instead of a record (timer, migrate, sink)",
+        );
+        left(count(self.foreign), "their records are of another topic than source.kafka.topic");
+        lines.join("\n")
+    }
+}
+
+/// What former redrives have sent, or may have.
+#[derive(Debug, Default)]
+struct Former {
+    sent: HashSet<Place>,
+    unsure: HashSet<Place>,
+}
+
+/// `keyfold dead-letters redrive`: sends the records of dead letters again, as new records of a log.
+pub fn redrive(config: &Config, wanted: &Redriving) -> Result<String, Failure> {
+    let target = Target::of(wanted.to.as_deref(), &config.source)?;
+    target.is_no_letter_box(&config.dead_letters)?;
+    let runtime = runtime()?;
+    let log = PipelineLog::new(objects(&config.state.url)?, runtime.handle().clone());
+    let redrives = log.redrives()?;
+    let (mut plan, former) = Plan::new(&redrives, wanted.again);
+    let mut planned = HashSet::new();
+    read(config, wanted.stage, &mut |kept| {
+        if is_foreign(&kept, &config.source) {
+            plan.foreign += 1;
+        } else {
+            plan.take(kept.letter.stage, place(&kept), &former, &mut planned);
+        }
+        Ok(())
+    })?;
+    if wanted.dry_run || plan.send.is_empty() {
+        return Ok(plan.lines(&target, wanted.dry_run));
+    }
+    let mut out = Out::open(&target, &config.source)?;
+    let to = target.to_string();
+    let mut redrive = Redrive { at_ms: clock::now_ms(), to, records: plan.send.clone(), is_done: false };
+    if !log.begin_redrive(redrives.len(), &redrive)? {
+        let message = "another redrive of this pipeline began at the same time: run this one again when that is done";
+        return Err(Failure::new(Exit::Outside, message));
+    }
+    read(config, wanted.stage, &mut |kept| {
+        // What was kept since the plan was made is for the next redrive.
+        let is_candidate = kept.letter.stage.keeps_the_record() && !is_foreign(&kept, &config.source);
+        if is_candidate && planned.remove(&place(&kept)) { out.send(&kept) } else { Ok(()) }
+    })?;
+    out.finish()?;
+    redrive.is_done = true;
+    log.end_redrive(redrives.len(), &redrive)?;
+    Ok(plan.lines(&target, false))
+}
+
+/// Whether the record is of another log: several pipelines may keep their dead letters in one topic.
+fn is_foreign(kept: &Kept, source: &Source) -> bool {
+    match (source, &kept.source_topic) {
+        (Source::Kafka(kafka), Some(topic)) => *topic != kafka.topic,
+        (Source::Kafka(_) | Source::File(_), _) => false,
+    }
+}
+
+fn place(kept: &Kept) -> Place {
+    let record = kept.letter.record.get(0);
+    (record.partition, record.offset)
+}
+
+/// An open target.
+enum Out {
+    Topic { sender: Sender, topic: String, is_source: bool },
+    File(AppendFile),
+}
+
+impl Out {
+    fn open(target: &Target, source: &Source) -> Result<Out, Failure> {
+        Ok(match (target, source) {
+            (Target::File(path), _) => {
+                let opened = AppendFile::open(path);
+                Out::File(opened.map_err(|e| Failure::new(Exit::Outside, format!("--to: {e}")))?)
+            }
+            (Target::Topic(topic), Source::Kafka(kafka)) => {
+                let deadline = clock::instant() + std::time::Duration::from_secs(10);
+                let there = config::KafkaSource { topic: topic.clone(), ..kafka.clone() };
+                crate::source::kafka::inspect(&there, deadline)?; // a missing topic is refused before anything is noted
+                Out::Topic { sender: Sender::open(kafka)?, topic: topic.clone(), is_source: *topic == kafka.topic }
+            }
+            (Target::Topic(_), Source::File(_)) => unreachable!("refused when the target was named"),
+        })
+    }
+
+    fn send(&mut self, kept: &Kept) -> Result<(), Failure> {
+        let record = kept.letter.record.get(0);
+        let headers = redriven_headers(kept);
+        match self {
+            Out::Topic { sender, topic, is_source } => {
+                // In its own log a record goes where its key's other records are.
+                let partition = is_source.then_some(record.partition);
+                let headers = Some((&headers, 0));
+                Ok(sender.send(topic, Outgoing { partition, key: record.key, payload: record.payload, headers })?)
+            }
+            Out::File(file) => {
+                // Appended now, as a broker would say.
+                let (append_time, headers) = (clock::now_ms(), Some((&headers, 0)));
+                let line = redriven_line(RecordRef { append_time, headers, ..record });
+                file.append(&line).map_err(|e| Failure::new(Exit::Outside, format!("--to: {e}")))
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        match self {
+            Out::Topic { sender, topic, .. } => Ok(sender.finish(topic).map(drop)?),
+            Out::File(file) => file.sync().map(drop).map_err(|e| Failure::new(Exit::Outside, format!("--to: {e}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kafka() -> Source {
+        Source::Kafka(config::KafkaSource {
+            brokers: "localhost:9092".into(),
+            topic: "visits".into(),
+            group: "g".into(),
+            ordering: config::Ordering::Topic,
+            properties: BTreeMap::new(),
+        })
+    }
+
+    fn file(format: FileFormat) -> Source {
+        let path = "log.ndjson".into();
+        Source::File(config::FileSource { path, format, timestamp_start_ms: None, ordering: config::Ordering::Topic })
+    }
+
+    #[test]
+    fn a_target_is_what_the_source_is_unless_it_says_so() {
+        let of = |to, source: &Source| Target::of(to, source).map_err(|e| e.message);
+        assert_eq!(of(None, &kafka()), Ok(Target::Topic("visits".into())));
+        assert_eq!(of(Some("other"), &kafka()), Ok(Target::Topic("other".into())));
+        assert_eq!(of(Some("file:again.ndjson"), &kafka()), Ok(Target::File("again.ndjson".into())));
+        assert_eq!(of(Some("log.ndjson"), &file(FileFormat::Records)), Ok(Target::File("log.ndjson".into())));
+        for (to, format) in [
+            (None, FileFormat::Records),
+            (Some("topic:visits"), FileFormat::Records),
+            (Some("log.ndjson"), FileFormat::Payloads),
+        ] {
+            assert!(of(to, &file(format)).expect_err("cannot be").starts_with("--to"), "{to:?}");
+        }
+    }
+
+    #[test]
+    fn each_record_is_sent_once_and_those_of_former_redrives_are_not() {
+        let redrive = |records, is_done| Redrive { at_ms: 1, to: "topic visits".into(), records, is_done };
+        let former = [redrive(vec![(0, 1)], true), redrive(vec![(0, 2)], false)];
+        let letters = [
+            (Stage::Map, (0, 1)),
+            (Stage::Map, (0, 2)),
+            (Stage::Fold, (0, 3)),
+            (Stage::Time, (0, 3)),
+            (Stage::Timer, (0, 4)),
+            (Stage::Map, (1, 3)),
+        ];
+        let planned = |again| {
+            let (mut plan, former) = Plan::new(&former, again);
+            let mut planned = HashSet::new();
+            letters.iter().for_each(|&(stage, place)| plan.take(stage, place, &former, &mut planned));
+            plan
+        };
+        let plan = planned(false);
+        assert_eq!(plan.send, [(0, 3), (1, 3)]);
+        assert_eq!((plan.repeated, plan.without_record), (1, 1));
+        assert_eq!((plan.sent.len(), plan.unsure.len()), (1, 1));
+        let lines = plan.lines(&Target::Topic("visits".into()), true);
+        assert!(
+            lines.starts_with("would send to topic visits: 2 record(s)\nleft out 1: sent by a redrive before"),
+            "{lines}"
+        );
+        assert_eq!(planned(true).send, [(0, 1), (0, 2), (0, 3), (1, 3)]);
+    }
+}

@@ -1,0 +1,385 @@
+//! What the doctor finds out about the log: brokers, topic, clocks, keys, and whether what the pipeline needs next is there and stays. What
+//! is asked is [`crate::source::kafka::survey`]'s, and here judged.
+
+use std::collections::BTreeMap;
+
+use crate::clock;
+use crate::commands::check;
+use crate::commands::doctor::Options;
+use crate::commands::doctor::state::LaneState;
+use crate::config::{self, Config, KafkaSource, Ordering, Source};
+use crate::failure::{Check, Exit, Failure};
+use crate::plugin::{Instance, Plugin};
+use crate::record::{Records, iso};
+use crate::source::kafka::survey::{self, Age, Keeping, Skew};
+use crate::source::kafka::{Timestamps, Topic};
+use crate::source::log_source::LogSource;
+use crate::source::{Error, Start, file, recent};
+use crate::symptom::Symptom;
+
+/// Records of each partition whose keys are looked at.
+const SAMPLED: u64 = 200;
+
+/// The lines for the source.
+pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, lanes: &[LaneState], options: &Options) -> Vec<Check> {
+    let (line, source) = check::source(config);
+    let mut checks = match (&config.source, source) {
+        (Source::Kafka(kafka), Some(LogSource::Kafka(topic))) => {
+            let mut checks = found(kafka, &topic, line);
+            checks.extend(standing(kafka, &topic, lanes));
+            checks
+        }
+        (Source::Kafka(kafka), _) => return vec![line.of(trouble(kafka))],
+        (Source::File(file), Some(_)) => {
+            let mut checks = vec![line];
+            checks.extend(same_file(file, lanes));
+            checks
+        }
+        (Source::File(_), None) => return vec![line.of(Symptom::FileUnusable)],
+    };
+    checks.extend(plugin.and_then(|plugin| keys(config, plugin)));
+    if let (Source::Kafka(kafka), Some(topic)) = (&config.source, &options.probe_topic) {
+        checks.push(match survey::skew(kafka, topic) {
+            Ok(skew) => judge_skew(skew, config.time.clock_skew_ms),
+            Err(e) => Check::warning("clocks", e.to_string()).of(Symptom::ProbeFailed),
+        });
+    }
+    checks
+}
+
+/// Why a topic cannot be read.
+fn trouble(kafka: &KafkaSource) -> Symptom {
+    match survey::brokers(kafka) {
+        Err(Error::Config(_)) => Symptom::ConfigWrong,
+        Err(_) => Symptom::BrokerUnreachable,
+        Ok(brokers) if brokers.has_topic => Symptom::TopicRefused,
+        Ok(_) => Symptom::TopicMissing,
+    }
+}
+
+/// The lines for brokers and topic as they are, the pipeline left aside.
+fn found(kafka: &KafkaSource, topic: &Topic, line: Check) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Ok(brokers) = survey::brokers(kafka) {
+        let subject = format!("brokers {}", kafka.brokers);
+        let count = format!("{} broker(s)", brokers.count);
+        checks.push(match brokers.age {
+            Age::AtLeast(release) => {
+                Check::fine(subject, format!("{count}, Kafka {release} or later by what they speak"))
+            }
+            Age::Older => Check::warning(subject, format!("{count}, older than Kafka 2.8 by what they speak"))
+                .of(Symptom::BrokerOld),
+            Age::Untold => Check::fine(subject, count),
+        });
+    }
+    checks.push(line);
+    if topic.timestamps == Some(Timestamps::CreateTime) {
+        let detail = "message.timestamp.type=CreateTime: append times are what producers' clocks say, so the order between partitions, \
+                      time.future_limit, and ids that are made of an append time (session_id = \"append-second\") rest on those clocks";
+        checks.push(Check::warning("timestamps", detail).of(Symptom::ProducerClocks));
+    }
+    checks
+}
+
+/// A partition, and how far the pipeline has come in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    partition: u32,
+    /// The offset with which the pipeline began.
+    began: u64,
+    /// The next offset to fold.
+    next: u64,
+    /// The first offset in the log.
+    low: u64,
+    /// The offset after the last.
+    high: u64,
+    /// The time of the record before `next`, ms.
+    last_ms: Option<i64>,
+}
+
+fn places(topic: &Topic, lanes: &[LaneState]) -> Vec<Place> {
+    let partitions = topic.partitions.iter().zip(topic.low.iter().zip(&topic.high));
+    let place = |(&partition, (&low, &high)): (&u32, (&u64, &u64))| {
+        let lane = lanes.iter().find(|lane| lane.began.contains_key(&partition))?;
+        let began = lane.began[&partition];
+        let last = lane.checkpoint.as_ref().and_then(|c| c.partitions.get(&partition)).map(|progress| &progress.last);
+        let next = last.map_or(began, |last| last.offset + 1);
+        Some(Place { partition, began, next, low, high, last_ms: last.map(|last| last.timestamp) })
+    };
+    partitions.filter_map(place).collect()
+}
+
+fn starts(lanes: &[LaneState]) -> Vec<Start> {
+    let of_lane = |lane: &LaneState| {
+        let progress = |partition: &u32| lane.checkpoint.as_ref()?.partitions.get(partition).map(|p| p.last.clone());
+        let start = |(&partition, &began): (&u32, &u64)| {
+            let last = progress(&partition);
+            Start { partition, next: Some(last.as_ref().map_or(began, |last| last.offset + 1)), last }
+        };
+        lane.began.iter().map(start).collect::<Vec<_>>()
+    };
+    lanes.iter().flat_map(of_lane).collect()
+}
+
+/// The lines for the pipeline's place in the log.
+fn standing(kafka: &KafkaSource, topic: &Topic, lanes: &[LaneState]) -> Vec<Check> {
+    let mut checks: Vec<Check> = grown(kafka.ordering, topic, lanes).into_iter().collect();
+    let places = places(topic, lanes);
+    let lost: Vec<Check> = places.iter().filter_map(lost).collect();
+    if lost.is_empty() && !places.is_empty() {
+        let verified = survey::verify(kafka, &starts(lanes), topic, clock::instant() + check::TRY);
+        checks.push(match verified {
+            Ok(()) => Check::fine("place in the log", behind(&places)),
+            Err(e @ Error::State(_)) => Check::refused("place in the log", e.into()).of(Symptom::LogAnew),
+            Err(e) => Check::refused("place in the log", e.into()).of(Symptom::TopicRefused),
+        });
+    }
+    checks.extend(lost);
+    if let Some(keeping) = survey::keeping(kafka) {
+        checks.extend(kept(&places, keeping, clock::now_ms()));
+    }
+    checks
+}
+
+fn behind(places: &[Place]) -> String {
+    let behind: u64 = places.iter().map(|place| place.high.saturating_sub(place.next)).sum();
+    format!("the records that were folded last are where they were, {behind} records are to be folded")
+}
+
+/// Partitions that came since the pipeline began.
+fn grown(ordering: Ordering, topic: &Topic, lanes: &[LaneState]) -> Option<Check> {
+    let known: Vec<u32> = lanes.iter().flat_map(|lane| lane.began.keys().copied()).collect();
+    let new: Vec<u32> = topic.partitions.iter().copied().filter(|partition| !known.contains(partition)).collect();
+    if known.is_empty() || new.is_empty() {
+        return None;
+    }
+    let detail = format!("the topic has partitions {new:?} that were not there when the pipeline began");
+    Some(match ordering {
+        Ordering::Topic => Check::refused("partitions", Failure::new(Exit::State, detail)),
+        Ordering::Partition => {
+            Check::warning("partitions", format!("{detail}: producers that choose by key send keys to other ones now"))
+        }
+    })
+    .map(|check| check.of(Symptom::PartitionsGrown))
+}
+
+/// What the pipeline needs next and the log no longer has, or never had.
+fn lost(place: &Place) -> Option<Check> {
+    let Place { partition, next, low, high, .. } = *place;
+    let (detail, symptom) = if next < low {
+        let gone = low - next;
+        (
+            format!("the state goes on at offset {next}, the log begins at {low}: {gone} offsets are gone"),
+            Symptom::LogTrimmed,
+        )
+    } else if next > high {
+        (format!("the state goes on at offset {next}, the log ends at {high}"), Symptom::LogAnew)
+    } else {
+        return None;
+    };
+    Some(Check::refused(format!("partition {partition}"), Failure::new(Exit::State, detail)).of(symptom))
+}
+
+/// What is about to be lost, by how the topic is kept.
+fn kept(places: &[Place], keeping: Keeping, now_ms: i64) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if keeping.is_compacted {
+        let detail =
+            "cleanup.policy has compact: records that were folded are taken out, and a replay gives other rows";
+        checks.push(Check::warning("compaction", detail).of(Symptom::LogCompacted));
+    }
+    for place in places.iter().filter(|place| place.next >= place.low) {
+        let subject = format!("partition {}", place.partition);
+        if let Some(detail) = running_out(place, keeping, now_ms) {
+            checks.push(Check::warning(subject, detail).of(Symptom::RetentionClose));
+        } else if place.began < place.low {
+            let Place { began, low, .. } = place;
+            let detail = format!(
+                "the pipeline began at offset {began}, the log begins at {low}: there is no way back but the checkpoint"
+            );
+            checks.push(Check::warning(subject, detail).of(Symptom::BeginningTrimmed));
+        }
+    }
+    if checks.is_empty() {
+        let limit = |limit: Option<i64>, unit: &str| limit.map_or("no limit".into(), |limit| format!("{limit} {unit}"));
+        let (time, size) = (limit(keeping.retention_ms, "ms"), limit(keeping.retention_bytes, "bytes"));
+        checks.push(Check::fine("retention", format!("{time}, {size}")));
+    }
+    checks
+}
+
+/// Whether a partition's next records are in the last fifth of their time, or in the tenth that a full log loses next.
+fn running_out(place: &Place, keeping: Keeping, now_ms: i64) -> Option<String> {
+    let Place { next, low, high, last_ms, .. } = *place;
+    if next >= high {
+        return None; // nothing is unread
+    }
+    if let (Some(limit), Some(last_ms)) = (keeping.retention_ms, last_ms) {
+        let age = now_ms.saturating_sub(last_ms);
+        if age >= limit / 5 * 4 {
+            return Some(format!(
+                "records from offset {next} on are to be folded, the one before is of {} and retention.ms is {limit}: they are deleted soon",
+                iso(last_ms)
+            ));
+        }
+    }
+    let limit = keeping.retention_bytes.filter(|_| low > 0 && (next - low) * 10 < high - low)?;
+    Some(format!(
+        "records from offset {next} on are to be folded, the log is trimmed to {limit} bytes and begins at {low} already, and ends at \
+         {high}: they are deleted soon"
+    ))
+}
+
+fn same_file(config: &config::FileSource, lanes: &[LaneState]) -> Option<Check> {
+    let starts = starts(lanes);
+    if starts.is_empty() || config.path.as_os_str() == "-" {
+        return None;
+    }
+    let opened = file::inspect(config).and_then(|index| file::FileSource::open(index, &starts));
+    Some(match opened {
+        Ok(_) => Check::fine("place in the log", "the records that were folded last are where they were"),
+        Err(e) => Check::refused("place in the log", e.into()).of(Symptom::LogAnew),
+    })
+}
+
+/// Where the keys of some recent events lie. None where there is nothing to see.
+fn keys(config: &Config, plugin: &Plugin) -> Option<Check> {
+    if matches!(&config.source, Source::File(file) if file.path.as_os_str() == "-") {
+        return None;
+    }
+    let records = recent::recent(&config.source, SAMPLED, clock::instant() + check::TRY).ok()?;
+    let ordering = match &config.source {
+        Source::Kafka(kafka) => kafka.ordering,
+        Source::File(file) => file.ordering,
+    };
+    (!records.is_empty()).then(|| judge_keys(ordering, &records, &events(plugin, &records)))
+}
+
+/// Partition and key of each event that the plugin makes of the records; what it fails on gives none.
+fn events(plugin: &Plugin, records: &Records) -> Vec<(u32, Vec<u8>)> {
+    let map = |range: std::ops::Range<usize>| {
+        let events = Instance::new(plugin).and_then(|mut instance| instance.map(records, range.clone())).ok()?;
+        let of = |(record, key): (&u32, &[u8])| (records.partitions[range.start + *record as usize], key.to_vec());
+        Some(events.records.iter().zip(events.keys.iter()).map(of).collect::<Vec<_>>())
+    };
+    let one_by_one = || (0..records.len()).filter_map(|row| map(row..row + 1)).flatten().collect();
+    map(0..records.len()).unwrap_or_else(one_by_one)
+}
+
+fn judge_keys(ordering: Ordering, records: &Records, events: &[(u32, Vec<u8>)]) -> Check {
+    let keyed = records.len() - records.null_keys.len();
+    let seen = format!("{keyed} of {} sampled records have a key", records.len());
+    let mut first: BTreeMap<&[u8], u32> = BTreeMap::new();
+    let in_two = events.iter().find_map(|(partition, key)| {
+        let before = *first.entry(key).or_insert(*partition);
+        (before != *partition).then_some((key, before, *partition))
+    });
+    match (ordering, in_two) {
+        (Ordering::Topic, Some(_)) => Check::fine(
+            "keys",
+            format!("{seen}; the plugin's keys lie in several partitions, which ordering = \"topic\" merges"),
+        ),
+        (Ordering::Topic, None) => Check::fine("keys", seen),
+        (Ordering::Partition, Some((key, one, other))) => {
+            let detail = format!(
+                "ordering = \"partition\" folds each partition by itself, and events of the key \"{}\" lie in partitions {one} and \
+                 {other}: each of them has a state of its own, and of rows with one primary key the last one written stays",
+                key.escape_ascii()
+            );
+            Check::warning("keys", detail).of(Symptom::KeyInTwoPartitions)
+        }
+        (Ordering::Partition, None) if keyed < records.len() => {
+            let detail = format!(
+                "{seen}, and ordering = \"partition\" folds each partition by itself: producers spread records without a key over all \
+                 partitions, so that sooner or later one key's events lie in two"
+            );
+            Check::warning("keys", detail).of(Symptom::RecordsWithoutKey)
+        }
+        (Ordering::Partition, None) => {
+            Check::fine("keys", format!("{seen}, and no key's events lie in two partitions"))
+        }
+    }
+}
+
+fn judge_skew(skew: Skew, allowed_ms: i64) -> Check {
+    let Skew { least_ms, most_ms } = skew;
+    let surely = least_ms.max(-most_ms).max(0);
+    let text = format!("the broker's clock minus this host's is between {least_ms} and {most_ms} ms");
+    if surely > allowed_ms {
+        let detail = format!("{text}, and time.clock_skew allows {allowed_ms} ms");
+        return Check::warning("clocks", detail).of(Symptom::ClockSkew);
+    }
+    Check::fine("clocks", text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::RecordRef;
+
+    const PLACE: Place = Place { partition: 0, began: 0, next: 50, low: 0, high: 100, last_ms: Some(1_000) };
+    const KEEPING: Keeping = Keeping { retention_ms: Some(10_000), retention_bytes: None, is_compacted: false };
+
+    fn symptoms(checks: &[Check]) -> Vec<Symptom> {
+        checks.iter().filter_map(|check| check.symptom).collect()
+    }
+
+    #[test]
+    fn what_the_log_has_lost_is_refused() {
+        assert_eq!(lost(&PLACE), None);
+        assert_eq!(lost(&Place { low: 51, ..PLACE }).and_then(|check| check.symptom), Some(Symptom::LogTrimmed));
+        assert_eq!(lost(&Place { high: 49, ..PLACE }).and_then(|check| check.symptom), Some(Symptom::LogAnew));
+    }
+
+    #[test]
+    fn what_is_about_to_be_lost_by_age_or_by_size_is_warned_of() {
+        assert_eq!(symptoms(&kept(&[PLACE], KEEPING, 8_999)), []);
+        assert_eq!(symptoms(&kept(&[PLACE], KEEPING, 9_000)), [Symptom::RetentionClose]);
+        assert_eq!(symptoms(&kept(&[Place { next: 100, ..PLACE }], KEEPING, 99_000)), [], "all is folded");
+        let by_size = Keeping { retention_ms: None, retention_bytes: Some(1 << 30), is_compacted: false };
+        let place = Place { began: 45, low: 45, ..PLACE };
+        assert_eq!(symptoms(&kept(&[place], by_size, 99_000)), [Symptom::RetentionClose]);
+        assert_eq!(symptoms(&kept(&[PLACE], by_size, 99_000)), [], "nothing was trimmed yet");
+        assert_eq!(symptoms(&kept(&[Place { low: 10, ..PLACE }], KEEPING, 0)), [Symptom::BeginningTrimmed]);
+        let compacted = Keeping { is_compacted: true, ..KEEPING };
+        assert_eq!(symptoms(&kept(&[], compacted, 0)), [Symptom::LogCompacted]);
+    }
+
+    #[test]
+    fn new_partitions_are_refused_where_all_are_one_stream_and_warned_of_where_each_is_its_own() {
+        let topic = Topic { partitions: vec![0, 1], low: vec![0, 0], high: vec![0, 0], timestamps: None };
+        let lanes = [LaneState { checkpoint: None, began: BTreeMap::from([(0, 0)]) }];
+        let refused = grown(Ordering::Topic, &topic, &lanes).expect("one is new");
+        assert_eq!(
+            (refused.symptom, refused.finding),
+            (Some(Symptom::PartitionsGrown), crate::failure::Finding::Refused(Exit::State))
+        );
+        let warned = grown(Ordering::Partition, &topic, &lanes).expect("one is new");
+        assert_eq!(warned.finding, crate::failure::Finding::Warning);
+        assert_eq!(grown(Ordering::Topic, &topic, &[]), None, "the pipeline has not begun");
+    }
+
+    #[test]
+    fn keys_are_judged_by_what_the_plugin_keys_by() {
+        let mut records = Records::default();
+        for (partition, key) in [(0, Some(&b"a"[..])), (1, None)] {
+            let (offset, append_time, payload, headers) = (0, 0, None, None);
+            records.push(RecordRef { partition, offset, append_time, key, payload, headers });
+        }
+        let apart = [(0, b"a".to_vec()), (1, b"b".to_vec())];
+        let shared = [(0, b"a".to_vec()), (1, b"a".to_vec())];
+        let judged = |ordering, events: &[(u32, Vec<u8>)]| judge_keys(ordering, &records, events).symptom;
+        assert_eq!(judged(Ordering::Topic, &shared), None);
+        assert_eq!(judged(Ordering::Partition, &shared), Some(Symptom::KeyInTwoPartitions));
+        assert_eq!(judged(Ordering::Partition, &apart), Some(Symptom::RecordsWithoutKey));
+    }
+
+    #[test]
+    fn clocks_that_surely_differ_by_more_than_is_allowed_are_warned_of() {
+        let judged = |least_ms, most_ms| judge_skew(Skew { least_ms, most_ms }, 200).symptom;
+        assert_eq!(judged(-10, 12), None);
+        assert_eq!(judged(150, 400), None, "it may be less");
+        assert_eq!(judged(201, 400), Some(Symptom::ClockSkew));
+        assert_eq!(judged(-900, -300), Some(Symptom::ClockSkew));
+    }
+}

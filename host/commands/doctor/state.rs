@@ -1,0 +1,116 @@
+//! What the doctor finds out about state and journal: whether they can be written, who folds each lane, and how far it has come. Takes no
+//! lane over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::runtime::Runtime;
+
+use crate::commands::check;
+use crate::config::Config;
+use crate::deployment::PipelineLog;
+use crate::failure::{Check, Exit, Failure};
+use crate::plugin::Plugin;
+use crate::record::iso;
+use crate::state::checkpoint::Checkpoint;
+use crate::state::journal;
+use crate::state::objects::objects;
+use crate::state::reader::Reader;
+use crate::symptom::Symptom;
+
+/// How far a lane has come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LaneState {
+    /// Its last checkpoint, if there is one.
+    pub(super) checkpoint: Option<Checkpoint>,
+    /// The offset with which each of its partitions began.
+    pub(super) began: BTreeMap<u32, u64>,
+}
+
+/// The lines for state and lanes, and how far the lanes have come.
+pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, runtime: &Runtime) -> (Vec<Check>, Vec<LaneState>) {
+    let mut checks = vec![check::state(config, plugin, runtime)];
+    if checks[0].symptom == Some(Symptom::StateUnusable) {
+        return (checks, Vec::new());
+    }
+    let store = match objects(&config.state.url).and_then(|objects| probe(config, &objects, runtime)) {
+        Ok(objects) => {
+            Store { log: PipelineLog::new(Arc::clone(&objects), runtime.handle().clone()), objects, runtime }
+        }
+        Err(failure) => {
+            checks.push(Check::refused("state", failure).of(Symptom::StateUnusable));
+            return (checks, Vec::new());
+        }
+    };
+    let lanes = store.log.lanes().unwrap_or_else(|failure| {
+        checks.push(Check::refused("lanes", failure).of(Symptom::StateUnusable));
+        Vec::new()
+    });
+    let mut states = Vec::new();
+    for lane in lanes {
+        let subject = format!("lane {lane}");
+        match store.lane(&lane) {
+            Ok((state, detail)) => {
+                states.push(state);
+                checks.push(Check::fine(subject, detail));
+            }
+            Err(failure) => {
+                let symptom =
+                    if failure.exit == Exit::Outside { Symptom::StateUnusable } else { Symptom::StateForeign };
+                checks.push(Check::refused(subject, failure).of(symptom));
+            }
+        }
+    }
+    (checks, states)
+}
+
+/// Writes an object beside the state, and deletes it.
+fn probe(config: &Config, objects: &Arc<dyn ObjectStore>, runtime: &Runtime) -> Result<Arc<dyn ObjectStore>, Failure> {
+    let path = Path::from(format!("doctor-{}", std::process::id()));
+    let written = runtime.block_on(async {
+        objects.put(&path, b"written by `keyfold doctor`, which deletes it".to_vec().into()).await?;
+        objects.delete(&path).await
+    });
+    let refused = |e| Failure::new(Exit::Outside, format!("state.url: {} cannot be written: {e}", config.state.url));
+    written.map(|()| Arc::clone(objects)).map_err(refused)
+}
+
+/// An open store, which is read.
+struct Store<'a> {
+    log: PipelineLog,
+    objects: Arc<dyn ObjectStore>,
+    runtime: &'a Runtime,
+}
+
+impl Store<'_> {
+    fn lane(&self, lane: &str) -> Result<(LaneState, String), Failure> {
+        let handle = self.runtime.handle();
+        let path = format!("lanes/{lane}");
+        let checkpoint = Reader::open(&self.objects, &path, handle)?.map(|reader| reader.checkpoint()).transpose()?;
+        let began = journal::beginnings(&self.objects, &[lane.to_owned()], handle)?;
+        let state = LaneState { checkpoint: checkpoint.flatten(), began };
+        let owner = self.log.owner(lane)?;
+        let mut detail = owner.map_or_else(|| "no host has said that it owns it".to_owned(), |owner| owner.to_string());
+        if state.checkpoint.is_none() {
+            detail.push_str("; no checkpoint");
+        }
+        if let Some(ms) = self.last_written(&path)? {
+            detail.push_str(&format!("; state last written {}", iso(ms)));
+        }
+        Ok((state, detail))
+    }
+
+    /// When anything under `path` was written last, ms since 1970.
+    fn last_written(&self, path: &str) -> Result<Option<i64>, Failure> {
+        let path = Path::from(path);
+        let times = self.objects.list(Some(&path)).map_ok(|object| object.last_modified.timestamp_millis());
+        let times: Vec<i64> = self
+            .runtime
+            .block_on(times.try_collect())
+            .map_err(|e| Failure::new(Exit::Outside, format!("state.url: {path} cannot be listed: {e}")))?;
+        Ok(times.into_iter().max())
+    }
+}

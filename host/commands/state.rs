@@ -1,0 +1,212 @@
+//! `keyfold state`: what keys have as of the last checkpoint, beside the host that folds them. Reads, takes no lane over, and stays with
+//! the checkpoint that it finds first.
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
+
+use crate::config::Config;
+use crate::deployment::PipelineLog;
+use crate::failure::{Exit, Failure};
+use crate::record::{NO_TIME, iso};
+use crate::state::objects::{objects, runtime};
+use crate::state::reader::{Reader, StoredKey};
+
+/// Bytes of a value that a list shows.
+const SHOWN: usize = 60;
+
+/// A lane with a checkpoint.
+struct Lane {
+    name: String,
+    reader: Reader,
+    /// How far it goes, for people.
+    up_to: String,
+}
+
+/// The lanes of a pipeline, and what reads them.
+struct Lanes {
+    lanes: Vec<Lane>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Lanes {
+    fn open(config: &Config) -> Result<Lanes, Failure> {
+        let (runtime, objects) = (runtime()?, objects(&config.state.url)?);
+        let mut lanes = Vec::new();
+        for name in PipelineLog::new(objects.clone(), runtime.handle().clone()).lanes()? {
+            let Some(reader) = Reader::open(&objects, &format!("lanes/{name}"), runtime.handle())? else { continue };
+            let Some(checkpoint) = reader.checkpoint()? else { continue };
+            let next = checkpoint.partitions.iter().map(|(partition, at)| format!("{partition}/{}", at.last.offset));
+            let up_to = next.collect::<Vec<_>>().join(", ");
+            lanes.push(Lane { name, reader, up_to });
+        }
+        if lanes.is_empty() {
+            let message = format!("state.url: {} holds no checkpoint yet", config.state.url);
+            return Err(Failure::new(Exit::State, message));
+        }
+        Ok(Lanes { lanes, _runtime: runtime })
+    }
+
+    /// Gives the keys that begin with `prefix`, lane after lane, until `take` wants no more.
+    fn each(&self, prefix: &str, mut take: impl FnMut(&Lane, StoredKey) -> bool) -> Result<(), Failure> {
+        let mut more = true;
+        for lane in self.lanes.iter() {
+            if more {
+                lane.reader.each(prefix.as_bytes(), |key| {
+                    more = take(lane, key);
+                    more
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first keys that begin with `prefix`: a line each.
+pub fn list(config: &Config, prefix: &str, limit: usize, as_json: bool) -> Result<String, Failure> {
+    let lanes = Lanes::open(config)?;
+    let mut lines = Vec::new();
+    let mut is_cut = false;
+    lanes.each(prefix, |lane, key| {
+        is_cut = lines.len() == limit;
+        if !is_cut {
+            lines.push(if as_json { object(&lane.name, &key).to_string() } else { line(&lane.name, &key) });
+        }
+        !is_cut
+    })?;
+    if !as_json {
+        for lane in &lanes.lanes {
+            lines.push(format!("lane {}: as of the checkpoint after {} (partition/offset)", lane.name, lane.up_to));
+        }
+        if is_cut {
+            lines.push(format!(
+                "there are more than {limit} keys: --limit shows more, `keyfold state export` writes all"
+            ));
+        }
+    }
+    Ok(lines.join("\n"))
+}
+
+/// What a key has, in each lane that has it. A key that is no text is named as [`list`] shows it.
+pub fn get(config: &Config, key: &str, as_json: bool) -> Result<String, Failure> {
+    let lanes = Lanes::open(config)?;
+    let mut found = Vec::new();
+    for key in [Some(key.as_bytes().to_vec()), unreadable(key)].into_iter().flatten() {
+        for lane in &lanes.lanes {
+            let Some(stored) = lane.reader.key(&key)? else { continue };
+            found.push(if as_json { object(&lane.name, &stored).to_string() } else { page(lane, &stored) });
+        }
+    }
+    if found.is_empty() {
+        let message = format!("no lane has anything for the key {key:?} as of its last checkpoint");
+        return Err(Failure::new(Exit::State, message));
+    }
+    Ok(found.join("\n"))
+}
+
+/// Writes all keys to a file, a line of JSON each; the file is there when it is whole.
+pub fn export(config: &Config, file: &Path) -> Result<String, Failure> {
+    let lanes = Lanes::open(config)?;
+    let refused = |e: std::io::Error| Failure::new(Exit::Outside, format!("{}: {e}", file.display()));
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut out = BufWriter::new(tempfile::NamedTempFile::new_in(folder).map_err(refused)?);
+    let (mut keys, mut failed) = (0_u64, None);
+    lanes.each("", |lane, key| {
+        keys += 1;
+        failed = writeln!(out, "{}", object(&lane.name, &key)).err();
+        failed.is_none()
+    })?;
+    failed.map_or(Ok(()), Err).map_err(refused)?;
+    let whole = out.into_inner().map_err(|e| refused(e.into_error()))?;
+    whole.as_file().sync_all().map_err(refused)?;
+    whole.persist(file).map_err(|e| refused(e.error))?;
+    let up_to: Vec<String> =
+        lanes.lanes.iter().map(|lane| format!("lane {} after {}", lane.name, lane.up_to)).collect();
+    Ok(format!("{keys} key(s) in {}, as of the checkpoints of {} (partition/offset)", file.display(), up_to.join("; ")))
+}
+
+/// A key as one line of JSON. Values are base64, since they are the plugin's bytes.
+fn object(lane: &str, key: &StoredKey) -> Value {
+    let StoredKey { key, state, stored } = key;
+    let mut object = Map::new();
+    object.insert("lane".into(), lane.into());
+    object.insert("key".into(), String::from_utf8_lossy(key).into());
+    object.insert("key_base64".into(), STANDARD.encode(key).into());
+    object.insert("value_base64".into(), state.value.as_deref().map(|value| STANDARD.encode(value)).into());
+    object.insert("list_base64".into(), state.list.iter().map(|item| STANDARD.encode(item)).collect());
+    let timer = (state.timer != NO_TIME).then_some(state.timer);
+    object.insert("timer_ms".into(), timer.into());
+    object.insert("timer".into(), timer.map(iso).into());
+    object.insert("state_version".into(), stored.version.into());
+    Value::Object(object)
+}
+
+fn line(lane: &str, key: &StoredKey) -> String {
+    let StoredKey { key, state, .. } = key;
+    let value = state.value.as_deref().map_or_else(|| "no value".into(), |value| format!("value {}", short(value)));
+    let timer = if state.timer == NO_TIME { "no timer".into() } else { format!("timer {}", iso(state.timer)) };
+    format!("{lane}  {}  {value}, list of {}, {timer}", readable(key), state.list.len())
+}
+
+fn page(lane: &Lane, key: &StoredKey) -> String {
+    let StoredKey { key, state, stored } = key;
+    let mut lines = vec![
+        format!("lane           {} (as of the checkpoint after {})", lane.name, lane.up_to),
+        format!("key            {}", readable(key)),
+        format!("value          {}", state.value.as_deref().map_or_else(|| "none".into(), readable)),
+        format!("timer          {}", if state.timer == NO_TIME { "none".into() } else { iso(state.timer) }),
+        format!("state version  {}", stored.version),
+        format!("list           {} item(s)", state.list.len()),
+    ];
+    lines.extend(state.list.iter().map(|item| format!("  {}", readable(item))));
+    lines.join("\n")
+}
+
+fn short(bytes: &[u8]) -> String {
+    let text = readable(bytes);
+    match text.char_indices().nth(SHOWN) {
+        Some((cut, _)) => format!("{}...", &text[..cut]),
+        None => text,
+    }
+}
+
+/// As text if that is what it is, else in hexadecimal digits.
+fn readable(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => bytes.iter().fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}")),
+    }
+}
+
+/// What [`readable`] shows in hexadecimal digits.
+fn unreadable(shown: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = shown.strip_prefix("0x")?.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_no_text_is_named_as_it_is_shown() {
+        for key in [&b"\x00\xff"[..], b"a\nb", &[128; 9]] {
+            assert_eq!(unreadable(&readable(key)).as_deref(), Some(key));
+        }
+        for other in ["1042", "0xf", "0xzz", "0x+1"] {
+            assert_eq!(unreadable(other).filter(|key| readable(key) == other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn text_is_shown_as_text_and_all_else_in_hexadecimal_digits() {
+        assert_eq!(readable("séance".as_bytes()), "séance");
+        assert_eq!(readable(b"\x00\xff"), "0x00ff");
+        assert_eq!(readable(b"a\nb"), "0x610a62");
+        assert_eq!(short("x".repeat(61).as_bytes()), format!("{}...", "x".repeat(60)));
+    }
+}

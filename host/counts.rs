@@ -1,0 +1,33 @@
+//! What a batch counted: plain numbers, added up over batches.
+
+/// What a batch counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records.
+    pub records: u64,
+    /// Events that `map` made.
+    pub events: u64,
+    /// Records and events rejected, struck ones included.
+    pub rejected: u64,
+    /// Late events.
+    pub late: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Firings of timers.
+    pub firings: u64,
+    /// Calls of `fold` and `on-timer`.
+    pub calls: u64,
+}
+
+impl Counts {
+    /// Adds what another batch counted.
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.records += other.records;
+        self.events += other.events;
+        self.rejected += other.rejected;
+        self.late += other.late;
+        self.rows += other.rows;
+        self.firings += other.firings;
+        self.calls += other.calls;
+    }
+}

@@ -1,0 +1,179 @@
+//! The law of the contract, tested: the same records cut by 1, by 7, at random and whole, in fresh instances, must give the same rows,
+//! dead letters and keyed state.
+
+use std::sync::Arc;
+
+use crate::config::Time;
+use crate::dead_letter::DeadLetter;
+use crate::lane::core::{Core, Output};
+use crate::plugin::{Fault, Plugin};
+use crate::record::Records;
+use crate::row::Cell;
+use crate::strike::Stage;
+
+/// A cut of a log into batches under which the plugin gave something else than for the whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The cut: `by 1`, `by 7`, `at random`, `record by record`.
+    pub cut: String,
+    /// What differs: an output, counted from 0, or a key's state.
+    pub what: String,
+    /// What it is in one batch.
+    pub whole: String,
+    /// What it is in the cut log.
+    pub cut_gives: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Violation { cut, what, whole, cut_gives } = self;
+        let (whole, cut_gives) = (excerpt(whole, cut_gives), excerpt(cut_gives, whole));
+        write!(
+            f,
+            "the plugin breaks the law of the contract: cut {cut}, {what} is {cut_gives}, in one batch it is {whole}; its results may \
+             depend on nothing but the event and the key's state (no statics, no variables of a module, nothing kept in the mapper, no iteration over std's HashMap)"
+        )
+    }
+}
+
+/// Of a long text what lies around its first difference from another.
+fn excerpt(text: &str, other: &str) -> String {
+    const AROUND: usize = 300;
+    let same = text.char_indices().zip(other.chars()).find(|((_, a), b)| a != b).map_or(text.len(), |((at, _), _)| at);
+    let first = if text.len() <= 2 * AROUND { 0 } else { text.floor_char_boundary(same.saturating_sub(AROUND)) };
+    let end = text.floor_char_boundary(first.saturating_add(2 * AROUND));
+    let dots = |cut: bool| if cut { "…" } else { "" };
+    format!("{}{}{}", dots(first > 0), &text[first..end], dots(end < text.len()))
+}
+
+/// Folds `records` (in lane order) under several cuts; gives the first difference.
+pub fn check(
+    plugin: &Arc<Plugin>,
+    workers: &Arc<rayon::ThreadPool>,
+    time: Time,
+    records: &Records,
+) -> Result<Option<Violation>, Fault> {
+    let whole = fold(plugin, workers, time, records, |_| usize::MAX)?;
+    let mut chance = Chance::new();
+    let mut at_random = move |_| chance.below(64) + 1;
+    let cuts: [(&str, &mut dyn FnMut(usize) -> usize); 3] =
+        [("by 1", &mut |_| 1), ("by 7", &mut |_| 7), ("at random", &mut at_random)];
+    for (cut, size) in cuts {
+        let given = fold(plugin, workers, time, records, size)?;
+        let violation = first_difference(cut, &whole, &given);
+        if violation.is_some() {
+            return Ok(violation);
+        }
+    }
+    Ok(None)
+}
+
+/// The same chance each time: what fails fails again.
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn new() -> Chance {
+        Chance(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// The next number below `end`; 0 if there is none.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % (end.max(1) as u64)).unwrap_or(0)
+    }
+}
+
+/// All that leaves the lane, a line each, and then what each key is left with.
+fn fold(
+    plugin: &Arc<Plugin>,
+    workers: &Arc<rayon::ThreadPool>,
+    time: Time,
+    records: &Records,
+    mut size: impl FnMut(usize) -> usize,
+) -> Result<Vec<String>, Fault> {
+    let mut core = Core::new(Arc::clone(plugin), Arc::clone(workers), time);
+    let mut leaving = Leaving::default();
+    let mut first = 0;
+    while first < records.len() {
+        let end = records.len().min(first.saturating_add(size(first)));
+        let mut batch = Records::default();
+        batch.append(records, first..end);
+        leaving.add(&core.run(&batch)?);
+        first = end;
+    }
+    let mut lines = leaving.into_lines();
+    let outputs = lines.len();
+    for shard in &mut core.shards {
+        shard.take_dirty(|slot| {
+            if !slot.state.is_empty() {
+                lines.push(format!("the key {:?} left with {}", String::from_utf8_lossy(&slot.key), slot.state));
+            }
+        });
+    }
+    lines[outputs..].sort_unstable();
+    Ok(lines)
+}
+
+/// The first of the lines that are not the same.
+pub(crate) fn first_difference(cut: &str, whole: &[String], given: &[String]) -> Option<Violation> {
+    let at = (0..whole.len().max(given.len())).find(|&i| whole.get(i) != given.get(i))?;
+    let of = |lines: &[String]| lines.get(at).cloned().unwrap_or_else(|| "nothing".into());
+    Some(Violation { cut: cut.into(), what: format!("output {at}"), whole: of(whole), cut_gives: of(given) })
+}
+
+/// All that leaves a lane, a line each, with the record that it is of.
+#[derive(Debug, Default)]
+pub(crate) struct Leaving {
+    rows: Vec<String>,
+    letters: Vec<String>,
+    strikes: Vec<String>,
+}
+
+impl Leaving {
+    /// Adds what leaves because of a batch.
+    pub(crate) fn add(&mut self, output: &Output) {
+        for &row in &output.rows.order {
+            let cells: Vec<_> = output.rows.cells(row).map(shown).collect();
+            self.rows.push(format!(
+                "row ({}) of {} by {}",
+                cells.join(", "),
+                output.rows.table(row).1.name,
+                row.origin
+            ));
+        }
+        self.letters.extend(output.letters.iter().map(letter));
+        self.strikes.extend(output.strikes.iter().map(|strike| format!("{strike:?}")));
+    }
+
+    /// Rows and dead letters in their order, then strikes, which have none; nor have the three among each other.
+    pub(crate) fn into_lines(self) -> Vec<String> {
+        let Leaving { rows: mut lines, mut letters, mut strikes } = self;
+        strikes.sort_unstable();
+        lines.append(&mut letters);
+        lines.append(&mut strikes);
+        lines
+    }
+}
+
+fn letter(letter: &DeadLetter) -> String {
+    let record = letter.record.get(0);
+    let event = letter.event.map(|event| format!(", event {event}")).unwrap_or_default();
+    let (stage, reason) = (letter.stage, &letter.reason);
+    let mut line = format!("dead letter {stage:?} at ({}, {}){event}: {reason}", record.partition, record.offset);
+    if stage == Stage::Timer {
+        // Not a record of the log, but the key and the state that went.
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        line.push_str(&format!(" of {:?} with {}", text(record.key), text(record.payload)));
+    }
+    line
+}
+
+/// The value alone: a list's `Debug` shows the column that it lies in.
+fn shown(cell: Cell<'_>) -> String {
+    match cell {
+        Cell::TextList(list) => format!("{:?}", list.iter().collect::<Vec<_>>()),
+        other => format!("{other:?}"),
+    }
+}

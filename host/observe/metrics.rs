@@ -1,0 +1,518 @@
+//! Every metric of a host: its name, labels, unit and meaning, and how it is read off the boards; and the page in Prometheus' text format
+//! that they make. Names, the reference in README.md and the page all come from one table.
+//!
+//! The text is written here: the format is a few lines, and a library for it would want to own the numbers, which are the boards'.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::backoff::Outage;
+use crate::clock;
+use crate::observe::board::{Board, Doing, LaneBoard};
+use crate::observe::health;
+use crate::observe::meter::{Call, Cost};
+use crate::strike::Stage;
+
+/// The media type of the page.
+pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A metric.
+struct Metric {
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+    read: Read,
+}
+
+/// Where it is read: once for the host, or for each lane, whose name is its first label.
+enum Read {
+    Host(fn(&View<'_>, &mut Samples<'_>)),
+    Lane(fn(&LaneBoard, &View<'_>, &mut Samples<'_>)),
+}
+
+/// What is looked at, and when.
+struct View<'a> {
+    board: &'a Board,
+    stuck_after: Duration,
+    now_ms: i64,
+}
+
+const LANE: &[&str] = &["lane"];
+const PLUGIN: &[&str] = &["lane", "plugin", "version"];
+const CALLS: &[&str] = &["lane", "plugin", "version", "function"];
+const STAGE: &[&str] = &["lane", "stage"];
+const NONE: &[&str] = &[];
+
+const METRICS: &[Metric] = &[
+    // ---- the host
+    host(
+        "keyfold_build_info",
+        &["pipeline", "version"],
+        "1; the pipeline's name and keyfold's version",
+        |view, out| {
+            out.value(&[&view.board.pipeline, env!("CARGO_PKG_VERSION")], 1.0);
+        },
+    ),
+    host("keyfold_start_time_seconds", NONE, "Unix time at which the host started", |view, out| {
+        out.value(&[], seconds(view.board.started_ms));
+    }),
+    host("keyfold_live", NONE, "1 while `/livez` answers 200", |view, out| {
+        out.value(&[], flag(health::is_well(&health::live(view.board, view.stuck_after))));
+    }),
+    host("keyfold_ready", NONE, "1 while `/readyz` answers 200", |view, out| {
+        out.value(&[], flag(health::is_well(&health::ready(view.board))));
+    }),
+    // ---- what was folded
+    lane(
+        "keyfold_deployment_info",
+        Kind::Gauge,
+        &["lane", "deployment", "plugin", "version", "digest"],
+        "1 for the deployment that folds the lane, with its plugin",
+        |lane, _, out| {
+            if let Some(deployed) = lane.deployment() {
+                out.value(&[&deployed.n.to_string(), &deployed.plugin, &deployed.version, &deployed.digest], 1.0);
+            }
+        },
+    ),
+    count("keyfold_records_total", "records folded", |lane, _, out| out.number(lane.records.get())),
+    count("keyfold_events_total", "events that the plugin's `map-records` made", |lane, _, out| {
+        out.number(lane.events.get());
+    }),
+    lane(
+        "keyfold_rejected_total",
+        Kind::Counter,
+        STAGE,
+        "records, events and firings that were rejected or struck, by stage; late ones do not count",
+        |lane, _, out| out.stages(OF_LANE, |stage| lane.rejected.get(stage)),
+    ),
+    lane(
+        "keyfold_late_total",
+        Kind::Counter,
+        &["lane", "policy"],
+        "late events, by what `time.late` said of them: `drop` or `dead-letter`",
+        |lane, _, out| {
+            for (policy, late) in ["drop", "dead-letter"].into_iter().zip(&lane.late) {
+                out.value(&[policy], late.get() as f64);
+            }
+        },
+    ),
+    count("keyfold_rows_total", "rows that left the lane", |lane, _, out| out.number(lane.rows.get())),
+    count("keyfold_firings_total", "timers fired", |lane, _, out| out.number(lane.firings.get())),
+    count("keyfold_batches_total", "batches folded", |lane, _, out| out.number(lane.batches.get())),
+    lane(
+        "keyfold_strikes_total",
+        Kind::Counter,
+        STAGE,
+        "new strikes: items that, alone in a fresh instance, trapped or broke a limit; by stage",
+        |lane, _, out| out.stages(OF_PLUGIN, |stage| lane.strikes.get(stage)),
+    ),
+    count("keyfold_floors_total", "records that became visible late and were sorted behind others", |lane, _, out| {
+        out.number(lane.floors.get());
+    }),
+    count("keyfold_audits_total", "batches audited (`plugin.audit`)", |lane, _, out| out.number(lane.audits.get())),
+    count("keyfold_swaps_total", "deployments entered", |lane, _, out| out.number(lane.swaps.get())),
+    gauge("keyfold_swap_gap_seconds", "the longest time in which nothing was folded because of one", |lane, _, out| {
+        out.value(&[], micros(lane.longest_gap_us.get()));
+    }),
+    // ---- how far
+    gauge("keyfold_lag_records", "records of the log that are not folded yet, about; not of a file", |lane, _, out| {
+        out.known(lane.lag().map(|records| records as f64));
+    }),
+    gauge(
+        "keyfold_lag_seconds",
+        "how far the append time of the last folded record lies behind the clock while others wait; 0 if none does",
+        |lane, view, out| out.known(lane.lag_ms(view.now_ms).map(seconds)),
+    ),
+    gauge(
+        "keyfold_source_up",
+        "1 if the partitions' leaders answered when asked last; not of a file",
+        |lane, _, out| {
+            out.known(lane.ends().map(|ends| flag(ends.answered())));
+        },
+    ),
+    gauge("keyfold_last_append_time_seconds", "append time of the last folded record, Unix time", |lane, _, out| {
+        out.known(lane.last_append.get().map(seconds));
+    }),
+    gauge("keyfold_watermark_seconds", "the watermark, Unix time; none before the first event", |lane, _, out| {
+        out.known(lane.watermark.get().map(seconds));
+    }),
+    gauge("keyfold_watermark_lag_seconds", "how far the watermark lies behind the clock", |lane, view, out| {
+        out.known(lane.watermark.get().map(|watermark| seconds(view.now_ms.saturating_sub(watermark))));
+    }),
+    // ---- state
+    gauge(
+        "keyfold_open_keys",
+        "keys with state, as of the last checkpoint; after a start they are counted as they are brought into memory",
+        |lane, _, out| out.number(lane.keys.get()),
+    ),
+    gauge("keyfold_state_bytes", "bytes of keys, values and list items, as of then", |lane, _, out| {
+        out.number(lane.state_bytes.get());
+    }),
+    count("keyfold_checkpoints_total", "checkpoints written", |lane, _, out| out.number(lane.checkpoints.get())),
+    gauge(
+        "keyfold_checkpoint_age_seconds",
+        "since when the lane has done what no checkpoint covers, or a little more; small while nothing happens",
+        |lane, view, out| out.known(lane.covered.get().map(|at| seconds(view.now_ms.saturating_sub(at).max(0)))),
+    ),
+    gauge(
+        "keyfold_checkpoint_duration_seconds",
+        "how long the last checkpoint took, with waiting for the sink to acknowledge",
+        |lane, _, out| out.value(&[], micros(lane.checkpoint_us.get())),
+    ),
+    gauge("keyfold_checkpoint_bytes", "bytes that it wrote, before compression", |lane, _, out| {
+        out.number(lane.checkpoint_bytes.get());
+    }),
+    host("keyfold_state_up", NONE, "0 during an outage of where state lies (`state.url`), 1 else", |view, out| {
+        out.up(Some(view.board.state()));
+    }),
+    Metric {
+        kind: Kind::Counter,
+        ..host("keyfold_state_retries_total", NONE, "requests to it that failed and were repeated", |view, out| {
+            out.value(&[], view.board.state().retries() as f64);
+        })
+    },
+    // ---- time
+    lane(
+        "keyfold_lane_seconds_total",
+        Kind::Counter,
+        &["lane", "doing"],
+        "the lane's time by what it did: `gather` (waits for input), `map`, `fold`, `store` (keys, journal), `write` (waits for the sink), \
+         `checkpoint`",
+        |lane, _, out| {
+            for doing in Doing::AT_WORK {
+                out.value(&[doing.name()], micros(lane.spent_us(doing)));
+            }
+        },
+    ),
+    gauge(
+        "keyfold_stuck_seconds",
+        "for how long the lane has made no progress but in waiting for input, sink or state; `/livez` fails at `admin.stuck_after`",
+        |lane, _, out| out.value(&[], micros(lane.without_progress_us())),
+    ),
+    // ---- sink and dead letters
+    count("keyfold_sink_rows_total", "rows that the sink acknowledged", |lane, _, out| {
+        out.number(lane.sink_rows.get())
+    }),
+    lane(
+        "keyfold_sink_write_seconds",
+        Kind::Histogram,
+        LANE,
+        "how long the sink took for the rows of a batch, outages included",
+        |lane, _, out| out.histogram(lane),
+    ),
+    host("keyfold_sink_up", NONE, "0 during an outage of the sink, 1 else; none before it is open", |view, out| {
+        out.up(view.board.outside().sink.as_deref());
+    }),
+    Metric {
+        kind: Kind::Counter,
+        ..host("keyfold_sink_retries_total", NONE, "attempts at the sink that failed and were repeated", |view, out| {
+            out.known(view.board.outside().sink.map(|sink| sink.retries() as f64));
+        })
+    },
+    host(
+        "keyfold_sink_queued_batches",
+        NONE,
+        "batches and checkpoints that wait for the writing thread",
+        |view, out| {
+            out.value(&[], view.board.queued() as f64);
+        },
+    ),
+    lane(
+        "keyfold_dead_letters_total",
+        Kind::Counter,
+        STAGE,
+        "dead letters handed to where they are kept, by stage",
+        |lane, _, out| out.stages(&Stage::ALL, |stage| lane.letters.get(stage)),
+    ),
+    host("keyfold_dead_letters_up", NONE, "0 during an outage of where dead letters go, 1 else", |view, out| {
+        out.up(view.board.outside().letters.as_deref());
+    }),
+    Metric {
+        kind: Kind::Counter,
+        ..host(
+            "keyfold_dead_letters_retries_total",
+            NONE,
+            "attempts there that failed and were repeated",
+            |view, out| {
+                out.known(view.board.outside().letters.map(|letters| letters.retries() as f64));
+            },
+        )
+    },
+    // ---- the plugin
+    lane("keyfold_plugin_calls_total", Kind::Counter, CALLS, "calls of the plugin, by function", |lane, _, out| {
+        out.calls(lane, |cost| cost.calls as f64);
+    }),
+    lane(
+        "keyfold_plugin_failed_calls_total",
+        Kind::Counter,
+        CALLS,
+        "those that trapped, erred or broke a limit; each is repeated in halves",
+        |lane, _, out| out.calls(lane, |cost| cost.failed as f64),
+    ),
+    lane(
+        "keyfold_plugin_seconds_total",
+        Kind::Counter,
+        CALLS,
+        "their time, columns in and out included",
+        |lane, _, out| {
+            out.calls(lane, |cost| cost.time.as_secs_f64());
+        },
+    ),
+    lane(
+        "keyfold_plugin_fuel_total",
+        Kind::Counter,
+        CALLS,
+        "their fuel, about one unit an instruction",
+        |lane, _, out| {
+            out.calls(lane, |cost| cost.fuel as f64);
+        },
+    ),
+    lane(
+        "keyfold_plugin_memory_bytes",
+        Kind::Gauge,
+        PLUGIN,
+        "the most memory of one instance so far",
+        |lane, _, out| {
+            for same in lane.called() {
+                let most = same.iter().map(|called| called.meter.most_memory()).max().unwrap_or_default();
+                out.value(&[&same[0].plugin, &same[0].version], most as f64);
+            }
+        },
+    ),
+    lane("keyfold_plugin_log_lines_total", Kind::Counter, PLUGIN, "lines that the plugin logged", |lane, _, out| {
+        for same in lane.called() {
+            let lines: u64 = same.iter().map(|called| called.log.written()).sum();
+            out.value(&[&same[0].plugin, &same[0].version], lines as f64);
+        }
+    }),
+    lane(
+        "keyfold_plugin_log_lines_left_out_total",
+        Kind::Counter,
+        PLUGIN,
+        "lines that were more than `plugin.log_rate`",
+        |lane, _, out| {
+            for same in lane.called() {
+                let lines: u64 = same.iter().map(|called| called.log.left_out()).sum();
+                out.value(&[&same[0].plugin, &same[0].version], lines as f64);
+            }
+        },
+    ),
+];
+
+/// The stages of what a lane rejects.
+const OF_LANE: &[Stage] = &[Stage::Map, Stage::Time, Stage::Fold, Stage::Timer, Stage::Migrate];
+/// The stages of what a plugin strikes on.
+const OF_PLUGIN: &[Stage] = &[Stage::Map, Stage::Fold, Stage::Timer, Stage::Migrate];
+
+const fn host(
+    name: &'static str,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+    read: fn(&View<'_>, &mut Samples<'_>),
+) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels, meaning, read: Read::Host(read) }
+}
+
+const fn lane(
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    meaning: &'static str,
+    read: fn(&LaneBoard, &View<'_>, &mut Samples<'_>),
+) -> Metric {
+    Metric { name, kind, labels, meaning, read: Read::Lane(read) }
+}
+
+const fn count(name: &'static str, meaning: &'static str, read: fn(&LaneBoard, &View<'_>, &mut Samples<'_>)) -> Metric {
+    lane(name, Kind::Counter, LANE, meaning, read)
+}
+
+const fn gauge(name: &'static str, meaning: &'static str, read: fn(&LaneBoard, &View<'_>, &mut Samples<'_>)) -> Metric {
+    lane(name, Kind::Gauge, LANE, meaning, read)
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1e3
+}
+
+fn micros(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+/// The page.
+pub fn page(board: &Board, stuck_after: Duration) -> String {
+    let view = View { board, stuck_after, now_ms: clock::now_ms() };
+    let lanes = board.lanes();
+    let mut text = String::new();
+    for metric in METRICS {
+        let Metric { name, kind, meaning, .. } = metric;
+        put(&mut text, format_args!("# HELP {name} {meaning}\n# TYPE {name} {}\n", kind.name()));
+        match metric.read {
+            Read::Host(read) => read(&view, &mut Samples { metric, lane: None, text: &mut text }),
+            Read::Lane(read) => lanes.iter().for_each(|lane| {
+                read(lane, &view, &mut Samples { metric, lane: Some(&lane.name), text: &mut text });
+            }),
+        }
+    }
+    text
+}
+
+/// The reference of all metrics as a Markdown table.
+pub fn reference() -> String {
+    let mut table = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for Metric { name, kind, labels, meaning, .. } in METRICS {
+        let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+        put(&mut table, format_args!("| `{name}` | {} | {labels} | {meaning} |\n", kind.name()));
+    }
+    table
+}
+
+/// The names of all metrics.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    METRICS.iter().map(|metric| metric.name)
+}
+
+fn put(text: &mut String, what: std::fmt::Arguments<'_>) {
+    text.write_fmt(what).expect("writing to a string cannot fail");
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+/// Where the samples of a metric go.
+struct Samples<'a> {
+    metric: &'a Metric,
+    lane: Option<&'a str>,
+    text: &'a mut String,
+}
+
+impl Samples<'_> {
+    /// A sample; `labels` are the values of the labels after the lane's.
+    fn value(&mut self, labels: &[&str], value: f64) {
+        self.sample("", labels, None, value);
+    }
+
+    fn number(&mut self, value: u64) {
+        self.value(&[], value as f64);
+    }
+
+    /// A sample, if there is anything to tell.
+    fn known(&mut self, value: Option<f64>) {
+        if let Some(value) = value {
+            self.value(&[], value);
+        }
+    }
+
+    fn up(&mut self, outage: Option<&Outage>) {
+        self.known(outage.map(|outage| flag(outage.since_ms().is_none())));
+    }
+
+    fn stages(&mut self, stages: &[Stage], count: impl Fn(Stage) -> u64) {
+        stages.iter().for_each(|stage| self.value(&[stage.name()], count(*stage) as f64));
+    }
+
+    fn calls(&mut self, lane: &LaneBoard, of: impl Fn(&Cost) -> f64) {
+        for same in lane.called() {
+            for call in Call::ALL {
+                let sum = same.iter().map(|called| of(&called.meter.cost(call))).sum();
+                self.value(&[&same[0].plugin, &same[0].version, call.name()], sum);
+            }
+        }
+    }
+
+    fn histogram(&mut self, lane: &LaneBoard) {
+        let (count, sum_us) = lane.sink_writes.count_and_sum_us();
+        for (bound_us, at_most) in lane.sink_writes.buckets() {
+            self.sample("_bucket", &[], Some(&micros(bound_us).to_string()), at_most as f64);
+        }
+        self.sample("_bucket", &[], Some("+Inf"), count as f64);
+        self.sample("_sum", &[], None, micros(sum_us));
+        self.sample("_count", &[], None, count as f64);
+    }
+
+    fn sample(&mut self, suffix: &str, labels: &[&str], bound: Option<&str>, value: f64) {
+        let values = self.lane.iter().chain(labels);
+        assert_eq!(values.clone().count(), self.metric.labels.len(), "labels of {}", self.metric.name);
+        let named = self.metric.labels.iter().zip(values).map(|(name, value)| (*name, *value));
+        let pairs: Vec<String> = named
+            .chain(bound.map(|bound| ("le", bound)))
+            .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
+            .collect();
+        let pairs = if pairs.is_empty() { String::new() } else { format!("{{{}}}", pairs.join(",")) };
+        put(self.text, format_args!("{}{suffix}{pairs} {value}\n", self.metric.name));
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn board() -> Board {
+        let board = Board::new("a \"pipeline\"\n", &Arc::default());
+        board.lane("topic").records.add(7);
+        board.lane("topic").sink_writes.add(2_000);
+        board
+    }
+
+    #[test]
+    fn samples_are_lines_with_escaped_labels() {
+        let page = page(&board(), Duration::from_secs(60));
+        for line in [
+            "# HELP keyfold_records_total records folded",
+            "# TYPE keyfold_records_total counter",
+            "keyfold_records_total{lane=\"topic\"} 7",
+            "keyfold_sink_write_seconds_bucket{lane=\"topic\",le=\"0.001\"} 0",
+            "keyfold_sink_write_seconds_bucket{lane=\"topic\",le=\"0.0025\"} 1",
+            "keyfold_sink_write_seconds_bucket{lane=\"topic\",le=\"+Inf\"} 1",
+            "keyfold_sink_write_seconds_sum{lane=\"topic\"} 0.002",
+            "keyfold_sink_write_seconds_count{lane=\"topic\"} 1",
+            "keyfold_rejected_total{lane=\"topic\",stage=\"map\"} 0",
+            "keyfold_ready 0",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+        }
+        let info = format!(
+            "keyfold_build_info{{pipeline=\"a \\\"pipeline\\\"\\n\",version=\"{}\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert!(page.lines().any(|found| found == info), "{info} is not in\n{page}");
+        assert!(!page.contains("keyfold_watermark_seconds{"), "what is not known is not told");
+    }
+
+    #[test]
+    fn names_have_their_unit_and_stand_once() {
+        let mut seen = std::collections::BTreeSet::new();
+        for Metric { name, kind, labels, read, .. } in METRICS {
+            assert!(seen.insert(name), "{name} stands twice");
+            assert!(name.starts_with("keyfold_"), "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
+            assert_eq!(labels.first() == Some(&"lane"), matches!(read, Read::Lane(_)), "{name}");
+        }
+    }
+}

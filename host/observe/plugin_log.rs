@@ -1,0 +1,161 @@
+//! What a plugin logs, on its way into the host's log: with the plugin's name and version and the lane that called it, and for a lane no
+//! more than so many lines a second. What is left out is counted, and told now and then. No row depends on it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::clock;
+
+/// So many seconds' lines may come at once.
+const BURST_SECONDS: u64 = 10;
+/// Time between two lines that tell how many were left out, microseconds.
+const TELL_EVERY_US: u64 = 10_000_000;
+
+/// The log of a plugin, as one lane calls it or nobody in particular.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// The lane, with its limit; none has no limit.
+    lane: Option<Limited>,
+    written: AtomicU64,
+    left_out: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Limited {
+    lane: String,
+    bucket: Mutex<Bucket>,
+}
+
+impl Log {
+    /// The log of a lane's plugin, which may write so many lines a second, and ten times as many at once.
+    pub(crate) fn of_lane(lane: &str, lines_per_second: u64) -> Log {
+        let bucket = Mutex::new(Bucket::new(lines_per_second, clock::uptime_us()));
+        Log { lane: Some(Limited { lane: lane.to_owned(), bucket }), ..Log::default() }
+    }
+
+    /// Lines that went into the host's log.
+    pub fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+
+    /// Lines that were too many.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.load(Relaxed)
+    }
+
+    /// Logs a line of the plugin of this name and version, if it is not one too many.
+    pub(crate) fn line(&self, (name, version): (&str, &str), level: u8, message: &str) {
+        let lane = self.lane.as_ref().map(|limited| limited.lane.as_str());
+        if let Some(Limited { bucket, .. }) = &self.lane {
+            let outcome = bucket.lock().expect("nobody panics while holding it").take(clock::uptime_us());
+            if let Outcome::LeftOut { tell } = outcome {
+                let left_out = self.left_out.fetch_add(1, Relaxed) + 1;
+                if tell {
+                    let limit = "plugin.log_rate";
+                    tracing::warn!(
+                        event = "plugin-log-limited",
+                        plugin = name,
+                        version,
+                        lane,
+                        left_out,
+                        limit,
+                        "plugin log rate limit exceeded; lines dropped"
+                    );
+                }
+                return;
+            }
+        }
+        self.written.fetch_add(1, Relaxed);
+        match level {
+            0 => tracing::error!(target: "keyfold::plugin_log", plugin = name, version, lane, "{message}"),
+            1 => tracing::warn!(target: "keyfold::plugin_log", plugin = name, version, lane, "{message}"),
+            2 => tracing::info!(target: "keyfold::plugin_log", plugin = name, version, lane, "{message}"),
+            _ => tracing::debug!(target: "keyfold::plugin_log", plugin = name, version, lane, "{message}"),
+        }
+    }
+}
+
+/// What becomes of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Written,
+    /// Whether that is to be told.
+    LeftOut {
+        tell: bool,
+    },
+}
+
+/// Lines that may still be written: filled at a steady rate, up to a burst.
+#[derive(Debug)]
+struct Bucket {
+    per_second: u64,
+    /// Millionths of lines.
+    left: u64,
+    filled_us: u64,
+    told_us: Option<u64>,
+}
+
+impl Bucket {
+    fn new(per_second: u64, now_us: u64) -> Bucket {
+        let left = per_second.saturating_mul(BURST_SECONDS).saturating_mul(1_000_000);
+        Bucket { per_second, left, filled_us: now_us, told_us: None }
+    }
+
+    fn take(&mut self, now_us: u64) -> Outcome {
+        let most = self.per_second.saturating_mul(BURST_SECONDS).saturating_mul(1_000_000);
+        let filled = now_us.saturating_sub(self.filled_us).saturating_mul(self.per_second);
+        self.left = self.left.saturating_add(filled).min(most);
+        self.filled_us = now_us;
+        if let Some(left) = self.left.checked_sub(1_000_000) {
+            self.left = left;
+            return Outcome::Written;
+        }
+        let tell = self.told_us.is_none_or(|told| now_us >= told.saturating_add(TELL_EVERY_US));
+        if tell {
+            self.told_us = Some(now_us);
+        }
+        Outcome::LeftOut { tell }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn written(bucket: &mut Bucket, lines: u64, now_us: u64) -> u64 {
+        (0..lines).map(|_| u64::from(bucket.take(now_us) == Outcome::Written)).sum()
+    }
+
+    #[test]
+    fn ten_seconds_lines_may_come_at_once_and_then_as_many_as_time_gives() {
+        let mut bucket = Bucket::new(3, 0);
+        assert_eq!(written(&mut bucket, 100, 0), 30);
+        assert_eq!(written(&mut bucket, 100, SECOND / 2), 1);
+        assert_eq!(written(&mut bucket, 100, SECOND), 2, "half a line was left");
+        assert_eq!(written(&mut bucket, 100, 1_000 * SECOND), 30);
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_at_once_and_then_every_ten_seconds() {
+        let mut bucket = Bucket::new(1, 0);
+        assert_eq!(written(&mut bucket, 10, 0), 10);
+        let mut told = |ms: u64| bucket.take(ms * 1_000) == Outcome::LeftOut { tell: true };
+        assert_eq!([0, 100, 900].map(&mut told), [true, false, false]);
+        let tells: usize = (0..400_u64).map(|i| usize::from(told(10_000 + i))).sum();
+        assert_eq!(tells, 1);
+    }
+
+    #[test]
+    fn without_a_lane_there_is_no_limit() {
+        let log = Log::default();
+        let plugin = ("sample", "1");
+        (0..20_000).for_each(|_| log.line(plugin, 3, "line"));
+        assert_eq!((log.written(), log.left_out()), (20_000, 0));
+        let limited = Log::of_lane("topic", 1);
+        (0..20).for_each(|_| limited.line(plugin, 3, "line"));
+        assert!(limited.written() >= 10 && limited.left_out() >= 1);
+        assert_eq!(limited.written() + limited.left_out(), 20);
+    }
+}

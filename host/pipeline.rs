@@ -1,0 +1,3 @@
+//! A pipeline at work: from a checked configuration to lanes, and back on a signal.
+
+pub mod run;

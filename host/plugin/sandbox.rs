@@ -1,0 +1,101 @@
+//! The sandbox of a host: one engine, its workers and the cache of compiled components. Loads plugins into it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use wasmtime::Engine;
+
+use super::{Limits, Plugin};
+use crate::config::{Component, Config};
+use crate::failure::{Exit, Failure};
+
+/// The seed's mapper, part of the binary.
+pub(crate) const VISITS: &[u8] = include_bytes!(env!("VISITS_WASM"));
+
+/// The workers, and the sandbox in which they run plugins.
+pub(crate) struct Sandbox {
+    pub(crate) workers: Arc<rayon::ThreadPool>,
+    pub(crate) engine: Engine,
+    pub(crate) instances: u32,
+    pub(crate) cache: Option<PathBuf>,
+}
+
+impl Sandbox {
+    /// As the configuration sizes it.
+    pub(crate) fn new(config: &Config) -> Result<Sandbox, Failure> {
+        Sandbox::with_cache(config, cache(&config.state.url))
+    }
+
+    /// The same with compiled components kept in this folder, or nowhere.
+    pub(crate) fn with_cache(config: &Config, cache: Option<PathBuf>) -> Result<Sandbox, Failure> {
+        let workers = config.run.workers;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(workers)
+            .stack_size(4 << 20)
+            .thread_name(|n| format!("worker-{n}"))
+            .build();
+        let pool = pool.map_err(|e| Failure::new(Exit::Unexpected, format!("no threads for workers: {e}")))?;
+        // Two deployments for a moment, and one that is looked at.
+        let instances = u32::try_from(workers * 3 + 4).unwrap_or(u32::MAX);
+        let engine = super::engine(instances, config.plugin.limits.memory_bytes)?;
+        Ok(Sandbox { workers: Arc::new(pool), engine, instances, cache })
+    }
+
+    /// The plugin that the configuration names.
+    pub(crate) fn load(&self, config: &Config) -> Result<Arc<Plugin>, Failure> {
+        let (bytes, name) = component(&config.plugin.component)?;
+        self.load_bytes(bytes, &name, &config.plugin.config, config.plugin.limits)
+    }
+
+    /// The plugin of these bytes. It gets no more memory than the configuration's plugin may have.
+    pub(crate) fn load_bytes(
+        &self,
+        bytes: Vec<u8>,
+        name: &str,
+        settings: &serde_json::Value,
+        limits: Limits,
+    ) -> Result<Arc<Plugin>, Failure> {
+        let loaded = Plugin::load(&self.engine, bytes, settings, limits, self.cache.as_deref());
+        let plugin = loaded.map_err(|e| {
+            let failure = Failure::from(e);
+            Failure::new(failure.exit, format!("plugin {name} is refused: {}", failure.message))
+        })?;
+        Ok(Arc::new(plugin))
+    }
+}
+
+/// The workers, and the plugin that they run.
+pub(crate) fn load_plugin(config: &Config) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
+    load_plugin_with(config, cache(&config.state.url))
+}
+
+/// As [`load_plugin`], with compiled components kept in this folder, or nowhere.
+pub(crate) fn load_plugin_with(
+    config: &Config,
+    cache: Option<PathBuf>,
+) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
+    let sandbox = Sandbox::with_cache(config, cache)?;
+    Ok((sandbox.load(config)?, sandbox.workers))
+}
+
+/// The bytes of a component, and its name for people.
+pub(crate) fn component(component: &Component) -> Result<(Vec<u8>, String), Failure> {
+    match component {
+        Component::Builtin(name) if name == "visits" => Ok((VISITS.to_vec(), "builtin:visits".into())),
+        Component::Builtin(name) => Err(Failure::new(
+            Exit::Config,
+            format!("plugin.component: there is no builtin:{name}, only builtin:visits"),
+        )),
+        Component::File(path) => match std::fs::read(path) {
+            Ok(bytes) => Ok((bytes, path.display().to_string())),
+            Err(e) => {
+                Err(Failure::new(Exit::Config, format!("plugin.component: {} cannot be read: {e}", path.display())))
+            }
+        },
+    }
+}
+
+/// Compiled components are native code: they are kept only in a folder of this host.
+fn cache(state: &url::Url) -> Option<PathBuf> {
+    (state.scheme() == "file").then(|| state.to_file_path().ok()).flatten().map(|folder| folder.join("cache"))
+}

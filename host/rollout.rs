@@ -1,0 +1,6 @@
+//! How logic is changed by a person: what is looked at before a deployment is ordered, shadows, and the watched file.
+
+pub mod difference;
+pub mod order;
+pub mod shadow;
+pub mod watch_file;

@@ -1,0 +1,457 @@
+//! Ordering a deployment: what is asked for, what is looked at before, and how it is told. Owns the refusals before T; the order itself is
+//! [`PipelineLog::order`]'s, and each refusal leaves what runs untouched.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use tokio::runtime::{Handle, Runtime};
+
+use crate::clock;
+use crate::config::{Component, Config};
+use crate::deployment::shadow::{Report, Shadow};
+use crate::deployment::{Author, Deployment, Entry, Outcome, PipelineLog, Settings, Standing, Verdict};
+use crate::failure::{Check, Exit, Failure, Finding};
+use crate::lane::law;
+use crate::plugin::sandbox::Sandbox;
+use crate::plugin::sandbox::component;
+use crate::plugin::{Digest, Plugin, call};
+use crate::record::{ByteColumn, iso};
+use crate::sink;
+use crate::source::recent::{lowest, recent};
+use crate::state::journal;
+use crate::state::objects::{objects, runtime};
+use crate::state::reader::{Reader, StoredKey};
+
+/// Records of each partition on which the law is tried.
+const TRIED: u64 = 500;
+
+/// Keys of each lane on whose state a `migrate` is tried.
+const SAMPLED: usize = 10_000;
+
+/// Settings that a deployment can change by themselves, beside the plugin and its configuration.
+const KEYS: &[&str] = &[
+    "time.out_of_orderness",
+    "time.late",
+    "time.future_limit",
+    "time.idle_timeout",
+    "plugin.memory",
+    "plugin.fuel",
+    "plugin.output_rows",
+    "plugin.output_bytes",
+    "plugin.probation",
+];
+
+/// A plugin that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginFile {
+    /// A file, or `builtin:visits`.
+    Named(String),
+    /// The file's bytes.
+    Bytes(Vec<u8>),
+}
+
+/// What is asked for; what is not named stays as it is in force. If nothing is named, it is all that the configuration says.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Another plugin.
+    pub plugin: Option<PluginFile>,
+    /// Another configuration of the plugin.
+    pub config: Option<serde_json::Value>,
+    /// Plugin, configuration and settings of this deployment, which what else is named changes.
+    pub like: Option<u64>,
+    /// Keys of the configuration whose values are to be taken from this one.
+    pub set: Option<(Vec<String>, Config)>,
+    /// T; none is as soon as can be.
+    pub at: Option<i64>,
+    /// From the beginning of the log, in a new history.
+    pub reprocess: bool,
+    /// Not in force: beside what is, to be compared.
+    pub shadow: bool,
+    /// What the shadow folds with, instead of what is in force.
+    pub promote: bool,
+    /// Look, and order nothing.
+    pub dry_run: bool,
+    /// Who, and why.
+    pub author: Author,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Ordered {
+    /// A line for each thing that was looked at.
+    pub checks: Vec<Check>,
+    /// What was ordered, if it was.
+    pub order: Option<Order>,
+}
+
+/// What was ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A deployment, from T on.
+    From(u64, i64),
+    /// A deployment, from the beginning of the log.
+    Anew(u64),
+    /// A shadow.
+    Shadow(String),
+}
+
+impl std::fmt::Display for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Order::From(n, t) => write!(f, "deployment {n} holds from {} ({t}) on", iso(*t)),
+            Order::Anew(n) => write!(f, "deployment {n} holds from the beginning of the log"),
+            Order::Shadow(id) => write!(f, "shadow {id} folds beside the live logic"),
+        }
+    }
+}
+
+/// Where a pipeline's state and journal lie.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    /// The store.
+    pub objects: &'a Arc<dyn ObjectStore>,
+    /// The journal in it.
+    pub log: &'a PipelineLog,
+    /// What reads them.
+    pub runtime: &'a Handle,
+}
+
+/// Refuses a changed configuration file, unless it counts as an order.
+pub fn allow(config: &Config, standing: &Standing) -> Result<(), Failure> {
+    let Standing::Changed(differences) = standing else { return Ok(()) };
+    if config.run.deploy_on_start {
+        return Ok(());
+    }
+    let message = format!(
+        "the settings that decide rows differ from those in force: {}; put the former values back, order the change with `keyfold deploy` \
+         (or run.deploy_on_start = true), or begin anew with another state.url",
+        differences.join("; ")
+    );
+    Err(Failure::new(Exit::Config, message))
+}
+
+/// Orders what a changed configuration file says, at a start with `run.deploy_on_start`.
+pub fn at_start(
+    config: &Config,
+    store: &Stored<'_>,
+    plugin: &Arc<Plugin>,
+    workers: &Arc<rayon::ThreadPool>,
+) -> Result<(), Failure> {
+    let log = store.log;
+    let (_, in_force) = in_force(log)?;
+    let settings = Settings::of(config, &plugin.digest);
+    let mut checks = Vec::new();
+    look((config, store), workers, plugin, &settings, &in_force, &mut checks)?;
+    first_refused(&checks)?;
+    log.keep_plugin(plugin)?;
+    let author = Author { by: None, reason: Some("the configuration file was changed".into()) };
+    let (n, t) = log.order(Deployment::of(settings, plugin, config.plugin.probation_ms, &author), None)?;
+    tracing::info!(event = "configuration-deployed", deployment = n, t, at = iso(t), "changed configuration deployed");
+    Ok(())
+}
+
+/// `keyfold deploy`: looks at everything that can be refused before T, then orders.
+pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
+    let runtime = runtime()?;
+    let objects = objects(&config.state.url)?;
+    let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
+    let store = Stored { objects: &objects, log: &log, runtime: runtime.handle() };
+    let sandbox = Sandbox::new(config)?;
+    if log.standing(config, &Digest(String::new()))? == Standing::First && !request.dry_run {
+        // What the configuration says holds from the beginning of the log, as if it had been started before.
+        let plugin = sandbox.load(config)?;
+        log.begin(config, &plugin)?;
+        log.remember(config, &plugin.digest)?;
+    }
+    let (_, in_force) = in_force(&log)?;
+    let base = match request.like {
+        _ if request.promote => shadowing(&log)?.candidate,
+        Some(n) => numbered(&log, n)?.deployment,
+        None => in_force.clone(),
+    };
+    let mut checks = Vec::new();
+    let (plugin, settings) = match candidate(config, request, &log, &sandbox, &base) {
+        Ok(candidate) => candidate,
+        Err(failure) => {
+            checks.push(Check::refused("plugin", failure));
+            return Ok(Ordered { checks, order: None });
+        }
+    };
+    let description = &plugin.description;
+    let detail = format!("{} {}, SHA-256 {}", description.name, description.version, plugin.digest.0);
+    checks.push(Check::fine("plugin", detail));
+    if request.reprocess {
+        checks.push(law_of(config, &sandbox.workers, &plugin, &settings));
+        checks.push(beginning(config, &store)?);
+    } else {
+        look((config, &store), &sandbox.workers, &plugin, &settings, &in_force, &mut checks)?;
+    }
+    checks.extend(sink::check(&config.sink, &description.tables, runtime.handle()));
+    if request.dry_run || first_refused(&checks).is_err() {
+        return Ok(Ordered { checks, order: None });
+    }
+    log.keep_plugin(&plugin)?;
+    let with = request.set.as_ref().map_or(config, |(_, with)| with);
+    let deployment = Deployment::of(settings, &plugin, with.plugin.probation_ms, &request.author);
+    let order = if request.shadow {
+        Order::Shadow(log.order_shadow(deployment)?.id)
+    } else if request.reprocess {
+        Order::Anew(log.order_anew(deployment)?)
+    } else {
+        let (n, t) = log.order(deployment, request.at)?;
+        Order::From(n, t)
+    };
+    if request.promote {
+        log.drop_shadow()?;
+    }
+    Ok(Ordered { checks, order: Some(order) })
+}
+
+/// `keyfold withdraw`: makes a deployment, the last one if none is named, as if it had never been; its number.
+pub fn withdraw(config: &Config, n: Option<u64>, author: &Author) -> Result<u64, Failure> {
+    let (_runtime, log) = journal_of(config)?;
+    let (last, _) = in_force(&log)?;
+    let n = n.unwrap_or(last);
+    let entry = numbered(&log, n)?;
+    let refuse = |why: &str| {
+        let message =
+            format!("deployment {n} {why}; to go back from here, order former logic with `keyfold deploy --like N`");
+        Err(Failure::new(Exit::Config, message))
+    };
+    match entry.outcome {
+        Outcome::Withdrawn => return Ok(n),
+        Outcome::Voided => return refuse("never held"),
+        Outcome::Superseded => return refuse("belongs to a former history"),
+        Outcome::Confirmed => {}
+    }
+    if entry.deployment.t.is_none() {
+        return refuse("holds from the beginning of the log: there is nothing before it");
+    }
+    if entry.deployment.probation_ms == 0 {
+        return refuse("was ordered with plugin.probation = \"0s\"");
+    }
+    if n != last {
+        return refuse("was kept for good when the next one was ordered");
+    }
+    if log.withdraw(n, author)? { Ok(n) } else { refuse("is kept for good: its probation is over") }
+}
+
+fn shadowing(log: &PipelineLog) -> Result<Shadow, Failure> {
+    let message = "there is no shadow; `keyfold deploy --shadow` orders one";
+    log.shadow()?.ok_or_else(|| Failure::new(Exit::Config, message))
+}
+
+/// `keyfold shadow`: what the shadow has found.
+pub fn shadow(config: &Config) -> Result<(Shadow, Report), Failure> {
+    let (_runtime, log) = journal_of(config)?;
+    let shadow = shadowing(&log)?;
+    let report = log.shadow_report(&shadow.id)?;
+    Ok((shadow, report))
+}
+
+/// `keyfold drop`: ends the shadow.
+pub fn drop_shadow(config: &Config) -> Result<Shadow, Failure> {
+    let (_runtime, log) = journal_of(config)?;
+    let shadow = shadowing(&log)?;
+    log.drop_shadow()?;
+    Ok(shadow)
+}
+
+/// The pipeline's journal, and what it is read on.
+fn journal_of(config: &Config) -> Result<(Runtime, PipelineLog), Failure> {
+    let runtime = runtime()?;
+    let log = PipelineLog::new(objects(&config.state.url)?, runtime.handle().clone());
+    Ok((runtime, log))
+}
+
+fn numbered(log: &PipelineLog, n: u64) -> Result<Entry, Failure> {
+    let found = log.deployments()?.into_iter().find(|entry| entry.n == n);
+    found.ok_or_else(|| Failure::new(Exit::Config, format!("there is no deployment {n}; see `keyfold deployments`")))
+}
+
+fn in_force(log: &PipelineLog) -> Result<(u64, Deployment), Failure> {
+    log.in_force()?.ok_or_else(|| Failure::new(Exit::State, "state.url: the journal has no deployment"))
+}
+
+/// The plugin that was asked for, loaded, and the settings.
+fn candidate(
+    config: &Config,
+    request: &Request,
+    log: &PipelineLog,
+    sandbox: &Sandbox,
+    base: &Deployment,
+) -> Result<(Arc<Plugin>, Settings), Failure> {
+    let named = request.plugin.is_some() || request.config.is_some() || request.set.is_some() || request.like.is_some();
+    let whole = !named && !request.promote;
+    let (bytes, name) = match &request.plugin {
+        Some(PluginFile::Named(given)) => component(&Component::named(given, Path::new("")))?,
+        Some(PluginFile::Bytes(bytes)) => (bytes.clone(), "sent".into()),
+        None if whole => component(&config.plugin.component)?,
+        None => (log.plugin(&base.settings.plugin)?, base.plugin.clone()),
+    };
+    let digest = Digest::of(&bytes);
+    let mut settings = if whole { Settings::of(config, &digest) } else { base.settings.clone() };
+    settings.plugin = digest;
+    if let Some(given) = &request.config {
+        settings.config = given.clone();
+    }
+    if let Some((keys, from)) = &request.set {
+        let from = Settings::of(from, &settings.plugin);
+        keys.iter().for_each(|key| take_key(&mut settings, key, &from));
+    }
+    let plugin = sandbox.load_bytes(bytes, &name, &settings.config, settings.limits())?;
+    Ok((plugin, settings))
+}
+
+fn take_key(settings: &mut Settings, key: &str, from: &Settings) {
+    match key {
+        "time.out_of_orderness" => settings.out_of_orderness_ms = from.out_of_orderness_ms,
+        "time.late" => settings.late.clone_from(&from.late),
+        "time.future_limit" => settings.future_limit_ms = from.future_limit_ms,
+        "time.idle_timeout" => settings.idle_timeout_ms = from.idle_timeout_ms,
+        "plugin.memory" => settings.memory_bytes = from.memory_bytes,
+        "plugin.fuel" => settings.fuel = from.fuel,
+        "plugin.output_rows" => settings.output_rows = from.output_rows,
+        "plugin.output_bytes" => settings.output_bytes = from.output_bytes,
+        "plugin.probation" => {} // of the deployment, not of what it deploys
+        _ => unreachable!("keys are checked by `settable` first"),
+    }
+}
+
+/// Refuses keys that a deployment does not change.
+pub fn settable(keys: &[String]) -> Result<(), Failure> {
+    let Some(key) = keys.iter().find(|key| !KEYS.contains(&key.as_str())) else { return Ok(()) };
+    Err(Failure::new(Exit::Config, format!("--set {key}: a deployment changes {}", KEYS.join(", "))))
+}
+
+/// State version and law.
+fn look(
+    (config, store): (&Config, &Stored<'_>),
+    workers: &Arc<rayon::ThreadPool>,
+    plugin: &Arc<Plugin>,
+    settings: &Settings,
+    in_force: &Deployment,
+    checks: &mut Vec<Check>,
+) -> Result<(), Failure> {
+    checks.push(state_version(store, plugin, in_force)?);
+    checks.push(law_of(config, workers, plugin, settings));
+    Ok(())
+}
+
+/// Whether the plugin takes over the state that is there: of its own version, or of a former one that its `migrate` takes.
+fn state_version(store: &Stored<'_>, plugin: &Plugin, in_force: &Deployment) -> Result<Check, Failure> {
+    let Stored { objects, log, runtime } = *store;
+    const SUBJECT: &str = "state";
+    let (was, will) = (in_force.state_version, plugin.description.state_version);
+    let refuse = |message: String| Ok(Check::refused(SUBJECT, Failure::new(Exit::Plugin, message)));
+    if was == will {
+        return Ok(Check::fine(SUBJECT, format!("version {will}, as before")));
+    }
+    if will < was {
+        return refuse(format!(
+            "the plugin's state has version {will}, the state that is there has version {was}, which it cannot read"
+        ));
+    }
+    let mut tried = 0;
+    let mut instance = None;
+    for lane in log.lanes()? {
+        let Some(reader) = Reader::open(objects, &format!("lanes/{lane}"), runtime)? else { continue };
+        for StoredKey { key, state, stored: held } in reader.keys(SAMPLED)? {
+            let version = held.version;
+            let mut values = ByteColumn::default();
+            state.value.iter().for_each(|value| values.push(value));
+            if version == will || (values.is_empty() && state.list.is_empty()) {
+                continue;
+            }
+            tried += 1;
+            let migrated = call(&mut instance, plugin, |instance| instance.migrate(version, &values, &state.list));
+            if let Err(fault) = migrated {
+                let key = String::from_utf8_lossy(&key);
+                let reason = fault.text();
+                return refuse(format!(
+                    "its `migrate` from version {version} to {will} fails on the state of key {key:?}: {reason}"
+                ));
+            }
+        }
+    }
+    Ok(match tried {
+        0 => Check::warning(
+            SUBJECT,
+            format!("version {was} to {will}: no checkpoint holds state to try its `migrate` on"),
+        ),
+        _ => Check::fine(SUBJECT, format!("version {was} to {will}: its `migrate` takes the state of {tried} keys")),
+    })
+}
+
+/// Whether the log still holds the records with which the lanes began.
+fn beginning(config: &Config, store: &Stored<'_>) -> Result<Check, Failure> {
+    let Stored { objects, log, runtime } = *store;
+    const SUBJECT: &str = "beginning of the log";
+    let began = journal::beginnings(objects, &log.lanes()?, runtime)?;
+    let lowest = lowest(&config.source, clock::instant() + config.run.startup_timeout)?;
+    for (partition, first) in began {
+        if let Some(&low) = lowest.get(&partition)
+            && low > first
+        {
+            let message = format!(
+                "partition {partition} begins with offset {low} now, this pipeline began with {first}: what was trimmed cannot be folded again"
+            );
+            return Ok(Check::refused(SUBJECT, Failure::new(Exit::State, message)));
+        }
+    }
+    Ok(Check::fine(SUBJECT, "all that was folded is still there"))
+}
+
+fn law_of(config: &Config, workers: &Arc<rayon::ThreadPool>, plugin: &Arc<Plugin>, settings: &Settings) -> Check {
+    const SUBJECT: &str = "law";
+    let records = match recent(&config.source, TRIED, clock::instant() + config.run.startup_timeout) {
+        Ok(records) => records,
+        Err(error) => return Check::refused(SUBJECT, error.into()),
+    };
+    if records.is_empty() {
+        return Check::warning(SUBJECT, "the log is empty: there was nothing to try the plugin on");
+    }
+    match law::check(plugin, workers, settings.time(config.time), &records) {
+        Ok(None) => Check::fine(SUBJECT, format!("{} records give the same rows however they are cut", records.len())),
+        Ok(Some(violation)) => Check::refused(SUBJECT, Failure::new(Exit::Plugin, violation.to_string())),
+        Err(fault) => Check::refused(SUBJECT, Failure::new(Exit::Plugin, fault.text())),
+    }
+}
+
+fn first_refused(checks: &[Check]) -> Result<(), Failure> {
+    let refused = checks.iter().find_map(|check| match check.finding {
+        Finding::Refused(exit) => Some(Failure::new(exit, format!("{}: {}", check.subject, check.detail))),
+        Finding::Fine | Finding::Warning => None,
+    });
+    refused.map_or(Ok(()), Err)
+}
+
+/// All deployments.
+pub fn deployments(config: &Config) -> Result<Vec<Entry>, Failure> {
+    let (_runtime, log) = journal_of(config)?;
+    log.deployments()
+}
+
+/// `keyfold deployments`: a line for each, the latest first.
+pub fn lines(entries: &[Entry]) -> String {
+    let mut lines = Vec::new();
+    for Entry { n, deployment, outcome, verdict } in entries.iter().rev() {
+        let from = deployment.t.map_or_else(|| "the beginning".to_owned(), iso);
+        let outcome = format!("{outcome:?}").to_lowercase();
+        let mut line =
+            format!("{n}  {outcome:9}  from {from:24}  {}  {}", deployment.plugin, deployment.settings.plugin.0);
+        let ordered = [("by", &deployment.by), ("because", &deployment.reason)];
+        let withdrawn = match &verdict {
+            Some(Verdict::Withdrawn(Author { by, reason })) => [("withdrawn by", by), ("because", reason)],
+            _ => [("", &None), ("", &None)],
+        };
+        for (word, text) in ordered.into_iter().chain(withdrawn) {
+            if let Some(text) = text {
+                line.push_str(&format!("  {word} {text}"));
+            }
+        }
+        lines.push(line);
+    }
+    if lines.is_empty() { "nothing was deployed yet".into() } else { lines.join("\n") }
+}

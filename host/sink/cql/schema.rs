@@ -1,0 +1,423 @@
+//! Declared tables against real ones of a CQL database, and the statements that follow from them. Pure: what the database says comes in as
+//! data, so that every refusal is tested without one.
+
+use crate::row::{ColumnSpec, ColumnType, Table};
+use crate::sink::Error;
+
+/// A column as `system_schema.columns` describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RealColumn {
+    /// Its name.
+    pub(super) name: String,
+    /// `partition_key`, `clustering`, `regular` or `static`.
+    pub(super) kind: String,
+    /// Its type: `list<text>`, `frozen<list<text>>`, `bigint`.
+    pub(super) cql_type: String,
+}
+
+impl RealColumn {
+    /// Whether it belongs to the primary key.
+    pub(super) fn in_primary_key(&self) -> bool {
+        matches!(self.kind.as_str(), "partition_key" | "clustering")
+    }
+}
+
+/// Whether rows of `table`, with the host's columns `now`, fit into the real table of these columns: what was found, or all that is wrong in
+/// one message, with the table that would fit.
+pub(super) fn fit(keyspace: &str, table: &Table, now: &[String], real: &[RealColumn]) -> Result<String, Error> {
+    let name = format!("{keyspace}.{}", table.name);
+    if let Some(column) = real.iter().find(|r| now.contains(&r.name) && r.in_primary_key()) {
+        return Err(Error::Config(format!(
+            "sink.cql.now: column {} is in the primary key of {name}: a row written again would be another row; take it out of `now`",
+            column.name
+        )));
+    }
+    let mut wrong: Vec<String> = table.columns.iter().filter_map(|c| misfit(c, real)).collect();
+    wrong.extend(now.iter().filter_map(|n| now_misfit(n, real)));
+    wrong.extend(
+        real.iter()
+            .filter(|r| r.cql_type == "counter")
+            .map(|r| format!("column {} is a counter, and counters count a row again that is written again", r.name)),
+    );
+    let keys = |names: Vec<&str>| names.join(", ");
+    let real_key: Vec<&str> = real.iter().filter(|r| r.in_primary_key()).map(|r| r.name.as_str()).collect();
+    let key = key_names(table);
+    if real_key.len() != key.len() || !key.iter().all(|k| real_key.contains(k)) {
+        wrong.push(format!("the primary key is ({}), where ({}) is needed", keys(real_key), keys(key)));
+    }
+    if !wrong.is_empty() {
+        let wrong = wrong.join("; ");
+        let create = create_table(keyspace, table, now);
+        return Err(Error::Outside(format!(
+            "table {name} does not fit the plugin's rows: {wrong}; a table that fits: {create}"
+        )));
+    }
+    Ok(found(table, real))
+}
+
+fn misfit(column: &ColumnSpec, real: &[RealColumn]) -> Option<String> {
+    let ColumnSpec { name, kind, primary_key } = column;
+    let Some(found) = real.iter().find(|r| r.name == *name) else {
+        let needed = if *kind == ColumnType::Json { "any type" } else { cql_type(*kind) };
+        return Some(format!("column {name} is missing (the plugin declares {}, which needs {needed})", kind.name()));
+    };
+    if found.cql_type == "counter" {
+        return None; // named once, with the real table's other counters
+    }
+    if found.kind == "static" {
+        return Some(format!("column {name} is static: the rows of a partition would overwrite each other's"));
+    }
+    if *primary_key && *kind == ColumnType::Json {
+        return Some(format!(
+            "column {name} is declared json in the primary key, where two spellings of one value would be two rows"
+        ));
+    }
+    (!takes(*kind, &found.cql_type)).then(|| {
+        format!(
+            "column {name} is {}, the plugin declares {}, which needs {}",
+            found.cql_type,
+            kind.name(),
+            cql_type(*kind)
+        )
+    })
+}
+
+fn now_misfit(name: &str, real: &[RealColumn]) -> Option<String> {
+    match real.iter().find(|r| r.name == name) {
+        None => Some(format!("column {name} is missing (`sink.cql.now` names it, it needs timestamp)")),
+        Some(r) if r.cql_type != "timestamp" => {
+            Some(format!("column {name} is {}, `sink.cql.now` names it, it needs timestamp", r.cql_type))
+        }
+        Some(_) => None,
+    }
+}
+
+/// A list that is not frozen is the hazard of equal write timestamps (scylladb/scylladb#3559): worth a word where someone looks.
+fn found(table: &Table, real: &[RealColumn]) -> String {
+    let lists = open_lists(table, real);
+    let fits = "has the columns and the primary key that the plugin declares";
+    match lists.as_slice() {
+        [] => fits.to_owned(),
+        lists => {
+            format!("{fits}; not frozen: {}, written with rising timestamps so that nothing doubles", lists.join(", "))
+        }
+    }
+}
+
+/// The columns that are lists and not frozen.
+pub(super) fn open_lists<'a>(table: &'a Table, real: &[RealColumn]) -> Vec<&'a str> {
+    let open = |c: &&ColumnSpec| real.iter().any(|r| r.name == c.name && r.cql_type.starts_with("list<"));
+    table.columns.iter().filter(open).map(|c| c.name.as_str()).collect()
+}
+
+fn takes(kind: ColumnType, real: &str) -> bool {
+    let thawed = real.strip_prefix("frozen<").and_then(|r| r.strip_suffix('>')).unwrap_or(real);
+    match kind {
+        ColumnType::Json => true,
+        ColumnType::TextList | ColumnType::IntegerList => thawed == cql_type(kind),
+        ColumnType::Text => matches!(real, "text" | "varchar"),
+        ColumnType::Boolean | ColumnType::Integer | ColumnType::Float | ColumnType::Timestamp | ColumnType::Blob => {
+            real == cql_type(kind)
+        }
+    }
+}
+
+fn cql_type(kind: ColumnType) -> &'static str {
+    match kind {
+        ColumnType::Boolean => "boolean",
+        ColumnType::Integer => "bigint",
+        ColumnType::Float => "double",
+        ColumnType::Timestamp => "timestamp",
+        ColumnType::Text | ColumnType::Json => "text",
+        ColumnType::Blob => "blob",
+        ColumnType::TextList => "list<text>",
+        ColumnType::IntegerList => "list<bigint>",
+    }
+}
+
+/// A table that would fit. The first column of the primary key becomes the partition key; which one should is the operator's to judge.
+pub(crate) fn create_table(keyspace: &str, table: &Table, now: &[String]) -> String {
+    let columns = table.columns.iter().map(|c| format!("{} {}", readable(&c.name), cql_type(c.kind)));
+    let now = now.iter().map(|n| format!("{} timestamp", readable(n)));
+    let key: Vec<String> = key_names(table).into_iter().map(readable).collect();
+    format!(
+        "CREATE TABLE {}.{} ({}, PRIMARY KEY ({}))",
+        readable(keyspace),
+        readable(&table.name),
+        columns.chain(now).collect::<Vec<_>>().join(", "),
+        key.join(", ")
+    )
+}
+
+/// The upsert of one row: the plugin's columns in their order, then the host's. JSON goes through the database's own conversion; into a text
+/// column it goes as it is, because there `fromJson` takes nothing but a JSON string.
+pub(super) fn insert(keyspace: &str, table: &Table, now: &[String], real: &[RealColumn]) -> String {
+    let text =
+        |c: &ColumnSpec| real.iter().any(|r| r.name == c.name && matches!(r.cql_type.as_str(), "text" | "varchar"));
+    let marker = |c: &ColumnSpec| if c.kind == ColumnType::Json && !text(c) { "fromJson(?)" } else { "?" };
+    let names: Vec<String> = table.columns.iter().map(|c| &c.name).chain(now).map(|n| quoted(n)).collect();
+    let markers: Vec<&str> = table.columns.iter().map(marker).chain(now.iter().map(|_| "?")).collect();
+    format!(
+        "INSERT INTO {}.{} ({}) VALUES ({})",
+        quoted(keyspace),
+        quoted(&table.name),
+        names.join(", "),
+        markers.join(", ")
+    )
+}
+
+/// Reads a row by its primary key: all columns but the static ones, which are the whole partition's.
+pub(super) fn select_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
+    let columns = names_of(real, |r| r.kind != "static");
+    format!("SELECT {} FROM {} WHERE {}", columns.join(", "), full_name(keyspace, table), key_condition(real))
+}
+
+/// Puts a row back, the columns of [`select_row`] in their order.
+pub(super) fn insert_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
+    let columns = names_of(real, |r| r.kind != "static");
+    let markers = vec!["?"; columns.len()].join(", ");
+    format!("INSERT INTO {} ({}) VALUES ({markers})", full_name(keyspace, table), columns.join(", "))
+}
+
+/// Deletes a row by its primary key.
+pub(super) fn delete_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
+    format!("DELETE FROM {} WHERE {}", full_name(keyspace, table), key_condition(real))
+}
+
+fn full_name(keyspace: &str, table: &str) -> String {
+    format!("{}.{}", quoted(keyspace), quoted(table))
+}
+
+fn names_of(real: &[RealColumn], which: impl Fn(&RealColumn) -> bool) -> Vec<String> {
+    real.iter().filter(|r| which(r)).map(|r| quoted(&r.name)).collect()
+}
+
+fn key_condition(real: &[RealColumn]) -> String {
+    let condition = |name: String| format!("{name} = ?");
+    names_of(real, RealColumn::in_primary_key).into_iter().map(condition).collect::<Vec<_>>().join(" AND ")
+}
+
+/// What a plugin declares of a column of the primary key; none if no plugin can.
+pub(super) fn declared_in_key(real: &RealColumn) -> Option<ColumnType> {
+    use ColumnType::{Blob, Boolean, Float, Integer, IntegerList, Text, TextList, Timestamp};
+    let kinds = [Boolean, Integer, Float, Timestamp, Text, Blob, TextList, IntegerList];
+    kinds.into_iter().find(|kind| takes(*kind, &real.cql_type))
+}
+
+fn key_names(table: &Table) -> Vec<&str> {
+    table.columns.iter().filter(|c| c.primary_key).map(|c| c.name.as_str()).collect()
+}
+
+/// CQL's reserved words, of Cassandra and ScyllaDB: as a name they need quotes.
+const RESERVED: &[&str] = &[
+    "add",
+    "allow",
+    "alter",
+    "and",
+    "apply",
+    "asc",
+    "authorize",
+    "batch",
+    "begin",
+    "by",
+    "columnfamily",
+    "create",
+    "default",
+    "delete",
+    "desc",
+    "describe",
+    "drop",
+    "entries",
+    "execute",
+    "from",
+    "full",
+    "grant",
+    "if",
+    "in",
+    "index",
+    "infinity",
+    "insert",
+    "into",
+    "is",
+    "keyspace",
+    "limit",
+    "materialized",
+    "mbean",
+    "mbeans",
+    "modify",
+    "nan",
+    "norecursive",
+    "not",
+    "null",
+    "of",
+    "on",
+    "or",
+    "order",
+    "primary",
+    "rename",
+    "replace",
+    "revoke",
+    "schema",
+    "select",
+    "set",
+    "table",
+    "to",
+    "token",
+    "truncate",
+    "unlogged",
+    "unset",
+    "update",
+    "use",
+    "using",
+    "view",
+    "where",
+    "with",
+];
+
+/// A name as a person would write it: quoted only where it must be.
+fn readable(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && !RESERVED.contains(&name);
+    if plain { name.to_owned() } else { quoted(name) }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::samples;
+
+    fn seed(changes: &[(&str, &str, &str)]) -> Vec<RealColumn> {
+        let mut columns: Vec<(&str, &str, &str)> = vec![
+            ("session_id", "partition_key", "bigint"),
+            ("user_id", "clustering", "bigint"),
+            ("pages", "regular", "list<text>"),
+            ("ingestion_time", "regular", "timestamp"),
+        ];
+        for change in changes {
+            columns.retain(|c| c.0 != change.0);
+            columns.push(*change);
+        }
+        let real = |c: (&str, &str, &str)| RealColumn { name: c.0.into(), kind: c.1.into(), cql_type: c.2.into() };
+        columns.into_iter().filter(|c| !c.2.is_empty()).map(real).collect()
+    }
+
+    fn check(changes: &[(&str, &str, &str)], expect: &str) {
+        let now = ["ingestion_time".to_owned()];
+        let table = &samples::sessions(&[]).tables[0];
+        let found = fit("ndc_porto", table, &now, &seed(changes)).unwrap_or_else(|e| e.to_string());
+        let found = found.strip_prefix("table ndc_porto.sessions does not fit the plugin's rows: ").unwrap_or(&found);
+        let create = "; a table that fits: CREATE TABLE ndc_porto.sessions (session_id bigint, user_id bigint, pages list<text>, \
+                      ingestion_time timestamp, PRIMARY KEY (session_id, user_id))";
+        assert_eq!(found.strip_suffix(create).unwrap_or(found), expect);
+    }
+
+    #[test]
+    fn the_seeds_table_fits_and_its_list_is_mentioned() {
+        let fits = "has the columns and the primary key that the plugin declares";
+        check(&[], &format!("{fits}; not frozen: pages, written with rising timestamps so that nothing doubles"));
+        check(
+            &[("pages", "regular", "frozen<list<text>>"), ("note", "regular", "int"), ("team", "static", "text")],
+            fits,
+        );
+    }
+
+    #[test]
+    fn a_column_that_is_missing_or_of_another_type_is_named_with_both_types() {
+        check(&[("pages", "", "")], "column pages is missing (the plugin declares text-list, which needs list<text>)");
+        check(
+            &[("pages", "regular", "set<text>")],
+            "column pages is set<text>, the plugin declares text-list, which needs list<text>",
+        );
+        check(
+            &[("user_id", "clustering", "int")],
+            "column user_id is int, the plugin declares integer, which needs bigint",
+        );
+        check(
+            &[("pages", "static", "list<text>")],
+            "column pages is static: the rows of a partition would overwrite each other's",
+        );
+        let two = "column user_id is varint, the plugin declares integer, which needs bigint; \
+                   column pages is text, the plugin declares text-list, which needs list<text>";
+        check(&[("user_id", "clustering", "varint"), ("pages", "regular", "text")], two);
+    }
+
+    #[test]
+    fn counters_are_refused_wherever_they_are() {
+        check(
+            &[("visits", "regular", "counter")],
+            "column visits is a counter, and counters count a row again that is written again",
+        );
+    }
+
+    #[test]
+    fn another_primary_key_is_refused() {
+        check(
+            &[("user_id", "regular", "bigint")],
+            "the primary key is (session_id), where (session_id, user_id) is needed",
+        );
+        check(
+            &[("day", "clustering", "date")],
+            "the primary key is (session_id, user_id, day), where (session_id, user_id) is needed",
+        );
+    }
+
+    #[test]
+    fn a_now_column_is_a_timestamp_outside_the_primary_key() {
+        check(
+            &[("ingestion_time", "", "")],
+            "column ingestion_time is missing (`sink.cql.now` names it, it needs timestamp)",
+        );
+        check(
+            &[("ingestion_time", "regular", "date")],
+            "column ingestion_time is date, `sink.cql.now` names it, it needs timestamp",
+        );
+        check(
+            &[("ingestion_time", "clustering", "timestamp")],
+            "sink.cql.now: column ingestion_time is in the primary key of ndc_porto.sessions: a row written again would be another row; \
+             take it out of `now`",
+        );
+    }
+
+    #[test]
+    fn json_is_converted_by_the_database_but_into_text_it_goes_as_it_is() {
+        let table = &samples::documents(&[]).tables[0];
+        let real =
+            |cql_type: &str| vec![RealColumn { name: "doc".into(), kind: "regular".into(), cql_type: cql_type.into() }];
+        let into = "INSERT INTO \"k\".\"documents\" (\"id\", \"doc\") VALUES";
+        assert_eq!(insert("k", table, &[], &real("map<text, int>")), format!("{into} (?, fromJson(?))"));
+        assert_eq!(insert("k", table, &[], &real("text")), format!("{into} (?, ?)"));
+    }
+
+    #[test]
+    fn single_rows_are_named_by_the_whole_primary_key_and_leave_static_columns_alone() {
+        let real = seed(&[("team", "static", "text")]);
+        let of = |statement: fn(&str, &str, &[RealColumn]) -> String| statement("k", "sessions", &real);
+        let condition = "\"k\".\"sessions\" WHERE \"session_id\" = ? AND \"user_id\" = ?";
+        let columns = "\"session_id\", \"user_id\", \"pages\", \"ingestion_time\"";
+        assert_eq!(of(select_row), format!("SELECT {columns} FROM {condition}"));
+        assert_eq!(of(insert_row), format!("INSERT INTO \"k\".\"sessions\" ({columns}) VALUES (?, ?, ?, ?)"));
+        assert_eq!(of(delete_row), format!("DELETE FROM {condition}"));
+    }
+
+    #[test]
+    fn what_can_be_in_a_primary_key_is_known_by_its_type() {
+        let declared = |cql_type: &str| {
+            declared_in_key(&RealColumn { name: "id".into(), kind: "clustering".into(), cql_type: cql_type.into() })
+        };
+        assert_eq!(declared("bigint"), Some(ColumnType::Integer));
+        assert_eq!(declared("text"), Some(ColumnType::Text));
+        assert_eq!(declared("frozen<list<bigint>>"), Some(ColumnType::IntegerList));
+        assert_eq!(declared("uuid"), None);
+    }
+
+    #[test]
+    fn names_are_quoted_where_they_must_be() {
+        let names = ["pages", "order", "userId", "every type", "a\"b"].map(readable);
+        assert_eq!(names, ["pages", "\"order\"", "\"userId\"", "\"every type\"", "\"a\"\"b\""]);
+    }
+}

@@ -1,0 +1,540 @@
+//! What is asked of Kafka besides records: whether the configuration is one, which partitions the topic has, where they begin and end,
+//! and whether a record is still the one that was folded. Owns the librdkafka properties of every client of the source.
+//!
+//! Defaults that `source.kafka.properties` may override: [`DEFAULTS`]. Properties that the guarantee rests on are refused there by
+//! name: [`RESERVED`], and whatever begins with `enable.auto.`.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::config;
+use crate::position::{LastRecord, fingerprint};
+use crate::record::NO_TIME;
+use crate::source::kafka::identity::has_controller;
+use crate::source::{Error, Start};
+
+/// What keyfold sets unless `source.kafka.properties` says otherwise.
+pub const DEFAULTS: &[(&str, &str)] = &[
+    ("client.id", "keyfold"),
+    ("socket.keepalive.enable", "true"),
+    ("reconnect.backoff.max.ms", "2000"),
+    // How soon a reader whose queue was full fetches again: the 1000 of librdkafka cost a fast reader seconds.
+    ("fetch.queue.backoff.ms", "5"),
+    // An end that is not a record (a commit marker) is learnt from the fetch after it, which waits this long.
+    ("fetch.wait.max.ms", "50"),
+    // Kafka sends a first batch of any size whatever the fetch sizes are; this is what the client is ready to take.
+    ("receive.message.max.bytes", "2147483647"),
+];
+
+/// Properties that are not the operator's to set, each with the reason.
+pub const RESERVED: &[(&str, &str)] = &[
+    ("bootstrap.servers", "it is source.kafka.brokers"),
+    ("metadata.broker.list", "it is source.kafka.brokers"),
+    ("group.id", "it is source.kafka.group"),
+    ("isolation.level", "only committed records are folded"),
+    ("auto.offset.reset", "a trimmed log has to be an error, not a jump"),
+    ("enable.partition.eof", "the order of partitions rests on knowing their ends"),
+    ("auto.commit.enable", "the position is the checkpoint's"),
+    ("offset.store.method", "the position is the checkpoint's"),
+    ("offset.store.path", "the position is the checkpoint's"),
+    ("allow.auto.create.topics", "a missing topic has to be an error"),
+    ("test.mock.num.brokers", "each client would have brokers of its own"),
+];
+
+/// How often one client repeats a complaint.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The longest single wait for a broker's answer.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// A topic as it is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its partitions, ascending.
+    pub partitions: Vec<u32>,
+    /// The first offset still in the log, for each of `partitions`.
+    pub low: Vec<u64>,
+    /// The offset after the last, for each of `partitions`, open transactions included.
+    pub high: Vec<u64>,
+    /// `message.timestamp.type`, where the broker tells.
+    pub timestamps: Option<Timestamps>,
+}
+
+/// `message.timestamp.type` of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timestamps {
+    /// The producer's clock.
+    CreateTime,
+    /// The broker's clock.
+    LogAppendTime,
+}
+
+/// Refuses properties that the guarantee rests on, and those that librdkafka does not know or whose value it does not take.
+pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), Error> {
+    for key in properties.keys() {
+        if let Some(reason) = reserved(key) {
+            return Err(Error::Config(format!("source.kafka.properties.{key} is not yours to set: {reason}")));
+        }
+    }
+    let mut client = ClientConfig::new();
+    for (key, value) in properties {
+        client.set(key, value);
+    }
+    client.create_native_config().map(drop).map_err(refused_configuration)
+}
+
+fn reserved(key: &str) -> Option<&'static str> {
+    if key.starts_with("enable.auto.") {
+        return Some("the position is the checkpoint's");
+    }
+    RESERVED.iter().find(|(name, _)| *name == key).map(|(_, reason)| *reason)
+}
+
+/// Looks at the topic. Brokers are waited for until `deadline`; a missing topic and refused credentials are refused at once.
+pub fn inspect(config: &config::KafkaSource, deadline: Instant) -> Result<Topic, Error> {
+    let (client, topic) = look(config, deadline)?;
+    let timestamps = has_controller(&client, &config.topic, ANSWER_TIMEOUT).then(|| timestamps(config)).flatten();
+    Ok(Topic { timestamps, ..topic })
+}
+
+/// As [`inspect`], but for the timestamps; the client that asked can ask on.
+pub(super) fn look(config: &config::KafkaSource, deadline: Instant) -> Result<(BaseConsumer<Voice>, Topic), Error> {
+    check_properties(&config.properties)?;
+    let client = asking_client(config)?;
+    let partitions = partitions(&client, config, deadline)?;
+    let low = offsets_by(&client, config, &partitions, Offset::Beginning, deadline)?;
+    let high = offsets_by(&client, config, &partitions, Offset::End, deadline)?;
+    Ok((client, Topic { partitions, low, high, timestamps: None }))
+}
+
+/// A client without group and assignment, so that no long-polling fetch is on its connections. It sees open transactions.
+fn asking_client(config: &config::KafkaSource) -> Result<BaseConsumer<Voice>, Error> {
+    let mut client = client_config(config);
+    client.set("isolation.level", "read_uncommitted");
+    BaseConsumer::from_config_and_context(&client, Voice::default()).map_err(refused_configuration)
+}
+
+/// The properties of a client that reads committed records of explicitly given offsets.
+pub(super) fn reading_config(config: &config::KafkaSource) -> ClientConfig {
+    let mut client = client_config(config);
+    client
+        .set("group.id", &config.group)
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "error")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true");
+    client
+}
+
+pub(super) fn client_config(config: &config::KafkaSource) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    for (key, value) in DEFAULTS {
+        client.set(*key, *value);
+    }
+    for (key, value) in &config.properties {
+        client.set(key, value);
+    }
+    let level = if config.properties.contains_key("debug") { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info };
+    client.set("bootstrap.servers", &config.brokers).set("allow.auto.create.topics", "false").set_log_level(level);
+    client
+}
+
+/// A configuration that librdkafka does not take.
+pub(super) fn refused_configuration(error: KafkaError) -> Error {
+    match error {
+        KafkaError::ClientConfig(_, description, key, _) => {
+            Error::Config(format!("source.kafka.properties.{key}: {}", lower_first(&description)))
+        }
+        KafkaError::ClientCreation(text) => Error::Config(format!("source.kafka.properties: {}", lower_first(&text))),
+        other => Error::Config(format!("source.kafka.properties: {other}")),
+    }
+}
+
+fn lower_first(text: &str) -> String {
+    let mut characters = text.trim().trim_end_matches('.').chars();
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
+}
+
+/// The topic's partitions, ascending.
+fn partitions(
+    client: &BaseConsumer<Voice>,
+    config: &config::KafkaSource,
+    deadline: Instant,
+) -> Result<Vec<u32>, Error> {
+    let mut unknown = 0;
+    retried(client, config, "its metadata", deadline, |timeout| {
+        let metadata =
+            client.fetch_metadata(Some(&config.topic), timeout).map_err(|e| Attempt::Later(e.to_string()))?;
+        let topic = metadata.topics().first().ok_or_else(|| Attempt::Later("no metadata of the topic yet".into()))?;
+        match topic.error().map(RDKafkaErrorCode::from) {
+            None if topic.partitions().is_empty() => Err(Attempt::Later("no partitions yet".into())),
+            None => Ok(ascending(topic.partitions().iter().map(|p| p.id()))),
+            // A topic that was made a moment ago is unknown to some brokers for a moment: ask twice.
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) if unknown == 0 => {
+                unknown += 1;
+                Err(Attempt::Later("unknown topic".into()))
+            }
+            Some(code) => Err(refused_topic(config, code)),
+        }
+    })
+}
+
+fn ascending(partitions: impl Iterator<Item = i32>) -> Vec<u32> {
+    let mut partitions: Vec<u32> = partitions.filter_map(|p| u32::try_from(p).ok()).collect();
+    partitions.sort_unstable();
+    partitions
+}
+
+fn refused_topic(config: &config::KafkaSource, code: RDKafkaErrorCode) -> Attempt {
+    let (topic, brokers) = (&config.topic, &config.brokers);
+    match code {
+        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => Attempt::Refused(Error::Outside(
+            format!("topic {topic} does not exist on {brokers}: create it, or correct source.kafka.topic"),
+        )),
+        RDKafkaErrorCode::TopicAuthorizationFailed => Attempt::Refused(Error::Outside(unauthorized(topic))),
+        RDKafkaErrorCode::InvalidTopic => {
+            Attempt::Refused(Error::Config(format!("source.kafka.topic: `{topic}` is not a topic's name")))
+        }
+        other => Attempt::Later(other.to_string()),
+    }
+}
+
+/// The brokers know who asks and refuse.
+pub(super) fn unauthorized(topic: &str) -> String {
+    format!("the brokers refuse to let this user read topic {topic}: grant it READ and DESCRIBE, or use another user")
+}
+
+/// One of a partition's offsets, for each of `partitions`, by the deadline.
+fn offsets_by(
+    client: &BaseConsumer<Voice>,
+    config: &config::KafkaSource,
+    partitions: &[u32],
+    at: Offset,
+    deadline: Instant,
+) -> Result<Vec<u64>, Error> {
+    retried(client, config, "where its partitions begin and end", deadline, |timeout| {
+        let answers =
+            offsets(client, &config.topic, partitions, at, timeout).map_err(|e| Attempt::Later(e.to_string()))?;
+        answers
+            .into_iter()
+            .collect::<Option<Vec<u64>>>()
+            .ok_or_else(|| Attempt::Later("a partition without a leader".into()))
+    })
+}
+
+/// The first or the last offset of each of `partitions`, from their leaders in one round; none where a leader does not say.
+pub(super) fn offsets(
+    client: &BaseConsumer<Voice>,
+    topic: &str,
+    partitions: &[u32],
+    at: Offset,
+    timeout: Duration,
+) -> KafkaResult<Vec<Option<u64>>> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        // To ListOffsets the beginning and the end are the timestamps -2 and -1, which is how librdkafka numbers these two offsets.
+        list.add_partition_offset(topic, kafka_partition(*partition), at)?;
+    }
+    let answers = client.offsets_for_times(list, timeout)?;
+    let offset_of = |partition: u32| {
+        let answer = answers.find_partition(topic, kafka_partition(partition))?;
+        match (answer.error(), answer.offset()) {
+            (Ok(()), Offset::Offset(offset)) => u64::try_from(offset).ok(),
+            _ => None,
+        }
+    };
+    Ok(partitions.iter().map(|p| offset_of(*p)).collect())
+}
+
+/// A partition as Kafka numbers it.
+pub(super) fn kafka_partition(partition: u32) -> i32 {
+    i32::try_from(partition).expect("partitions come from Kafka, which numbers them by i32")
+}
+
+/// An offset as Kafka numbers it.
+pub(super) fn kafka_offset(offset: u64) -> i64 {
+    i64::try_from(offset).expect("offsets come from Kafka, which numbers them by i64")
+}
+
+/// `message.timestamp.type`, if the broker tells this user.
+fn timestamps(config: &config::KafkaSource) -> Option<Timestamps> {
+    let admin = AdminClient::from_config_and_context(&client_config(config), Voice::default()).ok()?;
+    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(2)));
+    let topic = ResourceSpecifier::Topic(&config.topic);
+    let described = futures::executor::block_on(admin.describe_configs([&topic], &options)).ok()?;
+    let entry = described.into_iter().next()?.ok()?;
+    match entry.get("message.timestamp.type")?.value.as_deref()? {
+        "CreateTime" => Some(Timestamps::CreateTime),
+        "LogAppendTime" => Some(Timestamps::LogAppendTime),
+        _ => None,
+    }
+}
+
+/// Where each partition is read from: `next`, or its beginning. Refuses a log that no longer holds `next` or ends before it.
+pub(super) fn first_offsets(config: &config::KafkaSource, starts: &[Start], topic: &Topic) -> Result<Vec<u64>, Error> {
+    starts.iter().map(|start| first_offset(config, start, topic)).collect()
+}
+
+fn first_offset(config: &config::KafkaSource, start: &Start, topic: &Topic) -> Result<u64, Error> {
+    let (name, partition) = (&config.topic, start.partition);
+    let Ok(i) = topic.partitions.binary_search(&partition) else {
+        return Err(Error::State(format!(
+            "topic {name} has no partition {partition}, which the state has read: {MADE_ANEW}"
+        )));
+    };
+    let (low, high) = (topic.low[i], topic.high[i]);
+    match start.next {
+        None => Ok(low),
+        Some(next) if next < low => Err(Error::State(trimmed(name, partition, next, low))),
+        Some(next) if next > high => Err(Error::State(truncated(name, partition, next, high))),
+        Some(next) => Ok(next),
+    }
+}
+
+/// What has happened to the topic, and the ways out.
+pub(super) const MADE_ANEW: &str = "the topic was truncated or made anew; ways out: point source.kafka at the log that the state was built from, or \
+                         give this topic a state of its own (another state.url), which folds it from its beginning (`keyfold reset` keeps \
+                         the journal of the former log)";
+
+/// The log begins after what is needed.
+pub(super) fn trimmed(topic: &str, partition: u32, next: u64, low: u64) -> String {
+    format!(
+        "topic {topic}, partition {partition}: the state goes on at offset {next}, but the log was trimmed and begins at {low}: records are \
+         lost to this pipeline; ways out: restore the log, or begin anew from what is left with a state of its own (another state.url; \
+         `keyfold reset` alone keeps the journal, which remembers the former beginning)"
+    )
+}
+
+/// The log ends before what was read.
+pub(super) fn truncated(topic: &str, partition: u32, next: u64, high: u64) -> String {
+    format!(
+        "topic {topic}, partition {partition}: the state goes on at offset {next}, but the log ends at {high}: {MADE_ANEW}"
+    )
+}
+
+/// Reads again the last record that was folded of each partition, where it is still in the log, and refuses another one in its place.
+pub(super) fn verify_last(
+    config: &config::KafkaSource,
+    starts: &[Start],
+    topic: &Topic,
+    deadline: Instant,
+) -> Result<(), Error> {
+    let mut wanted: BTreeMap<i32, &LastRecord> = BTreeMap::new();
+    for start in starts {
+        let low = topic.partitions.binary_search(&start.partition).ok().map(|i| topic.low[i]);
+        if let (Some(last), Some(low)) = (&start.last, low)
+            && last.offset >= low
+        {
+            wanted.insert(kafka_partition(start.partition), last);
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let client = verifying_client(config, &wanted)?;
+    retried(&client, config, "the last records that were folded", deadline, |timeout| {
+        verify_round(&client, config, &mut wanted, timeout)
+    })
+}
+
+fn verifying_client(
+    config: &config::KafkaSource,
+    wanted: &BTreeMap<i32, &LastRecord>,
+) -> Result<BaseConsumer<Voice>, Error> {
+    let mut client = reading_config(config);
+    // One record of each partition is wanted, not a megabyte.
+    client.set("fetch.message.max.bytes", "4096");
+    let client: BaseConsumer<Voice> =
+        BaseConsumer::from_config_and_context(&client, Voice::default()).map_err(refused_configuration)?;
+    let mut list = TopicPartitionList::with_capacity(wanted.len());
+    for (partition, last) in wanted {
+        list.add_partition_offset(&config.topic, *partition, Offset::Offset(kafka_offset(last.offset)))
+            .map_err(unexpected)?;
+    }
+    client.assign(&list).map_err(unexpected)?;
+    Ok(client)
+}
+
+/// A failure of librdkafka that has no other meaning.
+pub(super) fn unexpected(error: KafkaError) -> Error {
+    Error::Unexpected(format!("librdkafka: {error}"))
+}
+
+fn verify_round(
+    client: &BaseConsumer<Voice>,
+    config: &config::KafkaSource,
+    wanted: &mut BTreeMap<i32, &LastRecord>,
+    timeout: Duration,
+) -> Result<(), Attempt> {
+    let until = Instant::now() + timeout;
+    while !wanted.is_empty() && Instant::now() < until {
+        match client.poll(Duration::from_millis(50)) {
+            None => {}
+            Some(Ok(message)) => {
+                if let Some(last) = wanted.remove(&message.partition()) {
+                    compare(config, last, &message).map_err(Attempt::Refused)?;
+                }
+            }
+            // Nothing visible at or after it: it was compacted away.
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(wanted.remove(&partition)),
+            Some(Err(error)) => return Err(verification_failed(config, &error)),
+        }
+    }
+    if wanted.is_empty() { Ok(()) } else { Err(Attempt::Later("no answer".into())) }
+}
+
+fn verification_failed(config: &config::KafkaSource, error: &KafkaError) -> Attempt {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::AutoOffsetReset) => Attempt::Refused(Error::State(format!(
+            "topic {}: the log was trimmed while this pipeline started: start again",
+            config.topic
+        ))),
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            Attempt::Refused(Error::Outside(unauthorized(&config.topic)))
+        }
+        _ => Attempt::Later(error.to_string()),
+    }
+}
+
+fn compare(config: &config::KafkaSource, last: &LastRecord, message: &impl Message) -> Result<(), Error> {
+    let Ok(offset) = u64::try_from(message.offset()) else { return Ok(()) };
+    if offset != last.offset {
+        return Ok(()); // compacted away: nothing to compare with
+    }
+    let timestamp = message.timestamp().to_millis().unwrap_or(NO_TIME);
+    if timestamp == last.timestamp && fingerprint(message.key(), message.payload()) == last.fingerprint {
+        return Ok(());
+    }
+    Err(Error::State(format!(
+        "topic {}, partition {}: the record at offset {offset} is not the one that the state was built from (its timestamp is {timestamp}, \
+         that of the folded one was {}; the state goes on after offset {}): {MADE_ANEW}",
+        config.topic,
+        message.partition(),
+        last.timestamp,
+        last.offset
+    )))
+}
+
+/// How one attempt failed.
+enum Attempt {
+    /// It may succeed later.
+    Later(String),
+    /// It will not.
+    Refused(Error),
+}
+
+/// Tries until the deadline, at least once; gives up at once when the brokers refuse the credentials.
+fn retried<T>(
+    client: &BaseConsumer<Voice>,
+    config: &config::KafkaSource,
+    what: &str,
+    deadline: Instant,
+    mut attempt: impl FnMut(Duration) -> Result<T, Attempt>,
+) -> Result<T, Error> {
+    let mut waited = Duration::from_millis(20);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let reason = match attempt(left.clamp(Duration::from_millis(100), ANSWER_TIMEOUT)) {
+            Ok(value) => return Ok(value),
+            Err(Attempt::Refused(error)) => return Err(error),
+            Err(Attempt::Later(reason)) => reason,
+        };
+        client.poll(Duration::ZERO);
+        let voice = client.context();
+        if let Some(refusal) = voice.refusal() {
+            return Err(Error::Outside(format!("the brokers {} refuse these credentials: {refusal}", config.brokers)));
+        }
+        if Instant::now() >= deadline {
+            let trouble = voice.last_trouble().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
+            return Err(Error::Outside(format!(
+                "topic {}: {what} could not be had from {} in time: {}{trouble}; see that the brokers run and that source.kafka.brokers names them",
+                config.topic,
+                config.brokers,
+                lower_first(&reason)
+            )));
+        }
+        tracing::debug!(event = "waiting-for-brokers", topic = config.topic, what, reason, "waiting for brokers");
+        std::thread::sleep(waited);
+        waited = (waited * 2).min(Duration::from_millis(500));
+    }
+}
+
+/// What librdkafka says, on its way into the logs: warnings at most once in ten seconds for each client, the rest for debugging.
+#[derive(Default)]
+pub(super) struct Voice {
+    last_warning: Mutex<Option<Instant>>,
+    trouble: Mutex<Option<String>>,
+    refusal: Mutex<Option<String>>,
+}
+
+impl Voice {
+    /// Warns, unless this client has done so a moment ago.
+    pub(super) fn complain(&self, message: &str) {
+        let mut last = locked(&self.last_warning);
+        if last.is_some_and(|at| at.elapsed() < COMPLAINT_INTERVAL) {
+            tracing::debug!(target: "librdkafka", "{message}");
+        } else {
+            *last = Some(Instant::now());
+            tracing::warn!(event = "kafka-unavailable", "kafka: {message}; retrying");
+        }
+    }
+
+    /// Takes an error that librdkafka retries by itself.
+    pub(super) fn trouble(&self, code: i32, reason: &str) {
+        use rdkafka::types::RDKafkaRespErr::{
+            RD_KAFKA_RESP_ERR__AUTHENTICATION as REFUSED, RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED as SASL_REFUSED,
+        };
+        if code == REFUSED as i32 || code == SASL_REFUSED as i32 {
+            *locked(&self.refusal) = Some(reason.to_owned());
+        }
+        *locked(&self.trouble) = Some(reason.to_owned());
+        self.complain(reason);
+    }
+
+    /// Takes a log line of the syslog level `level`.
+    pub(super) fn line(&self, level: i32, facility: &str, message: &str) {
+        // CONFWARN: that a property is for another kind of client, which says nothing when one set serves several kinds.
+        if level <= RDKafkaLogLevel::Warning as i32 && facility != "CONFWARN" {
+            self.complain(&format!("{facility}: {message}"));
+        } else {
+            tracing::debug!(target: "librdkafka", facility, "{message}");
+        }
+    }
+
+    fn refusal(&self) -> Option<String> {
+        locked(&self.refusal).clone()
+    }
+
+    fn last_trouble(&self) -> Option<String> {
+        locked(&self.trouble).clone()
+    }
+}
+
+impl ClientContext for Voice {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.line(level as i32, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.trouble(error.rdkafka_error_code().map_or(0, |code| code as i32), reason);
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}
+
+impl ConsumerContext for Voice {}
+
+/// The data behind a lock; what a panicking thread left is plain data too.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
