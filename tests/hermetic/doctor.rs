@@ -44,14 +44,14 @@ fn with(settings: &Settings, from: &str, to: &str) -> String {
 
 #[test]
 fn every_symptom_has_its_section_and_every_section_its_symptom() {
-    let readme = read("docker/README.md");
-    let (_, rest) = readme.split_once("\n## What the doctor finds\n").expect("docker/README.md has that section");
+    let page = read("host/docs/operations.md");
+    let (_, rest) = page.split_once("\n## Doctor findings\n").expect("host/docs/operations.md has that section");
     let section = rest.split("\n## ").next().expect("a split has a first part");
     let sections: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     let once: BTreeSet<&str> = sections.iter().copied().collect();
     assert_eq!(sections.len(), once.len(), "no section stands twice");
     let names: BTreeSet<&str> = Symptom::ALL.iter().map(|symptom| symptom.name()).collect();
-    assert_eq!(once, names, "left: docker/README.md, right: host/symptom.rs");
+    assert_eq!(once, names, "left: host/docs/operations.md, right: host/symptom.rs");
 }
 
 #[test]
