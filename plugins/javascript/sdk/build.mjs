@@ -93,9 +93,9 @@ function componentizer() {
   return pathToFileURL(join(found, exports.import)).href;
 }
 
-/** The contract: beside the SDK in a plugin's folder, at the root of keyfold's own repository. */
+/** The contract: in the SDK's folder, or at the root of keyfold's own repository. */
 function contract() {
-  return ['../wit', '../../../wit'].map((path) => resolve(sdk, path)).find((path) => existsSync(join(path, 'keyfold.wit')));
+  return ['wit', '../../../wit'].map((path) => resolve(sdk, path)).find((path) => existsSync(join(path, 'keyfold.wit')));
 }
 
 /** What the engine said of a script that it could not load: the error itself, and the first place of its stack that is the author's. */
