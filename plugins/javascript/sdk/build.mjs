@@ -93,9 +93,9 @@ function componentizer() {
   return pathToFileURL(join(found, exports.import)).href;
 }
 
-/** Finds the contract: beside the SDK in a plugin's folder, or at the root of keyfold's own repository. */
+/** Finds the contract: in the SDK's folder, or at the root of keyfold's own repository. */
 function contract() {
-  return ['../wit', '../../../wit'].map((path) => resolve(sdk, path)).find((path) => existsSync(join(path, 'keyfold.wit')));
+  return ['wit', '../../../wit'].map((path) => resolve(sdk, path)).find((path) => existsSync(join(path, 'keyfold.wit')));
 }
 
 /** Returns the message for a script that the engine could not load: the error, and the first place in the author's source. */

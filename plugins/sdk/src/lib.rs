@@ -127,7 +127,7 @@ pub const NO_TIME: i64 = i64::MIN;
 pub mod bindings {
     wit_bindgen::generate!({
         world: "plugin",
-        path: "../../wit",
+        path: "wit",
         additional_derives: [PartialEq, Clone],
         pub_export_macro: true,
         export_macro_name: "export_plugin",
