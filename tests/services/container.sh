@@ -45,7 +45,7 @@ debian() {                 # debian ARCHIVE PACKAGES HOW
 }
 libraries() {              # packs the files of a few packages without a shell, like distroless images
   local root=$1 package files; files=$(mktemp); TEMPORARY+=("$files")
-  for package in base-files netbase tzdata libc6 libgcc-s1 libssl3 zlib1g; do
+  for package in base-files netbase tzdata libc6 libgcc-s1; do
     cat "$root/var/lib/dpkg/info/$package".list "$root/var/lib/dpkg/info/$package":*.list 2> /dev/null || true
   done | grep -Ev '^/usr/share/(doc|man|locale|lintian|bug|zoneinfo/right|zoneinfo/posix)(/|$)|/gconv/' > "$files"
   # With a merged /usr, these folders are links. Names the files by where they really are.
@@ -59,9 +59,9 @@ compilers() {              # packs the whole system and this machine's rustup
   for name in cargo rustc; do ln -s rustup "$1/usr/local/cargo/bin/$name"; done
   tar -C "$1" -cf "$2" .
 }
-runtime_base() { base "$RUNTIME_BASE" libssl3,ca-certificates,netbase,tzdata libraries; }
+runtime_base() { base "$RUNTIME_BASE" ca-certificates,netbase,tzdata libraries; }
 build_base() {
-  base "$BUILD_BASE" ca-certificates,build-essential,pkg-config,libssl-dev compilers --change ENV=CARGO_HOME=/usr/local/cargo \
+  base "$BUILD_BASE" ca-certificates,gcc,g++,libc6-dev,make,perl compilers --change ENV=CARGO_HOME=/usr/local/cargo \
     --change ENV=RUSTUP_HOME=/usr/local/rustup --change ENV=PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 }
 
