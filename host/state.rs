@@ -13,11 +13,14 @@ use crate::record::ByteColumn;
 
 pub mod bucket;
 pub mod checkpoint;
+pub mod database;
 pub mod journal;
 pub mod layout;
+pub mod memory;
 pub mod objects;
 pub mod patient;
 pub mod reader;
+pub mod slate;
 pub mod store;
 
 /// A key's bytes; few, as most keys have, lie in the slot itself.
