@@ -37,7 +37,7 @@ pub trait Entries: Send + Sync {
 /// A database that its one owner also writes: whoever opened it last. All calls block. After any error but [`Error::Fenced`] it is unknown
 /// whether the last write took effect, and the database must be opened again before it is used.
 pub trait Database: Entries {
-    /// Applies `changes` in order, all or none of them; returns once they are durable. Fails with [`Error::Fenced`], and changes nothing, if
+    /// Applies `changes` in order, all or none of them; returns once they are durable. Without changes nothing is done. Fails with [`Error::Fenced`], and changes nothing, if
     /// the database was opened again elsewhere.
     fn write(&self, changes: Vec<Change>) -> Result<(), Error>;
 
