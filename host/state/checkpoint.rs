@@ -59,7 +59,7 @@ impl Checkpoint {
         let head: Head = serde_json::from_slice(bytes).map_err(damaged)?;
         if head.format != FORMAT {
             let format = head.format;
-            return Err(format!("its format is {format}, and this version reads format {FORMAT}; run a newer keyfold"));
+            return Err(format!("it has format {format}, and this version reads format {FORMAT}; run a newer keyfold"));
         }
         serde_json::from_slice(bytes).map_err(damaged)
     }

@@ -190,7 +190,7 @@ pub fn decode_items(bytes: &[u8], list: &mut ByteColumn) -> Result<(), Corrupt> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Corrupt {
     /// They were written by a newer version of keyfold.
-    #[error("its format is {0}, and this version reads format {VERSION}; run a newer keyfold")]
+    #[error("it has format {0}, and this version reads format {VERSION}; run a newer keyfold")]
     Version(u8),
     /// They end too early.
     #[error("it is incomplete; run `keyfold reset` to rebuild it from the log")]

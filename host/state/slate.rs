@@ -1,6 +1,7 @@
 //! The real form of a database: SlateDB on an object store. Keeps I8: a host that lost its lane to another can write nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +23,8 @@ pub struct Slate<D> {
     db: D,
     runtime: Handle,
     name: String,
+    /// Whether a write was refused because another owner opened the database. SlateDB's own status says so a moment later.
+    fenced: AtomicBool,
 }
 
 impl Slate<Db> {
@@ -36,7 +39,7 @@ impl Slate<Db> {
         };
         let builder = Db::builder(Path::from(path), objects).with_settings(settings);
         let db = runtime.block_on(builder.build()).map_err(|e| error_of(path, &e))?;
-        Ok(Slate { db, runtime, name: path.to_owned() })
+        Ok(Slate { db, runtime, name: path.to_owned(), fenced: AtomicBool::new(false) })
     }
 }
 
@@ -60,7 +63,8 @@ impl Slate<DbReader> {
         let builder = DbReader::builder(location, Arc::clone(objects));
         let builder = builder.with_reader_mode(DbReaderMode::FollowLatest).with_options(options);
         let db = runtime.block_on(builder.build()).map_err(|e| error_of(path, &e))?;
-        Ok(Some(Slate { db, runtime: runtime.clone(), name: path.to_owned() }))
+        let fenced = AtomicBool::new(false);
+        Ok(Some(Slate { db, runtime: runtime.clone(), name: path.to_owned(), fenced }))
     }
 }
 
@@ -111,11 +115,16 @@ impl Database for Slate<Db> {
             self.db.flush().await?;
             handle.await_durable().await
         };
-        self.runtime.block_on(write).map_err(|e| error_of(&self.name, &e))
+        let written = self.runtime.block_on(write).map_err(|e| error_of(&self.name, &e));
+        if let Err(Error::Fenced(_)) = written {
+            self.fenced.store(true, Ordering::Relaxed);
+        }
+        written
     }
 
     fn check_ownership(&self) -> Result<(), Error> {
         match self.db.status().close_reason {
+            _ if self.fenced.load(Ordering::Relaxed) => Err(Error::Fenced(self.name.clone())),
             None => Ok(()),
             Some(CloseReason::Fenced) => Err(Error::Fenced(self.name.clone())),
             Some(reason) => {

@@ -72,7 +72,7 @@ impl Form {
     /// All that is stored, as text.
     fn text(&self) -> Vec<String> {
         let line = |(key, value): (Vec<u8>, Vec<u8>)| format!("{} = {}", key.escape_ascii(), value.escape_ascii());
-        self.dump().into_iter().map(line).collect()
+        self.dump().into_iter().map(|entry| line(entry).replace("\\\"", "\"")).collect()
     }
 }
 

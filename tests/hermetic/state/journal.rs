@@ -131,8 +131,14 @@ fn a_stored_journal_is_what_it_always_was() {
         .unwrap();
     journal.write_strikes(&[strike(struck(1), "why")], 4).unwrap();
     journal.images(5, &[]).write(&[image("t", "{}", None)]).unwrap();
-    assert_eq!(form.text(), JOURNAL.lines().collect::<Vec<_>>());
+    assert_eq!(form.text(), JOURNAL);
 }
 
 /// Entries as they were first written.
-const JOURNAL: &str = "";
+const JOURNAL: [&str; 5] = [
+    r#"beginning = {"offsets":{"0":3},"sink_length":null,"letters_length":2}"#,
+    r#"floor/\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x02 = [[1,2],60]"#,
+    r#"frontier = {"last":{"append_time":50,"partition":0,"offset":5},"next":{"0":6}}"#,
+    r#"image/\x00\x00\x00\x00\x00\x00\x00\x05t\x00{} = {"table":"t","key":"{}","row":null}"#,
+    r#"strike/\x00\x00\x00\x00\x00\x00\x00\x00 = [{"Event":{"partition":1,"offset":1,"event":0}},"why",4]"#,
+];

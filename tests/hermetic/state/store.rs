@@ -310,13 +310,13 @@ fn state_of_a_newer_format_is_refused() {
             assert_eq!(exit, Exit::State, "{message}");
             parts.iter().for_each(|part| assert!(message.contains(part), "{message}"));
         };
-        refused(store.checkpoint().expect_err("newer"), &[PATH, "format is 2", "run a newer keyfold"]);
+        refused(store.checkpoint().expect_err("newer"), &[PATH, "has format 2", "run a newer keyfold"]);
         let mut shard = Shard::default();
         let mut fill = |key: &[u8]| {
             let slot = shard.slot_of(hash(key), key, false);
             store.fill(&mut shard, &[slot]).expect_err("it is not readable")
         };
-        refused(fill(b"newer"), &[PATH, "\"newer\"", "format is 9", "run a newer keyfold"]);
+        refused(fill(b"newer"), &[PATH, "\"newer\"", "has format 9", "run a newer keyfold"]);
         refused(fill(b"short"), &[PATH, "\"short\"", "incomplete"]);
     });
 }
@@ -340,8 +340,15 @@ fn stored_state_is_what_it_always_was() {
     store.write_checkpoint(&checkpoint(&[1]), &mut keys.0, None).unwrap();
     keys.append("k", 0..1);
     store.write_checkpoint(&checkpoint(&[2]), &mut keys.0, Some(3)).unwrap();
-    assert_eq!(form.text(), STATE.lines().collect::<Vec<_>>());
+    assert_eq!(form.text(), STATE);
 }
 
 /// Entries of format 1, as they were first written.
-const STATE: &str = "";
+const STATE: [&str; 6] = [
+    r#"kk = \x01\x01\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00v\x01\x00\x00\x00\x19\x00\x00\x00item 00000000000000000000"#,
+    r#"m = {"format":1,"partitions":{"0":{"envelope":20,"last":{"offset":1,"timestamp":1,"fingerprint":2}}},"last":null,"time":{"watermark":-9223372036854775808,"last_append_time":-9223372036854775808,"base":-9223372036854775808},"deployment":1,"sink_length":null,"letters_length":2}"#,
+    r#"t\x80\x00\x00\x00\x00\x00\x01\x02k = "#,
+    r#"ukk = \x01\x01\x01\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00v\x00\x00\x00\x00"#,
+    r#"um = \x01{"format":1,"partitions":{"0":{"envelope":10,"last":{"offset":0,"timestamp":1,"fingerprint":1}}},"last":null,"time":{"watermark":-9223372036854775808,"last_append_time":-9223372036854775808,"base":-9223372036854775808},"deployment":1,"sink_length":null,"letters_length":1}"#,
+    r#"v = \x00\x00\x00\x00\x00\x00\x00\x03"#,
+];
