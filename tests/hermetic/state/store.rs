@@ -120,7 +120,7 @@ fn a_checkpoint_comes_back_with_the_state_of_its_keys() {
 }
 
 #[test]
-fn i2_i3_a_checkpoint_and_its_state_are_written_together_or_not_at_all() {
+fn a_checkpoint_and_its_state_are_written_together_or_not_at_all() {
     let mut outcomes = (0, 0);
     for (fault, at) in [Fault::Lost, Fault::AnswerLost].into_iter().flat_map(|f| (0..2).map(move |at| (f, at))) {
         let form = Form::Memory(MemoryDisk::default());
