@@ -1,5 +1,4 @@
-//! Times: append times, event times, and the event time of a lane as a checkpoint stores it. How a lane's time moves is
-//! [`crate::lane::time`]'s.
+//! Times: append times, event times, and the event time of a lane as a checkpoint stores it. [`crate::lane::time`] decides how it moves.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -8,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::record::NO_TIME;
 
-/// A point in time in ms since 1970 UTC, stored so that its order is that of the number and an `Option` of it is as small as a column's
-/// cell: there the least `i64` ([`NO_TIME`]) means none.
+/// Defines a time in ms since 1970 UTC. It is ordered by that number, and an `Option` of it has the size of a column's cell, in which the
+/// least `i64` ([`NO_TIME`]) stands for `None`.
 macro_rules! time {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -17,20 +16,20 @@ macro_rules! time {
         pub struct $name(NonZeroU64);
 
         impl $name {
-            /// The time in a column's cell; none for [`NO_TIME`].
+            /// Returns the time in a column's cell; `None` for [`NO_TIME`].
             pub fn from_cell(ms: i64) -> Option<$name> {
                 NonZeroU64::new(ms.cast_unsigned() ^ (1 << 63)).map($name)
             }
 
-            /// This many milliseconds since 1970.
+            /// Returns the time this many milliseconds after 1970.
             ///
             /// # Panics
-            /// For the least `i64`, which is no time.
+            /// If `ms` is the least `i64`.
             pub fn at(ms: i64) -> $name {
-                $name::from_cell(ms).expect("the least i64 is no time")
+                $name::from_cell(ms).expect("only the least i64 is not a time")
             }
 
-            /// Milliseconds since 1970.
+            /// Returns the milliseconds since 1970.
             pub fn ms(self) -> i64 {
                 (self.0.get() ^ (1 << 63)).cast_signed()
             }
@@ -67,26 +66,26 @@ macro_rules! time {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
                 let ms = i64::deserialize(deserializer)?;
-                $name::from_cell(ms).ok_or_else(|| serde::de::Error::custom("the least i64 is no time"))
+                $name::from_cell(ms).ok_or_else(|| serde::de::Error::custom(format_args!("{ms} is not a time")))
             }
         }
     };
 }
 
 time! {
-    /// When a record was appended: its timestamp made non-decreasing within its partition. Orders records, cuts deployments.
+    /// When a record was appended: its timestamp, made non-decreasing within its partition. It orders records and separates deployments.
     AppendTime
 }
 time! {
-    /// When an event happened, by its own word: what watermarks and timers count in.
+    /// When an event happened, according to the event. Watermarks and timers are event times.
     EventTime
 }
 
-/// What a column's cell of times holds.
+/// A time that fits in a column's cell.
 pub(crate) trait Cell: Copy {
-    /// The time in the cell, if there is one.
+    /// Returns the time in a cell, if there is one.
     fn from_cell(ms: i64) -> Option<Self>;
-    /// The cell of this time.
+    /// Returns the cell of this time.
     fn to_cell(self) -> i64;
 }
 
@@ -100,12 +99,12 @@ impl Cell for i64 {
     }
 }
 
-/// The cell of a time that may be none.
+/// Returns the cell of an optional time.
 pub(crate) fn cell<T: Cell>(time: Option<T>) -> i64 {
     time.map_or(NO_TIME, Cell::to_cell)
 }
 
-/// How stored JSON carries a time that may be none: as a column does.
+/// An optional time in stored JSON, encoded as in a column's cell.
 pub(crate) mod no_time {
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -120,16 +119,16 @@ pub(crate) mod no_time {
     }
 }
 
-/// A lane's event time: what a checkpoint keeps of it.
+/// A lane's event time, as a checkpoint stores it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneTime {
-    /// The watermark; none until the first event.
+    /// The watermark; `None` before the first event.
     #[serde(with = "no_time")]
     pub watermark: Option<EventTime>,
-    /// Append time of the last record; none before the first.
+    /// The append time of the last record; `None` before the first.
     #[serde(with = "no_time")]
     pub last_append_time: Option<AppendTime>,
-    /// The watermark just after that record: what an idle advance counts from.
+    /// The watermark just after that record, from which an idle advance counts.
     #[serde(with = "no_time")]
     pub base: Option<EventTime>,
 }
@@ -139,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_ordered_as_their_numbers_and_the_least_is_none() {
+    fn times_are_ordered_by_their_numbers_and_the_least_number_is_none() {
         let times = [i64::MIN + 1, -1, 0, 1, i64::MAX];
         assert!(times.map(EventTime::at).is_sorted());
         assert_eq!(times.map(|ms| AppendTime::at(ms).ms()), times);

@@ -20,5 +20,6 @@ mod plugins;
 mod refusals;
 mod replay;
 mod replay_command;
+mod state;
 mod tidy;
 mod withdraw;
