@@ -75,13 +75,13 @@ fn a_lane_stuck_in_a_plugin_is_not_alive() {
     tell_port(&pipeline, &host);
     pipeline.call("health", &[]).expect_code(1).expect_said(&["FAIL  lane topic", "no progress in fold"]);
     pipeline.call("health", &["--ready"]).expect_code(0).expect_said(&["ok    sink", "deployment 0"]);
-    pipeline.call("health", &["--startup"]).expect_code(0).expect_said(&["the start is over"]);
+    pipeline.call("health", &["--startup"]).expect_code(0).expect_said(&["startup complete"]);
     let said = pipeline.call("status", &[]);
     said.expect_code(0).expect_said(&["not alive, ready", "10 records, 10 rows", "0, hostile 0.1.0", "fold"]);
     running.kill();
     pipeline.call("health", &[]).expect_code(1);
     let said = pipeline.call("status", &[]);
-    said.expect_code(0).expect_said(&["no host was heard", "0: 10", "0, hostile 0.1.0"]);
+    said.expect_code(0).expect_said(&["no running host answered", "0: 10", "0, hostile 0.1.0"]);
 }
 
 #[test]
@@ -90,13 +90,16 @@ fn a_lane_that_may_still_come_back_is_alive_and_tells_how_it_is_doing() {
     let (running, host) = stuck(&pipeline);
     assert!(host.says_yes("/livez") && host.says_yes("/readyz"));
     assert_eq!(host.get("/v1/status").0, 401, "what folds is told to who has the token");
-    let asked = |more: &[&str]| pipeline.call("status", &[&["--admin", host.url(), "--json"], more].concat());
+    let asked = |more: &[&str]| pipeline.call("status", &[&["--admin", host.url(), "--output", "json"], more].concat());
     asked(&[]).expect_code(2).expect_said(&["token"]);
     let said = asked(&["--token-file", "token"]);
     let status: Value = serde_json::from_str(&said.expect_code(0).stdout).expect("the answer is JSON");
-    assert_eq!((&status["word"], &status["live"], &status["ready"]), (&json!("host"), &json!(true), &json!(true)));
+    assert_eq!(
+        (&status["provenance"], &status["live"], &status["ready"]),
+        (&json!("host"), &json!(true), &json!(true))
+    );
     let lane = &status["lanes"][0];
-    assert_eq!((&lane["records"], &lane["deployment"], &lane["doing"]), (&json!(10), &json!(0), &json!("fold")));
+    assert_eq!((&lane["records"], &lane["deployment"], &lane["activity"]), (&json!(10), &json!(0), &json!("fold")));
     assert_eq!(lane["watermark_ms"], START_MS - 1_000);
     running.kill();
     asked(&["--token-file", "token"]).expect_code(3).expect_said(&["--admin"]);
@@ -166,5 +169,5 @@ fn state_that_goes_away_is_waited_for_and_changes_no_row() {
 fn health_without_an_admin_section_says_what_is_missing() {
     let pipeline = Pipeline::new(&Settings::default().to_toml());
     pipeline.call("health", &[]).expect_code(1).expect_said(&["no section [admin]"]);
-    pipeline.call("status", &[]).expect_code(0).expect_said(&["no host was heard", "no lane"]);
+    pipeline.call("status", &[]).expect_code(0).expect_said(&["no running host answered", "no lanes"]);
 }
