@@ -70,7 +70,7 @@ symptoms! {
     LogTrimmed "log-trimmed"
         "Records that the pipeline needs next have been deleted."
         "restore the log, or start over with what is left under another state.url"
-    LogAnew "log-anew"
+    LogReplaced "log-replaced"
         "The log is not the one that the state was built from."
         "point the source at the log that the state was built from, or use another state.url for this log"
     RetentionClose "retention-close"

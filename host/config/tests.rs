@@ -11,8 +11,8 @@ mod variables;
 
 const BASE: &str = "/etc/keyfold";
 
-/// The least that is a configuration: line 1 is the name, 2-4 the source, 5-6 the plugin, 7-8 the state, 9 the sink.
-const LEAST: &str = r#"name = "visits"
+/// The smallest valid configuration: line 1 is the name, 2-4 the source, 5-6 the plugin, 7-8 the state, 9 the sink.
+const SMALLEST: &str = r#"name = "visits"
 [source.kafka]
 brokers = "localhost:9094"
 topic = "visits"
@@ -32,26 +32,26 @@ fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
 }
 
 fn good(text: &str, variables: &[(&str, &str)]) -> Config {
-    read(text, variables).expect("the configuration is right")
+    read(text, variables).expect("the configuration is valid")
 }
 
 fn bad(text: &str, variables: &[(&str, &str)]) -> String {
-    read(text, variables).expect_err("the configuration is wrong")
+    read(text, variables).expect_err("the configuration is invalid")
 }
 
-/// The least configuration with lines at its end, in a section of their own.
+/// The smallest configuration, followed by these lines.
 fn with(lines: &str) -> String {
-    format!("{LEAST}{lines}")
+    format!("{SMALLEST}{lines}")
 }
 
-/// The least configuration with another sink.
+/// The smallest configuration with another sink.
 fn with_sink(lines: &str) -> String {
-    LEAST.replace("[sink.discard]", lines)
+    SMALLEST.replace("[sink.discard]", lines)
 }
 
-/// The least configuration with another source.
+/// The smallest configuration with another source.
 fn with_source(lines: &str) -> String {
-    LEAST.replace("[source.kafka]\nbrokers = \"localhost:9094\"\ntopic = \"visits\"", lines)
+    SMALLEST.replace("[source.kafka]\nbrokers = \"localhost:9094\"\ntopic = \"visits\"", lines)
 }
 
 fn kafka(config: &Config) -> &KafkaSource {
@@ -64,7 +64,7 @@ fn cql(config: &Config) -> &CqlSink {
     cql
 }
 
-/// Each configuration's one refusal, whole.
+/// Requires exactly this error.
 #[track_caller]
 fn refused(text: &str, expected: &str) {
     assert_eq!(bad(text, &[]), format!("the configuration: {expected}"));
@@ -72,12 +72,12 @@ fn refused(text: &str, expected: &str) {
 
 #[track_caller]
 fn variable_refused(variable: (&str, &str), expected: &str) {
-    assert_eq!(bad(LEAST, &[variable]), expected);
+    assert_eq!(bad(SMALLEST, &[variable]), expected);
 }
 
 #[test]
-fn the_least_configuration_has_all_defaults() {
-    let config = good(LEAST, &[]);
+fn the_smallest_configuration_has_all_defaults() {
+    let config = good(SMALLEST, &[]);
     assert_eq!(config.name, "visits");
     assert_eq!(kafka(&config).group, "visits");
     assert_eq!(kafka(&config).ordering, Ordering::Topic);
@@ -154,7 +154,7 @@ fn a_collector_is_reached_over_http() {
 #[test]
 fn the_example_gives_the_defaults_where_it_shows_them() {
     let shown = good(include_str!("../../keyfold.example.toml"), &[]);
-    let least = good(LEAST, &[]);
+    let least = good(SMALLEST, &[]);
     assert_eq!(shown.time, least.time);
     assert_eq!(shown.plugin.limits, least.plugin.limits);
     assert_eq!(shown.run.batch_records, least.run.batch_records);
@@ -278,7 +278,7 @@ fn properties_may_be_written_with_dots_or_quoted() {
 
 #[test]
 fn state_urls_may_be_folders_relative_to_the_file() {
-    let url = |text: &str| good(&LEAST.replace("\"state\"", &format!("{text:?}")), &[]).state.url.to_string();
+    let url = |text: &str| good(&SMALLEST.replace("\"state\"", &format!("{text:?}")), &[]).state.url.to_string();
     assert_eq!(url("state"), "file:///etc/keyfold/state");
     assert_eq!(url("./state"), "file:///etc/keyfold/state");
     assert_eq!(url("/var/state"), "file:///var/state");
@@ -291,11 +291,11 @@ fn state_urls_may_be_folders_relative_to_the_file() {
 
 #[test]
 fn object_stores_need_the_cloud_feature_and_a_bucket() {
-    let result = read(&LEAST.replace("\"state\"", "\"s3://bucket/state\""), &[]);
+    let result = read(&SMALLEST.replace("\"state\"", "\"s3://bucket/state\""), &[]);
     if cfg!(feature = "cloud") {
         assert_eq!(result.expect("the URL is right").state.url.as_str(), "s3://bucket/state");
         refused(
-            &LEAST.replace("\"state\"", "\"s3:///state\""),
+            &SMALLEST.replace("\"state\"", "\"s3:///state\""),
             "line 8: state.url: \"s3:///state\" has no bucket; write it as \"s3://bucket/folder\"",
         );
     } else {
@@ -310,7 +310,7 @@ fn object_stores_need_the_cloud_feature_and_a_bucket() {
 #[test]
 fn a_scheme_that_nothing_serves_is_refused() {
     refused(
-        &LEAST.replace("\"state\"", "\"ftp://x/y\""),
+        &SMALLEST.replace("\"state\"", "\"ftp://x/y\""),
         "line 8: state.url: expected a folder or a URL of file://, s3://, gs:// or az://, found ftp://",
     );
 }

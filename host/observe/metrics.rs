@@ -197,7 +197,7 @@ const METRICS: &[Metric] = &[
     lane(
         "keyfold_lane_seconds_total",
         Kind::Counter,
-        &["lane", "doing"],
+        &["lane", "activity"],
         "the lane's time by activity: `gather` (waiting for input), `map`, `fold`, `store` (keys, journal), `write` (waiting for the sink), \
          `checkpoint`",
         |lane, _, out| {
@@ -307,7 +307,7 @@ const METRICS: &[Metric] = &[
         }
     }),
     lane(
-        "keyfold_plugin_log_lines_left_out_total",
+        "keyfold_plugin_log_lines_dropped_total",
         Kind::Counter,
         PLUGIN,
         "log lines of the plugin dropped because of `plugin.log_rate`",

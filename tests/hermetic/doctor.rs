@@ -144,9 +144,9 @@ fn a_file_that_is_missing_or_another_one_is_mended_by_the_right_one() {
     check(&pipeline, Symptom::FileUnusable, 3, put_back);
     pipeline.run_to_end(&[]).expect_code(0);
     write_records(&pipeline.path("log.ndjson"), &visits(1, |i| i % 7));
-    check(&pipeline, Symptom::LogAnew, 5, put_back);
+    check(&pipeline, Symptom::LogReplaced, 5, put_back);
     write_records(&pipeline.path("log.ndjson"), &visits(1, |i| i % 10)[..20]);
-    check(&pipeline, Symptom::LogAnew, 5, put_back);
+    check(&pipeline, Symptom::LogReplaced, 5, put_back);
 }
 
 #[test]

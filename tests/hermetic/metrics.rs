@@ -120,7 +120,7 @@ fn check(metrics: &Metrics) {
         ("keyfold_sink_queued_batches", 0.0),
         ("keyfold_dead_letters_up", 1.0),
         ("keyfold_plugin_log_lines_total{lane=\"topic\",plugin=\"hostile\",version=\"0.1.0\"}", 1.0),
-        ("keyfold_plugin_log_lines_left_out_total{lane=\"topic\",plugin=\"hostile\",version=\"0.1.0\"}", 0.0),
+        ("keyfold_plugin_log_lines_dropped_total{lane=\"topic\",plugin=\"hostile\",version=\"0.1.0\"}", 0.0),
         ("keyfold_stuck_seconds{lane=\"topic\"}", 0.0),
     ]);
     for some in [
@@ -128,9 +128,9 @@ fn check(metrics: &Metrics) {
         "keyfold_checkpoint_bytes{lane=\"topic\"}",
         "keyfold_checkpoint_duration_seconds{lane=\"topic\"}",
         "keyfold_swap_gap_seconds{lane=\"topic\"}",
-        "keyfold_lane_seconds_total{lane=\"topic\",doing=\"map\"}",
-        "keyfold_lane_seconds_total{lane=\"topic\",doing=\"fold\"}",
-        "keyfold_lane_seconds_total{lane=\"topic\",doing=\"store\"}",
+        "keyfold_lane_seconds_total{lane=\"topic\",activity=\"map\"}",
+        "keyfold_lane_seconds_total{lane=\"topic\",activity=\"fold\"}",
+        "keyfold_lane_seconds_total{lane=\"topic\",activity=\"store\"}",
     ] {
         assert!(metrics.value(some) > 0.0, "{some}");
     }
@@ -248,7 +248,7 @@ fn every_metric_has_a_sample_but_those_of_a_topic() {
 }
 
 #[test]
-fn what_a_plugin_logs_too_much_is_left_out_counted_and_told() {
+fn log_lines_of_a_plugin_beyond_its_rate_are_dropped_counted_and_reported() {
     let plugin = format!("{}\nlog_rate = 3", hostile("{ mode = \"log\" }"));
     let pipeline = Pipeline::new(&Settings { plugin, ..Settings::default() }.to_toml());
     let records: Vec<TestRecord> =
@@ -256,8 +256,8 @@ fn what_a_plugin_logs_too_much_is_left_out_counted_and_told() {
     write_records(&pipeline.path("log.ndjson"), &records);
     let metrics = run(&pipeline);
     let of = |name: &str| metrics.value(&format!("{name}{{lane=\"topic\",plugin=\"hostile\",version=\"0.1.0\"}}"));
-    let (written, left_out) = (of("keyfold_plugin_log_lines_total"), of("keyfold_plugin_log_lines_left_out_total"));
-    assert_eq!(written + left_out, 2_000.0);
+    let (written, dropped) = (of("keyfold_plugin_log_lines_total"), of("keyfold_plugin_log_lines_dropped_total"));
+    assert_eq!(written + dropped, 2_000.0);
     assert!((30.0..1_000.0).contains(&written), "{written} lines at 3 a second");
 
     std::fs::remove_dir_all(pipeline.path("state")).expect("the run made it");

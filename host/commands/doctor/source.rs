@@ -132,7 +132,7 @@ fn position_checks(kafka: &KafkaSource, topic: &Topic, lanes: &[LaneState]) -> V
         let verified = survey::verify(kafka, &starts(lanes), topic, clock::instant() + check::TRY);
         checks.push(match verified {
             Ok(()) => Check::fine("place in the log", behind(&places)),
-            Err(e @ Error::State(_)) => Check::refused("place in the log", e.into()).of(Symptom::LogAnew),
+            Err(e @ Error::State(_)) => Check::refused("place in the log", e.into()).of(Symptom::LogReplaced),
             Err(e) => Check::refused("place in the log", e.into()).of(Symptom::TopicRefused),
         });
     }
@@ -176,7 +176,7 @@ fn lost(place: &Place) -> Option<Check> {
             Symptom::LogTrimmed,
         )
     } else if next > high {
-        (format!("the state continues at offset {next}, but the log ends at {high}"), Symptom::LogAnew)
+        (format!("the state continues at offset {next}, but the log ends at {high}"), Symptom::LogReplaced)
     } else {
         return None;
     };
@@ -242,7 +242,7 @@ fn same_file(config: &config::FileSource, lanes: &[LaneState]) -> Option<Check> 
     let opened = file::inspect(config).and_then(|index| file::FileSource::open(index, &starts));
     Some(match opened {
         Ok(_) => Check::fine("place in the log", "the last folded records are unchanged"),
-        Err(e) => Check::refused("place in the log", e.into()).of(Symptom::LogAnew),
+        Err(e) => Check::refused("place in the log", e.into()).of(Symptom::LogReplaced),
     })
 }
 
@@ -330,7 +330,7 @@ mod tests {
     fn what_the_log_has_lost_is_refused() {
         assert_eq!(lost(&PLACE), None);
         assert_eq!(lost(&Place { low: 51, ..PLACE }).and_then(|check| check.symptom), Some(Symptom::LogTrimmed));
-        assert_eq!(lost(&Place { high: 49, ..PLACE }).and_then(|check| check.symptom), Some(Symptom::LogAnew));
+        assert_eq!(lost(&Place { high: 49, ..PLACE }).and_then(|check| check.symptom), Some(Symptom::LogReplaced));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn an_unknown_key_is_refused_with_the_nearest() {
-    let brokers = LEAST.replace("brokers", "broker");
+    let brokers = SMALLEST.replace("brokers", "broker");
     assert_eq!(
         bad(&brokers, &[]),
         "the configuration has 2 problems:\n  line 2: source.kafka.brokers is missing: bootstrap servers, `host:port` separated by commas\n  \
@@ -27,7 +27,7 @@ fn an_unknown_key_is_refused_with_the_nearest() {
 #[test]
 fn a_quoted_path_is_not_a_path() {
     refused(
-        &LEAST.replace("name =", "\"run.workers\" = 2\nname ="),
+        &SMALLEST.replace("name =", "\"run.workers\" = 2\nname ="),
         "line 1: \"run.workers\" is not a key; did you mean run.workers?",
     );
 }
@@ -52,11 +52,11 @@ fn a_value_of_the_wrong_type_is_refused() {
     );
     refused(&with("[plugin.fuel]\nx = 1"), "line 10: plugin.fuel: expected a whole number from 1, found a table");
     refused(
-        &LEAST.replace("\"localhost:9094\"", "[\"localhost:9094\"]"),
+        &SMALLEST.replace("\"localhost:9094\"", "[\"localhost:9094\"]"),
         "line 3: source.kafka.brokers: expected non-empty text, found a list",
     );
     refused(
-        &LEAST.replace("[state]\nurl = \"state\"", "").replace("name", "state = \"here\"\nname"),
+        &SMALLEST.replace("[state]\nurl = \"state\"", "").replace("name", "state = \"here\"\nname"),
         "line 1: state: expected a section like [state], found the text \"here\"",
     );
 }
@@ -118,7 +118,7 @@ fn a_duration_needs_a_unit_and_a_sign_is_refused() {
 #[test]
 fn a_size_needs_a_unit() {
     let expected = "expected a size with a unit, such as \"256MiB\"";
-    let memory = |value: &str| LEAST.replace("[state]", &format!("memory = {value}\n[state]"));
+    let memory = |value: &str| SMALLEST.replace("[state]", &format!("memory = {value}\n[state]"));
     refused(
         &memory("268435456"),
         &format!("line 7: plugin.memory: {expected}, found the number 268435456; write \"268435456B\" for bytes"),
@@ -134,11 +134,11 @@ fn a_size_needs_a_unit() {
 #[test]
 fn a_topic_and_a_name_have_letters_digits_and_three_signs() {
     refused(
-        &LEAST.replace("topic = \"visits\"", "topic = \"my visits\""),
+        &SMALLEST.replace("topic = \"visits\"", "topic = \"my visits\""),
         "line 4: source.kafka.topic: expected a name of letters, digits, '.', '_' and '-', at most 249 long, found the text \"my visits\"",
     );
     refused(
-        &LEAST.replace("name = \"visits\"", "name = \"\""),
+        &SMALLEST.replace("name = \"visits\"", "name = \"\""),
         "line 1: name: expected a name of letters, digits, '.', '_' and '-', at most 100 long, found the text \"\"",
     );
 }
@@ -163,11 +163,11 @@ fn exactly_one_source_and_one_sink_are_wanted() {
 #[test]
 fn missing_keys_are_told_with_their_meaning() {
     refused(
-        &LEAST.replace("component = \"builtin:visits\"\n", ""),
+        &SMALLEST.replace("component = \"builtin:visits\"\n", ""),
         "line 5: plugin.component is missing: the plugin's file, or `builtin:visits`",
     );
     refused(
-        &LEAST.replace("name = \"visits\"\n", ""),
+        &SMALLEST.replace("name = \"visits\"\n", ""),
         "name is missing: the pipeline's name, used in logs, client ids and as the default group",
     );
     refused(

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn variables_override_the_file() {
     let config = good(
-        LEAST,
+        SMALLEST,
         &[
             ("KEYFOLD_SOURCE__KAFKA__BROKERS", "kafka:9092"),
             ("KEYFOLD_Run__Workers", "3"),
@@ -29,7 +29,7 @@ fn variables_keep_what_else_the_file_says_of_a_table() {
     assert_eq!(config.plugin.config, serde_json::json!({"a": 1, "b": 3}));
     let config = good(&with("[plugin.config]\na = 1"), &[("KEYFOLD_PLUGIN__CONFIG", "{ b = 2 }")]);
     assert_eq!(config.plugin.config, serde_json::json!({"b": 2}));
-    let config = good(LEAST, &[("KEYFOLD_PLUGIN__CONFIG", "{\"b\": 2}"), ("KEYFOLD_PLUGIN__CONFIG__C", "x")]);
+    let config = good(SMALLEST, &[("KEYFOLD_PLUGIN__CONFIG", "{\"b\": 2}"), ("KEYFOLD_PLUGIN__CONFIG__C", "x")]);
     assert_eq!(config.plugin.config, serde_json::json!({"b": 2, "c": "x"}));
 }
 
@@ -97,7 +97,7 @@ fn a_wrong_value_names_its_variable() {
 fn variables_of_logs_and_tests_are_no_keys() {
     let others =
         [("KEYFOLD_LOG", "debug"), ("KEYFOLD_LOG_FORMAT", "json"), ("KEYFOLD_CONFIG", "x"), ("KEYFOLD_TEST_SEED", "7")];
-    good(LEAST, &others);
+    good(SMALLEST, &others);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn secrets_come_from_files_without_their_line_end() {
     );
     let path = folder.path().join("keyfold.toml");
     std::fs::write(&path, &text).expect("the file can be written");
-    let config = load(&path, std::iter::empty()).expect("the configuration is right");
+    let config = load(&path, std::iter::empty()).expect("the configuration is valid");
     assert_eq!(cql(&config).password.as_deref(), Some("s3cret "));
     assert_eq!(kafka(&config).properties["sasl.password"], "p");
     assert_eq!(kafka(&config).properties.len(), 1);
