@@ -16,7 +16,7 @@ use crate::counts::Counts;
 use crate::deployment::follow::{Back, Follower, Logic};
 use crate::event_time::{AppendTime, EventTime};
 use crate::failure::{Exit, Failure};
-use crate::observe::board::{Doing, LaneBoard};
+use crate::observe::board::{Activity, LaneBoard};
 use crate::observe::progress::Progress;
 use crate::plugin::Fault;
 use crate::position::{Offset, Partition};
@@ -169,7 +169,7 @@ impl Lane {
     fn call_in_its_name(&mut self) {
         let Lane { logic, board, .. } = self;
         logic.plugin = Arc::new(logic.plugin.of_lane(&self.name, self.log_rate));
-        board.deployed(logic.plugin.deployed(logic.n), logic.plugin.called());
+        board.deploy(logic.plugin.deployed(logic.n), logic.plugin.called());
         self.core.switch(Arc::clone(&logic.plugin), logic.time);
     }
 
@@ -184,7 +184,7 @@ impl Lane {
         running.lane.call_in_its_name();
         running.note_images();
         running.work()?;
-        board.enter_next(Doing::Off);
+        board.end_batch(Activity::Off);
         let Running { lane, summary, mut progress, .. } = running;
         progress.finish();
         let audits = lane.audit.audits();
@@ -269,7 +269,7 @@ impl Running {
 
     fn step(&mut self) -> Result<Step, Failure> {
         let released = self.gather()?;
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         if self.records.is_empty() {
             let back = self.lane.deployments.look()?;
             if self.goes_back(back) {
@@ -300,7 +300,7 @@ impl Running {
 
     /// Fills a batch with what may be released, until it is full or nothing comes for a moment. Where it is cut decides no row.
     fn gather(&mut self) -> Result<Released, Failure> {
-        self.lane.board.enter_next(Doing::Gather);
+        self.lane.board.end_batch(Activity::Gather);
         let (most, most_bytes) = (self.lane.batch_records, BATCH_BYTES);
         self.lane.source.hold(&self.lane.merge.overfull(most * QUEUED_BATCHES, most_bytes * QUEUED_BATCHES));
         self.records.clear();
@@ -342,9 +342,9 @@ impl Running {
             Arrival::Records { partition, records } => {
                 let floors = self.lane.merge.push(partition, records);
                 if let Some(first) = floors.first() {
-                    self.lane.board.enter(Doing::Store);
+                    self.lane.board.enter(Activity::Store);
                     self.lane.journal.write_floors(&floors)?; // I4
-                    self.lane.board.enter(Doing::Gather);
+                    self.lane.board.enter(Activity::Gather);
                     self.lane.board.floors.add(floors.len() as u64);
                     self.summary.floors += floors.len() as u64;
                     tracing::warn!(
@@ -425,7 +425,7 @@ impl Running {
     fn fold_records(&mut self, records: &Records) -> Result<(), Failure> {
         let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
         self.end_gap();
-        self.lane.board.enter(Doing::Map);
+        self.lane.board.enter(Activity::Map);
         let plugin = Arc::clone(&self.lane.logic.plugin);
         let prepared = match self.lane.core.prepare(records, &plugin) {
             Ok(prepared) => prepared,
@@ -509,9 +509,9 @@ impl Running {
     }
 
     fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Failure> {
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         self.load_missing(&prepared)?;
-        self.lane.board.enter(Doing::Fold);
+        self.lane.board.enter(Activity::Fold);
         let audit = self.lane.audit.begin(&mut self.lane.core, &prepared);
         self.lane.board.audits.add(u64::from(audit.is_some()));
         let output = match self.lane.core.fold(prepared) {
@@ -524,7 +524,7 @@ impl Running {
             return self.failed(fault);
         }
         self.dirty = true;
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         self.judge_strikes(&output.strikes)?;
         if self.is_called_back() {
             return Ok(());
@@ -536,19 +536,19 @@ impl Running {
     fn send(&mut self, output: Output) -> Result<(), Failure> {
         self.summary.counts.add(&output.counts);
         let (board, stages) = (&self.lane.board, output.letters.iter().map(|letter| letter.stage));
-        board.folded(&output.counts, self.lane.logic.time.late, stages);
-        board.at(self.lane.core.time);
+        board.add_batch(&output.counts, self.lane.logic.time.late, stages);
+        board.set_time(self.lane.core.time);
         if output.rows.is_empty() && output.letters.is_empty() {
             return Ok(());
         }
         self.keep_frontier()?;
-        self.lane.board.enter(Doing::Write);
+        self.lane.board.enter(Activity::Write);
         let patience = Patience::new(&self.lane);
         let images = self.images.as_ref().map(|(_, images)| images);
         let leaving = (output.rows, output.letters);
         let digest = &self.lane.logic.plugin.digest.0;
         self.abandoned |= !self.lane.writer.write(leaving, digest, images, || patience.lasts())?;
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         Ok(())
     }
 
@@ -658,7 +658,7 @@ impl Running {
         }
         for (shard, slots) in self.lane.core.shards.iter_mut().zip(&prepared.missing) {
             for slots in slots.chunks(READ_KEYS) {
-                self.lane.board.enter(Doing::Store);
+                self.lane.board.enter(Activity::Store);
                 self.lane.store.fill(shard, slots)?;
             }
         }
@@ -677,7 +677,7 @@ impl Running {
         if self.lane.core.complete {
             return Ok(());
         }
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         match self.lane.store.load_keys(&mut self.lane.core.shards, &self.keys_loaded, LOAD_KEYS)? {
             Some(last) => self.keys_loaded = last,
             None => {
@@ -694,13 +694,13 @@ impl Running {
         if !self.lane.core.complete || !self.lane.core.is_migrating() {
             return Ok(());
         }
-        self.lane.board.enter(Doing::Fold);
+        self.lane.board.enter(Activity::Fold);
         let output = match self.lane.core.migrate(count, self.last_record) {
             Ok(output) => output,
             Err(fault) => return self.failed(fault),
         };
         self.dirty = true;
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         self.judge_strikes(&output.strikes)?;
         if self.is_called_back() {
             return Ok(());
@@ -773,13 +773,13 @@ impl Running {
             return Ok(());
         }
         let (began, covered_ms) = (clock::uptime_us(), clock::now_ms());
-        board.enter(Doing::Write);
+        board.enter(Activity::Write);
         let patience = Patience::new(&self.lane);
         let Some(lengths) = self.lane.writer.sync(|| patience.lasts())? else {
             self.abandoned = true;
             return Ok(());
         };
-        board.enter(Doing::Checkpoint);
+        board.enter(Activity::Checkpoint);
         let checkpoint = self.describe(lengths);
         let probation = self.lane.deployments.on_probation();
         let bytes = self.lane.store.write_checkpoint(&checkpoint, &mut self.lane.core.shards, probation)?; // I2, I3, I10

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use crate::backoff::Outage;
 use crate::config;
-use crate::failure::{Check, Exit, Failure, Finding};
+use crate::failure::{Check, Exit, Failure, first_refused};
 use crate::row::Image;
 use crate::row::{RowRef, Rows, Table};
 
@@ -118,17 +118,14 @@ pub(crate) fn statements(table: &Table) -> [(&'static str, String); 2] {
 }
 
 /// The first refused line, as the error with which [`open`] fails.
-fn first_refused(checks: Vec<Check>) -> Result<(), Error> {
-    for check in checks {
-        if let Finding::Refused(exit) = check.finding {
-            return Err(match exit {
-                Exit::Config => Error::Config(check.detail),
-                Exit::Outside => Error::Outside(check.detail),
-                Exit::Unexpected | Exit::Plugin | Exit::State => Error::Unexpected(check.detail),
-            });
-        }
-    }
-    Ok(())
+fn refuse(checks: &[Check]) -> Result<(), Error> {
+    let Some((exit, check)) = first_refused(checks) else { return Ok(()) };
+    let detail = check.detail.clone();
+    Err(match exit {
+        Exit::Config => Error::Config(detail),
+        Exit::Outside => Error::Outside(detail),
+        Exit::Unexpected | Exit::Plugin | Exit::State => Error::Unexpected(detail),
+    })
 }
 
 /// Columns under `now` that the plugin declares itself: the host may not fill those.

@@ -1,30 +1,45 @@
-//! `keyfold status` where no host answers: what the last checkpoint of each lane says.
+//! `keyfold status`: from a running host, or from the last checkpoint of each lane.
 
 use futures::TryStreamExt;
 use object_store::path::Path;
 
 use crate::clock;
+use crate::commands::cli::arguments::Target;
+use crate::commands::client::Client;
 use crate::config::Config;
 use crate::deployment::PipelineLog;
 use crate::event_time::{AppendTime, EventTime};
 use crate::failure::{Exit, Failure};
-use crate::observe::status::{LaneStatus, Status, Word};
+use crate::observe::status::{LaneStatus, Provenance, Status};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::objects::{objects, runtime};
 use crate::state::reader::Reader;
 
-/// What the last checkpoints say. Reads beside a host that may run, and disturbs none.
+/// Returns what the host says or, if none answers, what the last checkpoints say.
+pub fn status(target: &Target) -> Result<Status, Failure> {
+    if let Some(host) = target.remote()? {
+        return host.status();
+    }
+    let config = target.config.load()?;
+    match config.admin.as_ref().map(|admin| Client::here(admin).status()) {
+        Some(Err(failure)) if failure.exit != Exit::Outside => Err(failure),
+        Some(Ok(status)) => Ok(status),
+        Some(Err(_)) | None => of_checkpoints(&config),
+    }
+}
+
+/// Returns what the last checkpoints say. Does not disturb a running host.
 pub fn of_checkpoints(config: &Config) -> Result<Status, Failure> {
     let runtime = runtime()?;
     let objects = objects(&config.state.url)?;
-    let outside = |e: object_store::Error| Failure::new(Exit::Outside, format!("state.url: it cannot be listed: {e}"));
+    let outside = |e: object_store::Error| Failure::new(Exit::Outside, format!("cannot list state.url: {e}"));
     let log = PipelineLog::new(objects.clone(), runtime.handle().clone());
     let mut lanes = Vec::new();
     for name in log.lanes()? {
         let path = format!("lanes/{name}");
         let Some(reader) = Reader::open(&objects, &path, runtime.handle())? else { continue };
         let Some(checkpoint) = reader.checkpoint()? else { continue };
-        // Its write is the last of this log.
+        // The checkpoint is the last write in this folder.
         let writes = objects.list(Some(&Path::from(path).join("wal"))).map_ok(|object| object.last_modified);
         let written: Vec<_> = runtime.block_on(writes.try_collect()).map_err(outside)?;
         let written_ms = written.into_iter().max().map(|at| at.timestamp_millis());
@@ -32,12 +47,12 @@ pub fn of_checkpoints(config: &Config) -> Result<Status, Failure> {
     }
     Ok(Status {
         pipeline: config.name.clone(),
-        word: Word::Checkpoint,
+        provenance: Provenance::Checkpoint,
         version: None,
         up_ms: None,
         live: None,
         ready: None,
-        against: Vec::new(),
+        problems: Vec::new(),
         lanes,
     })
 }

@@ -1,9 +1,9 @@
-//! How far the partitions of a topic reach, and how far they were read: for those who watch. No order and no row depends on it.
+//! The ends of a topic's partitions and how far they were read, for lag. No order and no row depends on it.
 
 use crate::position::Offset;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// What is known of the partitions that a source reads.
+/// The ends and the positions of the partitions that a source reads.
 #[derive(Debug)]
 pub struct Ends {
     partitions: Vec<End>,
@@ -13,43 +13,43 @@ pub struct Ends {
 
 #[derive(Debug)]
 struct End {
-    /// The offset after the last, as the leader said.
+    /// Offset after the last record, according to the leader.
     high: AtomicU64,
-    /// Everything visible before this offset was read.
+    /// Next offset to read.
     reached: AtomicU64,
 }
 
 impl Ends {
-    /// Partitions by their ends and the first offset that is read.
+    /// Creates the partitions from their ends and first offsets.
     pub fn new(partitions: impl Iterator<Item = (Offset, Offset)>) -> Ends {
         let end =
             |(high, first): (Offset, Offset)| End { high: AtomicU64::new(high.0), reached: AtomicU64::new(first.0) };
         Ends { partitions: partitions.map(end).collect(), read: AtomicU64::new(0), answered: AtomicBool::new(true) }
     }
 
-    /// Offsets between what was read and the ends. A transaction that is open counts, and so do its marks.
+    /// Returns the number of unread offsets. Open transactions and transaction markers count.
     pub fn unread(&self) -> u64 {
         let left = |end: &End| end.high.load(Relaxed).saturating_sub(end.reached.load(Relaxed));
         self.partitions.iter().map(left).sum()
     }
 
-    /// Records that were read since the source started.
+    /// Returns the number of records read since the source started.
     pub fn read(&self) -> u64 {
         self.read.load(Relaxed)
     }
 
-    /// Whether the leaders answered when they were asked last.
+    /// Returns whether the leaders answered the last question.
     pub fn answered(&self) -> bool {
         self.answered.load(Relaxed)
     }
 
-    /// Partition number `i` was read up to there, which gave so many records more.
+    /// Records that partition number `i` was read up to an offset, with this many more records.
     pub(crate) fn reach(&self, i: usize, offset: Offset, records: usize) {
         self.read.fetch_add(records as u64, Relaxed);
         self.partitions[i].reached.store(offset.0, Relaxed);
     }
 
-    /// The leaders said where these end, all in the order of the partitions; none if they did not answer.
+    /// Records the ends that the leaders returned, in the order of the partitions; none if they did not answer.
     pub(crate) fn survey(&self, highs: Option<&[Option<Offset>]>) {
         for (end, high) in self.partitions.iter().zip(highs.unwrap_or_default()) {
             if let Some(high) = high {

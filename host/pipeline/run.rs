@@ -76,7 +76,7 @@ pub fn run_until(
     let deadline = clock::instant() + config.run.startup_timeout;
     let sandbox = Sandbox::new(config)?;
     let plugin = sandbox.load(config)?;
-    board.enter(Phase::Starting("reads the journal"));
+    board.enter(Phase::Starting("reading the journal"));
     let patient = Patient::new(objects(&config.state.url)?, Arc::clone(board.state()), deadline, Arc::clone(stop));
     let objects: Arc<dyn ObjectStore> = Arc::new(patient.clone());
     let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
@@ -84,9 +84,9 @@ pub fn run_until(
     let standing = log.standing(config, &plugin.digest)?;
     order::allow(config, &standing)?;
     let tables = &plugin.description.tables;
-    board.enter(Phase::Starting("reaches for source, sink and dead letters"));
+    board.enter(Phase::Starting("connecting to source, sink and dead letters"));
     let mut outside = Outside::open(config, tables, &runtime, deadline)?;
-    board.enter(Phase::Starting("opens its lanes"));
+    board.enter(Phase::Starting("opening lanes"));
     log.begin(config, &plugin)?;
     let loader = Arc::new(Loader::of(&sandbox, config, log.clone()));
     match standing {
@@ -127,7 +127,7 @@ pub fn run_until(
         board.enter(Phase::Folding);
         let summaries = work(lanes, stop)?;
         if back.load(Ordering::Relaxed) {
-            board.enter(Phase::GoingBack);
+            board.enter(Phase::Rewinding);
         }
         if !back.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed) || !ended(&writing, stop) {
             return Ok(summaries);
@@ -218,15 +218,10 @@ fn work(lanes: Vec<Lane>, stop: &Arc<AtomicBool>) -> Result<Vec<Summary>, Failur
 }
 
 /// `keyfold reset`: deletes the checkpoints, not the journal.
-pub fn reset(config: &Config) -> Result<String, Failure> {
+pub fn reset(config: &Config) -> Result<usize, Failure> {
     let (runtime, objects) = (runtime()?, objects(&config.state.url)?);
-    match runtime.block_on(delete_under(&objects, "lanes")) {
-        Ok(0) => Ok("there was no checkpoint".into()),
-        Ok(n) => Ok(format!(
-            "deleted the checkpoints ({n} files); the journal is kept, the next run reads from the beginning of the log"
-        )),
-        Err(e) => Err(Failure::new(Exit::Outside, format!("state.url: the checkpoints cannot be deleted: {e}"))),
-    }
+    let deleted = runtime.block_on(delete_under(&objects, "lanes"));
+    deleted.map_err(|e| Failure::new(Exit::Outside, format!("cannot delete the checkpoints in state.url: {e}")))
 }
 
 fn raise_on_signals(runtime: &Runtime, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
@@ -503,7 +498,7 @@ impl Opened {
             core.restore(checkpoint.time);
         }
         let board = opening.board.lane(&name);
-        board.begins(source.ends(), core.time);
+        board.start(source.ends(), core.time);
         tracing::info!(
             event = "lane-started",
             lane = name,

@@ -81,7 +81,7 @@ impl Pipeline {
         let mut report = Report::default();
         if let Err(failure) = self.fold(shadow, &mut report, stop) {
             tracing::warn!(event = "shadow-failed", shadow = shadow.id, %failure, "shadow failed");
-            report.stands = Some(failure.to_string());
+            report.paused_because = Some(failure.to_string());
             if let Err(failure) = self.log.put_shadow_report(&shadow.id, &report) {
                 tracing::warn!(event = "shadow-report-failed", %failure, "cannot write the shadow report");
             }
@@ -115,11 +115,13 @@ impl Pipeline {
                 let name = log.lane_name(&config, &partitions);
                 match self.clone_of((&name, &partitions), n, [&live, &candidate], &sandbox.workers)? {
                     Some(lane) => lanes.push(lane),
-                    None => report.stands = Some(format!("lane {name} has no checkpoint of deployment {n} yet")),
+                    None => {
+                        report.paused_because = Some(format!("lane {name} has no checkpoint of deployment {n} yet"))
+                    }
                 }
             }
             self.log.put_shadow_report(&shadow.id, report)?;
-            if report.stands.is_some() {
+            if report.paused_because.is_some() {
                 std::thread::sleep(PAUSE);
                 continue;
             }

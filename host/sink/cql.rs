@@ -49,7 +49,7 @@ use crate::sink::cql::images::RowStatements;
 use crate::sink::cql::schema::{RealColumn, create_table, fit, insert};
 use crate::sink::cql::survey::survey;
 use crate::sink::ndjson::{bad_json, refusal};
-use crate::sink::{ByTables, Error, Refusal, Sink, first_refused, now_is_free};
+use crate::sink::{ByTables, Error, Refusal, Sink, now_is_free, refuse};
 use crate::symptom::Symptom;
 
 /// An answer that takes longer than this is none. Above the databases' own time-outs (2 s for a write), so that theirs, which say more, come first.
@@ -82,7 +82,7 @@ impl Scylla {
         let upserts = loop {
             match runtime.block_on(inspect(&session, config, tables)) {
                 Ok(inspection) => {
-                    first_refused(inspection.checks)?;
+                    refuse(&inspection.checks)?;
                     break inspection.upserts;
                 }
                 Err(outage) if backoff.pause_until(deadline, &outage) => {}
@@ -110,7 +110,7 @@ impl Scylla {
         now_is_free("sink.cql", &self.config.now, tables)?;
         self.single_rows.clear(); // they may be of a time before a column came that these tables declare
         let inspection = self.look(async |session, config| inspect(session, config, tables).await);
-        first_refused(inspection.checks)?;
+        refuse(&inspection.checks)?;
         Ok(self.upserts.put(tables, inspection.upserts))
     }
 

@@ -45,7 +45,7 @@ impl Patient {
     /// Wraps `inner`. Requests are retried until `until`, and without limit after [`Patient::for_ever`]. Its availability is published in
     /// `outage`.
     pub fn new(inner: Arc<dyn ObjectStore>, outage: Arc<Outage>, until: Instant, stop: Arc<AtomicBool>) -> Patient {
-        let backoff = Mutex::new(Backoff::known_by("state.url", outage));
+        let backoff = Mutex::new(Backoff::publishing("state.url", outage));
         Patient(Arc::new(Waiting { inner, backoff, until: Mutex::new(Some(until)), stop, stopped: OnceLock::new() }))
     }
 
@@ -282,7 +282,7 @@ mod tests {
             while place.outage.retries() < 2 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            assert!(place.outage.since_ms().is_some() && place.outage.answers_us() == 0);
+            assert!(place.outage.since_ms().is_some() && place.outage.available_us() == 0);
             place.come_back();
         };
         let (done, ()) = tokio::join!(requests, mend);

@@ -55,7 +55,7 @@ fn from_an_empty_folder_to_rows_in_javascript() {
     let folder = Pipeline::new("");
     let done = shell(&folder, ".", &commands);
     done.expect_code(0).expect_said(&[
-        "its README is in src/plugin.js",
+        "start with src/plugin.js",
         "ok    first: 5 rows, 1 dead letters, 0 lines of its log; whole, cut by 1",
         "build/counts.wasm",
         "counts 0.1.0, state version 1",

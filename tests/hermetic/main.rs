@@ -16,6 +16,7 @@ mod javascript;
 mod letters;
 mod metrics;
 mod migration;
+mod output;
 mod plugins;
 mod refusals;
 mod replay;
