@@ -413,7 +413,7 @@ impl Running {
         }
         self.fold_records(&records)?;
         let done = self.summary.counts.records;
-        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed = u64::try_from(clock::since(self.started).as_millis()).unwrap_or(u64::MAX);
         if let Some(backlog) = self.lane.backlog {
             self.progress.update(done, backlog.saturating_sub(done), elapsed);
         }
@@ -496,7 +496,7 @@ impl Running {
     /// The new logic is about to fold its first record.
     fn end_gap(&mut self) {
         let Some(ended) = self.swapped.take() else { return };
-        let gap_us = u64::try_from(ended.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let gap_us = u64::try_from(clock::since(ended).as_micros()).unwrap_or(u64::MAX);
         self.summary.longest_gap_us = self.summary.longest_gap_us.max(gap_us);
         self.lane.board.longest_gap_us.set(self.summary.longest_gap_us);
         tracing::info!(
@@ -850,6 +850,6 @@ impl Patience<'_> {
         }
         let stopped = self.stopped.get().unwrap_or_else(clock::instant);
         self.stopped.set(Some(stopped));
-        stopped.elapsed() < DRAIN
+        clock::since(stopped) < DRAIN
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use object_store::ObjectStore;
 use tokio::runtime::Runtime;
 
+use crate::backoff;
 use crate::clock;
 use crate::config::{self, Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic, News};
@@ -157,7 +158,7 @@ fn attend(
 /// Waits until the writing thread has written what it was given; false if a stop came before.
 fn ended(writing: &JoinHandle<()>, stop: &AtomicBool) -> bool {
     while !writing.is_finished() && !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(1));
+        backoff::pause(Duration::from_millis(1));
     }
     writing.is_finished()
 }

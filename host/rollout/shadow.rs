@@ -11,6 +11,7 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
+use crate::backoff;
 use crate::clock;
 use crate::config::{self, Config, Time};
 use crate::deployment::PipelineLog;
@@ -62,7 +63,7 @@ pub fn follow(pipeline: Pipeline, stop: &Arc<AtomicBool>) -> Result<(), Failure>
                     tracing::warn!(event = "shadow-order-unreadable", %failure, "cannot read the shadow order; retrying")
                 }
             }
-            std::thread::sleep(PAUSE);
+            backoff::pause(PAUSE);
         }
     };
     let thread = std::thread::Builder::new().name("shadow".into()).spawn(body);
@@ -86,7 +87,7 @@ impl Pipeline {
                 tracing::warn!(event = "shadow-report-failed", %failure, "cannot write the shadow report");
             }
             while self.is_ordered(shadow) && !stop.load(Ordering::Relaxed) {
-                std::thread::sleep(PAUSE);
+                backoff::pause(PAUSE);
             }
         }
     }
@@ -122,7 +123,7 @@ impl Pipeline {
             }
             self.log.put_shadow_report(&shadow.id, report)?;
             if report.paused_because.is_some() {
-                std::thread::sleep(PAUSE);
+                backoff::pause(PAUSE);
                 continue;
             }
             let mut difference = Difference::new(&live.0.description.tables, &candidate.0.description.tables);
@@ -134,7 +135,7 @@ impl Pipeline {
                     return Ok(());
                 }
                 self.tell(shadow, report, &mut difference)?;
-                std::thread::sleep(PAUSE);
+                backoff::pause(PAUSE);
             }
         }
         Ok(())

@@ -21,6 +21,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::backoff;
 use crate::observe::ends::Ends;
 use crate::position::{Offset, Partition};
 use crate::record::{NO_TIME, Records};
@@ -70,7 +71,7 @@ impl FileSource {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             return Err(Error::Unexpected(format!("reading {} has panicked: this is a bug", self.name)));
         }
-        thread::sleep(timeout);
+        backoff::pause(timeout);
         Ok(None)
     }
 }

@@ -23,6 +23,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::config;
 use crate::observe::ends::Ends;
 use crate::position::{Offset, Partition};
@@ -84,7 +85,7 @@ impl KafkaSource {
             watch,
             partitions: partitions.clone(),
             ends: Arc::clone(&ends),
-            surveyed: Instant::now(),
+            surveyed: clock::instant(),
             desk: Arc::clone(&desk),
             out: out.clone(),
             stopped: Arc::clone(&stopped),
@@ -199,6 +200,7 @@ impl Drop for KafkaSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backoff;
     use crate::position::{LastRecord, fingerprint};
     use crate::record::Records;
     use rdkafka::ClientConfig;
@@ -254,7 +256,7 @@ mod tests {
         }
 
         fn open(&self, starts: &[Start], until_end: bool) -> Result<KafkaSource, Error> {
-            KafkaSource::open(&self.config(), starts, until_end, Instant::now() + PATIENCE)
+            KafkaSource::open(&self.config(), starts, until_end, clock::instant() + PATIENCE)
         }
     }
 
@@ -368,9 +370,9 @@ mod tests {
         for round in 1..4 {
             source.ask(&[Partition(0)], rdkafka::util::current_time_millis());
             assert!(matches!(next(&mut source), Arrival::Empty { partition: Partition(0), .. }));
-            thread::sleep(Duration::from_millis(50)); // the event of the partition's end is taken too
+            backoff::pause(Duration::from_millis(50)); // the event of the partition's end is taken too
             source.hold(&[Partition(0)]);
-            thread::sleep(Duration::from_millis(50));
+            backoff::pause(Duration::from_millis(50));
             brokers.produce_many(0, 3);
             source.hold(&[]);
             let first = round * 3;
@@ -435,7 +437,7 @@ mod tests {
     fn a_topic_is_found_with_its_partitions_and_a_missing_one_is_named() {
         let brokers = Brokers::with(2);
         brokers.produce_many(1, 3);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = clock::instant() + PATIENCE;
         let topic = inspect(&brokers.config(), deadline).expect("it is there");
         assert_eq!(
             (topic.partitions, topic.low, topic.high),
@@ -447,7 +449,7 @@ mod tests {
     fn unreachable_brokers_are_named_after_the_deadline() {
         let brokers = Brokers::with(1);
         let config = config::KafkaSource { brokers: "127.0.0.1:1".into(), ..brokers.config() };
-        match inspect(&config, Instant::now() + Duration::from_millis(300)) {
+        match inspect(&config, clock::instant() + Duration::from_millis(300)) {
             Err(Error::Outside(message)) => {
                 assert!(message.contains("127.0.0.1:1") && message.contains("visits"), "{message}")
             }
@@ -508,8 +510,8 @@ mod tests {
         brokers.produce_many(0, 100_000);
         let mut source = brokers.open(&[start(0)], false).expect("it opens");
         next(&mut source);
-        let before = Instant::now();
+        let before = clock::instant();
         drop(source);
-        assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+        assert!(clock::since(before) < Duration::from_secs(1), "{:?}", clock::since(before));
     }
 }

@@ -16,6 +16,8 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
+use crate::backoff;
+use crate::clock;
 use crate::config;
 use crate::position::{LastRecord, Offset, Partition, fingerprint};
 
@@ -380,8 +382,8 @@ fn verify_round(
     wanted: &mut BTreeMap<i32, &LastRecord>,
     timeout: Duration,
 ) -> Result<(), Attempt> {
-    let until = Instant::now() + timeout;
-    while !wanted.is_empty() && Instant::now() < until {
+    let until = clock::instant() + timeout;
+    while !wanted.is_empty() && clock::instant() < until {
         match client.poll(Duration::from_millis(50)) {
             None => {}
             Some(Ok(message)) => {
@@ -452,7 +454,7 @@ fn retried<T>(
 ) -> Result<T, Error> {
     let mut waited = Duration::from_millis(20);
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(clock::instant());
         let reason = match attempt(left.clamp(Duration::from_millis(100), ANSWER_TIMEOUT)) {
             Ok(value) => return Ok(value),
             Err(Attempt::Refused(error)) => return Err(error),
@@ -463,7 +465,7 @@ fn retried<T>(
         if let Some(refusal) = voice.refusal() {
             return Err(Error::Outside(format!("the brokers {} refuse these credentials: {refusal}", config.brokers)));
         }
-        if Instant::now() >= deadline {
+        if clock::instant() >= deadline {
             let trouble = voice.last_trouble().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
             return Err(Error::Outside(format!(
                 "topic {}: {what} could not be had from {} in time: {}{trouble}; see that the brokers run and that source.kafka.brokers names them",
@@ -473,7 +475,7 @@ fn retried<T>(
             )));
         }
         tracing::debug!(event = "waiting-for-brokers", topic = config.topic, what, reason, "waiting for brokers");
-        std::thread::sleep(waited);
+        backoff::pause(waited);
         waited = (waited * 2).min(Duration::from_millis(500));
     }
 }
@@ -490,10 +492,10 @@ impl Voice {
     /// Warns, unless this client has done so a moment ago.
     pub(super) fn complain(&self, message: &str) {
         let mut last = locked(&self.last_warning);
-        if last.is_some_and(|at| at.elapsed() < COMPLAINT_INTERVAL) {
+        if last.is_some_and(|at| clock::since(at) < COMPLAINT_INTERVAL) {
             tracing::debug!(target: "librdkafka", "{message}");
         } else {
-            *last = Some(Instant::now());
+            *last = Some(clock::instant());
             tracing::warn!(event = "kafka-unavailable", "kafka: {message}; retrying");
         }
     }

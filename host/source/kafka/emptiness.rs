@@ -11,6 +11,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::clock::now_ms;
 
 use rdkafka::Offset as KafkaOffset;
@@ -87,7 +88,7 @@ impl Ledger {
 
     /// The partitions whose leaders are to be asked now.
     fn unasked(&self) -> Vec<Partition> {
-        let fresh = |question: &Question| question.answer.is_some_and(|answer| answer.at.elapsed() < ANSWER_LIFE);
+        let fresh = |question: &Question| question.answer.is_some_and(|answer| clock::since(answer.at) < ANSWER_LIFE);
         self.questions.iter().filter(|q| !fresh(q)).map(|q| q.partition).collect()
     }
 
@@ -237,10 +238,10 @@ impl Asker {
 
     /// Asks where all partitions end, if it is time to. Nothing waits for the answer, and that there is none is told by who reads.
     fn survey(&mut self) {
-        if self.surveyed.elapsed() < SURVEY_INTERVAL {
+        if clock::since(self.surveyed) < SURVEY_INTERVAL {
             return;
         }
-        self.surveyed = Instant::now();
+        self.surveyed = clock::instant();
         let highs = offsets(&self.client, &self.topic, &self.partitions, KafkaOffset::End, ANSWER_TIMEOUT);
         self.ends.survey(highs.as_deref().ok());
     }
@@ -273,7 +274,7 @@ impl Asker {
         let asked_ms = now_ms();
         match offsets(&self.client, &self.topic, partitions, KafkaOffset::End, timeout) {
             Ok(highs) => {
-                let at = Instant::now();
+                let at = clock::instant();
                 let answers = partitions.iter().zip(highs);
                 Some(answers.filter_map(|(p, high)| high.map(|high| (*p, Answer { high, asked_ms, at }))).collect())
             }
@@ -294,7 +295,7 @@ mod tests {
     use super::*;
 
     fn answer(high: u64, asked_ms: i64) -> Answer {
-        Answer { high: Offset(high), asked_ms, at: Instant::now() }
+        Answer { high: Offset(high), asked_ms, at: clock::instant() }
     }
 
     #[test]

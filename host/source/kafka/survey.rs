@@ -68,8 +68,8 @@ pub fn brokers(config: &config::KafkaSource) -> Result<Brokers, Error> {
     let client: BaseConsumer<Listener> =
         client.create_with_context(Listener::default()).map_err(refused_configuration)?;
     let answer = client.fetch_metadata(None, PATIENCE);
-    let until = Instant::now() + LISTENING;
-    while Instant::now() < until && !locked(&client.context().spoken).contains_key("Metadata") {
+    let until = clock::instant() + LISTENING;
+    while clock::instant() < until && !locked(&client.context().spoken).contains_key("Metadata") {
         client.poll(Duration::from_millis(20)); // serves the lines that came meanwhile
     }
     let metadata = answer.map_err(|e| Error::Outside(e.to_string()))?;
