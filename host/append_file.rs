@@ -1,5 +1,5 @@
-//! A file of lines that only grows, and is cut back at recovery to what a checkpoint covers. Owns the file's length and what a full disk
-//! means; knows no rows and no dead letters.
+//! An append-only file of lines, truncated at recovery to the length that a checkpoint covers. Owns the file's length and waits while the
+//! disk is full; knows nothing of rows and dead letters.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,13 +13,13 @@ use crate::backoff::{Backoff, Outage};
 pub(crate) struct AppendFile {
     path: PathBuf,
     file: File,
-    /// What was written whole; a write that failed half-way is cut back to it.
+    /// Length of all complete writes; a partial write is truncated to it.
     length: u64,
     backoff: Backoff,
 }
 
 impl AppendFile {
-    /// Opens the file, or makes it; its folder must be there.
+    /// Opens the file or creates it; its folder must exist.
     pub(crate) fn open(path: &Path) -> Result<AppendFile, String> {
         let mut file = OpenOptions::new()
             .create(true)
@@ -33,12 +33,12 @@ impl AppendFile {
         Ok(AppendFile { path: path.to_owned(), file, length, backoff })
     }
 
-    /// What is known of a disk that is full.
+    /// Returns the availability of the file; it is unavailable while the disk is full.
     pub(crate) fn outage(&self) -> Arc<Outage> {
         self.backoff.outage()
     }
 
-    /// Whether [`AppendFile::open`] would succeed, without making the file.
+    /// Checks whether [`AppendFile::open`] would succeed, without creating the file.
     pub(crate) fn check(path: &Path) -> Result<String, String> {
         match OpenOptions::new().write(true).open(path) {
             Ok(file) => {
@@ -46,13 +46,13 @@ impl AppendFile {
                 Ok(format!("{} has {length} bytes", path.display()))
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound && folder(path).is_dir() => {
-                Ok(format!("{} will be made", path.display()))
+                Ok(format!("{} will be created", path.display()))
             }
             Err(e) => Err(refusal(path, &e)),
         }
     }
 
-    /// Appends all of `lines`. A full disk is waited for; any other failure is told.
+    /// Appends `lines`. Waits while the disk is full; returns any other error.
     pub(crate) fn append(&mut self, lines: &[u8]) -> Result<(), String> {
         while let Err(e) = self.file.write_all(lines) {
             if !matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
@@ -66,18 +66,18 @@ impl AppendFile {
         Ok(())
     }
 
-    /// Its length, all of it on disk.
+    /// Syncs the file to disk and returns its length.
     pub(crate) fn sync(&mut self) -> Result<u64, String> {
         self.file.sync_data().map_err(|e| refusal(&self.path, &e))?;
         Ok(self.length)
     }
 
-    /// Cuts the file back to `length`.
+    /// Truncates the file to `length`.
     pub(crate) fn truncate(&mut self, length: u64) -> Result<(), String> {
         if length > self.length {
             return Err(format!(
-                "{} has {} bytes, but the checkpoint covers {length}: it was cut or replaced since; put it back, or start \
-                 over with `keyfold reset` and the file moved away",
+                "{} has {} bytes, but the checkpoint covers {length}: the file was truncated or replaced; restore it, or move it \
+                 away and start over with `keyfold reset`",
                 self.path.display(),
                 self.length
             ));
@@ -100,12 +100,12 @@ fn folder(path: &Path) -> &Path {
 fn refusal(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => {
-            format!("{}: the folder {} is not there, make it first", path.display(), folder(path).display())
+            format!("cannot open {}: the folder {} does not exist; create it", path.display(), folder(path).display())
         }
         io::ErrorKind::PermissionDenied => {
-            format!("{} may not be written, give this user the right to: {error}", path.display())
+            format!("cannot open {}: {error}; give this user write access", path.display())
         }
-        _ => format!("{}: {error}", path.display()),
+        _ => format!("cannot write {}: {error}", path.display()),
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_cut_back_and_grows_from_there() {
+    fn a_file_is_truncated_and_grows_from_there() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("lines");
         let mut file = AppendFile::open(&path).expect("opens");
@@ -143,7 +143,7 @@ mod tests {
         let path = folder.path().join("no/lines");
         for error in [AppendFile::open(&path).expect_err("no folder"), AppendFile::check(&path).expect_err("no folder")]
         {
-            assert!(error.contains("no is not there, make it first"), "{error}");
+            assert!(error.contains("no does not exist; create it"), "{error}");
         }
     }
 }

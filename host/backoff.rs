@@ -1,5 +1,5 @@
-//! How an outage is waited for: in growing pauses, with a warning now and then. Owns the pauses, not the decision what is an outage. It
-//! blocks, because the sink and the dead letters have a thread of their own, and everything behind it is to wait.
+//! Waiting: pauses between retries during an outage, and the only place that sleeps. What counts as an outage is decided elsewhere.
+//! Waiting blocks the thread: the sink and the dead letters have a thread of their own, and everything behind it has to wait.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -13,37 +13,42 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// At most one warning in this time: an outage is one event, not one per attempt.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
 
-/// What others may know of a thing that may be away.
+/// Sleeps. Every other module waits through this function, so that the places that block can be found.
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// The availability of an external system, for probes and metrics.
 #[derive(Debug, Default)]
 pub struct Outage {
-    /// Since when it is away, ms since 1970; 0 while it answers.
+    /// Start of the outage, ms since 1970; 0 while the system is available.
     since_ms: AtomicI64,
     retries: AtomicU64,
-    /// When it answered again, by [`clock::uptime_us`]; 0 if it was never away.
-    back_us: AtomicU64,
+    /// End of the last outage, by [`clock::uptime_us`]; 0 if there was none.
+    ended_us: AtomicU64,
 }
 
 impl Outage {
-    /// Since when it is away, ms since 1970; none while it answers.
+    /// Returns the start of the outage, ms since 1970; none while the system is available.
     pub fn since_ms(&self) -> Option<i64> {
         Some(self.since_ms.load(Relaxed)).filter(|since| *since != 0)
     }
 
-    /// For how long it has answered, microseconds; 0 while it is away.
-    pub fn answers_us(&self) -> u64 {
+    /// Returns for how long the system has been available, microseconds; 0 during an outage.
+    pub fn available_us(&self) -> u64 {
         match self.since_ms() {
             Some(_) => 0,
-            None => clock::uptime_us().saturating_sub(self.back_us.load(Relaxed)),
+            None => clock::uptime_us().saturating_sub(self.ended_us.load(Relaxed)),
         }
     }
 
-    /// Attempts that failed and were repeated.
+    /// Returns the number of failed attempts that were retried.
     pub fn retries(&self) -> u64 {
         self.retries.load(Relaxed)
     }
 }
 
-/// The pauses of one thing that may be away.
+/// The retries against one external system.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     what: String,
@@ -54,30 +59,31 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// For `what`, as the warnings name it.
+    /// Creates the retries against `what`, as log lines name it.
     pub(crate) fn new(what: impl Into<String>) -> Backoff {
-        Backoff::known_by(what, Arc::default())
+        Backoff::publishing(what, Arc::default())
     }
 
-    /// For `what`, of which others know by `outage`.
-    pub(crate) fn known_by(what: impl Into<String>, outage: Arc<Outage>) -> Backoff {
+    /// Creates the retries against `what`, whose availability is published in `outage`.
+    pub(crate) fn publishing(what: impl Into<String>, outage: Arc<Outage>) -> Backoff {
         Backoff { what: what.into(), next: FIRST, since: None, warned: None, outage }
     }
 
-    /// What others may know of it.
+    /// Returns the availability of the system.
     pub(crate) fn outage(&self) -> Arc<Outage> {
         Arc::clone(&self.outage)
     }
 
-    /// An attempt failed with `error`: warns if it is time to, and waits.
+    /// Waits before the next attempt after one failed with `error`; warns now and then.
     pub(crate) fn pause(&mut self, error: &dyn Display) {
         self.warn(error);
-        std::thread::sleep(self.step());
+        let wait = self.step();
+        pause(wait);
     }
 
-    /// As [`Backoff::pause`], but without waiting: for what does its own.
+    /// Does the same without waiting, for callers that wait themselves.
     pub(crate) fn warn(&mut self, error: &dyn Display) {
-        let now = Instant::now();
+        let now = clock::instant();
         if self.since.is_none() {
             self.since = Some(now);
             self.outage.since_ms.store(clock::now_ms(), Relaxed);
@@ -89,26 +95,26 @@ impl Backoff {
         }
     }
 
-    /// As [`Backoff::pause`], but false instead of a wait past `deadline`; without a deadline there is one attempt only.
+    /// Does the same, but returns false instead of waiting past `deadline`. Without a deadline there is only one attempt.
     pub(crate) fn pause_until(&mut self, deadline: Option<Instant>, error: &dyn Display) -> bool {
         let wait = self.step();
-        if deadline.is_none_or(|deadline| Instant::now() + wait > deadline) {
+        if deadline.is_none_or(|deadline| clock::instant() + wait > deadline) {
             return false;
         }
         self.warn(error);
-        std::thread::sleep(wait);
+        pause(wait);
         true
     }
 
-    /// An attempt succeeded.
+    /// Ends the outage after a successful attempt.
     pub(crate) fn over(&mut self) {
         if let Some(since) = self.since.take() {
-            self.outage.back_us.store(clock::uptime_us(), Relaxed);
+            self.outage.ended_us.store(clock::uptime_us(), Relaxed);
             self.outage.since_ms.store(0, Relaxed);
             tracing::info!(
                 event = "available-again",
                 what = self.what,
-                seconds = since.elapsed().as_secs(),
+                seconds = clock::since(since).as_secs(),
                 "available again"
             );
         }
@@ -123,17 +129,12 @@ impl Backoff {
     }
 }
 
-/// Blocks this thread for `duration`.
-pub(crate) fn pause(duration: Duration) {
-    std::thread::sleep(duration);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_from_100_ms_to_10_s_and_begin_anew_after_success() {
+    fn pauses_double_from_100_ms_to_10_s_and_start_over_after_success() {
         let mut backoff = Backoff::new("test");
         let pauses: Vec<u128> = (0..9).map(|_| backoff.step().as_millis()).collect();
         assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
@@ -142,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_tried_again_without_a_deadline_or_past_it() {
+    fn nothing_is_retried_without_a_deadline_or_past_it() {
         assert!(!Backoff::new("test").pause_until(None, &"away"));
-        assert!(!Backoff::new("test").pause_until(Some(Instant::now()), &"away"));
+        assert!(!Backoff::new("test").pause_until(Some(clock::instant()), &"away"));
     }
 
     #[test]
-    fn others_know_of_an_outage_from_its_first_failure_to_its_end() {
+    fn an_outage_is_published_from_its_first_failure_to_its_end() {
         let began = clock::uptime_us();
         let mut backoff = Backoff::new("test");
         let outage = backoff.outage();
@@ -156,10 +157,10 @@ mod tests {
         backoff.warn(&"away");
         backoff.warn(&"away");
         assert!(outage.since_ms().is_some());
-        assert_eq!(outage.answers_us(), 0);
-        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(outage.available_us(), 0);
+        pause(Duration::from_millis(2));
         backoff.over();
         assert_eq!((outage.since_ms(), outage.retries()), (None, 2));
-        assert!(outage.answers_us() < clock::uptime_us() - began);
+        assert!(outage.available_us() < clock::uptime_us() - began);
     }
 }

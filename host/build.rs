@@ -1,7 +1,7 @@
-//! Builds the plugins that the host carries (`visits`) and that its tests need (the others), with the cargo that builds the host.
+//! Builds the plugin that the host contains (`visits`) and those that its tests need, with the same cargo.
 //!
-//! They are core modules for `wasm32-unknown-unknown` at `<target folder>/plugins/wasm32-unknown-unknown/plugin/<name>.wasm`, with `_` for
-//! each `-` of the name; the host wraps them into components when it loads them. Their paths go to the host as `VISITS_WASM` and the like.
+//! They are core modules for `wasm32-unknown-unknown` at `<target folder>/plugins/wasm32-unknown-unknown/plugin/<name>.wasm`, with `_`
+//! instead of `-` in the name; the host wraps them into components when it loads them. It gets their paths as `VISITS_WASM` etc.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 const PLUGINS: [&str; 6] = ["visits", "gap-sessions", "rate-alert", "dedup", "hostile", "hostile2"];
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// What the outer build sets for itself and must not reach the plugins.
+/// Variables of the outer build that must not reach the plugins.
 const OUTER: [&str; 6] = [
     "RUSTFLAGS",
     "CARGO_ENCODED_RUSTFLAGS",
@@ -35,7 +35,7 @@ fn main() {
     }
 }
 
-/// `plugins` in the target folder of the outer build. Its own, since the outer build holds the lock of the outer one.
+/// Returns `plugins` in the target folder of the outer build; a separate folder, because the outer build holds the lock of its own.
 fn plugins_folder() -> Result<PathBuf, String> {
     let out = PathBuf::from(variable("OUT_DIR")?);
     // <target>[/<triple>]/<profile>/build/keyfold-<hash>/out
@@ -52,18 +52,20 @@ fn build(folder: &Path) -> Result<(), String> {
         return Ok(());
     }
     let said = first.err().unwrap_or_default();
-    // E0463: the compiler has no `core` or `std` for the target.
+    // E0463: `core` or `std` for the target is not installed.
     if !(said.contains("E0463") && said.contains(TARGET)) {
-        return Err(format!("the plugins do not build:\n{said}"));
+        return Err(format!("cannot build the plugins:\n{said}"));
     }
     let added = Command::new("rustup").args(["target", "add", TARGET]).status().is_ok_and(|status| status.success());
     if !added {
-        return Err(format!("the plugins need the target {TARGET}: run `rustup target add {TARGET}`"));
+        return Err(format!(
+            "cannot build the plugins: the target {TARGET} is not installed; run `rustup target add {TARGET}`"
+        ));
     }
-    cargo(folder)?.map_err(|said| format!("the plugins do not build:\n{said}"))
+    cargo(folder)?.map_err(|said| format!("cannot build the plugins:\n{said}"))
 }
 
-/// Runs cargo; gives what it said if it failed.
+/// Runs cargo; returns its error output if it failed.
 fn cargo(folder: &Path) -> Result<Result<(), String>, String> {
     let mut command = Command::new(variable("CARGO")?);
     command.args(["build", "--locked", "--quiet", "--profile", "plugin", "--target", TARGET, "--target-dir"]);
@@ -77,12 +79,12 @@ fn cargo(folder: &Path) -> Result<Result<(), String>, String> {
     if let Some(flags) = same_paths_everywhere() {
         command.env("CARGO_ENCODED_RUSTFLAGS", flags);
     }
-    let output = command.output().map_err(|error| format!("cargo cannot be run for the plugins: {error}"))?;
+    let output = command.output().map_err(|error| format!("cannot run cargo for the plugins: {error}"))?;
     Ok(if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) })
 }
 
-/// A plugin is known by the digest of its file, and the texts of panics in it name source files: the folder that the dependencies'
-/// sources lie in on this machine must not be in it.
+/// Returns flags that remove this machine's cargo home from the plugins: panic messages name source files, and a plugin is identified by the
+/// digest of its file.
 fn same_paths_everywhere() -> Option<OsString> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")))?;
     let mut flags = OsString::from("--remap-path-prefix=");
@@ -91,7 +93,7 @@ fn same_paths_everywhere() -> Option<OsString> {
     Some(flags)
 }
 
-/// Tells the host where a plugin is, and cargo which files it was made of.
+/// Passes the path of a plugin to the host, and its source files to cargo.
 fn announce(name: &str, built: &Path) -> Result<(), String> {
     let file = name.replace('-', "_");
     let wasm = built.join(&file).with_extension("wasm");
@@ -112,8 +114,8 @@ fn announce(name: &str, built: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Gives the built file the time of its newest source. With its own it would be newer than this run, which would come again for it, and
-/// the host be compiled twice. A copy, since the file is a hard link to one whose time the inner cargo goes by.
+/// Sets the time of the built file to that of its newest source. Otherwise it would be newer than this run, which would then run again and
+/// compile the host twice. Copies the file first: it is a hard link to one whose time the inner cargo relies on.
 fn date_by_sources(wasm: &Path, sources: &[String]) -> std::io::Result<()> {
     let mut newest = SystemTime::UNIX_EPOCH;
     for source in sources {
@@ -125,7 +127,7 @@ fn date_by_sources(wasm: &Path, sources: &[String]) -> std::io::Result<()> {
     File::options().write(true).open(wasm)?.set_modified(newest)
 }
 
-/// The files after the colon of a rule for make, where a space in a name is `\ `.
+/// Returns the files after the colon of a make rule, in which a space in a name is `\ `.
 fn prerequisites(rule: &str) -> impl Iterator<Item = String> {
     let files = rule.split_once(": ").map_or("", |(_, files)| files).trim_end();
     files.replace("\\ ", "\0").split(' ').map(|file| file.replace('\0', " ")).collect::<Vec<_>>().into_iter()

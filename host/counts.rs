@@ -1,26 +1,26 @@
-//! What a batch counted: plain numbers, added up over batches.
+//! Counts of a batch: plain numbers, added up over batches.
 
-/// What a batch counted.
+/// The counts of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Records.
     pub records: u64,
     /// Events that `map` made.
     pub events: u64,
-    /// Records and events rejected, struck ones included.
+    /// Rejected records and events, including strikes.
     pub rejected: u64,
     /// Late events.
     pub late: u64,
     /// Rows.
     pub rows: u64,
-    /// Firings of timers.
+    /// Timer firings.
     pub firings: u64,
     /// Calls of `fold` and `on-timer`.
     pub calls: u64,
 }
 
 impl Counts {
-    /// Adds what another batch counted.
+    /// Adds the counts of another batch.
     pub(crate) fn add(&mut self, other: &Counts) {
         self.records += other.records;
         self.events += other.events;

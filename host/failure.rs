@@ -1,35 +1,43 @@
-//! What a failure means to whoever started the program. Owns the exit codes, and nothing else.
+//! Failures, exit codes and the results of checks.
 
 use std::fmt;
 
 use crate::symptom::Symptom;
 
-/// Why the program stops; the numbers are its exit codes.
+/// Why a command failed; the numbers are the exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// A bug, or a failure that nobody foresaw.
+    /// An internal error: a bug in keyfold.
     Unexpected = 1,
-    /// The command line or the configuration is wrong.
+    /// The command line or the configuration is invalid.
     Config = 2,
-    /// Something outside is missing or refuses: broker, topic, credentials, keyspace, table.
+    /// An external system is unavailable or refused: broker, topic, credentials, keyspace, table.
     Outside = 3,
-    /// The plugin is refused, struck under `on_strike = "halt"`, or was found by its audit to break the law.
+    /// The plugin was rejected, hit a limit with `on_strike = "halt"`, or failed its audit.
     Plugin = 4,
-    /// The state does not allow it: fenced, trimmed log, other source, newer format.
+    /// The stored state rules it out: fenced, log trimmed, different source, newer format.
     State = 5,
 }
 
-/// A failure that ends a command: what, where and what to do, in one message.
+impl Exit {
+    /// Returns the exit with this code; an unknown code is an internal error.
+    pub(crate) fn of_code(code: u8) -> Exit {
+        let all = [Exit::Config, Exit::Outside, Exit::Plugin, Exit::State];
+        all.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Exit::Unexpected)
+    }
+}
+
+/// A failure that ends a command, with its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The exit code.
     pub exit: Exit,
-    /// Lower case, no full stop; names what, where and what to do.
+    /// `what failed: why; what to do`, in lower case without a full stop.
     pub message: String,
 }
 
 impl Failure {
-    /// A failure with this meaning.
+    /// Creates a failure.
     pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
         Failure { exit, message: message.into() }
     }
@@ -68,59 +76,88 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// How one thing that was looked at before a run turned out.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// As it should be.
+    /// Nothing is wrong.
     Fine,
-    /// Works, but somebody should know.
+    /// It works, but an operator should know.
     Warning,
-    /// A run would be refused, with this exit code.
+    /// A run would fail with this exit code.
     Refused(Exit),
 }
 
-/// One line of `keyfold check`; the start of `keyfold run` fails with the first refused one.
+/// One check and its result: a line of `keyfold check`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at: `config`, `plugin`, `topic visits`, `table ndc_porto.sessions`, `state`.
+    /// What was checked: `config`, `plugin`, `topic visits`, `table ndc_porto.sessions`, `state`.
     pub subject: String,
-    /// How it turned out.
+    /// The result.
     pub finding: Finding,
-    /// What was found, and what to do where a person must act.
+    /// What was found, and what to do if a person must act.
     pub detail: String,
-    /// What is wrong, where it has a name.
+    /// The named problem, if it has a name.
     pub symptom: Option<Symptom>,
 }
 
 impl Check {
-    /// All is well with `subject`.
+    /// Creates a check without problems.
     pub fn fine(subject: impl Into<String>, detail: impl Into<String>) -> Check {
         Check { subject: subject.into(), finding: Finding::Fine, detail: detail.into(), symptom: None }
     }
 
-    /// Works, but somebody should know.
+    /// Creates a check that works but that an operator should know about.
     pub fn warning(subject: impl Into<String>, detail: impl Into<String>) -> Check {
         Check { subject: subject.into(), finding: Finding::Warning, detail: detail.into(), symptom: None }
     }
 
-    /// A run would be refused.
+    /// Creates a check that a run would fail on.
     pub fn refused(subject: impl Into<String>, failure: Failure) -> Check {
         let finding = Finding::Refused(failure.exit);
         Check { subject: subject.into(), finding, detail: failure.message, symptom: None }
     }
 
-    /// The same by this name, unless it has one or all is well.
+    /// Names the problem, unless there is none or it has a name.
     pub fn of(self, symptom: Symptom) -> Check {
         let named = self.symptom.or((self.finding != Finding::Fine).then_some(symptom));
         Check { symptom: named, ..self }
     }
 }
 
-/// Returns the failure of the first refused check: what a start fails with that made these checks.
-pub fn first_refused(checks: &[Check]) -> Result<(), Failure> {
-    let refused = checks.iter().find_map(|check| match check.finding {
-        Finding::Refused(exit) => Some(Failure::new(exit, &*check.detail)),
+/// Returns the first refused check with its exit code.
+pub fn first_refused(checks: &[Check]) -> Option<(Exit, &Check)> {
+    checks.iter().find_map(|check| match check.finding {
+        Finding::Refused(exit) => Some((exit, check)),
         Finding::Fine | Finding::Warning => None,
-    });
-    refused.map_or(Ok(()), Err)
+    })
+}
+
+/// Fails with the first refused check, in its words.
+pub fn refuse(checks: &[Check]) -> Result<(), Failure> {
+    first_refused(checks).map_or(Ok(()), |(exit, check)| Err(Failure::new(exit, &*check.detail)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_refused_check_decides() {
+        let checks = [
+            Check::fine("config", "keyfold.toml"),
+            Check::warning("topic visits", "one partition"),
+            Check::refused("table a.b", Failure::new(Exit::Outside, "missing")),
+            Check::refused("state", Failure::new(Exit::State, "newer format")),
+        ];
+        assert_eq!(first_refused(&checks), Some((Exit::Outside, &checks[2])));
+        assert_eq!(first_refused(&checks[..2]), None);
+    }
+
+    #[test]
+    fn exit_codes_are_read_back() {
+        for exit in [Exit::Unexpected, Exit::Config, Exit::Outside, Exit::Plugin, Exit::State] {
+            assert_eq!(Exit::of_code(exit as u8), exit);
+        }
+        assert_eq!(Exit::of_code(77), Exit::Unexpected);
+    }
 }

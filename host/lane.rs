@@ -14,11 +14,13 @@ use crate::clock;
 use crate::config::OnStrike;
 use crate::counts::Counts;
 use crate::deployment::follow::{Back, Follower, Logic};
+use crate::event_time::{AppendTime, EventTime};
 use crate::failure::{Exit, Failure};
-use crate::observe::board::{Doing, LaneBoard};
+use crate::observe::board::{Activity, LaneBoard};
 use crate::observe::progress::Progress;
 use crate::plugin::Fault;
-use crate::record::{NO_TIME, Records};
+use crate::position::{Offset, Partition};
+use crate::record::Records;
 use crate::row::Image;
 use crate::row::Origin;
 use crate::sink::writer::{Lengths, SharedImages, Writer};
@@ -97,8 +99,8 @@ pub struct Lane {
     pub board: Arc<LaneBoard>,
     /// `plugin.log_rate`
     pub log_rate: u64,
-    /// Records that were in the log at the start and not yet folded, about; `u64::MAX` where nobody knows (a file: until its end).
-    pub backlog: u64,
+    /// Records that were in the log at the start and not yet folded, about; none where nobody knows (a file: until its end).
+    pub backlog: Option<u64>,
 }
 
 /// What a lane did in its life.
@@ -132,8 +134,8 @@ pub struct Running {
     next_checkpoint: Instant,
     started: Instant,
     progress: Progress,
-    /// All stored timers before this one are in memory.
-    timers_loaded: i64,
+    /// Which stored timers are in memory.
+    timers: Timers,
     /// Where bringing keys into memory goes on.
     keys_loaded: Vec<u8>,
     idle_advanced_ms: i64,
@@ -149,6 +151,14 @@ pub struct Running {
     abandoned: bool,
 }
 
+/// Which stored timers are in memory, with their keys.
+#[derive(Clone, Copy)]
+enum Timers {
+    /// Those before this one; none: not even the first.
+    Before(Option<EventTime>),
+    All,
+}
+
 enum Step {
     GoOn,
     Finished,
@@ -159,7 +169,7 @@ impl Lane {
     fn call_in_its_name(&mut self) {
         let Lane { logic, board, .. } = self;
         logic.plugin = Arc::new(logic.plugin.of_lane(&self.name, self.log_rate));
-        board.deployed(logic.plugin.deployed(logic.n), logic.plugin.called());
+        board.deploy(logic.plugin.deployed(logic.n), logic.plugin.called());
         self.core.switch(Arc::clone(&logic.plugin), logic.time);
     }
 
@@ -174,7 +184,7 @@ impl Lane {
         running.lane.call_in_its_name();
         running.note_images();
         running.work()?;
-        board.enter_next(Doing::Off);
+        board.end_batch(Activity::Off);
         let Running { lane, summary, mut progress, .. } = running;
         progress.finish();
         let audits = lane.audit.audits();
@@ -210,8 +220,8 @@ impl Running {
         Running {
             next_checkpoint: now + lane.checkpoint_interval,
             started: now,
-            progress: Progress::new(if lane.backlog == u64::MAX { 0 } else { lane.backlog }),
-            timers_loaded: if lane.core.complete { i64::MAX } else { NO_TIME },
+            progress: Progress::new(lane.backlog.unwrap_or(0)),
+            timers: if lane.core.complete { Timers::All } else { Timers::Before(None) },
             keys_loaded: Vec::new(),
             records: Records::default(),
             summary: Summary::default(),
@@ -219,11 +229,10 @@ impl Running {
             dirty: false,
             idle_advanced_ms: 0,
             reported_ahead: None,
-            last_record: lane.merge.last().map_or(Origin { partition: 0, offset: 0, event: None }, |last| Origin {
-                partition: last.partition,
-                offset: last.offset,
-                event: None,
-            }),
+            last_record: lane.merge.last().map_or(
+                Origin { partition: Partition(0), offset: Offset(0), event: None },
+                |last| Origin { partition: last.partition, offset: last.offset, event: None },
+            ),
             images: None,
             stale_images: Vec::new(),
             swapped: None,
@@ -260,7 +269,7 @@ impl Running {
 
     fn step(&mut self) -> Result<Step, Failure> {
         let released = self.gather()?;
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         if self.records.is_empty() {
             let back = self.lane.deployments.look()?;
             if self.goes_back(back) {
@@ -291,7 +300,7 @@ impl Running {
 
     /// Fills a batch with what may be released, until it is full or nothing comes for a moment. Where it is cut decides no row.
     fn gather(&mut self) -> Result<Released, Failure> {
-        self.lane.board.enter_next(Doing::Gather);
+        self.lane.board.end_batch(Activity::Gather);
         let (most, most_bytes) = (self.lane.batch_records, BATCH_BYTES);
         self.lane.source.hold(&self.lane.merge.overfull(most * QUEUED_BATCHES, most_bytes * QUEUED_BATCHES));
         self.records.clear();
@@ -321,11 +330,9 @@ impl Running {
             let until_checkpoint = self.next_checkpoint.saturating_duration_since(clock::instant());
             return IDLE_WAIT.min(until_checkpoint.max(FILL_WAIT));
         }
-        if self.lane.backlog == u64::MAX {
-            return FILE_WAIT;
-        }
+        let Some(backlog) = self.lane.backlog else { return FILE_WAIT };
         let known = self.summary.counts.records + gathered;
-        if known < self.lane.backlog { BACKLOG_WAIT } else { FILL_WAIT }
+        if known < backlog { BACKLOG_WAIT } else { FILL_WAIT }
     }
 
     fn arrive(&mut self, arrival: Arrival) -> Result<(), Failure> {
@@ -335,17 +342,17 @@ impl Running {
             Arrival::Records { partition, records } => {
                 let floors = self.lane.merge.push(partition, records);
                 if let Some(first) = floors.first() {
-                    self.lane.board.enter(Doing::Store);
+                    self.lane.board.enter(Activity::Store);
                     self.lane.journal.write_floors(&floors)?; // I4
-                    self.lane.board.enter(Doing::Gather);
+                    self.lane.board.enter(Activity::Gather);
                     self.lane.board.floors.add(floors.len() as u64);
                     self.summary.floors += floors.len() as u64;
                     tracing::warn!(
                         event = "floor-recorded",
                         lane = self.lane.name,
-                        partition,
-                        offset = first.offset,
-                        append_time = first.append_time,
+                        partition = partition.0,
+                        offset = first.offset.0,
+                        append_time = first.append_time.ms(),
                         records = floors.len(),
                         why = "they became visible after later ones were folded; they are sorted behind those, now and in every replay",
                         "records became visible behind the frontier; floor recorded"
@@ -406,9 +413,9 @@ impl Running {
         }
         self.fold_records(&records)?;
         let done = self.summary.counts.records;
-        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if self.lane.backlog != u64::MAX {
-            self.progress.update(done, self.lane.backlog.saturating_sub(done), elapsed);
+        let elapsed = u64::try_from(clock::since(self.started).as_millis()).unwrap_or(u64::MAX);
+        if let Some(backlog) = self.lane.backlog {
+            self.progress.update(done, backlog.saturating_sub(done), elapsed);
         }
         self.records = records;
         Ok(())
@@ -418,13 +425,17 @@ impl Running {
     fn fold_records(&mut self, records: &Records) -> Result<(), Failure> {
         let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
         self.end_gap();
-        self.lane.board.enter(Doing::Map);
+        self.lane.board.enter(Activity::Map);
         let plugin = Arc::clone(&self.lane.logic.plugin);
         let prepared = match self.lane.core.prepare(records, &plugin) {
             Ok(prepared) => prepared,
             Err(fault) => return self.failed(fault),
         };
-        self.last_record = Origin { partition: records.partitions[last], offset: records.offsets[last], event: None };
+        self.last_record = Origin {
+            partition: Partition(records.partitions[last]),
+            offset: Offset(records.offsets[last]),
+            event: None,
+        };
         self.complete_fold(prepared)
     }
 
@@ -485,7 +496,7 @@ impl Running {
     /// The new logic is about to fold its first record.
     fn end_gap(&mut self) {
         let Some(ended) = self.swapped.take() else { return };
-        let gap_us = u64::try_from(ended.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let gap_us = u64::try_from(clock::since(ended).as_micros()).unwrap_or(u64::MAX);
         self.summary.longest_gap_us = self.summary.longest_gap_us.max(gap_us);
         self.lane.board.longest_gap_us.set(self.summary.longest_gap_us);
         tracing::info!(
@@ -498,9 +509,9 @@ impl Running {
     }
 
     fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Failure> {
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         self.load_missing(&prepared)?;
-        self.lane.board.enter(Doing::Fold);
+        self.lane.board.enter(Activity::Fold);
         let audit = self.lane.audit.begin(&mut self.lane.core, &prepared);
         self.lane.board.audits.add(u64::from(audit.is_some()));
         let output = match self.lane.core.fold(prepared) {
@@ -513,7 +524,7 @@ impl Running {
             return self.failed(fault);
         }
         self.dirty = true;
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         self.judge_strikes(&output.strikes)?;
         if self.is_called_back() {
             return Ok(());
@@ -525,19 +536,19 @@ impl Running {
     fn send(&mut self, output: Output) -> Result<(), Failure> {
         self.summary.counts.add(&output.counts);
         let (board, stages) = (&self.lane.board, output.letters.iter().map(|letter| letter.stage));
-        board.folded(&output.counts, self.lane.logic.time.late, stages);
-        board.at(self.lane.core.time);
+        board.add_batch(&output.counts, self.lane.logic.time.late, stages);
+        board.set_time(self.lane.core.time);
         if output.rows.is_empty() && output.letters.is_empty() {
             return Ok(());
         }
         self.keep_frontier()?;
-        self.lane.board.enter(Doing::Write);
+        self.lane.board.enter(Activity::Write);
         let patience = Patience::new(&self.lane);
         let images = self.images.as_ref().map(|(_, images)| images);
         let leaving = (output.rows, output.letters);
         let digest = &self.lane.logic.plugin.digest.0;
         self.abandoned |= !self.lane.writer.write(leaving, digest, images, || patience.lasts())?;
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         Ok(())
     }
 
@@ -647,14 +658,15 @@ impl Running {
         }
         for (shard, slots) in self.lane.core.shards.iter_mut().zip(&prepared.missing) {
             for slots in slots.chunks(READ_KEYS) {
-                self.lane.board.enter(Doing::Store);
+                self.lane.board.enter(Activity::Store);
                 self.lane.store.fill(shard, slots)?;
             }
         }
-        let watermark = prepared.watermark;
-        if watermark != NO_TIME && watermark >= self.timers_loaded {
-            self.timers_loaded =
-                self.lane.store.load_timers(&mut self.lane.core.shards, self.timers_loaded, watermark)?;
+        if let (Some(watermark), Timers::Before(next)) = (prepared.watermark, self.timers)
+            && Some(watermark) >= next
+        {
+            let next = self.lane.store.load_timers(&mut self.lane.core.shards, next, watermark)?;
+            self.timers = next.map_or(Timers::All, |next| Timers::Before(Some(next)));
         }
         Ok(())
     }
@@ -665,12 +677,12 @@ impl Running {
         if self.lane.core.complete {
             return Ok(());
         }
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         match self.lane.store.load_keys(&mut self.lane.core.shards, &self.keys_loaded, LOAD_KEYS)? {
             Some(last) => self.keys_loaded = last,
             None => {
                 self.lane.core.complete = true;
-                self.timers_loaded = i64::MAX;
+                self.timers = Timers::All;
             }
         }
         self.count_state();
@@ -682,13 +694,13 @@ impl Running {
         if !self.lane.core.complete || !self.lane.core.is_migrating() {
             return Ok(());
         }
-        self.lane.board.enter(Doing::Fold);
+        self.lane.board.enter(Activity::Fold);
         let output = match self.lane.core.migrate(count, self.last_record) {
             Ok(output) => output,
             Err(fault) => return self.failed(fault),
         };
         self.dirty = true;
-        self.lane.board.enter(Doing::Store);
+        self.lane.board.enter(Activity::Store);
         self.judge_strikes(&output.strikes)?;
         if self.is_called_back() {
             return Ok(());
@@ -716,12 +728,12 @@ impl Running {
         let Some(empty_at) = self.lane.merge.all_empty_at_ms() else { return Ok(()) };
         let instant = empty_at - self.lane.logic.time.clock_skew_ms;
         let mut then = self.lane.core.time;
-        then.idle(&self.lane.logic.time, instant);
+        then.idle(&self.lane.logic.time, AppendTime::at(instant));
         if then.watermark <= self.lane.core.time.watermark || instant < self.idle_advanced_ms + IDLE_ADVANCE_EVERY_MS {
             return Ok(());
         }
         self.idle_advanced_ms = instant;
-        self.lane.merge.raise(instant);
+        self.lane.merge.raise(AppendTime::at(instant));
         self.asked = true;
         self.keep_frontier()?;
         self.lane.deployments.reserve(instant)?; // I9
@@ -743,7 +755,7 @@ impl Running {
             return Ok(());
         }
         let (none, plugin) = (Records::default(), Arc::clone(&self.lane.logic.plugin));
-        let prepared = self.lane.core.prepare_idle(instant, &none, &plugin, self.last_record);
+        let prepared = self.lane.core.prepare_idle(AppendTime::at(instant), &none, &plugin, self.last_record);
         self.complete_fold(prepared)
     }
 
@@ -756,18 +768,18 @@ impl Running {
         let board = Arc::clone(&self.lane.board);
         if !self.dirty || self.abandoned {
             if !self.abandoned {
-                board.covered.set(clock::now_ms());
+                board.covered.set(Some(clock::now_ms()));
             }
             return Ok(());
         }
         let (began, covered_ms) = (clock::uptime_us(), clock::now_ms());
-        board.enter(Doing::Write);
+        board.enter(Activity::Write);
         let patience = Patience::new(&self.lane);
         let Some(lengths) = self.lane.writer.sync(|| patience.lasts())? else {
             self.abandoned = true;
             return Ok(());
         };
-        board.enter(Doing::Checkpoint);
+        board.enter(Activity::Checkpoint);
         let checkpoint = self.describe(lengths);
         let probation = self.lane.deployments.on_probation();
         let bytes = self.lane.store.write_checkpoint(&checkpoint, &mut self.lane.core.shards, probation)?; // I2, I3, I10
@@ -777,13 +789,13 @@ impl Running {
         self.stale_images.drain(..).try_for_each(|n| self.lane.journal.forget_images(n))?;
         self.lane
             .source
-            .commit(&checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset + 1)).collect::<Vec<_>>());
+            .commit(&checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset.next())).collect::<Vec<_>>());
         self.dirty = false;
         self.summary.checkpoints += 1;
         board.checkpoints.add(1);
         board.checkpoint_us.set(clock::uptime_us().saturating_sub(began));
         board.checkpoint_bytes.set(bytes);
-        board.covered.set(covered_ms);
+        board.covered.set(Some(covered_ms));
         self.count_state();
         Ok(())
     }
@@ -797,7 +809,7 @@ impl Running {
 
     fn describe(&self, lengths: Lengths) -> Checkpoint {
         let progress = self.lane.merge.resume().into_iter().filter_map(|(partition, resume)| {
-            Some((partition, PartitionProgress { envelope: resume.envelope, last: resume.last? }))
+            Some((partition, PartitionProgress { envelope: resume.envelope?, last: resume.last? }))
         });
         Checkpoint {
             format: FORMAT,
@@ -838,6 +850,6 @@ impl Patience<'_> {
         }
         let stopped = self.stopped.get().unwrap_or_else(clock::instant);
         self.stopped.set(Some(stopped));
-        stopped.elapsed() < DRAIN
+        clock::since(stopped) < DRAIN
     }
 }

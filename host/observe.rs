@@ -1,4 +1,4 @@
-//! What a host shows of itself: the board that lanes write, and what is read from it. Nothing here is read back by a lane.
+//! What a host publishes about itself: the board that lanes write, and everything that is read from it. Lanes never read it.
 
 pub mod board;
 pub mod ends;

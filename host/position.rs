@@ -1,61 +1,96 @@
-//! Positions in a log: where a record stands, how far a lane has come, and what a partition brings from a checkpoint. Plain data that
-//! checkpoints and journal store; knows no source.
+//! Positions in a log: of a record, of a lane's frontier, and where a partition resumes. Plain data that checkpoints and journals store; knows
+//! no source.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-/// Where a record stands in the lane's order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub struct Position {
-    /// Append time, ms.
-    pub append_time: i64,
-    /// Partition.
-    pub partition: u32,
-    /// Offset.
-    pub offset: u64,
+use serde::{Deserialize, Serialize};
+
+use crate::event_time::{AppendTime, no_time};
+
+/// The number of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Partition(pub u32);
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
-/// How far a lane has released: the last record, and the next offset per partition.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// The offset of a record in its partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    /// Returns the offset after this one.
+    pub fn next(self) -> Offset {
+        Offset(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The position of a record in a lane's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    /// Append time.
+    pub append_time: AppendTime,
+    /// Partition.
+    pub partition: Partition,
+    /// Offset.
+    pub offset: Offset,
+}
+
+/// How far a lane has released records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frontier {
     /// The last released record.
     pub last: Position,
-    /// The next offset to release, per partition; a partition of which nothing was released is absent.
-    pub next: BTreeMap<u32, u64>,
+    /// The next offset to release, per partition. A partition from which nothing was released is absent.
+    pub next: BTreeMap<Partition, Offset>,
 }
 
-/// The least append time of a record that became visible behind the frontier.
+/// The least append time of a record that became visible behind the frontier: the record is sorted as if it had been appended then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Floor {
     /// Partition.
-    pub partition: u32,
+    pub partition: Partition,
     /// Offset.
-    pub offset: u64,
-    /// Its append time from now on, in every replay.
-    pub append_time: i64,
+    pub offset: Offset,
+    /// Its append time from now on, including in every replay.
+    pub append_time: AppendTime,
 }
 
-/// What a partition brings from a checkpoint.
+/// Where a partition resumes after a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resume {
-    /// Greatest append time so far, or [`NO_TIME`].
-    pub envelope: i64,
+    /// The greatest append time so far; `None` before the first record.
+    pub envelope: Option<AppendTime>,
     /// The last released record.
     pub last: Option<LastRecord>,
 }
 
-/// A record that the pipeline has folded, as the checkpoint remembers it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// The last record that was folded of a partition. A restart compares it with the record at that offset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRecord {
     /// Its offset.
-    pub offset: u64,
-    /// Its own timestamp, ms.
-    pub timestamp: i64,
-    /// [`fingerprint`] of key and payload.
+    pub offset: Offset,
+    /// Its own timestamp, ms since 1970; `None` if it has none.
+    #[serde(with = "no_time")]
+    pub timestamp: Option<i64>,
+    /// The [`fingerprint`] of its key and payload.
     pub fingerprint: u64,
 }
 
-/// First 8 bytes of the SHA-256 of (key length, key, payload): stable across versions, stored in checkpoints. An absent key or payload
-/// counts as length u64::MAX.
+/// Returns the first 8 bytes of the SHA-256 of key length, key, payload length and payload. An absent key or payload has the length
+/// `u64::MAX`. Checkpoints store it, so it is the same in all versions.
 pub fn fingerprint(key: Option<&[u8]>, payload: Option<&[u8]>) -> u64 {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();

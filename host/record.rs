@@ -1,17 +1,17 @@
-//! Records and the columns they travel in. Owns the plain data; knows no time, no plugin, no I/O.
+//! Records, and the columns in which they travel. Plain data; knows no clock, no plugin, no I/O.
 //!
-//! From the source to the plugin a batch is a struct of columns ([`Records`]), because the sandbox takes columns and because a column
-//! is refilled without an allocation per record.
+//! From the source to the plugin a batch is a struct of columns ([`Records`]): the sandbox takes columns, and a column can be refilled
+//! without an allocation per record.
 
-/// "None" in a column of times: the least s64, as in the contract.
+/// No time, in a column of times: the least `s64`, as in the contract.
 pub const NO_TIME: i64 = i64::MIN;
 
-/// Milliseconds since 1970 for people: ISO 8601, or the number where no calendar has it.
+/// Formats milliseconds since 1970 as ISO 8601, or as the number if it is outside the calendar.
 pub fn iso(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| format!("{time:.3}"))
 }
 
-/// Byte strings one behind another: item `i` is `data[ends[i-1]..ends[i]]`, with `ends[-1]` = 0.
+/// A column of byte strings: item `i` is `data[ends[i-1]..ends[i]]`, with `ends[-1]` = 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ByteColumn {
     /// All items, concatenated.
@@ -21,39 +21,45 @@ pub struct ByteColumn {
 }
 
 impl ByteColumn {
-    /// How many items there are.
+    /// Returns the number of items.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there is no item.
+    /// Returns whether there are no items.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Item `i`; panics past the end, as a slice does.
+    /// Returns item `i`.
+    ///
+    /// # Panics
+    /// If there is no item `i`.
     pub fn get(&self, i: usize) -> &[u8] {
         &self.data[self.start(i)..self.ends[i] as usize]
     }
 
-    /// Appends an item. A column holds less than 4 GiB: batches are cut by bytes long before.
+    /// Appends an item.
+    ///
+    /// # Panics
+    /// If the column would exceed 4 GiB. Batches are cut long before that.
     pub fn push(&mut self, item: &[u8]) {
         self.data.extend_from_slice(item);
         self.end_item();
     }
 
-    /// Ends the item whose bytes were appended to `data` directly.
+    /// Ends an item whose bytes were appended to `data` directly.
     pub fn end_item(&mut self) {
         self.ends.push(u32::try_from(self.data.len()).expect("batches are cut by bytes below 4 GiB"));
     }
 
-    /// Removes all items, keeps the buffers.
+    /// Removes all items and keeps the buffers.
     pub fn clear(&mut self) {
         self.data.clear();
         self.ends.clear();
     }
 
-    /// The items in order.
+    /// Returns the items in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.len()).map(|i| self.get(i))
     }
@@ -65,7 +71,7 @@ impl ByteColumn {
         self.ends.extend(other.ends[rows].iter().map(|&end| row_number(end as usize - from + base)));
     }
 
-    /// Where item `i` starts in `data`.
+    /// Returns where item `i` starts in `data`.
     pub fn start(&self, i: usize) -> usize {
         if i == 0 { 0 } else { self.ends[i - 1] as usize }
     }
@@ -74,37 +80,37 @@ impl ByteColumn {
 /// The headers of a batch of records: record `i` has the names and values `ends[i-1]..ends[i]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderColumns {
-    /// Where each record's headers end.
+    /// The end of each record's headers.
     pub ends: Vec<u32>,
     /// Header names (UTF-8 in Kafka).
     pub names: ByteColumn,
-    /// Header values; a null value is an empty one.
+    /// Header values. A null value is an empty one.
     pub values: ByteColumn,
 }
 
 impl HeaderColumns {
-    /// The headers of record `i`, in their order.
+    /// Returns the headers of record `i` in their order.
     pub fn of(&self, i: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
         (self.start(i)..self.ends[i] as usize).map(|h| (self.names.get(h), self.values.get(h)))
     }
 
-    /// Where the headers of record `i` start.
+    /// Returns where the headers of record `i` start.
     pub fn start(&self, i: usize) -> usize {
         if i == 0 { 0 } else { self.ends[i - 1] as usize }
     }
 
-    /// Appends a header to the record that [`HeaderColumns::end_record`] will close.
+    /// Appends a header to the record that [`HeaderColumns::end_record`] ends.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         self.names.push(name);
         self.values.push(value);
     }
 
-    /// Closes a record: what was pushed since the last call are its headers.
+    /// Ends a record, whose headers are those pushed since the last call.
     pub fn end_record(&mut self) {
         self.ends.push(u32::try_from(self.names.len()).expect("a batch has fewer than 2^32 headers"));
     }
 
-    /// Removes all, keeps the buffers.
+    /// Removes all headers and keeps the buffers.
     pub fn clear(&mut self) {
         self.ends.clear();
         self.names.clear();
@@ -112,25 +118,25 @@ impl HeaderColumns {
     }
 }
 
-/// A batch of records as columns, in the order in which they are folded (or, from a source, in offset order of one partition).
+/// A batch of records as columns, in the order in which they are folded. From a source they are of one partition, in offset order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
     /// Partition of each record.
     pub partitions: Vec<u32>,
     /// Offset of each record in its partition.
     pub offsets: Vec<u64>,
-    /// Milliseconds since 1970. From a source: the record's own timestamp ([`NO_TIME`] where it has none). After the merge: the append
-    /// time, which never decreases within a partition.
+    /// Milliseconds since 1970. From a source they are the records' own timestamps ([`NO_TIME`] if a record has none); after the merge they are
+    /// append times, which never decrease within a partition.
     pub append_times: Vec<i64>,
-    /// Record keys; an absent key is an empty item that is named in `null_keys`.
+    /// Record keys. An absent key is an empty item whose row is in `null_keys`.
     pub keys: ByteColumn,
     /// Rows without a key, ascending.
     pub null_keys: Vec<u32>,
-    /// Payloads; a tombstone is an empty item that is named in `null_payloads`.
+    /// Payloads. The payload of a tombstone is an empty item whose row is in `null_payloads`.
     pub payloads: ByteColumn,
     /// Rows without a payload, ascending.
     pub null_payloads: Vec<u32>,
-    /// Headers of each record.
+    /// The headers of each record.
     pub headers: HeaderColumns,
 }
 
@@ -143,26 +149,26 @@ pub struct RecordRef<'a> {
     pub offset: u64,
     /// See [`Records::append_times`].
     pub append_time: i64,
-    /// Key, if any.
+    /// Key, if it has one.
     pub key: Option<&'a [u8]>,
-    /// Payload; none is a tombstone.
+    /// Payload; `None` for a tombstone.
     pub payload: Option<&'a [u8]>,
-    /// The batch's headers and this record's row in them.
+    /// The headers of the batch, and the row of this record in them.
     pub headers: Option<(&'a HeaderColumns, usize)>,
 }
 
 impl Records {
-    /// How many records there are.
+    /// Returns the number of records.
     pub fn len(&self) -> usize {
         self.offsets.len()
     }
 
-    /// Whether there is no record.
+    /// Returns whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.offsets.is_empty()
     }
 
-    /// Bytes of keys and payloads: what batches are cut by besides their count.
+    /// Returns the bytes of keys, payloads and header values, by which batches are cut besides their count.
     pub fn bytes(&self) -> usize {
         self.keys.data.len() + self.payloads.data.len() + self.headers.values.data.len()
     }
@@ -208,7 +214,7 @@ impl Records {
         }
     }
 
-    /// Record `i`.
+    /// Returns record `i`.
     pub fn get(&self, i: usize) -> RecordRef<'_> {
         let row = row_number(i);
         RecordRef {
@@ -221,7 +227,7 @@ impl Records {
         }
     }
 
-    /// Removes all records, keeps the buffers.
+    /// Removes all records and keeps the buffers.
     pub fn clear(&mut self) {
         self.partitions.clear();
         self.offsets.clear();
@@ -234,15 +240,15 @@ impl Records {
     }
 }
 
-/// Appends those of `from` that name `rows` of a batch of `len` records, as rows from `base` on.
+/// Appends those rows of `from`, of a batch of `len` records, that are in `rows`, renumbered from `base` on.
 fn append_nulls(nulls: &mut Vec<u32>, base: usize, from: &[u32], len: usize, rows: &std::ops::Range<usize>) {
-    // A merge appends record by record: where all are null, as the keys of an unkeyed topic, nothing is searched for.
+    // A merge appends record by record. If all are null, as the keys of an unkeyed topic are, no search is needed.
     let first = if from.len() == len { rows.start } else { from.partition_point(|&n| (n as usize) < rows.start) };
     let in_range = from[first..].iter().take_while(|&&n| (n as usize) < rows.end);
     nulls.extend(in_range.map(|&n| row_number(n as usize - rows.start + base)));
 }
 
-/// A count within a batch as the contract carries it.
+/// Converts a number within a batch to the contract's type.
 fn row_number(n: usize) -> u32 {
     u32::try_from(n).expect("a batch is cut long before 2^32 records or bytes")
 }

@@ -6,6 +6,7 @@ pub(crate) mod json;
 
 use std::sync::Arc;
 
+use crate::position::{Offset, Partition};
 use crate::record::ByteColumn;
 use serde::{Deserialize, Serialize};
 
@@ -172,9 +173,9 @@ pub struct Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Partition of the record that caused the row.
-    pub partition: u32,
+    pub partition: Partition,
     /// Offset of that record.
-    pub offset: u64,
+    pub offset: Offset,
     /// The event of that record; none for a row of a timer which that record's watermark made due.
     pub event: Option<u32>,
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::failure::{Exit, Failure};
 use crate::observe::ends::Ends;
-use crate::position::LastRecord;
+use crate::position::{LastRecord, Offset, Partition};
 use crate::record::Records;
 
 /// Bytes of keys and payloads in a batch, about: what goes into the sandbox at once must leave it room.
@@ -24,9 +24,9 @@ pub(crate) const QUEUED_BATCHES: usize = 2;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Start {
     /// Partition.
-    pub partition: u32,
+    pub partition: Partition,
     /// The next offset to deliver; none is the partition's beginning.
-    pub next: Option<u64>,
+    pub next: Option<Offset>,
     /// The last record before `next` that this pipeline folded. It is read again and compared, if it is still in the log: another
     /// record there means that the topic was truncated or made anew.
     pub last: Option<LastRecord>,
@@ -42,7 +42,7 @@ pub enum Arrival {
     /// Records of one partition, in offset order, following what was delivered before. `append_times` are the records' own timestamps.
     Records {
         /// Partition.
-        partition: u32,
+        partition: Partition,
         /// Its next records.
         records: Records,
     },
@@ -50,30 +50,30 @@ pub enum Arrival {
     /// delivered before this.
     Empty {
         /// Partition.
-        partition: u32,
+        partition: Partition,
         /// The host's clock just before it was asked, ms since 1970.
         asked_ms: i64,
     },
     /// The partition's last record has been delivered: end of a file, or the end as of the start under `--until-end`.
     End {
         /// Partition.
-        partition: u32,
+        partition: Partition,
     },
 }
 
 /// A started source: a thread of its own behind a bounded channel, so that a slow consumer pauses it.
 pub trait Source: Send {
     /// The partitions that this source delivers, ascending.
-    fn partitions(&self) -> &[u32];
+    fn partitions(&self) -> &[Partition];
     /// The next arrival, waiting at most `timeout`; none after that.
     fn next(&mut self, timeout: std::time::Duration) -> Result<Option<Arrival>, Error>;
     /// Wants an [`Arrival::Empty`] for these partitions, asked after `after_ms`. Replaces the former wish; a source that cannot be asked
     /// (a file) ignores it.
-    fn ask(&mut self, partitions: &[u32], after_ms: i64);
+    fn ask(&mut self, partitions: &[Partition], after_ms: i64);
     /// Holds these partitions back: none of their records is fetched until a call leaves them out. What is under way still arrives.
-    fn hold(&mut self, partitions: &[u32]);
+    fn hold(&mut self, partitions: &[Partition]);
     /// Tells the outside how far the pipeline has come: (partition, next offset). For lag tools only; failures are logged.
-    fn commit(&mut self, next: &[(u32, u64)]);
+    fn commit(&mut self, next: &[(Partition, Offset)]);
     /// How far its partitions reach, for those who watch; none where nobody knows before the end.
     fn ends(&self) -> Option<Arc<Ends>>;
 }

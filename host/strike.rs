@@ -1,41 +1,44 @@
-//! Stages at which an item can fail, and strikes: what the journal stores of an item that failed alone. Plain data.
+//! Strikes, and the stages of a record's life at which they happen. A strike is an item that failed alone, as the journal stores it. Plain
+//! data.
 
 use std::fmt;
 
+use crate::event_time::EventTime;
+use crate::position::{Offset, Partition};
 use crate::record::iso;
 
-/// Where in the pipeline it happened.
+/// A stage of the pipeline at which an item can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// The plugin's `map-records` rejected the record, or struck on it.
+    /// The plugin's `map-records` rejected the record, or failed on it.
     Map,
-    /// The event's time: out of range, too far in the future, or late under `late = "dead-letter"`.
+    /// The event's time is out of range, too far in the future, or late under `late = "dead-letter"`.
     Time,
-    /// The plugin's `fold` rejected the event, or struck on it.
+    /// The plugin's `fold` rejected the event, or failed on it.
     Fold,
-    /// The plugin's `on-timer` rejected the key, or struck on it.
+    /// The plugin's `on-timer` rejected the key, or failed on it.
     Timer,
-    /// The plugin's `migrate` struck on the key's state.
+    /// The plugin's `migrate` failed on the key's state.
     Migrate,
-    /// The database refused a row.
+    /// The sink's database refused a row.
     Sink,
 }
 
 impl Stage {
-    /// All of them, in the order of a record's life.
+    /// All stages, in the order of a record's life.
     pub const ALL: [Stage; 6] = [Stage::Map, Stage::Time, Stage::Fold, Stage::Timer, Stage::Migrate, Stage::Sink];
 
-    /// The one of this name.
+    /// Returns the stage of this name.
     pub fn named(name: &str) -> Option<Stage> {
         Stage::ALL.into_iter().find(|stage| stage.name() == name)
     }
 
-    /// Whether its dead letters carry the record as it was in the log.
+    /// Returns whether a dead letter of this stage carries the record as it was in the log.
     pub fn keeps_the_record(self) -> bool {
         matches!(self, Stage::Map | Stage::Time | Stage::Fold)
     }
 
-    /// As dead letters name it.
+    /// Returns the name, as dead letters carry it.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Map => "map",
@@ -48,45 +51,45 @@ impl Stage {
     }
 }
 
-/// What was struck, as the journal names it: a replay leaves out exactly this.
+/// What failed. Every replay leaves out exactly this.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum StrikeItem {
-    /// A record, by `map-records`.
+    /// A record, in `map-records`.
     Record {
         /// Partition.
-        partition: u32,
+        partition: Partition,
         /// Offset.
-        offset: u64,
+        offset: Offset,
     },
-    /// An event, by `fold`.
+    /// An event, in `fold`.
     Event {
         /// Partition of its record.
-        partition: u32,
+        partition: Partition,
         /// Offset of its record.
-        offset: u64,
+        offset: Offset,
         /// Its index in the record.
         event: u32,
     },
-    /// A firing, by `on-timer`.
+    /// A firing, in `on-timer`.
     Timer {
         /// The key.
         key: String,
         /// The timer's time.
-        time: i64,
-        /// Which one, of a timer that was due already when it was set; none of any other, whose time is its key's alone.
+        time: EventTime,
+        /// Which firing, if the timer was already due when it was set; `None` for any other, which the key and the time identify.
         overdue: Option<Overdue>,
     },
-    /// A key's state, by `migrate`.
+    /// A key's state, in `migrate`.
     State {
         /// The key.
         key: String,
-        /// The state version that it has.
+        /// Its state version.
         version: u32,
     },
 }
 
 impl StrikeItem {
-    /// Where in the pipeline it was struck.
+    /// Returns the stage at which it failed.
     pub(crate) fn stage(&self) -> Stage {
         match self {
             StrikeItem::Record { .. } => Stage::Map,
@@ -97,37 +100,37 @@ impl StrikeItem {
     }
 }
 
-/// One of the firings, at one record, of a key whose events set timers that are due already.
+/// One of the firings of a key at one record whose events set timers that are already due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Overdue {
     /// Partition of the record.
-    pub partition: u32,
+    pub partition: Partition,
     /// Offset of the record.
-    pub offset: u64,
-    /// How many of them came before.
+    pub offset: Offset,
+    /// The number of firings before this one.
     pub firing: u32,
 }
 
-/// A strike that the journal does not know yet.
+/// A strike that is not in the journal yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Strike {
-    /// What was struck.
+    /// What failed.
     pub item: StrikeItem,
-    /// The key, if it was not a record.
+    /// The key, unless a record failed.
     pub key: Option<String>,
-    /// Partition and offset of the record at which it was, if it was at one.
-    pub record: Option<(u32, u64)>,
-    /// Why.
+    /// Partition and offset of the record at which it happened, if it happened at one.
+    pub record: Option<(Partition, Offset)>,
+    /// Why it failed.
     pub reason: String,
 }
 
-/// What was struck, and where: the reason is not said.
+/// What failed and where, without the reason.
 impl fmt::Display for Strike {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.item {
             StrikeItem::Record { .. } => write!(f, "mapping")?,
             StrikeItem::Event { event, .. } => write!(f, "event {event}")?,
-            StrikeItem::Timer { time, .. } => write!(f, "the timer for {} ({time})", iso(*time))?,
+            StrikeItem::Timer { time, .. } => write!(f, "the timer for {} ({time})", iso(time.ms()))?,
             StrikeItem::State { version, .. } => write!(f, "the state of version {version}")?,
         }
         if let Some(key) = &self.key {

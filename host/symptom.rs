@@ -1,27 +1,27 @@
-//! What can be wrong around a pipeline: a name for each that never changes, what it means and how it is mended. Owns the words, not the
-//! looking. `docker/README.md` has a section for each name; a test holds the two equal.
+//! Problems around a pipeline: a stable name for each, its meaning, and advice. Detecting them is the doctor's. `docker/README.md` has a
+//! section for each name, which a test verifies.
 
-/// Makes the symptoms from one table: variant, name, meaning, advice.
+/// Generates the symptoms from one table: variant, name, meaning, advice.
 macro_rules! symptoms {
     ($($variant:ident $name:literal $meaning:literal $advice:literal)*) => {
-        /// What is wrong, or may go wrong.
+        /// A problem, or a risk.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Symptom {
             $(#[doc = $meaning] $variant,)*
         }
 
         impl Symptom {
-            /// All of them.
+            /// All symptoms.
             pub const ALL: &[Symptom] = &[$(Symptom::$variant),*];
 
-            /// The name by which documentation and tools know it.
+            /// Returns the stable name that documentation and tools use.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Symptom::$variant => $name,)*
                 }
             }
 
-            /// What mends it.
+            /// Returns how to fix it.
             pub fn advice(self) -> &'static str {
                 match self {
                     $(Symptom::$variant => $advice,)*
@@ -33,108 +33,111 @@ macro_rules! symptoms {
 
 symptoms! {
     ConfigWrong "config-wrong"
-        "The configuration is not one."
-        "correct the key that is named"
+        "The configuration is invalid."
+        "correct the key named above"
     PluginMissing "plugin-missing"
         "The plugin's file cannot be read."
-        "put the file where plugin.component says, or correct plugin.component"
+        "put the file where plugin.component points, or correct plugin.component"
     PluginRefused "plugin-refused"
-        "The file is no plugin of this contract, or refuses its configuration."
-        "run `keyfold plugin check FILE` on it, and build it for the contract that this keyfold has"
+        "The file is not a plugin for this contract, or it refuses its configuration."
+        "run `keyfold plugin check FILE` on it, and build it for the contract of this keyfold"
     MemoryShort "memory-short"
-        "The plugin's instances may need more memory than there is."
+        "The plugin's instances may need more memory than the machine has."
         "lower plugin.memory or run.workers, or give the host more memory"
     BrokerUnreachable "broker-unreachable"
-        "No broker answers, or none lets this user in."
+        "No broker answers, or none accepts these credentials."
         "start the brokers, or correct source.kafka.brokers and the credentials in source.kafka.properties"
     BrokerOld "broker-old"
-        "The brokers are older than Kafka 2.8 and give topics no ids."
-        "upgrade the brokers to 2.8 or later: without ids a topic that is made anew while it is read goes unnoticed until the next start"
+        "The brokers are older than Kafka 2.8, so topics have no ids."
+        "upgrade the brokers to 2.8 or later: without topic ids, a topic that is deleted and recreated while it is read goes unnoticed until \
+         the next start"
     TopicMissing "topic-missing"
-        "There is no such topic, or this user may not see it."
+        "The topic does not exist, or this user may not see it."
         "create the topic, or correct source.kafka.topic"
     TopicRefused "topic-refused"
-        "The topic is there but cannot be read."
-        "grant this user READ and DESCRIBE on the topic, and see that each of its partitions has a leader"
+        "The topic exists but cannot be read."
+        "grant this user READ and DESCRIBE on the topic, and make sure that each of its partitions has a leader"
     FileUnusable "file-unusable"
-        "The source's file is missing or not of its format."
-        "correct source.file.path and source.file.format, or the line that is named"
+        "The source's file is missing or not in its format."
+        "correct source.file.path and source.file.format, or the line named above"
     ProducerClocks "producer-clocks"
-        "Append times are the producers' clocks."
-        "set message.timestamp.type=LogAppendTime on the topic before the pipeline begins, or see that all producers keep their clocks"
+        "Append times come from the producers' clocks."
+        "set message.timestamp.type=LogAppendTime on the topic before the pipeline starts for the first time, or keep the clocks of all \
+         producers synchronized"
     LogCompacted "log-compacted"
-        "The topic is compacted, so a replay meets another log than the first run."
+        "The topic is compacted, so a replay reads fewer records than the first run."
         "use a topic with cleanup.policy=delete"
     LogTrimmed "log-trimmed"
-        "Records that the pipeline needs next are deleted."
-        "restore the log, or begin anew from what is left with another state.url"
-    LogAnew "log-anew"
+        "Records that the pipeline needs next have been deleted."
+        "restore the log, or start over with what is left under another state.url"
+    LogReplaced "log-replaced"
         "The log is not the one that the state was built from."
-        "point the source at the log that the state was built from, or give this log another state.url"
+        "point the source at the log that the state was built from, or use another state.url for this log"
     RetentionClose "retention-close"
-        "Records that were not folded yet are about to be deleted."
+        "Records that have not been folded yet are about to be deleted."
         "run the pipeline, or raise retention.ms and retention.bytes of the topic until it has caught up"
     BeginningTrimmed "beginning-trimmed"
-        "The log no longer holds what a replay from nothing would need."
-        "keep the checkpoints (no `keyfold reset`), or begin anew from what is left with another state.url, after raising retention.ms and \
-         retention.bytes"
+        "The log no longer holds all the records that a full replay would need."
+        "keep the checkpoints (do not run `keyfold reset`), or raise retention.ms and retention.bytes and start over with what is left under \
+         another state.url"
     PartitionsGrown "partitions-grown"
-        "The topic has other partitions than the pipeline began with."
-        "give the grown topic a pipeline of its own: another state.url"
+        "The number of partitions has changed since the pipeline started for the first time."
+        "start a new pipeline for the grown topic, with another state.url"
     RecordsWithoutKey "records-without-key"
-        "Records without a key are spread over partitions that are folded apart."
-        "set source.kafka.ordering = \"topic\" in a pipeline of its own (another state.url), or key the records by what the plugin keys by"
+        "Records without a key are spread over partitions that are folded separately."
+        "start a new pipeline with source.kafka.ordering = \"topic\" and another state.url, or produce records with the key that the plugin \
+         uses"
     KeyInTwoPartitions "key-in-two-partitions"
-        "One key's events lie in partitions that are folded apart."
-        "set ordering = \"topic\" in a pipeline of its own (another state.url), or key the records by what the plugin keys by"
+        "Events of one key are in partitions that are folded separately."
+        "start a new pipeline with ordering = \"topic\" and another state.url, or produce records with the key that the plugin uses"
     ClockSkew "clock-skew"
-        "The broker's clock and this host's differ by more than time.clock_skew."
-        "let both machines keep their clocks by NTP, or raise time.clock_skew above the difference"
+        "The clocks of the broker and of this host differ by more than time.clock_skew."
+        "synchronize both clocks by NTP, or raise time.clock_skew above the difference"
     ProbeFailed "probe-failed"
-        "The clock of the broker could not be told."
-        "let this user create and write the topic that --probe-topic names, with message.timestamp.type=LogAppendTime"
+        "The broker's clock could not be measured."
+        "allow this user to create and write the topic named by --probe-topic, with message.timestamp.type=LogAppendTime"
     StateUnusable "state-unusable"
-        "Checkpoints and journal cannot be written or read."
-        "let this user write where state.url points, and see that there is room"
+        "Checkpoints and journal cannot be read or written."
+        "give this user write access to state.url, and make sure that there is free space"
     StateForeign "state-foreign"
-        "The state is another source's, or of a newer keyfold."
-        "point state.url at this pipeline's own state, or run the keyfold that wrote it"
+        "The state belongs to another source, or was written by a newer keyfold."
+        "point state.url at this pipeline's own state, or run the keyfold version that wrote it"
     SettingsDiffer "settings-differ"
-        "The configuration asks for other rows than what is in force."
-        "put the former values back, or order the change with `keyfold deploy`"
+        "The configuration asks for different rows than the deployment in force."
+        "restore the former values, or deploy the change with `keyfold deployment create`"
     SettingsSuperseded "settings-superseded"
-        "What was deployed holds, and the configuration file says something else."
-        "write into the file what `keyfold deployments` shows to be in force"
+        "The deployment in force is newer than the configuration file and differs from it."
+        "copy the settings in force into the file; `keyfold deployment list` shows the deployments"
     CqlUnreachable "cql-unreachable"
-        "No node answers, or none lets this user in."
+        "No node answers, or none accepts these credentials."
         "start the database, or correct sink.cql.nodes, user, password and tls"
     KeyspaceMissing "keyspace-missing"
-        "There is no such keyspace."
-        "create it and its tables, or correct sink.cql.keyspace"
+        "The keyspace does not exist."
+        "create the keyspace and its tables, or correct sink.cql.keyspace"
     TableMissing "table-missing"
-        "There is no such table."
+        "The table does not exist."
         "create it with the statement above"
     TableMisfit "table-misfit"
-        "The table's columns or its primary key are not what the plugin declares."
-        "alter the table, or make another one with the statement above"
+        "The table's columns or primary key differ from what the plugin declares."
+        "alter the table, or create another one with the statement above"
     ListNotFrozen "list-not-frozen"
-        "Writes of one list with equal timestamps would append instead of replace."
-        "let nothing but keyfold write that table, or declare the column frozen<list<...>> in a new table"
+        "Two writes of one list with equal timestamps would append instead of replace."
+        "let only keyfold write to that table, or declare the column frozen<list<...>> in a new table"
     ReplicationOne "replication-one"
-        "Each row lies on one node only."
-        "raise the keyspace's replication factor to 3 and run nodetool repair, unless this is a place to try things"
+        "Each row is stored on a single node: if that node dies, its rows are gone."
+        "raise the keyspace's replication factor to 3 and run nodetool repair, unless this is a test environment"
     ConsistencyWeak "consistency-weak"
-        "A row counts as written before most of its replicas have it."
+        "A write is acknowledged before a majority of the replicas has it."
         "set sink.cql.consistency = \"LOCAL_QUORUM\""
     ConsistencyUnsatisfiable "consistency-unsatisfiable"
-        "More replicas have to acknowledge than there are."
+        "The consistency needs more replicas than there are."
         "lower sink.cql.consistency, or raise the replication factor and the number of nodes"
     SinkUnusable "sink-unusable"
         "The sink's file cannot be used."
-        "make its folder, and let this user write there"
+        "create its folder, and give this user write access"
     DeadLettersUnusable "dead-letters-unusable"
-        "Dead letters cannot be kept, so a lane would halt at the first."
-        "make the folder or the topic, and let this user write there"
+        "Dead letters cannot be written, so a lane would halt at the first one."
+        "create the folder or the topic, and give this user write access"
 }
 
 #[cfg(test)]
@@ -144,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_words_and_each_means_one_thing() {
+    fn names_are_unique_and_in_kebab_case() {
         let names: BTreeSet<&str> = Symptom::ALL.iter().map(|symptom| symptom.name()).collect();
         assert_eq!(names.len(), Symptom::ALL.len());
         for name in names {

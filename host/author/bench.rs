@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::author::{Language, about, build, plugin_folder};
 use crate::clock;
@@ -51,8 +51,8 @@ const CALLS: [Call; 4] = [Call::Configure, Call::MapRecords, Call::Fold, Call::O
 /// Below this the calls themselves cost more than the events in them.
 const FEW: u64 = 10_000;
 
-/// Measures it; the answer in lines.
-pub fn bench(options: &Options) -> Result<String, Failure> {
+/// Measures a plugin.
+pub fn bench(options: &Options) -> Result<Measurement, Failure> {
     let (folder, language) = plugin_folder(&options.folder)?;
     let file = match &options.plugin {
         Some(file) => file.canonicalize().map_err(about(file))?,
@@ -76,7 +76,7 @@ pub fn bench(options: &Options) -> Result<String, Failure> {
     } else {
         None
     };
-    Ok(table(&plugin, loaded, counts, &sandboxed, native.as_ref()))
+    Ok(Measurement { plugin, loaded, counts, sandboxed, native })
 }
 
 /// The records, by lane and batch.
@@ -207,47 +207,101 @@ fn manifest(folder: &Path) -> Result<String, Failure> {
 
 // ---- the answer
 
-fn table(plugin: &Plugin, loaded: Duration, counts: Counts, measured: &Measured, native: Option<&Native>) -> String {
-    let events = counts.events.max(1);
-    let each = |nanoseconds: u128| nanoseconds as f64 / events as f64;
-    let ratio = |a: f64, b: f64| if b > 0.0 { format!("{:.1}", a / b) } else { String::new() };
-    let mut lines = vec![
-        format!(
-            "{} {}: {} records, {} events, {} firings, {} rows, {} rejected; one thread, the least of all repetitions",
-            plugin.description.name,
-            plugin.description.version,
-            counts.records,
-            counts.events,
-            counts.firings,
-            counts.rows,
-            counts.rejected
-        ),
-        format!("compiled and tried in {:.0} ms", loaded.as_secs_f64() * 1000.0),
-        format!("{:<12} {:>9} {:>11} {:>7} {:>9} {:>6}", "", "ns/event", "fuel/event", "calls", "natively", "ratio"),
-    ];
-    let mut line = |name: &str, ns: f64, fuel: Option<f64>, calls: Option<u64>, native: Option<f64>| {
-        let text = |value: Option<f64>| value.map(|value| format!("{value:.0}")).unwrap_or_default();
-        let calls = calls.map(|calls| calls.to_string()).unwrap_or_default();
-        let ratio = native.map(|native| ratio(ns, native)).unwrap_or_default();
-        let line = format!("{name:<12} {ns:>9.0} {:>11} {calls:>7} {:>9} {ratio:>6}", text(fuel), text(native));
-        lines.push(line.trim_end().to_owned());
-    };
-    let mut called = 0.0;
-    for (call, cost) in CALLS.into_iter().zip(&measured.calls) {
-        let ns = each(cost.time.as_nanos());
-        called += ns;
-        let native = native.zip((call as usize).checked_sub(1)).map(|(native, i)| each(u128::from(native.0[i])));
-        line(call.name(), ns, Some(each(u128::from(cost.fuel))), Some(cost.calls), native);
+/// What a plugin costs.
+pub struct Measurement {
+    plugin: Arc<Plugin>,
+    /// Time to compile the plugin and try it.
+    loaded: Duration,
+    counts: Counts,
+    sandboxed: Measured,
+    native: Option<Native>,
+}
+
+/// A line of the table; costs are per event.
+struct Line {
+    name: &'static str,
+    ns: f64,
+    fuel: Option<f64>,
+    calls: Option<u64>,
+    native_ns: Option<f64>,
+}
+
+impl Measurement {
+    fn lines(&self) -> Vec<Line> {
+        let events = self.counts.events.max(1);
+        let each = |nanoseconds: u128| nanoseconds as f64 / events as f64;
+        let of_call = |(call, cost): (Call, &Cost)| {
+            let native = self.native.as_ref().zip((call as usize).checked_sub(1));
+            Line {
+                name: call.name(),
+                ns: each(cost.time.as_nanos()),
+                fuel: Some(each(u128::from(cost.fuel))),
+                calls: Some(cost.calls),
+                native_ns: native.map(|(native, i)| each(u128::from(native.0[i]))),
+            }
+        };
+        let mut lines: Vec<Line> = CALLS.into_iter().zip(&self.sandboxed.calls).map(of_call).collect();
+        let whole = each(self.sandboxed.whole.as_nanos());
+        let host = (whole - lines.iter().map(|line| line.ns).sum::<f64>()).max(0.0);
+        let natively = self.native.as_ref().map(|native| native.0.iter().map(|ns| each(u128::from(*ns))).sum::<f64>());
+        let rest = |name, ns, native_ns| Line { name, ns, fuel: None, calls: None, native_ns };
+        lines.push(rest("the host", host, natively.map(|_| host)));
+        lines.push(rest("in all", whole, natively.map(|ns| ns + host)));
+        lines
     }
-    let whole = each(measured.whole.as_nanos());
-    let host = (whole - called).max(0.0);
-    line("the host", host, None, None, native.map(|_| host));
-    let natively = native.map(|native| host + native.0.iter().map(|ns| each(u128::from(*ns))).sum::<f64>());
-    line("in all", whole, None, None, natively);
-    if counts.events < FEW {
-        lines.push(format!(
-            "so few events say little: what a call costs is shared by all events in it; --from FILE with {FEW} and more says more"
-        ));
+
+    /// Returns the measurement as JSON.
+    pub fn document(&self) -> Value {
+        let Counts { records, events, firings, rows, rejected, .. } = self.counts;
+        let line = |line: &Line| {
+            json!({
+                "part": line.name,
+                "ns_per_event": line.ns,
+                "fuel_per_event": line.fuel,
+                "calls": line.calls,
+                "native_ns_per_event": line.native_ns,
+            })
+        };
+        json!({
+            "plugin": self.plugin.description.name,
+            "version": self.plugin.description.version,
+            "load_ms": self.loaded.as_secs_f64() * 1000.0,
+            "records": records,
+            "events": events,
+            "firings": firings,
+            "rows": rows,
+            "rejected": rejected,
+            "parts": self.lines().iter().map(line).collect::<Vec<_>>(),
+        })
     }
-    lines.join("\n")
+}
+
+impl std::fmt::Display for Measurement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Counts { records, events, firings, rows, rejected, .. } = self.counts;
+        let description = &self.plugin.description;
+        writeln!(
+            f,
+            "{} {}: {records} records, {events} events, {firings} firings, {rows} rows, {rejected} rejected; one thread, the fastest \
+             repetition",
+            description.name, description.version
+        )?;
+        writeln!(f, "compiled and tried in {:.0} ms", self.loaded.as_secs_f64() * 1000.0)?;
+        write!(f, "{:<12} {:>9} {:>11} {:>7} {:>9} {:>6}", "", "ns/event", "fuel/event", "calls", "natively", "ratio")?;
+        for Line { name, ns, fuel, calls, native_ns } in self.lines() {
+            let text = |value: Option<f64>| value.map(|value| format!("{value:.0}")).unwrap_or_default();
+            let calls = calls.map(|calls| calls.to_string()).unwrap_or_default();
+            let ratio = native_ns.filter(|native| *native > 0.0).map(|native| format!("{:.1}", ns / native));
+            let (fuel, native, ratio) = (text(fuel), text(native_ns), ratio.unwrap_or_default());
+            let line = format!("{name:<12} {ns:>9.0} {fuel:>11} {calls:>7} {native:>9} {ratio:>6}");
+            write!(f, "\n{}", line.trim_end())?;
+        }
+        if events < FEW {
+            write!(
+                f,
+                "\nmeasured with few events: the cost of a call is spread over all its events; measure with at least {FEW} by --from FILE"
+            )?;
+        }
+        Ok(())
+    }
 }

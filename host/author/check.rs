@@ -1,6 +1,10 @@
 //! `keyfold plugin check`: whether a file is a plugin that would run, and what it declares, with the tables that its rows need.
 
+use std::fmt;
 use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::author::about;
 use crate::clock;
@@ -11,8 +15,15 @@ use crate::plugin::{Description, INTERFACE, Plugin, engine};
 use crate::row::{ColumnSpec, Table};
 use crate::sink;
 
-/// Loads the plugin with this configuration and says what it is, in lines.
-pub fn check(file: &Path, config: &serde_json::Value) -> Result<String, Failure> {
+/// A plugin that would run.
+pub struct Checked {
+    plugin: Plugin,
+    bytes: usize,
+    took: Duration,
+}
+
+/// Loads the plugin with this configuration.
+pub fn check(file: &Path, config: &Value) -> Result<Checked, Failure> {
     let component = Component::named(&file.to_string_lossy(), Path::new(""));
     let bytes = match &component {
         Component::Builtin(_) => sandbox::component(&component)?.0,
@@ -24,18 +35,42 @@ pub fn check(file: &Path, config: &serde_json::Value) -> Result<String, Failure>
         let Failure { exit, message } = Failure::from(error);
         Failure::new(exit, format!("{}: {message}", file.display()))
     })?;
-    let Description { name, version, state_version, tables, config_schema, .. } = &plugin.description;
-    let mut lines = vec![
-        format!("{name} {version}, state version {state_version}, {size} bytes, imports nothing"),
-        format!("exports {INTERFACE}, compiled and tried in {:.0} ms", clock::since(began).as_secs_f64() * 1000.0),
-        format!("SHA-256 {}", plugin.digest.0),
-    ];
-    for table in tables.iter() {
-        lines.push(declared(table));
-        lines.extend(sink::create_statements(table).map(|(sink, statement)| format!("  {sink:<7} {statement};")));
+    Ok(Checked { plugin, bytes: size, took: clock::since(began) })
+}
+
+impl Checked {
+    /// Returns what the plugin declares as JSON.
+    pub fn document(&self) -> Value {
+        let Description { name, version, state_version, tables, config_schema, .. } = &self.plugin.description;
+        let column = |c: &ColumnSpec| json!({"name": c.name, "type": c.kind.name(), "primary_key": c.primary_key});
+        let table = |t: &Table| json!({"name": t.name, "columns": t.columns.iter().map(column).collect::<Vec<_>>()});
+        json!({
+            "name": name,
+            "version": version,
+            "state_version": state_version,
+            "interface": INTERFACE,
+            "bytes": self.bytes,
+            "sha256": self.plugin.digest.0,
+            "tables": tables.iter().map(table).collect::<Vec<_>>(),
+            "config_schema": serde_json::from_str::<Value>(config_schema).unwrap_or_default(),
+        })
     }
-    lines.push(format!("configuration: {}", readable(config_schema)));
-    Ok(lines.join("\n"))
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Description { name, version, state_version, tables, config_schema, .. } = &self.plugin.description;
+        writeln!(f, "{name} {version}, state version {state_version}, {} bytes, imports nothing", self.bytes)?;
+        writeln!(f, "exports {INTERFACE}, compiled and tried in {:.0} ms", self.took.as_secs_f64() * 1000.0)?;
+        writeln!(f, "SHA-256 {}", self.plugin.digest.0)?;
+        for table in tables.iter() {
+            writeln!(f, "{}", declared(table))?;
+            for (sink, statement) in sink::create_statements(table) {
+                writeln!(f, "  {sink:<7} {statement};")?;
+            }
+        }
+        write!(f, "configuration: {}", readable(config_schema))
+    }
 }
 
 fn declared(table: &Table) -> String {

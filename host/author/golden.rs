@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use similar::TextDiff;
 
@@ -56,8 +57,25 @@ type Verdict = Result<String, String>;
 /// A way to fold a case once more, with its name.
 type Way<'a> = (&'a str, &'a dyn Fn() -> Result<Verdict, Failure>);
 
-/// Runs the cases; a line for each through `tell`. True if all are as expected.
-pub fn test(options: &Options, mut tell: impl FnMut(&str)) -> Result<bool, Failure> {
+/// The result of one case.
+#[derive(Clone, Debug, Serialize)]
+pub struct CaseResult {
+    /// Name of the case's folder.
+    pub case: String,
+    /// Whether everything was as expected.
+    pub passed: bool,
+    /// What was tested, or what differs.
+    pub detail: String,
+}
+
+impl std::fmt::Display for CaseResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}  {}: {}", if self.passed { "ok  " } else { "FAIL" }, self.case, self.detail)
+    }
+}
+
+/// Runs the cases and hands each result to `tell`. Returns whether all passed.
+pub fn test(options: &Options, mut tell: impl FnMut(&CaseResult)) -> Result<bool, Failure> {
     let (folder, _) = plugin_folder(&options.folder)?;
     let plugin = match &options.plugin {
         Some(file) => file.canonicalize().map_err(about(file))?,
@@ -68,13 +86,10 @@ pub fn test(options: &Options, mut tell: impl FnMut(&str)) -> Result<bool, Failu
     let mut all = true;
     for folder in cases {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match Case::new(folder, &plugin, place.path())?.verdict(options)? {
-            Ok(words) => tell(&format!("ok    {name}: {words}")),
-            Err(words) => {
-                all = false;
-                tell(&format!("FAIL  {name}: {words}"));
-            }
-        }
+        let verdict = Case::new(folder, &plugin, place.path())?.verdict(options)?;
+        let passed = verdict.is_ok();
+        all &= passed;
+        tell(&CaseResult { case: name, passed, detail: verdict.unwrap_or_else(|difference| difference) });
     }
     Ok(all)
 }

@@ -80,13 +80,12 @@ fn unpack(folder: &Path, language: Language) -> Result<(), Failure> {
         }
         Language::Javascript => unpack_files(&JAVASCRIPT_SDK, &folder.join("sdk"))?,
     }
-    write(&folder.join("wit/keyfold.wit"), CONTRACT)
+    write(&folder.join("sdk/wit/keyfold.wit"), CONTRACT)
 }
 
 fn unpack_files(files: &Dir<'_>, to: &Path) -> Result<(), Failure> {
     for file in files.files() {
-        let text = file.contents_utf8().unwrap_or_default().replace("\"../../wit\"", "\"../wit\"");
-        write(&to.join(file.path()), &text)?;
+        write(&to.join(file.path()), file.contents_utf8().unwrap_or_default())?;
     }
     Ok(())
 }
@@ -98,6 +97,7 @@ fn alone(manifest: &str) -> String {
         ("edition", "2024"),
         ("rust-version", env!("CARGO_PKG_RUST_VERSION")),
         ("license", env!("CARGO_PKG_LICENSE")),
+        ("repository", env!("CARGO_PKG_REPOSITORY")),
     ];
     let line = |line: &str| {
         let of_workspace = of_workspace.iter().find(|(key, _)| line == format!("{key}.workspace = true"));
@@ -143,9 +143,15 @@ mod tests {
         let parent = tempfile::tempdir().expect("there is a folder for tests");
         let folder = create(parent.path(), "a-1", Language::Rust).expect("the name is right");
         let lib = fs::read_to_string(folder.join(".keyfold/sdk/src/lib.rs")).expect("it is there");
-        assert!(lib.contains("path: \"../wit\"") && folder.join(".keyfold/wit/keyfold.wit").is_file());
+        assert!(lib.contains("path: \"wit\"") && folder.join(".keyfold/sdk/wit/keyfold.wit").is_file());
         let failure = create(parent.path(), "a-1", Language::Javascript).expect_err("it is there already");
         assert_eq!(failure.exit, Exit::Config);
+    }
+
+    /// A symlink in the repository; a checkout without symlinks would have a text file with a path in its place.
+    #[test]
+    fn the_sdk_packages_the_contract_of_the_host() {
+        assert_eq!(include_str!("../../plugins/sdk/wit/keyfold.wit"), CONTRACT);
     }
 
     #[test]

@@ -1,24 +1,45 @@
-//! `keyfold check`: looks at everything that a run needs, and changes nothing outside. Each line comes from the code that the start of
-//! `run` refuses with.
+//! `keyfold check`: checks everything that a run needs, and changes nothing. Each line comes from the code that `run` starts with, so a
+//! FAIL here is what a run would fail with.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
 use crate::clock;
+use crate::commands::cli::arguments::ConfigFile;
 use crate::config::Config;
 use crate::deployment::{PipelineLog, Standing};
 use crate::failure::{Check, Failure};
 use crate::plugin::Plugin;
 use crate::plugin::sandbox::load_plugin;
+use crate::report::{self, Output};
 use crate::rollout::order;
 use crate::source::log_source::LogSource;
 use crate::state::objects::{objects, runtime};
 use crate::symptom::Symptom;
 use crate::{dead_letter, sink};
 
-/// A line for each thing that was looked at: plugin, source, state, sink, dead letters.
+/// Prints the checks of a configuration and of everything that it names; returns the exit code.
+pub fn print(file: &ConfigFile, output: Output) -> ExitCode {
+    let checks = with_config(file, check);
+    report::print(&output.render(&report::check_document(&checks), |_| report::check_lines(&checks)));
+    report::check_code(&checks)
+}
+
+/// Returns the check of the configuration, followed by `more` if it is valid.
+pub(crate) fn with_config(file: &ConfigFile, more: impl FnOnce(&Config) -> Vec<Check>) -> Vec<Check> {
+    match file.load() {
+        Ok(config) => {
+            let own = Check::fine("config", file.path().display().to_string());
+            std::iter::once(own).chain(more(&config)).collect()
+        }
+        Err(failure) => vec![Check::refused("config", failure).of(Symptom::ConfigWrong)],
+    }
+}
+
+/// Checks plugin, source, state, sink and dead letters.
 pub fn check(config: &Config) -> Vec<Check> {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -34,7 +55,7 @@ pub fn check(config: &Config) -> Vec<Check> {
     checks
 }
 
-/// The plugin's line, and the plugin if it would run.
+/// Checks the plugin; returns it if it would run.
 pub(crate) fn plugin(config: &Config) -> (Check, Option<Arc<Plugin>>) {
     match load_plugin(config) {
         Ok((plugin, _)) => {
@@ -46,12 +67,12 @@ pub(crate) fn plugin(config: &Config) -> (Check, Option<Arc<Plugin>>) {
     }
 }
 
-/// The sink's line where the plugin is refused.
+/// Returns the sink's check if the plugin is refused.
 pub(crate) fn sink_unknown() -> Check {
-    Check::warning("sink", "not looked at: its tables are the plugin's").of(Symptom::PluginRefused)
+    Check::warning("sink", "not checked: the plugin that declares its tables was refused").of(Symptom::PluginRefused)
 }
 
-/// The source's line, and the source if it can be read.
+/// Checks the source; returns it if it can be read.
 pub(crate) fn source(config: &Config) -> (Check, Option<LogSource>) {
     match LogSource::inspect(config, clock::instant() + TRY) {
         Ok(found) => (Check::fine("source", source_detail(&found)), Some(found)),
@@ -62,7 +83,7 @@ pub(crate) fn source(config: &Config) -> (Check, Option<LogSource>) {
 fn source_detail(source: &LogSource) -> String {
     match source {
         LogSource::Kafka(topic) => {
-            let records: u64 = topic.high.iter().zip(&topic.low).map(|(high, low)| high - low).sum();
+            let records: u64 = topic.high.iter().zip(&topic.low).map(|(high, low)| high.0 - low.0).sum();
             let stamps = topic.timestamps.map(|t| format!(", {t:?}")).unwrap_or_default();
             format!("topic with {} partitions, about {records} records{stamps}", topic.partitions.len())
         }
@@ -70,10 +91,10 @@ fn source_detail(source: &LogSource) -> String {
     }
 }
 
-/// How long a check tries to reach a broker: one answer is enough, and a person waits.
+/// How long a check waits for a broker: one answer is enough, and a person is waiting.
 pub(crate) const TRY: Duration = Duration::from_secs(5);
 
-/// The state's line.
+/// Checks the state.
 pub(crate) fn state(config: &Config, plugin: Option<&Plugin>, runtime: &Runtime) -> Check {
     match standing(config, plugin, runtime) {
         Ok(check) => check,
@@ -92,13 +113,12 @@ fn standing(config: &Config, plugin: Option<&Plugin>, runtime: &Runtime) -> Resu
     Ok(match standing {
         Standing::First => Check::fine("state", format!("{url}, new")),
         Standing::Same(n) => Check::fine("state", format!("{url}, deployment {n} in force")),
-        Standing::Superseded(n) => Check::warning(
-            "state",
-            format!("{url}, deployment {n} in force, which is newer than the configuration file"),
-        )
-        .of(Symptom::SettingsSuperseded),
+        Standing::Superseded(n) => {
+            Check::warning("state", format!("{url}, deployment {n} in force; it is newer than the configuration file"))
+                .of(Symptom::SettingsSuperseded)
+        }
         Standing::Changed(differences) => {
-            Check::fine("state", format!("{url}, to be deployed: {}", differences.join("; ")))
+            Check::fine("state", format!("{url}, will be deployed at start: {}", differences.join("; ")))
         }
     })
 }

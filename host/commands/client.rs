@@ -1,4 +1,4 @@
-//! The commands' side of the admin API: `keyfold deploy --admin URL` and its like.
+//! The client of the admin API, for commands with `--admin URL`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -11,27 +11,38 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::http::{Method, StatusCode};
 
-use crate::admin::{Answer, STATUS, Shadowing, Wanted, Withdrawal, exit_of};
+use crate::admin::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
 use crate::config::Admin;
 use crate::deployment::Entry;
 use crate::failure::{Exit, Failure};
 use crate::observe::status::Status;
 
-/// Bytes of a request from which on the host is asked whether it takes them, before they are sent.
+/// Requests of at least this many bytes ask the host for permission before they send their body.
 const LARGE: usize = 64 << 10;
 
 /// How long a probe waits for its answer.
 const PROBE_WAIT: Duration = Duration::from_secs(5);
 
-/// What is asked of a host.
+/// The probes of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// Whether it makes progress.
     Live,
-    /// Whether its lanes are at work and can write.
+    /// Whether its lanes are running and can write.
     Ready,
-    /// Whether its start is over.
+    /// Whether its startup is complete.
     Startup,
+}
+
+impl Probe {
+    /// Returns the probe that the options of `keyfold health` name.
+    pub fn of(ready: bool, startup: bool) -> Probe {
+        match (ready, startup) {
+            (true, _) => Probe::Ready,
+            (false, true) => Probe::Startup,
+            (false, false) => Probe::Live,
+        }
+    }
 }
 
 /// A host's admin API.
@@ -43,19 +54,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// The API at this URL, with the token in this file.
+    /// Creates a client for this URL, with the token in this file.
     pub fn new(url: &str, token_file: Option<&PathBuf>) -> Result<Client, Failure> {
         let read = |file: &PathBuf| {
             let text = std::fs::read_to_string(file);
-            text.map_err(|e| {
-                Failure::new(Exit::Config, format!("--token-file: {} cannot be read: {e}", file.display()))
-            })
+            text.map_err(|e| Failure::new(Exit::Config, format!("cannot read --token-file {}: {e}", file.display())))
         };
         let token = token_file.map(read).transpose()?.map(|token| token.trim().to_owned());
         Ok(Client { agent: agent(None), url: url.trim_end_matches('/').to_owned(), token })
     }
 
-    /// The API of the host that runs here with this configuration.
+    /// Creates a client for the local host with this configuration.
     pub fn here(admin: &Admin) -> Client {
         let mut address = admin.listen;
         if address.ip().is_unspecified() {
@@ -65,7 +74,7 @@ impl Client {
         Client { agent: agent(None), url: format!("http://{address}"), token: admin.token.clone() }
     }
 
-    /// Asks it; whether the answer is yes, and the lines that say why.
+    /// Sends a probe; returns whether the answer is yes, and the lines that say why.
     pub fn probe(&self, probe: Probe) -> Result<(bool, String), Failure> {
         let path = match probe {
             Probe::Live => "livez",
@@ -77,19 +86,20 @@ impl Client {
         Ok((response.status().is_success(), response.body_mut().read_to_string().map_err(away)?))
     }
 
-    /// How it is doing.
+    /// Returns the host's status.
     pub fn status(&self) -> Result<Status, Failure> {
         let client = Client { agent: agent(Some(PROBE_WAIT)), ..self.clone() };
         client.send(Method::GET, STATUS, None::<&()>)
     }
 
-    /// Sends this plugin's file along.
+    /// Attaches the bytes of a plugin's file to a request.
     pub fn attach(wanted: &mut Wanted, plugin: Option<String>) -> Result<(), Failure> {
         match plugin {
             Some(name) if name.starts_with("builtin:") => wanted.plugin = Some(name),
             Some(file) => {
                 let bytes = std::fs::read(Path::new(&file));
-                let bytes = bytes.map_err(|e| Failure::new(Exit::Config, format!("{file} cannot be read: {e}")))?;
+                let bytes =
+                    bytes.map_err(|e| Failure::new(Exit::Config, format!("cannot read the plugin {file}: {e}")))?;
                 wanted.plugin_base64 = Some(STANDARD.encode(bytes));
             }
             None => {}
@@ -97,28 +107,28 @@ impl Client {
         Ok(())
     }
 
-    /// Asks for a deployment; refused or not, what was looked at comes back.
+    /// Orders a deployment; returns the checks, whether it was refused or not.
     pub fn deploy(&self, wanted: &Wanted) -> Result<Answer, Failure> {
         self.send(Method::POST, "/v1/deployments", Some(wanted))
     }
 
-    /// Withdraws a deployment; its number.
+    /// Withdraws a deployment; returns its number.
     pub fn withdraw(&self, wanted: &Withdrawal) -> Result<u64, Failure> {
         let answer: Value = self.send(Method::POST, "/v1/withdraw", Some(wanted))?;
-        answer["withdrawn"].as_u64().ok_or_else(|| self.unexpected("it names no deployment"))
+        answer["withdrawn"].as_u64().ok_or_else(|| self.unexpected("the answer names no deployment"))
     }
 
-    /// All deployments.
+    /// Returns all deployments, oldest first.
     pub fn deployments(&self) -> Result<Vec<Entry>, Failure> {
         self.send(Method::GET, "/v1/deployments", None::<&()>)
     }
 
-    /// The shadow and its report.
-    pub fn shadow(&self) -> Result<Shadowing, Failure> {
+    /// Returns the shadow and its report.
+    pub fn shadow(&self) -> Result<ShadowAnswer, Failure> {
         self.send(Method::GET, "/v1/shadow", None::<&()>)
     }
 
-    /// Ends the shadow; its id.
+    /// Ends the shadow; returns its id.
     pub fn drop_shadow(&self) -> Result<String, Failure> {
         let answer: Value = self.send(Method::DELETE, "/v1/shadow", None::<&()>)?;
         Ok(answer["dropped"].as_str().unwrap_or_default().to_owned())
@@ -147,12 +157,12 @@ impl Client {
         if let Some(message) = refused.as_ref().and_then(|refused| refused["error"].as_str()) {
             let code =
                 refused.as_ref().and_then(|refused| refused["exit"].as_u64()).and_then(|code| u8::try_from(code).ok());
-            return Err(Failure::new(exit_of(code.unwrap_or(1)), message.to_owned()));
+            return Err(Failure::new(Exit::of_code(code.unwrap_or(1)), message.to_owned()));
         }
         if !status.is_success() && status != StatusCode::CONFLICT {
             return Err(self.unexpected(&format!("status {status}: {text}")));
         }
-        serde_json::from_str(&text).map_err(|e| self.unexpected(&format!("an answer that is none: {e}")))
+        serde_json::from_str(&text).map_err(|e| self.unexpected(&format!("the answer cannot be parsed: {e}")))
     }
 
     fn unexpected(&self, what: &str) -> Failure {

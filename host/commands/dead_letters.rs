@@ -1,5 +1,5 @@
-//! `keyfold dead-letters`: what is kept, and back into a log with it. Owns which records are sent again, and the promise that none is sent
-//! twice unasked; where dead letters lie and how they are read is [`crate::dead_letter`]'s.
+//! `keyfold dead-letters`: lists dead letters and sends their records again. Owns which records are sent, and the promise that none is sent
+//! twice without `--again`; where dead letters are kept and how they are read is [`crate::dead_letter`]'s.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -8,12 +8,15 @@ use serde_json::json;
 
 use crate::append_file::AppendFile;
 use crate::clock;
+use crate::commands::cli::groups::DeadLettersCommand;
 use crate::config::{self, Config, DeadLetters, FileFormat, Source};
 use crate::dead_letter::{self, StoredLetter, redriven_headers, redriven_line};
 use crate::deployment::PipelineLog;
 use crate::deployment::redriven::Redrive;
 use crate::failure::{Exit, Failure};
+use crate::position::Partition;
 use crate::record::{NO_TIME, RecordRef, iso};
+use crate::report::Output;
 use crate::source::kafka::produce::{Outgoing, Sender};
 use crate::state::objects::{objects, runtime};
 use crate::strike::Stage;
@@ -21,8 +24,23 @@ use crate::strike::Stage;
 /// Characters of a payload that a list shows.
 const SHOWN: usize = 60;
 
-/// The dead letters of a stage, or all, a line each.
-pub fn list(config: &Config, stage: Option<Stage>, limit: usize, as_json: bool) -> Result<String, Failure> {
+/// Performs a subcommand; returns its answer.
+pub fn perform(command: DeadLettersCommand) -> Result<String, Failure> {
+    match command {
+        DeadLettersCommand::List { config, stage, limit, summary: true, output } => {
+            summary(&config.load()?, stage, limit, output)
+        }
+        DeadLettersCommand::List { config, stage, limit, summary: false, output } => {
+            list(&config.load()?, stage, limit, output)
+        }
+        DeadLettersCommand::Redrive { config, stage, to, again, dry_run, output } => {
+            redrive(&config.load()?, &Redriving { stage, to, again, dry_run }, output)
+        }
+    }
+}
+
+fn list(config: &Config, stage: Option<Stage>, limit: usize, output: Output) -> Result<String, Failure> {
+    let as_json = output == Output::Json;
     let mut lines = Vec::new();
     let mut more = 0_u64;
     read(config, stage, &mut |kept| {
@@ -41,13 +59,14 @@ pub fn list(config: &Config, stage: Option<Stage>, limit: usize, as_json: bool) 
         lines.push("no dead letters".into());
     }
     if !as_json && more > 0 {
-        lines.push(format!("and {more} more: --limit shows them, --summary counts them by reason"));
+        lines.push(format!("{more} more: raise --limit to show them, or count them by reason with --summary"));
     }
     Ok(lines.join("\n"))
 }
 
-/// How many there are of each stage and reason, the most frequent first.
-pub fn summary(config: &Config, stage: Option<Stage>, limit: usize, as_json: bool) -> Result<String, Failure> {
+/// Counts dead letters by stage and reason, most frequent first.
+fn summary(config: &Config, stage: Option<Stage>, limit: usize, output: Output) -> Result<String, Failure> {
+    let as_json = output == Output::Json;
     let mut counts: BTreeMap<(&str, String), u64> = BTreeMap::new();
     read(config, stage, &mut |kept| {
         *counts.entry((kept.letter.stage.name(), kept.letter.reason)).or_insert(0) += 1;
@@ -65,7 +84,7 @@ pub fn summary(config: &Config, stage: Option<Stage>, limit: usize, as_json: boo
         })
         .collect();
     if !as_json {
-        lines.push(format!("{all} dead letter(s) of {kinds} reason(s)"));
+        lines.push(format!("{all} dead letter(s), {kinds} distinct reason(s)"));
     }
     Ok(lines.join("\n"))
 }
@@ -95,15 +114,15 @@ fn line(kept: &StoredLetter) -> String {
 
 /// What to send again, and where to.
 #[derive(Clone, Debug, Default)]
-pub struct Redriving {
-    /// Those of this stage alone.
-    pub stage: Option<Stage>,
-    /// `topic:NAME`, `file:PATH`, or without a prefix what the source is; the source's topic if nothing is named.
-    pub to: Option<String>,
-    /// Those too that were sent before.
-    pub again: bool,
-    /// Count, and send nothing.
-    pub dry_run: bool,
+struct Redriving {
+    /// Only this stage.
+    stage: Option<Stage>,
+    /// `topic:NAME` or `file:PATH`; without a prefix, the same kind as the source. Default: the source's topic.
+    to: Option<String>,
+    /// Also records that were sent before.
+    again: bool,
+    /// Count, send nothing.
+    dry_run: bool,
 }
 
 /// Where records go.
@@ -122,31 +141,34 @@ impl Target {
             (_, Some(path), Source::File(_)) => Target::File(path.into()),
             (_, None, Source::Kafka(kafka)) => Target::Topic(kafka.topic.clone()),
             (_, None, Source::File(_)) => {
-                return Err(Failure::new(Exit::Config, "--to is missing: the source is no topic, name a file"));
+                return Err(Failure::new(
+                    Exit::Config,
+                    "--to is missing: the source is a file, so there is no topic to send to; name a file",
+                ));
             }
         };
         match (&target, source) {
             (Target::Topic(_), Source::File(_)) => {
-                let message = "--to: there are no brokers to send to, since the source is a file; name a file";
+                let message = "--to names a topic, but the source is a file and has no brokers; name a file";
                 Err(Failure::new(Exit::Config, message))
             }
             (Target::File(path), Source::File(file)) if file.format == FileFormat::Payloads && *path == file.path => {
-                let message = "--to: a file of payloads cannot carry the headers that say what is repeated; name another file, \
-                               of the format `records`";
+                let message = "--to names the source's file, whose format `payloads` cannot carry the headers of redriven records; \
+                               name another file";
                 Err(Failure::new(Exit::Config, message))
             }
             _ => Ok(target),
         }
     }
 
-    /// Among the dead letters a redriven record would be one that says nothing.
-    fn is_no_letter_box(&self, letters: &DeadLetters) -> Result<(), Failure> {
+    /// Refuses to send records to where the dead letters are kept: they would be read back as dead letters without a reason.
+    fn refuse_dead_letter_target(&self, letters: &DeadLetters) -> Result<(), Failure> {
         let is_one = match (self, letters) {
             (Target::Topic(name), DeadLetters::Topic { topic, .. }) => name == topic,
             (Target::File(path), DeadLetters::File(file)) => path == file,
             (Target::Topic(_), DeadLetters::File(_)) | (Target::File(_), DeadLetters::Topic { .. }) => false,
         };
-        let message = || format!("--to: the dead letters themselves are kept in {self}; name another one");
+        let message = || format!("--to names {self}, where the dead letters are kept; name another target");
         if is_one { Err(Failure::new(Exit::Config, message())) } else { Ok(()) }
     }
 }
@@ -168,15 +190,15 @@ type Place = (u32, u64);
 struct Plan {
     /// Each once, in the order in which they are kept.
     send: Vec<Place>,
-    /// Dead letters of a record that another one brings already.
+    /// Dead letters of a record that is sent for another dead letter.
     repeated: u64,
-    /// Dead letters that carry no record: of timers, migrations and rows.
+    /// Dead letters without a record: of timers, migrations and rows.
     without_record: u64,
     /// Dead letters of another topic's records, kept in the same place.
     foreign: u64,
     /// Sent by a redrive before.
     sent: HashSet<Place>,
-    /// Named by a redrive that was broken off.
+    /// Listed by a redrive that was interrupted.
     unsure: HashSet<Place>,
 }
 
@@ -207,39 +229,54 @@ impl Plan {
     fn lines(&self, target: &Target, dry_run: bool) -> String {
         let verb = if dry_run { "would send" } else { "sent" };
         let mut lines = vec![format!("{verb} to {target}: {} record(s)", self.send.len())];
-        let mut left = |count: usize, why: &str| {
+        let mut skipped = |count: u64, why: &str| {
             if count > 0 {
-                lines.push(format!("left out {count}: {why}"));
+                lines.push(format!("skipped {count}: {why}"));
             }
         };
-        left(self.sent.len(), "sent by a redrive before; --again sends them once more");
-        left(
-            self.unsure.len(),
-            "a redrive that was broken off may have sent them; look for them by their header keyfold.redriven.offset, --again sends \
-             them (once more)",
+        skipped(self.sent.len() as u64, "sent by an earlier redrive; send them again with --again");
+        skipped(
+            self.unsure.len() as u64,
+            "an interrupted redrive may have sent them; look for their header keyfold.redriven.offset in the target, or send them \
+             with --again",
         );
-        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        left(count(self.repeated), "dead letters of a record that is sent already for another one");
-        left(
-            count(self.without_record),
-            "they carry a key's state or a row instead of a record (timer, migrate, sink)",
-        );
-        left(count(self.foreign), "their records are of another topic than source.kafka.topic");
+        skipped(self.repeated, "their record is already sent for another dead letter");
+        skipped(self.without_record, "they carry a key's state or a row, not a record (timer, migrate, sink)");
+        skipped(self.foreign, "their record comes from another topic than source.kafka.topic");
         lines.join("\n")
+    }
+
+    fn document(&self, target: &Target, dry_run: bool) -> serde_json::Value {
+        json!({
+            "target": target.to_string(),
+            "dry_run": dry_run,
+            "records": self.send.len(),
+            "skipped": {
+                "sent_before": self.sent.len(),
+                "unsure": self.unsure.len(),
+                "repeated": self.repeated,
+                "without_record": self.without_record,
+                "foreign": self.foreign,
+            },
+        })
+    }
+
+    fn answer(&self, target: &Target, dry_run: bool, output: Output) -> String {
+        output.render(&self.document(target, dry_run), |_| self.lines(target, dry_run))
     }
 }
 
-/// What former redrives have sent, or may have.
+/// What earlier redrives have sent, or may have sent.
 #[derive(Debug, Default)]
 struct Former {
     sent: HashSet<Place>,
     unsure: HashSet<Place>,
 }
 
-/// `keyfold dead-letters redrive`: sends the records of dead letters again, as new records of a log.
-pub fn redrive(config: &Config, wanted: &Redriving) -> Result<String, Failure> {
+/// Sends the records of dead letters again, as new records of a log.
+fn redrive(config: &Config, wanted: &Redriving, output: Output) -> Result<String, Failure> {
     let target = Target::of(wanted.to.as_deref(), &config.source)?;
-    target.is_no_letter_box(&config.dead_letters)?;
+    target.refuse_dead_letter_target(&config.dead_letters)?;
     let runtime = runtime()?;
     let log = PipelineLog::new(objects(&config.state.url)?, runtime.handle().clone());
     let redrives = log.redrives()?;
@@ -254,27 +291,27 @@ pub fn redrive(config: &Config, wanted: &Redriving) -> Result<String, Failure> {
         Ok(())
     })?;
     if wanted.dry_run || plan.send.is_empty() {
-        return Ok(plan.lines(&target, wanted.dry_run));
+        return Ok(plan.answer(&target, wanted.dry_run, output));
     }
     let mut out = Out::open(&target, &config.source)?;
     let to = target.to_string();
     let mut redrive = Redrive { at_ms: clock::now_ms(), to, records: plan.send.clone(), is_done: false };
     if !log.begin_redrive(redrives.len(), &redrive)? {
-        let message = "another redrive of this pipeline began at the same time: run this one again when that is done";
+        let message = "another redrive of this pipeline is running: try again when it is done";
         return Err(Failure::new(Exit::Outside, message));
     }
     read(config, wanted.stage, &mut |kept| {
-        // What was kept since the plan was made is for the next redrive.
+        // Dead letters written after the plan was made are left for the next redrive.
         let is_candidate = kept.letter.stage.keeps_the_record() && !is_foreign(&kept, &config.source);
         if is_candidate && planned.remove(&place(&kept)) { out.send(&kept) } else { Ok(()) }
     })?;
     out.finish()?;
     redrive.is_done = true;
     log.end_redrive(redrives.len(), &redrive)?;
-    Ok(plan.lines(&target, false))
+    Ok(plan.answer(&target, false, output))
 }
 
-/// Whether the record is of another log: several pipelines may keep their dead letters in one topic.
+/// Returns whether the record comes from another log: several pipelines may share a dead-letter topic.
 fn is_foreign(kept: &StoredLetter, source: &Source) -> bool {
     match (source, &kept.source_topic) {
         (Source::Kafka(kafka), Some(topic)) => *topic != kafka.topic,
@@ -303,7 +340,7 @@ impl Out {
             (Target::Topic(topic), Source::Kafka(kafka)) => {
                 let deadline = clock::instant() + std::time::Duration::from_secs(10);
                 let there = config::KafkaSource { topic: topic.clone(), ..kafka.clone() };
-                crate::source::kafka::inspect(&there, deadline)?; // a missing topic is refused before anything is noted
+                crate::source::kafka::inspect(&there, deadline)?; // refuses a missing topic before the journal is written
                 Out::Topic { sender: Sender::open(kafka)?, topic: topic.clone(), is_source: *topic == kafka.topic }
             }
             (Target::Topic(_), Source::File(_)) => unreachable!("refused when the target was named"),
@@ -315,13 +352,13 @@ impl Out {
         let headers = redriven_headers(kept);
         match self {
             Out::Topic { sender, topic, is_source } => {
-                // In its own log a record goes where its key's other records are.
-                let partition = is_source.then_some(record.partition);
+                // In its own log a record goes to the partition of its key.
+                let partition = is_source.then_some(Partition(record.partition));
                 let headers = Some((&headers, 0));
                 Ok(sender.send(topic, Outgoing { partition, key: record.key, payload: record.payload, headers })?)
             }
             Out::File(file) => {
-                // Appended now, as a broker would say.
+                // Stamped now, as a broker would.
                 let (append_time, headers) = (clock::now_ms(), Some((&headers, 0)));
                 let line = redriven_line(RecordRef { append_time, headers, ..record });
                 file.append(&line).map_err(|e| Failure::new(Exit::Outside, format!("--to: {e}")))
@@ -396,7 +433,7 @@ mod tests {
         assert_eq!((plan.sent.len(), plan.unsure.len()), (1, 1));
         let lines = plan.lines(&Target::Topic("visits".into()), true);
         assert!(
-            lines.starts_with("would send to topic visits: 2 record(s)\nleft out 1: sent by a redrive before"),
+            lines.starts_with("would send to topic visits: 2 record(s)\nskipped 1: sent by an earlier redrive"),
             "{lines}"
         );
         assert_eq!(planned(true).send, [(0, 1), (0, 2), (0, 3), (1, 3)]);

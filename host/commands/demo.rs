@@ -1,5 +1,5 @@
-//! `keyfold demo`: the seed's walkthrough, with nothing else running: librdkafka's mock cluster in this process, read by the same source
-//! as a real one, and SQLite. Fails if a table differs from the published one.
+//! `keyfold demo`: a walkthrough that needs nothing else: librdkafka's mock cluster in this process, read by the same source as a real
+//! one, and SQLite. Fails if a table differs from the published one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rusqlite::{Connection, OpenFlags};
 
+use crate::backoff;
 use crate::clock;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
@@ -23,7 +24,7 @@ use crate::pipeline::run::{self, Options};
 const TOPIC: &str = "visits";
 /// How long a step may take; each takes well under a second.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Append times of the seed's published run, ms: the first session's first record, and the record after the restart.
+/// Append times of the published run, ms: the first session's first record, and the record after the restart.
 const FIRST_APPEND_MS: i64 = 1_727_873_508_000;
 const LAST_APPEND_MS: i64 = 1_727_873_775_000;
 
@@ -32,14 +33,14 @@ const B: &str = r#"{"user_id": 1, "page": "B.html", "event_time": "2023-02-20T03
 const C: &str = r#"{"user_id": 1, "page": "C.html", "event_time": "2023-02-20T03:05:26"}"#;
 const D: &str = r#"{"user_id": 2, "page": "D.html", "event_time": "2023-02-20T04:55:26"}"#;
 
-/// The seed's published rows.
+/// The published rows.
 const USER_1: (i64, i64, &str) = (-1_700_334_822_881_806_003, 1, r#"["A.html","B.html","C.html"]"#);
 const USER_2: (i64, i64, &str) = (9_081_782_675_340_903_552, 2, r#"["D.html"]"#);
 
 /// A row of `sessions`: session id, user id, pages, ingestion time.
 type Session = (i64, i64, String, String);
 
-/// Plays the walkthrough; its files are kept in `keep`, if given.
+/// Runs the walkthrough; keeps its files in `keep`, if given.
 pub fn demo(keep: Option<PathBuf>) -> Result<(), Failure> {
     play(keep).map_err(|e| match e.downcast::<Failure>() {
         Ok(failure) => failure,
@@ -48,12 +49,12 @@ pub fn demo(keep: Option<PathBuf>) -> Result<(), Failure> {
 }
 
 fn play(keep: Option<PathBuf>) -> anyhow::Result<()> {
-    let temporary = tempfile::tempdir().context("no temporary folder")?;
+    let temporary = tempfile::tempdir().context("cannot create a temporary folder")?;
     let folder = keep.unwrap_or_else(|| temporary.path().to_path_buf());
-    std::fs::create_dir_all(&folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
-    ensure!(!folder.join("sessions.db").exists(), "{} holds a former demo: choose an empty folder", folder.display());
-    let kafka = MockCluster::new(1).context("librdkafka's mock cluster does not start")?;
-    kafka.create_topic(TOPIC, 2, 1).context("the mock cluster makes no topic")?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    ensure!(!folder.join("sessions.db").exists(), "{} holds an earlier demo; choose an empty folder", folder.display());
+    let kafka = MockCluster::new(1).context("cannot start librdkafka's mock cluster")?;
+    kafka.create_topic(TOPIC, 2, 1).context("cannot create the topic in the mock cluster")?;
     let producer = producer(&kafka.bootstrap_servers())?;
     let config = configuration(&kafka.bootstrap_servers(), &folder)?;
 
@@ -73,7 +74,7 @@ fn play(keep: Option<PathBuf>) -> anyhow::Result<()> {
     expect(&before, &[USER_1])?;
 
     println!("5. The host is stopped, its checkpoint deleted, and it starts again.");
-    std::fs::remove_dir_all(folder.join("state/lanes")).context("the checkpoint cannot be deleted")?;
+    std::fs::remove_dir_all(folder.join("state/lanes")).context("cannot delete the checkpoint")?;
     let host = Host::start(&config);
     println!("6. A new visit moves the stream forward:");
     send(&producer, 1, LAST_APPEND_MS, D)?;
@@ -82,12 +83,12 @@ fn play(keep: Option<PathBuf>) -> anyhow::Result<()> {
     host.stop()?;
     show("7. The table: user 1's session was written again, to the same row:", &after);
     expect(&after, &[USER_1, USER_2])?;
-    ensure!(after.iter().all(|row| row.3 > written), "an ingestion time is not newer than {written}");
+    ensure!(after.iter().all(|row| row.3 > written), "an ingestion time is not later than {written}");
     println!("Same id, same pages, newer ingestion time: the rows are a function of the log alone.");
     Ok(())
 }
 
-/// The configuration of the walkthrough, as a user would write it.
+/// Returns the configuration of the walkthrough, as a user would write it.
 fn configuration(brokers: &str, folder: &Path) -> Result<Config, Failure> {
     let text = format!(
         r#"
@@ -130,7 +131,7 @@ fn send(
     Ok(())
 }
 
-/// A host at work in this process.
+/// A host running in this process.
 struct Host {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Vec<Summary>, Failure>>,
@@ -144,7 +145,7 @@ impl Host {
         Host { stop, thread }
     }
 
-    /// Waits until the table is as it should be.
+    /// Waits until the table is as expected.
     fn wait_for(&self, folder: &Path, done: impl Fn(&[Session]) -> bool) -> anyhow::Result<Vec<Session>> {
         let until = clock::instant() + PATIENCE;
         while clock::instant() < until && !self.thread.is_finished() {
@@ -152,9 +153,9 @@ impl Host {
             if done(&rows) {
                 return Ok(rows);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            backoff::pause(Duration::from_millis(20));
         }
-        bail!("the table did not become what it should; it holds {:?}", sessions(folder))
+        bail!("the table did not reach the expected rows in time; it holds {:?}", sessions(folder))
     }
 
     fn stop(self) -> anyhow::Result<()> {

@@ -1,14 +1,15 @@
-//! `keyfold doctor`: looks at everything that a run needs and will need, and says of each thing that is wrong how it is mended. What a
-//! start would refuse is looked at by the code of [`crate::commands::check`]; here is what goes wrong later: logs that are trimmed, keys that lie in
-//! two partitions, clocks, rows that one node keeps. Writes one probe beside the state and deletes it, and records into a topic only where
-//! it is told to.
+//! `keyfold doctor`: checks what a run needs now and later, and gives advice for each problem. What a start would fail with is checked by
+//! [`crate::commands::check`]; here is what fails later: trimmed logs, keys in two partitions, clocks, rows on a single node. Writes one
+//! object beside the state and deletes it; writes records only to the topic named by `--probe-topic`.
 
-use serde_json::json;
+use std::process::ExitCode;
 
 use crate::commands::check;
+use crate::commands::cli::arguments::ConfigFile;
 use crate::config::Config;
 use crate::failure::{Check, Exit, Finding};
 use crate::plugin::{INTERFACE, Plugin};
+use crate::report::{self, Output};
 use crate::state::objects::runtime;
 use crate::symptom::Symptom;
 use crate::{dead_letter, sink};
@@ -17,14 +18,22 @@ mod memory;
 mod source;
 mod state;
 
-/// What the doctor may do besides looking.
+/// What the doctor may do beyond reading.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The topic into which records may be put to tell the broker's clock.
+    /// Topic that records may be written to, to measure the broker's clock.
     pub probe_topic: Option<String>,
 }
 
-/// A line for each thing that was looked at; each that is not fine has a symptom.
+/// Prints the checks with advice; returns the exit code.
+pub fn print(file: &ConfigFile, output: Output, probe_topic: Option<String>) -> ExitCode {
+    let checks = check::with_config(file, |config| examine(config, &Options { probe_topic }));
+    let text = |checks: &[Check]| report::check_lines(&with_advice(checks));
+    report::print(&output.render(&report::check_document(&checks), |_| text(&checks)));
+    report::check_code(&checks)
+}
+
+/// Runs all checks; each one that finds a problem names its symptom.
 pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -51,7 +60,7 @@ pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
     checks
 }
 
-/// The finding with this name, if it has none and is not of the configuration.
+/// Names the problem, unless it has a name or is one of the configuration.
 fn named(check: Check, symptom: Symptom) -> Check {
     match check.finding {
         Finding::Refused(Exit::Config) => check.of(Symptom::ConfigWrong),
@@ -59,11 +68,11 @@ fn named(check: Check, symptom: Symptom) -> Check {
     }
 }
 
-/// What a plugin that loads is held to.
+/// Returns the contract and the limits of a plugin that loads.
 fn contract(config: &Config, plugin: &Plugin) -> Check {
     let limits = config.plugin.limits;
     let detail = format!(
-        "{INTERFACE}, state version {}, imports nothing; an item may use {} MiB, {} units of fuel, {} rows and {} MiB of output",
+        "{INTERFACE}, state version {}, imports nothing; limits per record, event or firing: {} MiB of memory, {} units of fuel, {} rows, {} MiB of output",
         plugin.description.state_version,
         limits.memory_bytes >> 20,
         limits.fuel,
@@ -73,7 +82,7 @@ fn contract(config: &Config, plugin: &Plugin) -> Check {
     Check::fine("contract", detail)
 }
 
-/// The lines for people: what is wrong is followed by what mends it.
+/// Appends the advice to each problem, for people.
 pub fn with_advice(checks: &[Check]) -> Vec<Check> {
     let advised = |check: &Check| match check.symptom {
         Some(symptom) => {
@@ -85,44 +94,17 @@ pub fn with_advice(checks: &[Check]) -> Vec<Check> {
     checks.iter().map(advised).collect()
 }
 
-/// The whole as one line of JSON.
-pub fn report(checks: &[Check]) -> String {
-    let line = |check: &Check| {
-        let (verdict, exit) = match check.finding {
-            Finding::Fine => ("ok", None),
-            Finding::Warning => ("warn", None),
-            Finding::Refused(exit) => ("fail", Some(exit as u8)),
-        };
-        json!({
-            "verdict": verdict,
-            "id": check.symptom.map(Symptom::name),
-            "subject": check.subject,
-            "found": check.detail,
-            "advice": check.symptom.map(Symptom::advice),
-            "exit": exit,
-        })
-    };
-    json!({"keyfold": env!("CARGO_PKG_VERSION"), "findings": checks.iter().map(line).collect::<Vec<_>>()}).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::failure::Failure;
 
     #[test]
-    fn what_is_wrong_is_told_with_its_name_and_what_mends_it() {
+    fn a_problem_is_followed_by_its_name_and_advice() {
         let missing = Check::refused("source", Failure::new(Exit::Outside, "no topic")).of(Symptom::TopicMissing);
         let checks = [Check::fine("plugin", "visits"), missing];
         let advised = with_advice(&checks);
         assert_eq!(advised[0], checks[0]);
         assert_eq!(advised[1].detail, format!("no topic\ntopic-missing: {}", Symptom::TopicMissing.advice()));
-        let report: serde_json::Value = serde_json::from_str(&report(&checks)).expect("is JSON");
-        assert_eq!(report["findings"][0]["id"], serde_json::Value::Null);
-        let found = &report["findings"][1];
-        assert_eq!(
-            (&found["id"], &found["verdict"], &found["exit"]),
-            (&json!("topic-missing"), &json!("fail"), &json!(3))
-        );
     }
 }

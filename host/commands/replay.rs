@@ -1,25 +1,31 @@
-//! `keyfold replay`: folds past records in memory and shows their rows, or in what the rows of two plugins differ. Leaves everything as it
-//! is: it knows no state, no journal, no sink and no dead letters, and commits no offsets.
+//! `keyfold replay`: folds past records in memory and prints their rows, or how the rows of two plugins differ. Changes nothing: it opens
+//! no state, no journal, no sink and no dead letters, and commits no offsets.
 //!
-//! The order is that of a lane to which each partition's end is known, so nothing is asked and no release is a bet. What a journal holds
-//! (floors, strikes) is not known here.
+//! Records are merged as in a lane that knows the end of each partition, so no partition is asked whether it is empty. Floors and strikes
+//! of a journal are not known here.
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::clock;
-use crate::commands::cli;
+use crate::commands::cli::arguments::{self, ConfigFile};
+use crate::config;
 use crate::config::overrides::{overridden, with_plugin};
 use crate::config::{Component, Config, Time};
 use crate::counts::Counts;
 use crate::dead_letter::DeadLetter;
 use crate::failure::{Exit, Failure};
 use crate::lane::core::Core;
+use crate::observe::log::Format;
+use crate::observe::progress;
 use crate::plugin::Plugin;
 use crate::plugin::halted;
 use crate::plugin::sandbox::load_plugin_with;
+use crate::position::{Offset, Partition};
 use crate::record::Records;
+use crate::report::{self, Output};
 use crate::rollout::difference::{Difference, Side, Summary};
 use crate::row::Rows;
 use crate::row::json::{invalid_json, write_row};
@@ -28,30 +34,49 @@ use crate::source::past::{Past, open};
 use crate::strike::Stage;
 use crate::strike::{Strike, StrikeItem};
 
-/// How many of the items that were not folded are told, for each plugin; all are counted.
+/// How many items that were not folded are logged per plugin; all of them are counted.
 const TOLD: usize = 20;
+
+/// Replays, and prints a summary on standard error if two plugins were compared. Returns 1 if their rows differ.
+pub fn perform(file: &ConfigFile, options: &Options, (output, logs): (Output, Format)) -> Result<ExitCode, Failure> {
+    let config = config::load_for_replay(&file.path(), config::environment())?;
+    let Some(summary) = replay(&config, options, &mut std::io::stdout().lock())? else { return Ok(ExitCode::SUCCESS) };
+    let Summary { same, different, only_a, only_b } = summary;
+    match (output, logs) {
+        (Output::Json, _) => {
+            let document =
+                serde_json::json!({"same": same, "different": different, "only_a": only_a, "only_b": only_b});
+            progress::beside(|| eprintln!("{}", report::line_of(&document)));
+        }
+        (Output::Text, Format::Human) => progress::beside(|| eprintln!("{summary}")),
+        (Output::Text, Format::Json) => {
+            tracing::info!(event = "replay-compared", same, different, only_a, only_b, "{summary}");
+        }
+    }
+    Ok(ExitCode::from(u8::from(summary.differs())))
+}
 
 /// What to replay, with which plugins.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
-    /// Read this file, or else this topic of the configured brokers [default: the configured source]
+    /// Read this file or, if there is no such file, this topic of the configured brokers [default: the configured source]
     ///
-    /// A file is read in the form that the configuration gives for its own file, else as records. `-` is standard input.
+    /// A file is read in the configured format of the file source, or as records if the source is a topic. `-` is standard input.
     #[arg(long, value_name = "FILE|TOPIC")]
     pub from: Option<String>,
-    /// Fold with this plugin, a file or builtin:visits [default: the configured one]
+    /// Fold with this plugin: a file or builtin:visits [default: the configured one]
     #[arg(long, value_name = "PLUGIN", value_parser = component)]
     pub plugin: Option<Component>,
     /// Configuration of the plugin [default: the configured one]
-    #[arg(long, value_name = "JSON", value_parser = cli::json)]
+    #[arg(long, value_name = "JSON", value_parser = arguments::json)]
     pub plugin_config: Option<serde_json::Value>,
-    /// Show in what the rows of this plugin differ [default with --against-config: the same plugin]
+    /// Compare with the rows of this plugin [default with --against-config: the same plugin]
     #[arg(long, value_name = "PLUGIN", value_parser = component)]
     pub against: Option<Component>,
-    /// Configuration of that plugin [default with --against: the same configuration]
-    #[arg(long, value_name = "JSON", value_parser = cli::json)]
+    /// Configuration of the plugin to compare with [default with --against: the same configuration]
+    #[arg(long, value_name = "JSON", value_parser = arguments::json)]
     pub against_config: Option<serde_json::Value>,
-    /// Fold so many records from the beginning, with ordering = "partition" of each partition [default: all]
+    /// Fold only this many records from the beginning; per partition with ordering = "partition" [default: all]
     #[arg(long, value_name = "N")]
     pub records: Option<u64>,
 }
@@ -61,12 +86,12 @@ fn component(text: &str) -> Result<Component, std::convert::Infallible> {
 }
 
 impl Options {
-    /// The configuration with another source and plugin, where they are asked for.
+    /// Returns the configuration with the source and plugin that were asked for.
     pub(crate) fn over(&self, config: &Config) -> Result<Config, Failure> {
         overridden(config, self.from.as_deref(), self.plugin.as_ref(), self.plugin_config.as_ref())
     }
 
-    /// The same with the second plugin, if there is one. `first` is what [`Options::over`] gave.
+    /// Returns the configuration of the second plugin, if there is one. `first` is what [`Options::over`] returned.
     fn against(&self, first: &Config) -> Option<Config> {
         if self.against.is_none() && self.against_config.is_none() {
             return None;
@@ -76,8 +101,8 @@ impl Options {
     }
 }
 
-/// Folds the records that are there now, and writes to `out` the rows as NDJSON or, against a second plugin, a line for each primary key
-/// whose rows differ; then the summary comes back. A reader of `out` that has gone away ends it and is no failure.
+/// Folds the records that the log holds now. Writes to `out` the rows as NDJSON or, against a second plugin, one line per primary key whose
+/// rows differ; returns the summary of the comparison. Stops without a failure when the reader of `out` has closed the pipe.
 pub fn replay(config: &Config, options: &Options, out: &mut dyn Write) -> Result<Option<Summary>, Failure> {
     let deadline = clock::instant() + config.run.startup_timeout;
     let config = options.over(config)?;
@@ -99,7 +124,7 @@ pub fn replay(config: &Config, options: &Options, out: &mut dyn Write) -> Result
     replay.finish()
 }
 
-/// One plugin's way through the log, or that of two beside each other.
+/// A replay of one plugin, or of two on the same records.
 struct Replay<'a> {
     folds: Vec<Fold>,
     shown: Shown,
@@ -109,7 +134,7 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Folds a lane, from no state at all.
+    /// Folds a lane, starting without state.
     fn lane(&mut self, mut past: Past) -> Result<Written, Failure> {
         let core = |fold: &Fold| Core::new(Arc::clone(&fold.plugin), Arc::clone(&self.workers), self.time);
         let mut cores: Vec<Core> = self.folds.iter().map(core).collect();
@@ -137,24 +162,24 @@ impl Replay<'_> {
     }
 }
 
-/// What becomes of rows.
+/// What happens to rows.
 enum Shown {
-    /// They are written.
+    /// They are printed.
     Rows,
     /// They are compared.
     Difference(Difference),
 }
 
-/// Whether the reader is still there.
+/// Whether the reader of standard output still reads.
 enum Written {
     All,
     Closed,
 }
 
-/// What one plugin did so far.
+/// The counts of one plugin.
 struct Fold {
     side: Side,
-    /// The side's name in logs, where there are two.
+    /// The side's name in logs, if there are two.
     name: Option<&'static str>,
     plugin: Arc<Plugin>,
     counts: Counts,
@@ -167,7 +192,7 @@ impl Fold {
         Fold { side, name: against.then(|| side.name()), plugin, counts: Counts::default(), struck: 0, told: 0 }
     }
 
-    /// Folds a batch, tells what could not be folded, and gives the rows.
+    /// Folds a batch, logs what could not be folded, and returns the rows.
     fn batch(&mut self, core: &mut Core, records: &Records) -> Result<Rows, Failure> {
         let output = core.run(records).map_err(|fault| halted(&self.plugin, fault))?;
         self.counts.add(&output.counts);
@@ -182,13 +207,13 @@ impl Fold {
         Ok(output.rows)
     }
 
-    /// Shows rows, but for those that every sink would refuse.
+    /// Prints or compares rows, except those that every sink would refuse.
     fn show(&mut self, rows: &Rows, shown: &mut Shown, out: &mut dyn Write) -> Result<Written, Failure> {
         let mut lines = Vec::new();
         for &row in &rows.order {
             if let Some(reason) = invalid_json(rows, row) {
                 self.counts.rejected += 1;
-                let at = (row.origin.partition, row.origin.offset, row.origin.event);
+                let at = (row.origin.partition.0, row.origin.offset.0, row.origin.event);
                 self.tell("item-rejected", Stage::Sink, at, None, &reason);
                 continue;
             }
@@ -203,7 +228,7 @@ impl Fold {
         write(out, &lines)
     }
 
-    /// Tells of an item that was not folded, unless enough were told.
+    /// Logs an item that was not folded, unless enough were logged.
     fn tell(&mut self, what: &str, stage: Stage, at: (u32, u64, Option<u32>), key: Option<&str>, reason: &str) {
         if self.told == TOLD {
             return;
@@ -247,16 +272,17 @@ impl Fold {
     }
 }
 
-/// Whether a dead letter is about one of these strikes.
+/// Returns whether a dead letter belongs to one of these strikes.
 fn is_struck(letter: &DeadLetter, strikes: &[Strike]) -> bool {
     let record = letter.record.get(0);
     strikes.iter().any(|strike| match &strike.item {
         StrikeItem::Record { partition, offset } => {
-            letter.stage == Stage::Map && (*partition, *offset) == (record.partition, record.offset)
+            letter.stage == Stage::Map && (*partition, *offset) == (Partition(record.partition), Offset(record.offset))
         }
         StrikeItem::Event { partition, offset, event } => {
             letter.stage == Stage::Fold
-                && (*partition, *offset, Some(*event)) == (record.partition, record.offset, letter.event)
+                && (*partition, *offset, Some(*event))
+                    == (Partition(record.partition), Offset(record.offset), letter.event)
         }
         StrikeItem::Timer { key, .. } => {
             letter.stage == Stage::Timer && record.key == Some(key.as_bytes()) && letter.reason == strike.reason
@@ -269,6 +295,6 @@ fn write(out: &mut dyn Write, lines: &[u8]) -> Result<Written, Failure> {
     match out.write_all(lines).and_then(|()| out.flush()) {
         Ok(()) => Ok(Written::All),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Written::Closed),
-        Err(e) => Err(Failure::new(Exit::Outside, format!("standard output: {e}"))),
+        Err(e) => Err(Failure::new(Exit::Outside, format!("cannot write to standard output: {e}"))),
     }
 }

@@ -1,32 +1,44 @@
-//! `keyfold state`: what keys have as of the last checkpoint, beside the host that folds them. Reads, takes no lane over, and stays with
-//! the checkpoint that it finds first.
+//! `keyfold state`: the state of keys as of the last checkpoint, while the host keeps running. Only reads, takes over no lane, and stays
+//! with the checkpoint that it opens first.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use crate::commands::cli::groups::StateCommand;
 use crate::config::Config;
 use crate::deployment::PipelineLog;
+use crate::event_time::EventTime;
 use crate::failure::{Exit, Failure};
-use crate::record::{NO_TIME, iso};
+use crate::record::iso;
+use crate::report::Output;
 use crate::state::objects::{objects, runtime};
 use crate::state::reader::{Reader, StoredKey};
 
-/// Bytes of a value that a list shows.
+/// Characters of a value that a list shows.
 const SHOWN: usize = 60;
+
+/// Performs a subcommand; returns its answer.
+pub fn perform(command: StateCommand) -> Result<String, Failure> {
+    match command {
+        StateCommand::List { config, prefix, limit, output } => list(&config.load()?, &prefix, limit, output),
+        StateCommand::Get { config, key, output } => get(&config.load()?, &key, output),
+        StateCommand::Export { config, out, output } => export(&config.load()?, &out, output),
+    }
+}
 
 /// A lane with a checkpoint.
 struct Lane {
     name: String,
     reader: Reader,
-    /// How far it goes, for people.
+    /// Last offset per partition, `partition/offset`.
     up_to: String,
 }
 
-/// The lanes of a pipeline, and what reads them.
+/// The lanes of a pipeline that have a checkpoint.
 struct Lanes {
     lanes: Vec<Lane>,
     _runtime: tokio::runtime::Runtime,
@@ -44,13 +56,14 @@ impl Lanes {
             lanes.push(Lane { name, reader, up_to });
         }
         if lanes.is_empty() {
-            let message = format!("state.url: {} holds no checkpoint yet", config.state.url);
+            let message =
+                format!("no checkpoint in state.url {}: the pipeline has not written one yet", config.state.url);
             return Err(Failure::new(Exit::State, message));
         }
         Ok(Lanes { lanes, _runtime: runtime })
     }
 
-    /// Gives the keys that begin with `prefix`, lane after lane, until `take` wants no more.
+    /// Hands over the keys with this prefix, lane by lane, until `take` returns false.
     fn each(&self, prefix: &str, mut take: impl FnMut(&Lane, StoredKey) -> bool) -> Result<(), Failure> {
         let mut more = true;
         for lane in self.lanes.iter() {
@@ -65,8 +78,8 @@ impl Lanes {
     }
 }
 
-/// The first keys that begin with `prefix`: a line each.
-pub fn list(config: &Config, prefix: &str, limit: usize, as_json: bool) -> Result<String, Failure> {
+fn list(config: &Config, prefix: &str, limit: usize, output: Output) -> Result<String, Failure> {
+    let as_json = output == Output::Json;
     let lanes = Lanes::open(config)?;
     let mut lines = Vec::new();
     let mut is_cut = false;
@@ -83,15 +96,16 @@ pub fn list(config: &Config, prefix: &str, limit: usize, as_json: bool) -> Resul
         }
         if is_cut {
             lines.push(format!(
-                "there are more than {limit} keys: --limit shows more, `keyfold state export` writes all"
+                "more than {limit} keys: raise --limit, or write all of them with `keyfold state export`"
             ));
         }
     }
     Ok(lines.join("\n"))
 }
 
-/// What a key has, in each lane that has it. A key that is no text is named as [`list`] shows it.
-pub fn get(config: &Config, key: &str, as_json: bool) -> Result<String, Failure> {
+/// Shows a key in each lane that has it. A key that is not text is named as [`list`] shows it.
+fn get(config: &Config, key: &str, output: Output) -> Result<String, Failure> {
+    let as_json = output == Output::Json;
     let lanes = Lanes::open(config)?;
     let mut found = Vec::new();
     for key in [Some(key.as_bytes().to_vec()), unreadable(key)].into_iter().flatten() {
@@ -101,16 +115,16 @@ pub fn get(config: &Config, key: &str, as_json: bool) -> Result<String, Failure>
         }
     }
     if found.is_empty() {
-        let message = format!("no lane has anything for the key {key:?} as of its last checkpoint");
+        let message = format!("key {key:?} not found: no lane has state for it as of its last checkpoint");
         return Err(Failure::new(Exit::State, message));
     }
     Ok(found.join("\n"))
 }
 
-/// Writes all keys to a file, a line of JSON each; the file is there when it is whole.
-pub fn export(config: &Config, file: &Path) -> Result<String, Failure> {
+/// Writes all keys to a file, one JSON object per line; the file appears when it is complete.
+fn export(config: &Config, file: &Path, output: Output) -> Result<String, Failure> {
     let lanes = Lanes::open(config)?;
-    let refused = |e: std::io::Error| Failure::new(Exit::Outside, format!("{}: {e}", file.display()));
+    let refused = |e: std::io::Error| Failure::new(Exit::Outside, format!("cannot write {}: {e}", file.display()));
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut out = BufWriter::new(tempfile::NamedTempFile::new_in(folder).map_err(refused)?);
     let (mut keys, mut failed) = (0_u64, None);
@@ -123,12 +137,17 @@ pub fn export(config: &Config, file: &Path) -> Result<String, Failure> {
     let whole = out.into_inner().map_err(|e| refused(e.into_error()))?;
     whole.as_file().sync_all().map_err(refused)?;
     whole.persist(file).map_err(|e| refused(e.error))?;
-    let up_to: Vec<String> =
-        lanes.lanes.iter().map(|lane| format!("lane {} after {}", lane.name, lane.up_to)).collect();
-    Ok(format!("{keys} key(s) in {}, as of the checkpoints of {} (partition/offset)", file.display(), up_to.join("; ")))
+    let checkpoints: Map<String, Value> =
+        lanes.lanes.iter().map(|lane| (lane.name.clone(), lane.up_to.clone().into())).collect();
+    Ok(output.render(&json!({"keys": keys, "file": file, "lanes": checkpoints}), |_| {
+        let up_to: Vec<String> =
+            lanes.lanes.iter().map(|lane| format!("lane {} after {}", lane.name, lane.up_to)).collect();
+        let up_to = up_to.join("; ");
+        format!("{keys} key(s) in {}, as of the checkpoints of {up_to} (partition/offset)", file.display())
+    }))
 }
 
-/// A key as one line of JSON. Values are base64, since they are the plugin's bytes.
+/// Returns a key as JSON. Values are base64, because they are the plugin's bytes.
 fn object(lane: &str, key: &StoredKey) -> Value {
     let StoredKey { key, state, stored } = key;
     let mut object = Map::new();
@@ -137,7 +156,7 @@ fn object(lane: &str, key: &StoredKey) -> Value {
     object.insert("key_base64".into(), STANDARD.encode(key).into());
     object.insert("value_base64".into(), state.value.as_deref().map(|value| STANDARD.encode(value)).into());
     object.insert("list_base64".into(), state.list.iter().map(|item| STANDARD.encode(item)).collect());
-    let timer = (state.timer != NO_TIME).then_some(state.timer);
+    let timer = state.timer.map(EventTime::ms);
     object.insert("timer_ms".into(), timer.into());
     object.insert("timer".into(), timer.map(iso).into());
     object.insert("state_version".into(), stored.version.into());
@@ -147,7 +166,7 @@ fn object(lane: &str, key: &StoredKey) -> Value {
 fn line(lane: &str, key: &StoredKey) -> String {
     let StoredKey { key, state, .. } = key;
     let value = state.value.as_deref().map_or_else(|| "no value".into(), |value| format!("value {}", short(value)));
-    let timer = if state.timer == NO_TIME { "no timer".into() } else { format!("timer {}", iso(state.timer)) };
+    let timer = state.timer.map_or_else(|| "no timer".into(), |timer| format!("timer {}", iso(timer.ms())));
     format!("{lane}  {}  {value}, list of {}, {timer}", readable(key), state.list.len())
 }
 
@@ -157,7 +176,7 @@ fn page(lane: &Lane, key: &StoredKey) -> String {
         format!("lane           {} (as of the checkpoint after {})", lane.name, lane.up_to),
         format!("key            {}", readable(key)),
         format!("value          {}", state.value.as_deref().map_or_else(|| "none".into(), readable)),
-        format!("timer          {}", if state.timer == NO_TIME { "none".into() } else { iso(state.timer) }),
+        format!("timer          {}", state.timer.map_or_else(|| "none".into(), |timer| iso(timer.ms()))),
         format!("state version  {}", stored.version),
         format!("list           {} item(s)", state.list.len()),
     ];
@@ -173,7 +192,7 @@ fn short(bytes: &[u8]) -> String {
     }
 }
 
-/// As text if that is what it is, else in hexadecimal digits.
+/// Returns bytes as text if they are printable, and in hexadecimal digits if not.
 fn readable(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
@@ -181,7 +200,7 @@ fn readable(bytes: &[u8]) -> String {
     }
 }
 
-/// What [`readable`] shows in hexadecimal digits.
+/// Parses what [`readable`] shows in hexadecimal digits.
 fn unreadable(shown: &str) -> Option<Vec<u8>> {
     let (pairs, rest) = shown.strip_prefix("0x")?.as_bytes().as_chunks::<2>();
     let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();

@@ -1,28 +1,28 @@
-//! The keys of the configuration: path, type, default and meaning of each, once. Unknown keys, defaults, the reference table and the
-//! check of values all walk this table. Knows no file and no variable.
+//! The keys of the configuration: path, type, default and meaning of each. Defaults, the checks of names and values, the reference and the
+//! JSON Schema are all derived from this table.
 
 use std::fmt::Write as _;
 
-/// A key that a configuration may hold.
+/// A configuration key.
 pub(super) struct Key {
-    /// Dotted path, `source.kafka.brokers`.
+    /// Dotted path, such as `source.kafka.brokers`.
     pub(super) path: &'static str,
-    /// What its value must be.
+    /// Its type.
     pub(super) kind: Kind,
-    /// What holds when it is absent.
+    /// What applies if it is absent.
     pub(super) absent: Absent,
-    /// What it decides, for people.
+    /// Its meaning, for the reference.
     pub(super) meaning: &'static str,
-    /// May be given as `<path>_file`, and never shows in a message.
+    /// Whether it may be given as `<path>_file` and is never shown in a message.
     pub(super) secret: bool,
 }
 
-/// What a value must be.
+/// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
-    /// Any text but the empty one.
+    /// Non-empty text.
     Text,
-    /// Letters, digits, `.`, `_` and `-`, at most this many.
+    /// Letters, digits, `.`, `_` and `-`, up to this length.
     Name(usize),
     /// A file, relative to the configuration's folder.
     Path,
@@ -32,38 +32,38 @@ pub(super) enum Kind {
     Component,
     /// A folder or a URL of an object store.
     Url,
-    /// A whole number from the first to the second.
+    /// An integer in this range.
     Integer(i64, i64),
     /// `true` or `false`.
     Flag,
-    /// A time with a unit, from the first to the second, in ms.
+    /// A duration with a unit, in this range, ms.
     Duration(u64, u64),
-    /// Bytes with a unit, from the first to the second.
+    /// A size with a unit, in this range, bytes.
     Size(u64, u64),
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// A list of text.
+    /// A list of non-empty text.
     Texts,
-    /// A list of `host:port`, not empty.
+    /// A non-empty list of `host:port`.
     Nodes,
     /// A table of librdkafka properties.
     Properties,
-    /// Any value that JSON has.
+    /// Any JSON value.
     Json,
     /// A section without keys.
     Empty,
 }
 
-/// What holds when a key is absent.
+/// What applies if a key is absent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Absent {
-    /// It must be there if its section is.
+    /// It is required if its section is present.
     Required,
     /// Nothing.
     Off,
-    /// This value, as TOML writes it.
+    /// This value, in TOML.
     Is(&'static str),
-    /// What these words say; `Config` works it out.
+    /// A value that is computed; described in words.
     Computed(&'static str),
 }
 
@@ -78,55 +78,60 @@ const LAST_MS: i64 = 253_402_300_799_999;
 const ORDERING: Kind = Kind::Choice(&["topic", "partition"]);
 const CONSISTENCY: Kind =
     Kind::Choice(&["ANY", "ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM", "EACH_QUORUM", "LOCAL_ONE"]);
-const NOW: &str = "columns that the host fills with the time of writing";
+const NOW: &str = "columns that the host fills with the time of the write";
 
 /// Every key, with every default.
 pub(super) const KEYS: &[Key] = &[
-    key("name", Kind::Name(100), Absent::Required, "the pipeline's name: in logs, client ids, the default group"),
+    key(
+        "name",
+        Kind::Name(100),
+        Absent::Required,
+        "the pipeline's name, used in logs, client ids and as the default group",
+    ),
     key("source.kafka.brokers", Kind::Text, Absent::Required, "bootstrap servers, `host:port` separated by commas"),
     key("source.kafka.topic", Kind::Name(249), Absent::Required, "the topic"),
     key(
         "source.kafka.group",
         Kind::Text,
         Absent::Computed("`name`"),
-        "consumer group under which offsets are committed, for lag tools",
+        "consumer group to which offsets are committed, for lag tools",
     ),
     key(
         "source.kafka.ordering",
         ORDERING,
         Absent::Is(r#""topic""#),
-        "one lane from all partitions merged, or one lane per partition",
+        "`topic`: all partitions are merged into one lane; `partition`: one lane per partition",
     ),
     key(
         "source.kafka.properties",
         Kind::Properties,
         Absent::Is("{}"),
-        "librdkafka properties, but those that the guarantee rests on; `sasl.password_file` and the like read secrets from files",
+        "librdkafka properties, except those that the delivery guarantee depends on; `sasl.password_file` and similar read secrets from files",
     ),
-    key("source.file.path", Kind::Stream, Absent::Required, "NDJSON file instead of Kafka; `-` is standard input"),
+    key("source.file.path", Kind::Stream, Absent::Required, "an NDJSON file instead of Kafka; `-` is standard input"),
     key(
         "source.file.format",
         Kind::Choice(&["records", "payloads"]),
         Absent::Is(r#""records""#),
-        "one record object a line, or one payload a line",
+        "one record object or one payload per line",
     ),
     key(
         "source.file.timestamp_start",
         Kind::Integer(0, LAST_MS),
         Absent::Off,
-        "timestamp of the first payload in ms since 1970, the following count up from it; required for `payloads`",
+        "timestamp of the first payload, ms since 1970; it rises by 1 ms per line; required for `payloads`",
     ),
     key(
         "source.file.ordering",
         ORDERING,
         Absent::Is(r#""topic""#),
-        "one lane from all partitions merged, or one lane per partition",
+        "`topic`: all partitions are merged into one lane; `partition`: one lane per partition",
     ),
     key(
         "time.out_of_orderness",
         Kind::Duration(0, YEAR),
         Absent::Is(r#""10s""#),
-        "how far the watermark stays behind the greatest event time",
+        "how far the watermark trails the greatest event time",
     ),
     key(
         "time.late",
@@ -138,119 +143,114 @@ pub(super) const KEYS: &[Key] = &[
         "time.future_limit",
         Kind::Duration(0, 10_000 * YEAR),
         Absent::Is(r#""1h""#),
-        "events further past their record's append time are rejected",
+        "events further than this beyond their record's append time are rejected",
     ),
     key(
         "time.clock_skew",
         Kind::Duration(0, HOUR),
         Absent::Is(r#""200ms""#),
-        "how far the brokers' clocks may differ before order is guessed wrongly",
+        "how far the brokers' clocks may differ before records are merged in the wrong order",
     ),
     key(
         "time.idle_timeout",
         Kind::Duration(1, YEAR),
         Absent::Off,
-        "after so long without records the watermark goes on with the clock",
+        "after this time without records the watermark follows the clock",
     ),
     key("plugin.component", Kind::Component, Absent::Required, "the plugin's file, or `builtin:visits`"),
-    key("plugin.config", Kind::Json, Absent::Is("{}"), "configuration of the plugin, handed to it as JSON"),
+    key("plugin.config", Kind::Json, Absent::Is("{}"), "the plugin's configuration, passed to it as JSON"),
     key(
         "plugin.memory",
         Kind::Size(64 * KIB, 4 * GIB),
         Absent::Is(r#""256MiB""#),
-        "limit of memory for one record, event or firing",
+        "memory limit for one record, event or firing",
     ),
     key(
         "plugin.fuel",
         Kind::Integer(1, i64::MAX),
         Absent::Is("1_000_000_000"),
-        "limit of work for one record, event or firing, about one unit an instruction",
+        "work limit for one record, event or firing, about one unit per instruction",
     ),
     key(
         "plugin.output_rows",
         Kind::Integer(1, 100_000_000),
         Absent::Is("100_000"),
-        "limit of rows from one record, event or firing",
+        "row limit for one record, event or firing",
     ),
     key(
         "plugin.output_bytes",
         Kind::Size(1, GIB),
         Absent::Is(r#""64MiB""#),
-        "limit of output from one record, event or firing",
+        "output limit for one record, event or firing",
     ),
     key(
         "plugin.on_strike",
         Kind::Choice(&["dead-letter", "halt", "withdraw"]),
         Absent::Is(r#""dead-letter""#),
-        "what happens when one record, event or firing traps or breaks a limit; `withdraw` withdraws a deployment within its probation, and is `dead-letter` otherwise",
+        "what happens when one record, event or firing traps or exceeds a limit; `withdraw` withdraws a deployment that is on probation, and otherwise acts like `dead-letter`",
     ),
     key(
         "plugin.probation",
         Kind::Duration(0, YEAR),
         Absent::Is(r#""10m""#),
-        "how long a deployment can be withdrawn, in append time from its instant on; meanwhile what it overwrites is kept; `0s` is not at all",
+        "how long a deployment can be withdrawn, in append time from its instant on; until then, what it overwrites is kept; `0s` turns withdrawal off",
     ),
     key(
         "plugin.withdrawn_rows",
         Kind::Choice(&["delete", "list"]),
         Absent::Is(r#""delete""#),
-        "what becomes of rows that only a withdrawn deployment wrote: deleted, or left and listed in the log",
+        "what happens to rows that only a withdrawn deployment wrote: they are deleted, or kept and listed in the log",
     ),
     key(
         "plugin.audit",
         Kind::Integer(1, i64::MAX),
         Absent::Off,
-        "one of so many batches is folded again record by record, and a difference halts the lane; changes no row",
+        "one in this many batches is folded again record by record, and a difference halts the lane; changes no row",
     ),
     key(
         "plugin.log_rate",
         Kind::Integer(1, i64::MAX),
         Absent::Is("100"),
-        "lines a second that the plugin may log in a lane, and ten times as many at once; more are left out, counted and told",
+        "log lines per second that the plugin may write in a lane, with bursts of ten times as many; further lines are dropped and counted",
     ),
     key(
         "state.url",
         Kind::Url,
         Absent::Required,
-        "folder or URL of checkpoints and journal: `file://`, and in builds with the feature `cloud` `s3://`, `gs://`, `az://`",
+        "folder or URL for checkpoints and journal: `file://`; `s3://`, `gs://` and `az://` in builds with the feature `cloud`",
     ),
     key("state.checkpoint_interval", Kind::Duration(1, HOUR), Absent::Is(r#""5s""#), "time between checkpoints"),
     key("sink.cql.nodes", Kind::Nodes, Absent::Required, "contact points of ScyllaDB or Cassandra, `host:port`"),
     key("sink.cql.keyspace", Kind::Text, Absent::Required, "keyspace of the tables"),
     key("sink.cql.now", Kind::Texts, Absent::Is("[]"), NOW),
-    key("sink.cql.user", Kind::Text, Absent::Off, "user name, together with `password`"),
-    secret("sink.cql.password", "password of `user`"),
+    key("sink.cql.user", Kind::Text, Absent::Off, "user name; requires `password`"),
+    secret("sink.cql.password", "the user's password"),
     key(
         "sink.cql.tls.ca",
         Kind::Path,
         Absent::Computed("the system's"),
-        "PEM file of the authorities to trust; `tls = {}` alone turns TLS on",
+        "PEM file of trusted authorities; `tls = {}` alone turns TLS on",
     ),
-    key(
-        "sink.cql.tls.certificate",
-        Kind::Path,
-        Absent::Off,
-        "PEM file of the client's certificate, together with `key`",
-    ),
+    key("sink.cql.tls.certificate", Kind::Path, Absent::Off, "PEM file of the client's certificate; requires `key`"),
     key("sink.cql.tls.key", Kind::Path, Absent::Off, "PEM file of the client's key"),
-    key("sink.cql.tls.verify", Kind::Flag, Absent::Is("true"), "whether the node's certificate is checked"),
+    key("sink.cql.tls.verify", Kind::Flag, Absent::Is("true"), "whether to verify the node's certificate"),
     key("sink.cql.consistency", CONSISTENCY, Absent::Is(r#""LOCAL_QUORUM""#), "consistency of writes"),
-    key("sink.cql.in_flight", Kind::Integer(1, 65_536), Absent::Is("256"), "writes in flight"),
+    key("sink.cql.in_flight", Kind::Integer(1, 65_536), Absent::Is("256"), "most writes in flight"),
     key("sink.sqlite.path", Kind::Path, Absent::Required, "the database file; its tables are created"),
     key("sink.sqlite.now", Kind::Texts, Absent::Is("[]"), NOW),
     key(
         "sink.ndjson.path",
         Kind::Stream,
         Absent::Is(r#""-""#),
-        "file of one row object a line; `-` is standard output",
+        "file with one row object per line; `-` is standard output",
     ),
     key("sink.ndjson.now", Kind::Texts, Absent::Is("[]"), NOW),
-    key("sink.discard", Kind::Empty, Absent::Off, "`[sink.discard]` writes rows nowhere, for measurements"),
+    key("sink.discard", Kind::Empty, Absent::Off, "`[sink.discard]` drops all rows, for measurements"),
     key(
         "dead_letters.file",
         Kind::Path,
         Absent::Is(r#""dead-letters.ndjson""#),
-        "NDJSON file of what could not be folded, which the file source can read again",
+        "NDJSON file for records that could not be folded; the file source can read it",
     ),
     key("dead_letters.topic", Kind::Name(249), Absent::Off, "a Kafka topic instead of the file"),
     key("dead_letters.brokers", Kind::Text, Absent::Computed("the source's"), "bootstrap servers of that topic"),
@@ -264,23 +264,28 @@ pub(super) const KEYS: &[Key] = &[
         "admin.listen",
         Kind::Text,
         Absent::Is(r#""127.0.0.1:9640""#),
-        "address of the admin API, which there is if the configuration has a section `[admin]`; beyond loopback only with `token`",
+        "address of the admin API, which is enabled by an `[admin]` section; addresses other than loopback require `token`",
     ),
-    secret("admin.token", "bearer token of the admin API; without one it tells, and changes nothing"),
-    key("admin.upload_limit", Kind::Size(1024, GIB), Absent::Is(r#""32MiB""#), "limit of a request to the admin API"),
+    secret("admin.token", "bearer token of the admin API; without a token the API is read-only"),
+    key(
+        "admin.upload_limit",
+        Kind::Size(1024, GIB),
+        Absent::Is(r#""32MiB""#),
+        "size limit for a request to the admin API",
+    ),
     key(
         "admin.stuck_after",
         Kind::Duration(1, 24 * HOUR),
         Absent::Is(r#""60s""#),
-        "how long a lane may make no progress inside the host or a plugin's call until `/livez` fails; waiting for input, the sink or where state lies does not count",
+        "how long a lane may make no progress before `/livez` fails; waiting for input, the sink or the state store does not count",
     ),
     key(
         "telemetry.otlp",
         Kind::Text,
         Absent::Off,
-        "URL of an OpenTelemetry collector, `http://host:4318`, which gets traces of batches by OTLP over HTTP",
+        "URL of an OpenTelemetry collector, such as `http://host:4318`, for traces of batches by OTLP over HTTP",
     ),
-    key("telemetry.sample", Kind::Integer(1, i64::MAX), Absent::Is("100"), "one of so many batches is traced"),
+    key("telemetry.sample", Kind::Integer(1, i64::MAX), Absent::Is("100"), "one in this many batches is traced"),
     key(
         "run.workers",
         Kind::Integer(1, 256),
@@ -291,25 +296,25 @@ pub(super) const KEYS: &[Key] = &[
         "run.batch_records",
         Kind::Integer(1, 1_000_000),
         Absent::Is("50_000"),
-        "upper bound of a batch; changes no row",
+        "most records in a batch; changes no row",
     ),
     key(
         "run.startup_timeout",
         Kind::Duration(0, 24 * HOUR),
         Absent::Is(r#""30s""#),
-        "how long brokers and database are waited for at start",
+        "how long to wait for brokers and database at startup",
     ),
     key(
         "run.deploy_on_start",
         Kind::Flag,
         Absent::Is("false"),
-        "whether a changed configuration file is ordered as a deployment at the start, instead of being refused",
+        "whether a changed configuration file is deployed at startup instead of refused",
     ),
 ];
 
-/// `run.workers` when nothing is said: more threads than this seldom help one lane.
+/// Upper limit for the default of `run.workers`: more threads seldom help one lane.
 pub(super) const MOST_DEFAULT_WORKERS: usize = 4;
-/// The port of a CQL node when it names none.
+/// The default port of a CQL node.
 pub(super) const CQL_PORT: u16 = 9042;
 /// Properties that may be given as `<property>_file`.
 pub(super) const SECRET_PROPERTIES: &[&str] =
@@ -323,21 +328,21 @@ const fn secret(path: &'static str, meaning: &'static str) -> Key {
     Key { path, kind: Kind::Text, absent: Absent::Off, meaning, secret: true }
 }
 
-/// What a path names.
+/// The meaning of a path.
 pub(super) enum Place {
     /// A key.
     Key(&'static Key),
-    /// The file of a secret.
+    /// The file that holds a secret.
     SecretFile(&'static Key),
-    /// A part of a key that is a free table: the key and the rest of the path.
+    /// A part of a key whose value is a table: the key and the rest of the path.
     Inside(&'static Key, String),
-    /// A section: the beginning of some keys' paths.
+    /// A section: a prefix of some keys' paths.
     Section,
     /// Nothing.
     Unknown,
 }
 
-/// What `path` names.
+/// Returns the meaning of `path`.
 pub(super) fn place(path: &str) -> Place {
     for key in KEYS {
         if key.path == path {
@@ -354,17 +359,17 @@ pub(super) fn place(path: &str) -> Place {
     if KEYS.iter().any(|key| below(key.path, path).is_some()) { Place::Section } else { Place::Unknown }
 }
 
-/// The rest of `path` when it lies below `section`.
+/// Returns the rest of `path` if it lies below `section`.
 fn below<'a>(path: &'a str, section: &str) -> Option<&'a str> {
     path.strip_prefix(section)?.strip_prefix('.')
 }
 
-/// The sections that `path` lies in, outermost first.
+/// Returns the sections that contain `path`, outermost first.
 pub(super) fn sections(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('.').map(|(at, _)| &path[..at])
 }
 
-/// The right path that `path` is most like: a neighbour of a like name, else a key of the same name elsewhere, else any like it.
+/// Returns the path that was probably meant: a similar name in the same section, the same name elsewhere, or any similar path.
 pub(super) fn nearest(path: &str) -> Option<String> {
     let (section, last) = path.rsplit_once('.').unwrap_or(("", path));
     let neighbour =
@@ -374,7 +379,7 @@ pub(super) fn nearest(path: &str) -> Option<String> {
     neighbour.or_else(namesake).or_else(alike)
 }
 
-/// The names directly in a section; the empty section is the top.
+/// Returns the names directly in a section; the empty path is the whole file.
 pub(super) fn children(section: &str) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for key in KEYS {
@@ -391,24 +396,24 @@ fn everywhere() -> impl Iterator<Item = (String, String)> {
     KEYS.iter().map(|key| (key.path.to_owned(), key.path.to_owned()))
 }
 
-/// Of (text to compare, answer) the answer whose text is most like `wanted`, if it is at least `least` like it.
+/// Given pairs of (text, answer), returns the answer whose text is most similar to `wanted`, if the similarity is at least `least`.
 fn most_like(wanted: &str, least: f64, among: impl Iterator<Item = (String, String)>) -> Option<String> {
     let scored = among.map(|(text, answer)| (strsim::normalized_damerau_levenshtein(wanted, &text), answer));
     let best = scored.filter(|(score, _)| *score >= least).max_by(|a, b| a.0.total_cmp(&b.0));
     best.map(|(_, answer)| answer)
 }
 
-/// `name` below `section`.
+/// Joins a section and a name.
 pub(super) fn join(section: &str, name: &str) -> String {
     if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
 }
 
-/// The variable that overrides `path`.
+/// Returns the variable that overrides `path`.
 pub(super) fn variable(path: &str) -> String {
     format!("KEYFOLD_{}", path.to_uppercase().replace('.', "__"))
 }
 
-/// The reference of all keys as a Markdown table: key, type, default, meaning.
+/// Returns the reference of all keys as a Markdown table: key, type, default, meaning.
 pub fn reference() -> String {
     let mut table = String::from("| key | type | default | meaning |\n|---|---|---|---|\n");
     for key in KEYS {
@@ -432,7 +437,7 @@ impl Absent {
 }
 
 impl Kind {
-    /// The type's name in the reference.
+    /// Returns the type's name in the reference.
     fn short(self) -> String {
         match self {
             Kind::Text => "text".to_owned(),
@@ -454,10 +459,10 @@ impl Kind {
         }
     }
 
-    /// What a refusal says was expected.
+    /// Returns what an error says was expected.
     pub(super) fn expected(self) -> String {
         match self {
-            Kind::Text => "text that is not empty".to_owned(),
+            Kind::Text => "non-empty text".to_owned(),
             Kind::Name(most) => format!("a name of letters, digits, '.', '_' and '-', at most {most} long"),
             Kind::Path => "the path of a file".to_owned(),
             Kind::Stream => "the path of a file, or \"-\"".to_owned(),
@@ -466,13 +471,13 @@ impl Kind {
             Kind::Integer(least, most) if most == i64::MAX => format!("a whole number from {least}"),
             Kind::Integer(least, most) => format!("a whole number from {least} to {most}"),
             Kind::Flag => "true or false".to_owned(),
-            Kind::Duration(..) => "a duration with its unit like \"10s\", \"200ms\" or \"1h\"".to_owned(),
-            Kind::Size(..) => "a size with its unit like \"256MiB\"".to_owned(),
+            Kind::Duration(..) => "a duration with a unit, such as \"10s\", \"200ms\" or \"1h\"".to_owned(),
+            Kind::Size(..) => "a size with a unit, such as \"256MiB\"".to_owned(),
             Kind::Choice(words) => any_of(words),
             Kind::Texts => "a list of text like [\"a\", \"b\"]".to_owned(),
-            Kind::Nodes => "a list like [\"localhost:9042\"], with one node at least".to_owned(),
+            Kind::Nodes => "a list of at least one node, such as [\"localhost:9042\"]".to_owned(),
             Kind::Properties => "a table of librdkafka properties like { \"security.protocol\" = \"ssl\" }".to_owned(),
-            Kind::Json => "a value that JSON has".to_owned(),
+            Kind::Json => "a JSON value".to_owned(),
             Kind::Empty => "a section without keys".to_owned(),
         }
     }

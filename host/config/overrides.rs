@@ -35,7 +35,7 @@ fn source_from(configured: &Source, from: &str) -> Result<Source, Failure> {
         Source::Kafka(kafka) => Source::Kafka(KafkaSource { topic: from.to_owned(), ..kafka.clone() }),
         Source::File(_) => {
             let message = format!(
-                "--from {from}: there is no such file, and it can be no topic, as the configured source has no brokers"
+                "--from {from} is not a file, and cannot be a topic because the configured source has no brokers"
             );
             return Err(Failure::new(Exit::Config, message));
         }

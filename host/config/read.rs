@@ -1,5 +1,5 @@
-//! What was given: the values of the file and of the `KEYFOLD_*` variables, each with the place that it stands at. Refuses what is no
-//! key; does not know whether a value fits its key.
+//! Reads the file and the `KEYFOLD_*` variables: all values, each with its origin. Reports unknown keys; types are checked in
+//! [`super::value`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,17 +9,17 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::keys::{self, Key, Kind, Place};
 
-/// `KEYFOLD_*` variables that are no keys of the configuration, beside `KEYFOLD_TEST_*`.
+/// `KEYFOLD_*` variables that are not configuration keys, besides `KEYFOLD_TEST_*`.
 const OTHER_VARIABLES: &[&str] = &["KEYFOLD_CONFIG", "KEYFOLD_LOG", "KEYFOLD_LOG_FORMAT"];
 
-/// Where something was given.
+/// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
     /// A line of the file, from 1.
     Line(usize),
     /// A variable of the environment.
     Variable(String),
-    /// Nowhere: about the configuration as a whole.
+    /// The configuration as a whole.
     Whole,
 }
 
@@ -33,7 +33,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong.
+/// A problem with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Problem {
     pub(super) origin: Origin,
@@ -49,21 +49,21 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All that was given.
+/// All values, with their origins and the problems so far.
 #[derive(Debug, Default)]
 pub(super) struct Given {
-    /// Values by path. The path of a secret's file ends in `_file`; the names of properties are whole, dots and all.
+    /// Values by path. The path of a secret's file ends in `_file`; property names keep their dots.
     pub(super) values: BTreeMap<String, toml::Value>,
-    /// The place of each value, of each section, and of each name inside a free table.
+    /// Origin of each value, of each section, and of each name inside a table value.
     pub(super) origins: BTreeMap<String, Origin>,
-    /// Sections that are none: their keys are not missed.
+    /// Sections with a value that is not a table: their keys are not reported as missing.
     pub(super) broken: BTreeSet<String>,
-    /// What is wrong so far.
+    /// Problems so far.
     pub(super) problems: Vec<Problem>,
 }
 
 impl Given {
-    /// Reads the file's text, then the variables over it. Of a text that is not TOML only that is told.
+    /// Reads the file's text, then the variables. If the text is not TOML, only that is reported.
     pub(super) fn read(text: &str, environment: impl Iterator<Item = (String, String)>) -> Result<Given, Vec<Problem>> {
         let (document, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
@@ -71,7 +71,7 @@ impl Given {
         }
         let mut given = Given::default();
         given.table("", document.get_ref(), &|span| Origin::Line(line(text, span.start)));
-        // A variable for a whole table comes before those for its parts.
+        // The order of names puts a variable for a whole table before those for its parts.
         let variables: BTreeMap<String, String> = environment.filter(|(name, _)| is_key(name)).collect();
         for (name, value) in &variables {
             given.variable(name, value);
@@ -79,17 +79,17 @@ impl Given {
         Ok(given)
     }
 
-    /// Whether anything was given at `path` or below.
+    /// Returns whether anything was given at `path` or below.
     pub(super) fn has(&self, path: &str) -> bool {
         self.origins.contains_key(path)
     }
 
-    /// Where `path` was given.
+    /// Returns where `path` was given.
     pub(super) fn origin(&self, path: &str) -> Origin {
         self.origins.get(path).cloned().unwrap_or(Origin::Whole)
     }
 
-    /// Notes that something is wrong.
+    /// Adds a problem.
     pub(super) fn problem(&mut self, origin: Origin, message: impl Into<String>) {
         self.problems.push(Problem { origin, message: message.into() });
     }
@@ -102,12 +102,12 @@ impl Given {
                 (Place::Key(key), value) => self.value(key, &path, value, origin, origin_of),
                 (Place::SecretFile(key), value) => self.value(key, &path, value, origin, origin_of),
                 (Place::Section, DeValue::Table(inner)) => {
-                    self.stands(&path, &origin);
+                    self.locate(&path, &origin);
                     self.table(&path, inner, origin_of);
                 }
                 (Place::Section, other) => {
                     let message = format!("{path}: expected a section like [{path}], found {}", found_raw(other));
-                    self.stands(&path, &origin);
+                    self.locate(&path, &origin);
                     self.broken.insert(path);
                     self.problem(origin, message);
                 }
@@ -128,7 +128,7 @@ impl Given {
         match plain(value) {
             Ok(value) => self.keep(key, path, value, origin),
             Err(message) => {
-                self.stands(path, &origin);
+                self.locate(path, &origin);
                 self.problem(origin, format!("{path}: {message}"));
             }
         }
@@ -139,19 +139,19 @@ impl Given {
             (Kind::Properties, toml::Value::Table(table)) => toml::Value::Table(flat(table)),
             (_, value) => value,
         };
-        self.stands(path, &origin);
+        self.locate(path, &origin);
         self.values.insert(path.to_owned(), value);
     }
 
-    /// Remembers the place of `path`, and of its sections where they have none.
-    fn stands(&mut self, path: &str, origin: &Origin) {
+    /// Records the origin of `path`, and of its sections unless they have one.
+    fn locate(&mut self, path: &str, origin: &Origin) {
         for section in keys::sections(path) {
             self.origins.entry(section.to_owned()).or_insert_with(|| origin.clone());
         }
         self.origins.insert(path.to_owned(), origin.clone());
     }
 
-    /// Remembers the places of the names inside a free table.
+    /// Records the origins of names inside a table value.
     fn names_inside(&mut self, path: &str, value: &DeValue<'_>, origin_of: &dyn Fn(Range<usize>) -> Origin) {
         let DeValue::Table(table) = value else { return };
         for (name, value) in table.iter() {
@@ -176,9 +176,9 @@ impl Given {
         }
     }
 
-    /// A variable for one name inside a free table.
+    /// Applies a variable for one name inside a table value.
     fn inside(&mut self, key: &Key, rest: &str, text: &str, origin: Origin) {
-        self.stands(key.path, &origin);
+        self.locate(key.path, &origin);
         self.origins.insert(format!("{}.{rest}", key.path), origin);
         let whole = self.values.entry(key.path.to_owned()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         let toml::Value::Table(table) = whole else { return };
@@ -190,16 +190,16 @@ impl Given {
         }
     }
 
-    /// A variable that gives a whole section, as an inline table.
+    /// Applies a variable that sets a whole section, as an inline table.
     fn section_variable(&mut self, path: &str, text: &str, origin: Origin) {
         match DeValue::parse(text).map(toml::Spanned::into_inner) {
             Ok(DeValue::Table(table)) => {
-                self.stands(path, &origin);
+                self.locate(path, &origin);
                 self.table(path, &table, &|_| origin.clone());
             }
             _ => {
                 let example = keys::variable(&keys::join(path, &keys::children(path)[0]));
-                self.problem(origin, format!("{path} is a section; set a key of it, {example} for one"));
+                self.problem(origin, format!("{path} is a section; set one of its keys, such as {example}"));
             }
         }
     }
@@ -210,17 +210,17 @@ fn not_toml(text: &str, error: &toml::de::Error) -> Problem {
     Problem { origin, message: format!("not TOML: {}", error.message().replace('\n', ", ")) }
 }
 
-/// Whether a variable is meant for the configuration.
+/// Returns whether a variable is meant for the configuration.
 fn is_key(name: &str) -> bool {
     name.starts_with("KEYFOLD_") && !name.starts_with("KEYFOLD_TEST_") && !OTHER_VARIABLES.contains(&name)
 }
 
-/// The line, from 1, of a byte of the text.
+/// Returns the line number, from 1, of a byte offset.
 fn line(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
-/// The name as TOML would write it in a path.
+/// Returns the name as TOML writes it in a path.
 fn quoted(name: &str) -> String {
     let bare = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     if bare { name.to_owned() } else { format!("{name:?}") }
@@ -228,12 +228,12 @@ fn quoted(name: &str) -> String {
 
 fn unknown(path: &str) -> String {
     if let Some(nearest) = keys::nearest(path) {
-        return format!("{path} is not a key; the nearest is {nearest}");
+        return format!("{path} is not a key; did you mean {nearest}?");
     }
     let section = path.rsplit_once('.').map_or("", |(section, _)| section);
     let names = keys::children(section).join(", ");
     match section {
-        "" => format!("{path} is not a key; at the top there are {names}"),
+        "" => format!("{path} is not a key; the top-level keys are {names}"),
         section => format!("{path} is not a key; [{section}] has {names}"),
     }
 }
@@ -242,14 +242,14 @@ fn unknown_variable(name: &str, path: &str) -> String {
     let like = |other: &&&str| strsim::normalized_damerau_levenshtein(name, other) >= 0.8;
     let other = OTHER_VARIABLES.iter().find(like).map(|other| (**other).to_owned());
     let nearest = other.or_else(|| keys::nearest(path).map(|path| keys::variable(&path)));
-    let hint = nearest.map(|nearest| format!("; the nearest is {nearest}")).unwrap_or_default();
-    // Kubernetes gives every pod such variables for a service named keyfold.
+    let hint = nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
+    // Kubernetes sets such variables in every pod for a service named keyfold.
     let service = path == "port" || path.starts_with("port_") || path.starts_with("service_");
     let cure = if service { "; if Kubernetes set it for a service, set enableServiceLinks: false" } else { "" };
-    format!("no key has this variable{hint}{cure}")
+    format!("this variable matches no key{hint}{cure}")
 }
 
-/// A variable's text as a value of this kind; what cannot be one stays text, to be refused by its key.
+/// Parses a variable's text for this kind; text that does not parse stays text, and the type check refuses it.
 fn from_text(kind: Kind, text: &str) -> toml::Value {
     let as_text = || toml::Value::String(text.to_owned());
     match kind {
@@ -273,12 +273,13 @@ fn from_text(kind: Kind, text: &str) -> toml::Value {
     }
 }
 
-/// The value without its places.
+/// Returns the value without its positions.
 fn plain(value: &DeValue<'_>) -> Result<toml::Value, String> {
     Ok(match value {
         DeValue::String(text) => toml::Value::String(text.to_string()),
         DeValue::Integer(number) => toml::Value::Integer(
-            i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| format!("{number} is beyond 64 bits"))?,
+            i64::from_str_radix(number.as_str(), number.radix())
+                .map_err(|_| format!("{number} does not fit in 64 bits"))?,
         ),
         DeValue::Float(number) => {
             toml::Value::Float(number.as_str().parse().map_err(|_| format!("{number} is not a number"))?)
@@ -298,7 +299,7 @@ fn plain(value: &DeValue<'_>) -> Result<toml::Value, String> {
     })
 }
 
-/// `a.b = 1`, which TOML reads as a table in a table, as the one name `a.b`.
+/// Flattens nested tables: TOML reads `a.b = 1` as a table in a table, but a property is named `a.b`.
 fn flat(table: toml::Table) -> toml::Table {
     let mut whole = toml::Table::new();
     for (name, value) in table {
@@ -314,7 +315,7 @@ fn flat(table: toml::Table) -> toml::Table {
     whole
 }
 
-/// Puts a value at a dotted path inside a table, making tables on the way.
+/// Inserts a value at a dotted path inside a table, creating tables on the way.
 fn put(table: &mut toml::Table, path: &str, value: toml::Value) {
     match path.split_once('.') {
         None => {
@@ -332,12 +333,12 @@ fn put(table: &mut toml::Table, path: &str, value: toml::Value) {
     }
 }
 
-/// What stands there instead, for a refusal.
+/// Describes a value, for an error message.
 fn found_raw(value: &DeValue<'_>) -> String {
     plain(value).map_or_else(|message| message, |value| found(&value))
 }
 
-/// What stands there instead, for a refusal.
+/// Describes a value, for an error message.
 pub(super) fn found(value: &toml::Value) -> String {
     match value {
         toml::Value::String(text) if text.chars().count() > 60 => {

@@ -1,4 +1,4 @@
-//! Whether a value fits its key, and what it then is. Reads the files of secrets, and nothing else.
+//! Checks values against the types of their keys and converts them. Reads the files of secrets, and nothing else.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::config::Component;
 use crate::config::keys::{self, Absent, KEYS, Key, Kind};
 use crate::config::read::{Given, found};
 
-/// A value that fits its key.
+/// A value of its key's type.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Typed {
     Text(String),
@@ -27,7 +27,7 @@ pub(super) enum Typed {
     Empty,
 }
 
-/// What does not fit: the name inside the value where there is one, and why.
+/// A value that does not fit its key: the name inside the value if there is one, and the reason.
 struct Misfit {
     name: Option<String>,
     reason: String,
@@ -39,7 +39,7 @@ impl From<String> for Misfit {
     }
 }
 
-/// The values of all keys that were given or have a default; what does not fit is noted as a problem of `given`.
+/// Returns the values of all keys that were given or have a default; reports what does not fit to `given`.
 pub(super) fn all(given: &mut Given, base: &Path) -> BTreeMap<&'static str, Typed> {
     let mut values = BTreeMap::new();
     for key in KEYS {
@@ -66,7 +66,7 @@ fn one(given: &mut Given, key: &Key, base: &Path) -> Option<Typed> {
     }
 }
 
-/// The default of a key that was not given. One that was given and is wrong has none.
+/// Returns the default of a key that was not given.
 fn default(given: &Given, key: &Key, base: &Path) -> Option<Typed> {
     let Absent::Is(text) = key.absent else { return None };
     if given.has(key.path) {
@@ -76,7 +76,7 @@ fn default(given: &Given, key: &Key, base: &Path) -> Option<Typed> {
     typed(key.kind, &value, base).ok()
 }
 
-/// The value as it was given; a secret's comes from its file if that was given.
+/// Returns the value as given; a secret may come from its file.
 fn raw(given: &mut Given, key: &Key, base: &Path) -> Option<toml::Value> {
     let value = given.values.get(key.path).cloned();
     let file = format!("{}_file", key.path);
@@ -84,7 +84,7 @@ fn raw(given: &mut Given, key: &Key, base: &Path) -> Option<toml::Value> {
     let origin = given.origin(&file);
     if value.is_some() {
         let other = given.origin(key.path);
-        given.problem(origin, format!("{file}: {} is given too, at {other}; keep one", key.path));
+        given.problem(origin, format!("{file}: {} is also set, at {other}; keep one", key.path));
         return None;
     }
     match secret(&path, base) {
@@ -96,7 +96,7 @@ fn raw(given: &mut Given, key: &Key, base: &Path) -> Option<toml::Value> {
     }
 }
 
-/// The content of a secret's file, without the line end that editors leave.
+/// Returns the content of a secret's file without its trailing newline.
 fn secret(path: &toml::Value, base: &Path) -> Result<String, String> {
     let path = match path {
         toml::Value::String(path) if !path.is_empty() => base.join(path),
@@ -139,7 +139,7 @@ fn empty(table: &toml::Table) -> Result<Typed, String> {
     if names.is_empty() { Ok(Typed::Empty) } else { Err(reason()) }
 }
 
-/// Kinds that any text fits, or none.
+/// Converts text for the kinds that are plain text.
 fn from_text(kind: Kind, text: &str, base: &Path) -> Option<Typed> {
     if text.is_empty() {
         return None;
@@ -165,7 +165,7 @@ fn from_text(kind: Kind, text: &str, base: &Path) -> Option<Typed> {
     }
 }
 
-/// What to write instead, where it is easy to say.
+/// Suggests what to write instead.
 fn hint(kind: Kind, value: &toml::Value) -> String {
     match (kind, value) {
         (Kind::Duration(..), toml::Value::Integer(number)) if *number >= 0 => {
@@ -215,7 +215,7 @@ fn duration(text: &str, least_ms: u64, most_ms: u64) -> Result<Typed, String> {
     Err(format!("expected a duration from {} to {}, found {text:?}", time_text(least_ms), time_text(most_ms)))
 }
 
-/// A bound as a person would write it.
+/// Formats a bound, ms, with a unit.
 fn time_text(ms: u64) -> String {
     let units = [("d", 24 * 3_600_000), ("h", 3_600_000), ("s", 1_000)];
     let fitting = units.iter().find(|(_, unit)| ms >= *unit && ms.is_multiple_of(*unit));
@@ -240,7 +240,7 @@ fn size(text: &str, least: u64, most: u64) -> Result<Typed, String> {
     Err(format!("expected a size from {} to {}, found {text:?}", bound(least), bound(most)))
 }
 
-/// `file:` URLs and plain paths may be relative to `base`.
+/// Converts a URL or a path; `file:` URLs and paths may be relative to `base`.
 fn url(text: &str, base: &Path) -> Result<Typed, String> {
     let scheme = text.split_once("://").map(|(scheme, _)| scheme);
     match scheme {
@@ -265,12 +265,12 @@ fn folder(path: &Path, text: &str) -> Result<Typed, String> {
 fn bucket(text: &str) -> Result<Typed, String> {
     if !cfg!(feature = "cloud") {
         return Err(format!(
-            "{text:?} needs a keyfold with cloud storage, and this one has none; build it with cargo build --release --features cloud"
+            "{text:?} needs a keyfold built with cloud storage; build one with cargo build --release --features cloud"
         ));
     }
     let url = Url::parse(text).map_err(|error| format!("{text:?} is not a URL: {error}"))?;
     if url.host_str().is_none_or(str::is_empty) {
-        return Err(format!("{text:?} names no bucket; write it like \"{}://bucket/folder\"", url.scheme()));
+        return Err(format!("{text:?} has no bucket; write it as \"{}://bucket/folder\"", url.scheme()));
     }
     Ok(Typed::Url(url))
 }
@@ -285,17 +285,17 @@ fn nodes(items: &[toml::Value]) -> Result<Typed, String> {
     nodes.iter().map(|node| with_port(node)).collect::<Result<_, _>>().map(Typed::Texts)
 }
 
-/// `host:port`, with the usual port if there is none.
+/// Returns `host:port`, with the default port if there is none.
 fn with_port(node: &str) -> Result<String, String> {
     match node.rsplit_once(':') {
         None => Ok(format!("{node}:{}", keys::CQL_PORT)),
         Some(_) if node.starts_with('[') && node.ends_with(']') => Ok(format!("{node}:{}", keys::CQL_PORT)),
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(node.to_owned()),
-        Some(_) => Err(format!("expected nodes like \"localhost:9042\", found {node:?}")),
+        Some(_) => Err(format!("expected nodes such as \"localhost:9042\", found {node:?}")),
     }
 }
 
-/// Properties as text, those of secrets' files read.
+/// Converts properties to text and reads the files of secrets.
 fn properties(table: &toml::Table, base: &Path) -> Result<BTreeMap<String, String>, Vec<Misfit>> {
     let mut properties = BTreeMap::new();
     let mut misfits = Vec::new();
@@ -314,7 +314,7 @@ fn property(table: &toml::Table, name: &str, value: &toml::Value, base: &Path) -
     let secret_name = name.strip_suffix("_file").filter(|name| keys::SECRET_PROPERTIES.contains(name));
     if let Some(secret_name) = secret_name {
         if table.contains_key(secret_name) {
-            return Err(format!("{secret_name} is given too; keep one"));
+            return Err(format!("{secret_name} is also set; keep one"));
         }
         return Ok((secret_name.to_owned(), secret(value, base)?));
     }
@@ -329,7 +329,7 @@ fn property(table: &toml::Table, name: &str, value: &toml::Value, base: &Path) -
     }
 }
 
-/// The value as JSON; `path` is where it lies in the whole.
+/// Converts a value to JSON; `path` is its place in the whole value.
 fn json(path: &str, value: &toml::Value) -> Result<serde_json::Value, Misfit> {
     let misfit = |reason: String| Misfit { name: Some(path.to_owned()).filter(|path| !path.is_empty()), reason };
     Ok(match value {
@@ -337,7 +337,7 @@ fn json(path: &str, value: &toml::Value) -> Result<serde_json::Value, Misfit> {
         toml::Value::Integer(number) => serde_json::Value::from(*number),
         toml::Value::Float(number) => serde_json::Number::from_f64(*number)
             .map(serde_json::Value::Number)
-            .ok_or_else(|| misfit(format!("JSON has no {number}")))?,
+            .ok_or_else(|| misfit(format!("JSON cannot represent {number}")))?,
         toml::Value::Boolean(flag) => serde_json::Value::Bool(*flag),
         toml::Value::Datetime(time) => {
             return Err(misfit(format!("JSON has no dates; write it as text, \"{time}\"")));

@@ -121,7 +121,7 @@ impl Loader {
             let started = clock::instant();
             match loader.load(n) {
                 Ok(logic) => {
-                    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    let millis = u64::try_from(clock::since(started).as_millis()).unwrap_or(u64::MAX);
                     tracing::info!(
                         event = "deployment-loaded", deployment = n,
                         digest = logic.plugin.digest.0,

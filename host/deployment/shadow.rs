@@ -27,8 +27,9 @@ pub struct Shadow {
 pub struct Report {
     /// The deployment beside which it folds.
     pub beside: Option<u64>,
-    /// Why it does not fold, if so: it waits for a checkpoint, or has ended.
-    pub stands: Option<String>,
+    /// Why it is not folding, if it is not: it waits for a checkpoint, or has ended.
+    #[serde(alias = "stands")]
+    pub paused_because: Option<String>,
     /// Records folded.
     pub records: u64,
     /// How far the last of them lay behind the clock, ms.
@@ -55,8 +56,8 @@ pub struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.stands, self.beside) {
-            (Some(why), _) => writeln!(f, "stands: {why}")?,
+        match (&self.paused_because, self.beside) {
+            (Some(why), _) => writeln!(f, "paused: {why}")?,
             (None, Some(n)) => writeln!(f, "folds beside deployment {n}")?,
             (None, None) => writeln!(f, "not begun")?,
         }

@@ -7,6 +7,7 @@ use crate::lane::core::{Core, Output, Prepared};
 use crate::lane::law::{Leaving, Violation, first_difference};
 use crate::plugin::Fault;
 use crate::record::Records;
+use crate::state::SlotId;
 use crate::state::{KeyState, hash};
 
 /// The cut of an audited batch.
@@ -52,12 +53,12 @@ pub(super) struct Audit<'a> {
     records: &'a Records,
     again: Core,
     /// Shard and slot of each key that the batch may touch; its number is its slot in `again`.
-    touched: Vec<(usize, u32)>,
+    touched: Vec<(usize, SlotId)>,
 }
 
 impl<'a> Audit<'a> {
     fn new(core: &mut Core, records: &'a Records, prepared: &Prepared<'_>) -> Audit<'a> {
-        let mut touched: Vec<(usize, u32)> = core.touched().collect();
+        let mut touched: Vec<(usize, SlotId)> = core.touched().collect();
         for (number, shard) in core.shards.iter_mut().enumerate() {
             touched.extend(shard.due(prepared.watermark).into_iter().map(|slot| (number, slot)));
         }
@@ -95,7 +96,7 @@ impl<'a> Audit<'a> {
             record.append(self.records, i..i + 1);
             given.add(&self.again.run(&record)?);
             for (_, slot) in self.again.touched() {
-                let slot = slot as usize;
+                let slot = slot.index();
                 met.resize(met.len().max(slot + 1), None);
                 met[slot] = Some(i);
             }
@@ -104,9 +105,9 @@ impl<'a> Audit<'a> {
     }
 
     fn state_that_differs(&self, core: &Core, met: &[Option<usize>]) -> Option<Violation> {
-        (0..).zip(met).find_map(|(i, &record)| {
+        (0..).map(SlotId).zip(met).find_map(|(i, &record)| {
             let slot = self.again.shards[0].slot(i);
-            let touched = self.touched.get(i as usize);
+            let touched = self.touched.get(i.index());
             let whole = touched.map(|&(shard, slot)| &core.shards[shard].slot(slot).state);
             if whole == Some(&slot.state) {
                 return None;

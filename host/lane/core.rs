@@ -12,12 +12,15 @@ use crate::config::{Late, Time};
 use crate::counts::Counts;
 use crate::dead_letter::DeadLetter;
 use crate::event_time::LaneTime;
+use crate::event_time::{AppendTime, EventTime, cell};
 use crate::lane::migration::{Lost, bring_up};
 use crate::lane::shard::{Groups, Run, ShardOutput};
 use crate::lane::time::{Timeline, Verdict};
 use crate::plugin::{Events, Fault, FoldInput, Instance, Plugin, call};
+use crate::position::{Offset, Partition};
 use crate::record::{ByteColumn, NO_TIME, RecordRef, Records};
 use crate::row::{Origin, RowRef, Rows};
+use crate::state::SlotId;
 use crate::state::{KeyState, Shard, Slot, Stored, hash, shard_of};
 use crate::strike::{Stage, Strike, StrikeItem};
 
@@ -48,8 +51,8 @@ pub(super) struct Place {
 
 impl Place {
     /// Among the timers that fire at a step of the timeline.
-    pub(super) fn of_timer(step: usize, time: i64) -> Place {
-        Place { major: step as u64 / 2 * 3 + if step.is_multiple_of(2) { 0 } else { 2 }, minor: time }
+    pub(super) fn of_timer(step: usize, time: EventTime) -> Place {
+        Place { major: step as u64 / 2 * 3 + if step.is_multiple_of(2) { 0 } else { 2 }, minor: time.ms() }
     }
 
     fn of_event(record: u32, event: u32) -> Place {
@@ -69,7 +72,7 @@ pub(super) struct PlacedRow {
     /// The first bytes of the key, by which timers of equal time are ordered; 0 for rows of events.
     prefix: u64,
     /// Slot of the key, for keys that begin alike.
-    slot: u32,
+    slot: SlotId,
     /// (call, part, row): the order of the rows of one event or firing.
     sequence: (u64, u32, u32),
     origin: Origin,
@@ -79,7 +82,7 @@ impl PlacedRow {
     /// `key`: slot and bytes, of a firing; none for a row of an event.
     pub(super) fn new(
         place: Place,
-        key: Option<(u32, &[u8])>,
+        key: Option<(SlotId, &[u8])>,
         call: u64,
         at: (usize, usize),
         origin: Origin,
@@ -153,7 +156,11 @@ impl Batch<'_> {
     pub(super) fn event_origin(&self, event: u32) -> Origin {
         let record = self.events.records[event as usize] as usize;
         let (partition, offset) = (self.records.partitions[record], self.records.offsets[record]);
-        Origin { partition, offset, event: Some(self.events.indexes[event as usize]) }
+        Origin {
+            partition: Partition(partition),
+            offset: Offset(offset),
+            event: Some(self.events.indexes[event as usize]),
+        }
     }
 
     pub(super) fn event_strike(&self, event: u32) -> StrikeItem {
@@ -164,7 +171,10 @@ impl Batch<'_> {
     /// The record whose watermark made a step.
     pub(super) fn step_origin(&self, step: usize) -> Origin {
         match self.records.offsets.get(step / 2) {
-            Some(&offset) => Origin { partition: self.records.partitions[step / 2], offset, event: None },
+            Some(&offset) => {
+                let partition = Partition(self.records.partitions[step / 2]);
+                Origin { partition, offset: Offset(offset), event: None }
+            }
             None => self.idle_origin,
         }
     }
@@ -183,10 +193,17 @@ impl Batch<'_> {
     }
 
     /// The dead letter of a firing carries the key and its state.
-    pub(super) fn timer_letter(&self, step: usize, time: i64, place: Place, slot: &Slot, reason: String) -> Letter {
+    pub(super) fn timer_letter(
+        &self,
+        step: usize,
+        time: EventTime,
+        place: Place,
+        slot: &Slot,
+        reason: String,
+    ) -> Letter {
         let append_time = self.records.append_times.get(step / 2).copied().unwrap_or(NO_TIME);
         let at = (self.step_origin(step), append_time);
-        let letter = state_letter(Stage::Timer, at, &slot.key, lost_state(time, slot), reason, self.plugin);
+        let letter = state_letter(Stage::Timer, at, &slot.key, lost_state(Some(time), slot), reason, self.plugin);
         Letter { place, key: slot.key[..].into(), letter }
     }
 
@@ -210,8 +227,8 @@ pub(super) fn state_letter(
 ) -> DeadLetter {
     let mut record = Records::default();
     record.push(RecordRef {
-        partition: origin.partition,
-        offset: origin.offset,
+        partition: origin.partition.0,
+        offset: origin.offset.0,
         append_time,
         key: Some(key),
         payload: Some(state.to_string().as_bytes()),
@@ -221,11 +238,11 @@ pub(super) fn state_letter(
 }
 
 /// What a key loses: its timer, value and list.
-pub(super) fn lost_state(time: i64, slot: &Slot) -> serde_json::Value {
+pub(super) fn lost_state(time: Option<EventTime>, slot: &Slot) -> serde_json::Value {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
     let items: Vec<_> = slot.state.list.iter().map(|item| BASE64_STANDARD.encode(item)).collect();
     serde_json::json!({
-        "timer": time,
+        "timer": cell(time),
         "value_base64": slot.state.value.as_ref().map(|v| BASE64_STANDARD.encode(v)),
         "list_base64": items,
     })
@@ -258,9 +275,9 @@ pub struct Prepared<'a> {
     strikes: Vec<Strike>,
     counts: Counts,
     /// Per shard, the slots whose state must be read from the store and filled in before the fold.
-    pub missing: Vec<Vec<u32>>,
+    pub missing: Vec<Vec<SlotId>>,
     /// The watermark after the batch: stored timers up to it must be in memory.
-    pub watermark: i64,
+    pub watermark: Option<EventTime>,
     /// Event time before the batch.
     pub began: LaneTime,
 }
@@ -331,7 +348,7 @@ impl Core {
         };
         let slots = self.shards[shard].slots();
         let end = slots.min(first.saturating_add(count));
-        let looked_at = (first..end).filter_map(|slot| u32::try_from(slot).ok());
+        let looked_at = (first..end).filter_map(|slot| u32::try_from(slot).ok().map(SlotId));
         let (migrated, lost) = bring_up((&self.plugin, &self.strikes), &mut self.shards[shard], looked_at, &mut None)?;
         self.migrated += migrated;
         self.searched = Some(if end < slots { (shard, end) } else { (shard + 1, 0) });
@@ -378,7 +395,7 @@ impl Core {
     }
 
     /// The keys of the last batch, by shard and slot: those with events and, once it is folded, those whose timers fired.
-    pub(super) fn touched(&self) -> impl Iterator<Item = (usize, u32)> {
+    pub(super) fn touched(&self) -> impl Iterator<Item = (usize, SlotId)> {
         self.groups.iter().enumerate().flat_map(|(shard, groups)| groups.slots().map(move |slot| (shard, slot)))
     }
 
@@ -391,7 +408,7 @@ impl Core {
             events: EventColumns::default(),
             hashes: Vec::new(),
             line: Timeline::default(),
-            idle_origin: Origin { partition: 0, offset: 0, event: None },
+            idle_origin: Origin { partition: Partition(0), offset: Offset(0), event: None },
         };
         let mut prepared_letters = Vec::new();
         let mut strikes = Vec::new();
@@ -399,8 +416,10 @@ impl Core {
             for (record, reason, struck) in chunk.rejected {
                 let place = Place { major: record as u64 * 3 + 1, minor: -1 };
                 if struck {
-                    let (item, at) =
-                        (record_item(records, record), (records.partitions[record], records.offsets[record]));
+                    let (item, at) = (
+                        record_item(records, record),
+                        (Partition(records.partitions[record]), Offset(records.offsets[record])),
+                    );
                     strikes.push(Strike { item, key: None, record: Some(at), reason: reason.clone() });
                 }
                 prepared_letters.push(batch.record_letter(record, place, Stage::Map, None, reason));
@@ -432,14 +451,14 @@ impl Core {
     /// A batch without records: the lane's time advanced while idle.
     pub fn prepare_idle<'a>(
         &mut self,
-        instant: i64,
+        instant: AppendTime,
         none: &'a Records,
         plugin: &'a Plugin,
         last: Origin,
     ) -> Prepared<'a> {
         let began = self.time;
         self.time.idle(&self.settings, instant);
-        let line = Timeline { steps: vec![self.time.watermark], verdicts: Vec::new() };
+        let line = Timeline { steps: vec![cell(self.time.watermark)], verdicts: Vec::new() };
         let batch = Batch {
             records: none,
             plugin,
@@ -574,7 +593,7 @@ fn future_reason(batch: &Batch<'_>, event: u32, settings: &Time) -> String {
 }
 
 fn record_item(records: &Records, record: usize) -> StrikeItem {
-    StrikeItem::Record { partition: records.partitions[record], offset: records.offsets[record] }
+    StrikeItem::Record { partition: Partition(records.partitions[record]), offset: Offset(records.offsets[record]) }
 }
 
 /// Puts the rows of all shards into the lane's order.

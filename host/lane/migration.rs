@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::lane::core::lost_state;
 use crate::plugin::{Fault, Instance, Plugin, call};
-use crate::record::{ByteColumn, NO_TIME};
+use crate::record::ByteColumn;
+use crate::state::SlotId;
 use crate::state::{KeyState, Shard, ValueBytes};
 use crate::strike::{Strike, StrikeItem};
 
@@ -39,11 +40,11 @@ type Logic<'p, 'k> = (&'p Plugin, &'k BTreeMap<StrikeItem, String>);
 pub(super) fn bring_up<'p>(
     (plugin, known): Logic<'p, '_>,
     shard: &mut Shard,
-    slots: impl IntoIterator<Item = u32>,
+    slots: impl IntoIterator<Item = SlotId>,
     instance: &mut Option<Instance<'p>>,
 ) -> Result<(u64, Vec<Lost>), Fault> {
     let present = plugin.description.state_version;
-    let mut former: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    let mut former: BTreeMap<u32, Vec<SlotId>> = BTreeMap::new();
     for slot in slots {
         let entry = shard.slot(slot);
         if entry.version == present {
@@ -76,9 +77,9 @@ struct Run<'a, 'p, 'k> {
 
 impl Run<'_, '_, '_> {
     /// How many of these go into one call: one at least.
-    fn fitting(&self, slots: &[u32]) -> usize {
+    fn fitting(&self, slots: &[SlotId]) -> usize {
         let mut bytes = 0;
-        let fits = |slot: &&u32| {
+        let fits = |slot: &&SlotId| {
             let state = &self.shard.slot(**slot).state;
             bytes += state.value.as_ref().map_or(0, |value| value.len()) + state.list.data.len();
             bytes <= CALL_BYTES
@@ -87,7 +88,7 @@ impl Run<'_, '_, '_> {
     }
 
     /// Migrates these by one call, or by two of half as many, down to the single state in a fresh instance, which then is a strike.
-    fn migrate(&mut self, version: u32, slots: &[u32]) -> Result<(), Fault> {
+    fn migrate(&mut self, version: u32, slots: &[SlotId]) -> Result<(), Fault> {
         if !self.known.is_empty()
             && let Some(at) = slots.iter().position(|&slot| self.known_reason(version, slot).is_some())
         {
@@ -118,12 +119,12 @@ impl Run<'_, '_, '_> {
         Ok(())
     }
 
-    fn known_reason(&self, version: u32, slot: u32) -> Option<&String> {
+    fn known_reason(&self, version: u32, slot: SlotId) -> Option<&String> {
         let key = String::from_utf8_lossy(&self.shard.slot(slot).key).into_owned();
         self.known.get(&StrikeItem::State { key, version })
     }
 
-    fn put(&mut self, slots: &[u32], values: &ByteColumn, items: &ByteColumn) {
+    fn put(&mut self, slots: &[SlotId], values: &ByteColumn, items: &ByteColumn) {
         self.migrated += slots.len() as u64;
         let (mut value, mut item) = (0, 0);
         for &slot in slots {
@@ -141,10 +142,10 @@ impl Run<'_, '_, '_> {
         }
     }
 
-    fn lose(&mut self, slot: u32, reason: String, version: Option<u32>) {
+    fn lose(&mut self, slot: SlotId, reason: String, version: Option<u32>) {
         let slot = self.shard.change(slot);
         let (key, state) = (slot.key[..].into(), lost_state(slot.state.timer, slot));
-        slot.state = KeyState { timer: NO_TIME, ..KeyState::default() };
+        slot.state = KeyState::default();
         slot.list_replaced = true;
         slot.version = self.plugin.description.state_version;
         self.lost.push(Lost { key, state, reason, version });

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::event_time::{EventTime, cell};
 use crate::lane::core::{Batch, Letter, Place, PlacedRow};
 use crate::lane::migration::bring_up;
 use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, call, change};
-use crate::record::NO_TIME;
 use crate::row::{Origin, Part};
+use crate::state::SlotId;
 use crate::state::{KeyState, Shard};
 use crate::strike::Stage;
 use crate::strike::{Overdue, Strike, StrikeItem};
@@ -29,7 +30,7 @@ pub(super) struct ShardOutput {
 /// A key's events of a batch, and how far they are folded.
 #[derive(Clone, Copy, Debug)]
 struct Group {
-    slot: u32,
+    slot: SlotId,
     /// Next and last of its events in `Run::order`.
     next: u32,
     end: u32,
@@ -58,7 +59,7 @@ pub(super) struct Groups {
 
 impl Groups {
     /// Groups the shard's events by key; gives the slots whose state must be read from the store first.
-    pub(super) fn group(&mut self, batch: &Batch, events: &[u32], shard: &mut Shard, complete: bool) -> Vec<u32> {
+    pub(super) fn group(&mut self, batch: &Batch, events: &[u32], shard: &mut Shard, complete: bool) -> Vec<SlotId> {
         shard.begin_batch();
         self.groups.clear();
         self.members.clear();
@@ -82,7 +83,7 @@ impl Groups {
     }
 
     /// The slots of the groups: those with events and, once it is folded, those whose timers fired.
-    pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn slots(&self) -> impl Iterator<Item = SlotId> {
         self.groups.iter().map(|group| group.slot)
     }
 
@@ -118,7 +119,7 @@ pub(super) struct Run<'a, 'p> {
 #[derive(Clone, Copy, Debug)]
 struct Firing {
     group: u32,
-    time: i64,
+    time: EventTime,
     /// The step of the timeline at which it fires.
     step: usize,
     /// Which one at its record, of a timer that was due already when it was set.
@@ -127,7 +128,7 @@ struct Firing {
 }
 
 /// Those of these slots whose state has a former version.
-fn former(plugin: &Plugin, shard: &Shard, slots: impl Iterator<Item = u32>) -> Vec<u32> {
+fn former(plugin: &Plugin, shard: &Shard, slots: impl Iterator<Item = SlotId>) -> Vec<SlotId> {
     let version = plugin.description.state_version;
     slots.filter(|&slot| shard.slot(slot).version != version).collect()
 }
@@ -169,7 +170,7 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 
     /// State of a former version is migrated before it is touched.
-    fn bring_up(&mut self, former: Vec<u32>) -> Result<(), Fault> {
+    fn bring_up(&mut self, former: Vec<SlotId>) -> Result<(), Fault> {
         if former.is_empty() {
             return Ok(());
         }
@@ -253,7 +254,7 @@ impl<'a, 'p> Run<'a, 'p> {
             return true;
         }
         let timer = self.shard.slot(group.slot).state.timer;
-        timer != NO_TIME && timer <= self.batch.watermark_of(self.groups.order[group.next as usize])
+        timer.is_some_and(|timer| timer.ms() <= self.batch.watermark_of(self.groups.order[group.next as usize]))
     }
 
     fn call_fold(&mut self, groups: &[u32], max_events: u32) -> Result<Changes, Fault> {
@@ -266,7 +267,7 @@ impl<'a, 'p> Run<'a, 'p> {
             input.keys.push(&slot.key);
             input.value_present.push(u8::from(slot.state.value.is_some()));
             input.values.push(slot.state.value.as_deref().unwrap_or_default());
-            input.timers.push(slot.state.timer);
+            input.timers.push(cell(slot.state.timer));
             let end = group.end.min(group.next.saturating_add(max_events));
             for &event in &order[group.next as usize..end as usize] {
                 if !self.known.is_empty() && self.known.contains_key(&self.batch.event_strike(event)) {
@@ -294,7 +295,7 @@ impl<'a, 'p> Run<'a, 'p> {
                 group.step = group.step.max(2 * record as usize + 1);
             }
             group.next += consumed;
-            apply(self.shard, group.slot, &changes, i, changes.timers[i]);
+            apply(self.shard, group.slot, &changes, i, EventTime::from_cell(changes.timers[i]));
         }
         for rejection in &changes.rejections {
             let event = self.groups.called[rejection.item as usize];
@@ -340,14 +341,14 @@ impl<'a, 'p> Run<'a, 'p> {
     fn is_overdue(&self, g: u32) -> bool {
         let group = &self.groups.groups[g as usize];
         let time = self.shard.slot(group.slot).state.timer;
-        group.folded.is_some_and(|record| time <= self.batch.line.before(record as usize))
+        group.folded.is_some_and(|record| time <= EventTime::from_cell(self.batch.line.before(record as usize)))
     }
 
     /// The firing of a group's timer, which is due, among those of the step that made it due.
     fn firing(&mut self, g: u32) -> Firing {
         let overdue = self.is_overdue(g);
         let group = &mut self.groups.groups[g as usize];
-        let time = self.shard.slot(group.slot).state.timer;
+        let time = self.shard.slot(group.slot).state.timer.expect("only a due timer fires");
         let step = self.batch.line.due_step(time, group.step).expect("the timer is due in this batch");
         let overdue = overdue.then_some(group.overdue);
         group.overdue += u32::from(overdue.is_some());
@@ -357,6 +358,7 @@ impl<'a, 'p> Run<'a, 'p> {
     /// Fires what is due after the last event, of keys with and without events in this batch.
     fn fire_all_due(&mut self) -> Result<(), Fault> {
         let Some(&watermark) = self.batch.line.steps.last() else { return Ok(()) };
+        let watermark = EventTime::from_cell(watermark);
         loop {
             let mut slots = Vec::new();
             while let Some(slot) = self.shard.pop_due(watermark) {
@@ -364,7 +366,7 @@ impl<'a, 'p> Run<'a, 'p> {
             }
             self.bring_up(former(self.plugin, self.shard, slots.iter().copied()))?;
             // The timer of a state that could not be migrated went with it.
-            slots.retain(|&slot| self.shard.slot(slot).state.timer != NO_TIME);
+            slots.retain(|&slot| self.shard.slot(slot).state.timer.is_some());
             let mut due = Vec::with_capacity(slots.len());
             for slot in slots {
                 let g = self.group_of(slot);
@@ -380,7 +382,7 @@ impl<'a, 'p> Run<'a, 'p> {
         }
     }
 
-    fn group_of(&mut self, slot: u32) -> u32 {
+    fn group_of(&mut self, slot: SlotId) -> u32 {
         let next = count(self.groups.groups.len());
         let group = self.shard.group_of(slot, next);
         if group == next {
@@ -472,7 +474,7 @@ impl<'a, 'p> Run<'a, 'p> {
             input.values.push(slot.state.value.as_deref().unwrap_or_default());
             input.list_items.append(&slot.state.list, 0..slot.state.list.len());
             input.list_ends.push(count(input.list_items.len()));
-            input.timers.push(firing.time);
+            input.timers.push(firing.time.ms());
         }
         self.output.calls += 1;
         call(&mut self.instance, self.plugin, |instance| instance.on_timer(&self.groups.timer_input))
@@ -485,7 +487,7 @@ impl<'a, 'p> Run<'a, 'p> {
         }
         for (i, &firing) in due.iter().enumerate() {
             self.passed(firing);
-            apply(self.shard, self.slot_of(firing), &changes, i, changes.timers[i]);
+            apply(self.shard, self.slot_of(firing), &changes, i, EventTime::from_cell(changes.timers[i]));
         }
         let call = self.output.calls;
         for (part, items) in changes.rows {
@@ -504,7 +506,7 @@ impl<'a, 'p> Run<'a, 'p> {
         self.timer_letter(firing, reason);
         self.passed(firing);
         let slot = self.shard.change(self.slot_of(firing));
-        slot.state = KeyState { timer: NO_TIME, ..KeyState::default() };
+        slot.state = KeyState::default();
         slot.list_replaced = true;
     }
 
@@ -520,19 +522,19 @@ impl<'a, 'p> Run<'a, 'p> {
         self.output.letters.push(letter);
     }
 
-    fn slot_of(&self, firing: Firing) -> u32 {
+    fn slot_of(&self, firing: Firing) -> SlotId {
         self.groups.groups[firing.group as usize].slot
     }
 }
 
 impl Group {
-    fn of(slot: u32) -> Group {
+    fn of(slot: SlotId) -> Group {
         Group { slot, next: 0, end: 0, step: 0, folded: None, overdue: 0, firings: (usize::MAX, 0) }
     }
 }
 
 /// Applies the changes of key `i` of a call to its slot.
-fn apply(shard: &mut Shard, slot: u32, changes: &Changes, i: usize, timer: i64) {
+fn apply(shard: &mut Shard, slot: SlotId, changes: &Changes, i: usize, timer: Option<EventTime>) {
     let (value, list) = (changes.value_changes[i], changes.list_changes[i]);
     if value == change::KEEP && list == change::KEEP && shard.slot(slot).state.timer == timer {
         return;

@@ -2,8 +2,7 @@
 //! it reads no clock. Record by record, whatever the batch (DESIGN: the semantics are per record).
 
 use crate::config::{Late, Time};
-use crate::event_time::LaneTime;
-use crate::record::NO_TIME;
+use crate::event_time::{AppendTime, EventTime, LaneTime, cell};
 
 /// 0001-01-01T00:00:00Z in ms.
 const YEAR_1: i64 = -62_135_596_800_000;
@@ -40,8 +39,8 @@ impl Timeline {
     }
 
     /// The first step at or after `from` at which a timer of `time` is due.
-    pub fn due_step(&self, time: i64, from: usize) -> Option<usize> {
-        let step = from + self.steps[from..].partition_point(|&w| w < time);
+    pub fn due_step(&self, time: EventTime, from: usize) -> Option<usize> {
+        let step = from + self.steps[from..].partition_point(|&w| w < time.ms());
         (step < self.steps.len()).then_some(step)
     }
 }
@@ -60,44 +59,45 @@ impl LaneTime {
         line.verdicts.clear();
         let mut event = 0;
         for (record, &append_time) in append_times.iter().enumerate() {
+            let append_time = AppendTime::at(append_time);
             self.idle(settings, append_time);
-            line.steps.push(self.watermark);
-            let mut greatest = NO_TIME;
+            line.steps.push(cell(self.watermark));
+            let mut greatest: Option<EventTime> = None;
             while records.get(event).is_some_and(|&r| r as usize == record) {
                 let verdict = self.judge(settings, append_time, event_times[event]);
                 if verdict == Verdict::Accepted {
-                    greatest = greatest.max(event_times[event]);
+                    greatest = greatest.max(EventTime::from_cell(event_times[event]));
                 }
                 line.verdicts.push(verdict);
                 event += 1;
             }
-            if greatest != NO_TIME {
-                self.watermark = self.watermark.max(greatest.saturating_sub(settings.out_of_orderness_ms));
+            if let Some(greatest) = greatest {
+                let reached = greatest.ms().saturating_sub(settings.out_of_orderness_ms);
+                self.watermark = self.watermark.max(EventTime::from_cell(reached));
             }
-            line.steps.push(self.watermark);
-            self.last_append_time = append_time;
+            line.steps.push(cell(self.watermark));
+            self.last_append_time = Some(append_time);
             self.base = self.watermark;
         }
     }
 
     /// What the watermark becomes if the lane stays idle until `instant`; the same that a record appended then would make of it.
-    pub fn idle(&mut self, settings: &Time, instant: i64) {
+    pub fn idle(&mut self, settings: &Time, instant: AppendTime) {
         let Some(timeout) = settings.idle_timeout_ms else { return };
-        if self.base == NO_TIME || self.last_append_time == NO_TIME {
-            return;
-        }
-        let gap = instant.saturating_sub(self.last_append_time);
+        let (Some(base), Some(last)) = (self.base, self.last_append_time) else { return };
+        let gap = instant.ms().saturating_sub(last.ms());
         if gap > timeout {
-            self.watermark = self.watermark.max(self.base.saturating_add(gap - timeout));
+            let reached = base.ms().saturating_add(gap - timeout);
+            self.watermark = self.watermark.max(EventTime::from_cell(reached));
         }
     }
 
-    fn judge(&self, settings: &Time, append_time: i64, time: i64) -> Verdict {
+    fn judge(&self, settings: &Time, append_time: AppendTime, time: i64) -> Verdict {
         if !(YEAR_1..=YEAR_9999).contains(&time) {
             Verdict::OutOfRange
-        } else if time > append_time.saturating_add(settings.future_limit_ms) {
+        } else if time > append_time.ms().saturating_add(settings.future_limit_ms) {
             Verdict::Future
-        } else if self.watermark != NO_TIME && time <= self.watermark && settings.late != Late::Process {
+        } else if EventTime::from_cell(time) <= self.watermark && settings.late != Late::Process {
             Verdict::Late
         } else {
             Verdict::Accepted
@@ -108,6 +108,7 @@ impl LaneTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::NO_TIME;
 
     fn settings() -> Time {
         Time {
@@ -160,8 +161,8 @@ mod tests {
         let mut line = Timeline::default();
         let mut time = LaneTime::default();
         time.pass(&idle, &[1000], &[0], &[110], &mut line);
-        time.idle(&idle, 1060);
-        assert_eq!(time.watermark, 130);
+        time.idle(&idle, AppendTime::at(1060));
+        assert_eq!(time.watermark, Some(EventTime::at(130)));
         time.pass(&idle, &[1065], &[], &[], &mut line);
         assert_eq!(line.steps, [135, 135]);
     }

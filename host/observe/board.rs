@@ -1,6 +1,6 @@
-//! What the threads of a host put up for those who watch it: probes, metrics, `keyfold status`. Plain numbers in atomics, stored a few times
-//! per batch and never per record, read whenever somebody asks. Locks are taken when a lane starts or swaps its logic, not while it folds.
-//! No lane reads what stands here: a board changes no row.
+//! The boards on which a host publishes its state for probes, metrics and `keyfold status`: plain numbers in atomics, stored a few times per
+//! batch and never per record. Locks are taken only when a lane starts or swaps its logic, not while it folds. Lanes never read a board, so
+//! it changes no row.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use crate::backoff::Outage;
 use crate::clock;
 use crate::config::Late;
 use crate::counts::Counts;
-use crate::event_time::LaneTime;
+use crate::event_time::{AppendTime, EventTime, LaneTime};
 use crate::observe::ends::Ends;
 use crate::observe::meter::Meter;
 use crate::observe::plugin_log::Log;
@@ -17,7 +17,7 @@ use crate::observe::telemetry::{Tracer, Traces};
 use crate::record::NO_TIME;
 use crate::strike::Stage;
 
-/// A number that is added to, or set.
+/// A number.
 #[derive(Debug, Default)]
 pub struct Number(AtomicU64);
 
@@ -34,7 +34,7 @@ impl Number {
         self.0.store(value, Relaxed);
     }
 
-    /// What it is.
+    /// Returns it.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -51,18 +51,18 @@ impl Default for Time {
 }
 
 impl Time {
-    /// Sets it; [`NO_TIME`] is none.
-    pub fn set(&self, ms: i64) {
-        self.0.store(ms, Relaxed);
+    /// Sets it.
+    pub fn set(&self, ms: Option<i64>) {
+        self.0.store(ms.unwrap_or(NO_TIME), Relaxed);
     }
 
-    /// What it is.
+    /// Returns it.
     pub fn get(&self) -> Option<i64> {
         Some(self.0.load(Relaxed)).filter(|ms| *ms != NO_TIME)
     }
 }
 
-/// A number for each stage at which a dead letter can come to be.
+/// A number per stage of dead letters.
 #[derive(Debug, Default)]
 pub struct ByStage([Number; Stage::ALL.len()]);
 
@@ -78,7 +78,7 @@ impl ByStage {
     }
 }
 
-/// How long something took, counted by upper bounds.
+/// A histogram of durations.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [Number; BOUNDS_US.len()],
@@ -86,7 +86,7 @@ pub struct Histogram {
     sum_us: Number,
 }
 
-/// The upper bounds of the buckets: from a file's write to an outage.
+/// Upper bounds of the buckets: from a write to a file up to an outage, microseconds.
 pub const BOUNDS_US: [u64; 14] = [
     100, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 15_000_000,
     60_000_000,
@@ -102,7 +102,7 @@ impl Histogram {
         self.count.add(1);
     }
 
-    /// Each bound with how many durations were at most so long.
+    /// Returns each bound with the number of durations up to it.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         let mut so_far = 0;
         BOUNDS_US.into_iter().zip(&self.buckets).map(move |(bound, bucket)| {
@@ -111,68 +111,68 @@ impl Histogram {
         })
     }
 
-    /// How many there were, and their sum.
+    /// Returns the number of durations and their sum, microseconds.
     pub fn count_and_sum_us(&self) -> (u64, u64) {
         (self.count.get(), self.sum_us.get())
     }
 }
 
-/// What a lane is doing: the stages of a batch. While it gathers or writes it waits for the outside; all else must come back.
+/// What a lane is doing: the stages of a batch. Gathering and writing may wait for external systems; everything else must return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doing {
-    /// It is not at work: not yet, or not any more.
+pub enum Activity {
+    /// Not running: not yet, or not any more.
     Off,
-    /// Gathers a batch: waits for input.
+    /// Gathering a batch: waiting for input.
     Gather,
-    /// Maps a batch.
+    /// Mapping a batch.
     Map,
-    /// Folds it; migrates state.
+    /// Folding it, or migrating state.
     Fold,
-    /// Reads keys, writes the journal.
+    /// Reading keys, or writing the journal.
     Store,
-    /// Hands rows over: waits for the sink.
+    /// Handing over rows: waiting for the sink.
     Write,
-    /// Writes a checkpoint.
+    /// Writing a checkpoint.
     Checkpoint,
 }
 
-impl Doing {
-    /// Those of a lane at work.
-    pub const AT_WORK: [Doing; 6] =
-        [Doing::Gather, Doing::Map, Doing::Fold, Doing::Store, Doing::Write, Doing::Checkpoint];
+impl Activity {
+    /// The activities of a running lane.
+    pub const RUNNING: [Activity; 6] =
+        [Activity::Gather, Activity::Map, Activity::Fold, Activity::Store, Activity::Write, Activity::Checkpoint];
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
-            Doing::Off => "off",
-            Doing::Gather => "gather",
-            Doing::Map => "map",
-            Doing::Fold => "fold",
-            Doing::Store => "store",
-            Doing::Write => "write",
-            Doing::Checkpoint => "checkpoint",
+            Activity::Off => "off",
+            Activity::Gather => "gather",
+            Activity::Map => "map",
+            Activity::Fold => "fold",
+            Activity::Store => "store",
+            Activity::Write => "write",
+            Activity::Checkpoint => "checkpoint",
         }
     }
 
-    /// Whether it may last as long as the outside likes.
+    /// Returns whether it may wait for external systems without limit.
     pub fn waits(self) -> bool {
         match self {
-            Doing::Off | Doing::Gather | Doing::Write => true,
-            Doing::Map | Doing::Fold | Doing::Store | Doing::Checkpoint => false,
+            Activity::Off | Activity::Gather | Activity::Write => true,
+            Activity::Map | Activity::Fold | Activity::Store | Activity::Checkpoint => false,
         }
     }
 
-    /// Whether it reads or writes the state, and so may last as long as an outage of the store does.
+    /// Returns whether it uses the state store, and may therefore last as long as an outage of it.
     pub fn needs_state(self) -> bool {
-        matches!(self, Doing::Store | Doing::Checkpoint)
+        matches!(self, Activity::Store | Activity::Checkpoint)
     }
 
-    fn of(number: u64) -> Doing {
-        Doing::AT_WORK.into_iter().find(|doing| *doing as u64 == number).unwrap_or(Doing::Off)
+    fn of(number: u64) -> Activity {
+        Activity::RUNNING.into_iter().find(|activity| *activity as u64 == number).unwrap_or(Activity::Off)
     }
 }
 
-/// What folds a lane.
+/// The deployment that a lane runs.
 #[derive(Clone, Debug)]
 pub struct Deployed {
     /// The deployment's number.
@@ -185,47 +185,47 @@ pub struct Deployed {
     pub digest: String,
 }
 
-/// A plugin that a lane has called: its name and version, what its calls cost, what it logged.
+/// A plugin that a lane has called.
 #[derive(Clone, Debug)]
 pub struct Called {
     /// Its name.
     pub plugin: String,
     /// Its version.
     pub version: String,
-    /// What its calls cost.
+    /// The cost of its calls.
     pub meter: Arc<Meter>,
-    /// What it logged.
+    /// Its log lines.
     pub log: Arc<Log>,
 }
 
-/// What changes when a lane begins or swaps its logic.
+/// What changes when a lane starts or swaps its logic.
 #[derive(Debug, Default)]
 struct Life {
     deployed: Option<Deployed>,
     called: Vec<Called>,
     ends: Option<Arc<Ends>>,
-    /// Records folded in former lives.
+    /// Records folded before the last start of the lane.
     before: u64,
 }
 
-/// The board of a lane. It outlives the lane's lives in this process: counters go on when the lane goes back and begins again.
+/// The board of a lane. Its counters continue when the lane rewinds and starts again in this process.
 #[derive(Debug, Default)]
 pub struct LaneBoard {
     /// The lane's name.
     pub name: String,
-    /// What it is doing, and since when, by [`clock::uptime_us`]: the lowest three bits and the others.
-    doing: AtomicU64,
-    spent_us: [Number; Doing::AT_WORK.len() + 1],
+    /// The activity (lowest three bits) and its start by [`clock::uptime_us`] (the other bits).
+    activity: AtomicU64,
+    spent_us: [Number; Activity::RUNNING.len() + 1],
     life: Mutex<Life>,
     traces: Option<Traces>,
     state: Arc<Outage>,
     /// Records folded.
     pub records: Number,
-    /// Events that `map` made.
+    /// Events that `map` produced.
     pub events: Number,
-    /// Rejected records, events and firings, struck ones included, late ones not.
+    /// Rejected records, events and firings, including strikes, without late ones.
     pub rejected: ByStage,
-    /// Late events that were dropped, and that were kept as dead letters.
+    /// Late events: dropped ones, and those that became dead letters.
     pub late: [Number; 2],
     /// Rows.
     pub rows: Number,
@@ -237,9 +237,9 @@ pub struct LaneBoard {
     pub strikes: ByStage,
     /// Floors.
     pub floors: Number,
-    /// Deployments entered.
+    /// Deployments that took effect.
     pub swaps: Number,
-    /// The longest time in which nothing was folded because of one.
+    /// The longest pause in folding caused by one.
     pub longest_gap_us: Number,
     /// Batches audited.
     pub audits: Number,
@@ -253,59 +253,57 @@ pub struct LaneBoard {
     pub state_bytes: Number,
     /// Checkpoints written.
     pub checkpoints: Number,
-    /// When all that the lane did was last covered by a checkpoint.
+    /// When a checkpoint last covered everything.
     pub covered: Time,
-    /// How long the last checkpoint took.
+    /// Duration of the last checkpoint.
     pub checkpoint_us: Number,
-    /// Bytes that it wrote.
+    /// Size of the last checkpoint, bytes.
     pub checkpoint_bytes: Number,
-    /// Rows that the sink has acknowledged.
+    /// Rows acknowledged by the sink.
     pub sink_rows: Number,
-    /// How long the sink took for the rows of a batch.
+    /// Durations of writing the rows of a batch.
     pub sink_writes: Histogram,
-    /// Dead letters handed to where they are kept.
+    /// Dead letters written.
     pub letters: ByStage,
 }
 
 impl LaneBoard {
-    // ---- put up
-
-    /// The lane begins with what this source delivers.
-    pub fn begins(&self, ends: Option<Arc<Ends>>, time: LaneTime) {
+    /// Records that the lane starts on a source with these ends, at this event time.
+    pub fn start(&self, ends: Option<Arc<Ends>>, time: LaneTime) {
         let mut life = self.life();
         (life.ends, life.before) = (ends, self.records.get());
-        self.covered.set(clock::now_ms());
-        self.at(time);
+        self.covered.set(Some(clock::now_ms()));
+        self.set_time(time);
     }
 
-    /// The lane is folded by this deployment from now on, and calls this plugin.
-    pub fn deployed(&self, deployed: Deployed, called: Called) {
+    /// Records that a deployment takes effect, and the plugin that the lane calls from now on.
+    pub fn deploy(&self, deployed: Deployed, called: Called) {
         let mut life = self.life();
         life.deployed = Some(deployed);
         life.called.push(called);
     }
 
-    /// The lane begins to do something else.
-    pub fn enter(&self, doing: Doing) {
+    /// Records that another activity starts.
+    pub fn enter(&self, activity: Activity) {
         let now = clock::uptime_us();
-        let former = self.doing.swap(now << 3 | doing as u64, Relaxed);
-        let (was, since) = (Doing::of(former & 7), former >> 3);
+        let former = self.activity.swap(now << 3 | activity as u64, Relaxed);
+        let (was, since) = (Activity::of(former & 7), former >> 3);
         self.spent_us[was as usize].add(now.saturating_sub(since));
         if let Some(traces) = &self.traces {
             traces.span(was, since, now);
         }
     }
 
-    /// The lane is done with a batch, and with all that followed from it; it gathers the next, or ends.
-    pub fn enter_next(&self, doing: Doing) {
-        self.enter(doing);
+    /// Records that a batch and everything that followed from it is done.
+    pub fn end_batch(&self, activity: Activity) {
+        self.enter(activity);
         if let Some(traces) = &self.traces {
             traces.end(&self.name, self.records.get());
         }
     }
 
-    /// What a batch counted, and the stages of its dead letters.
-    pub fn folded(&self, counts: &Counts, late: Late, letters: impl Iterator<Item = Stage>) {
+    /// Adds the counts of a batch and the stages of its dead letters.
+    pub fn add_batch(&self, counts: &Counts, late: Late, letters: impl Iterator<Item = Stage>) {
         self.records.add(counts.records);
         self.events.add(counts.events);
         self.rows.add(counts.rows);
@@ -317,57 +315,55 @@ impl LaneBoard {
             Late::DeadLetter => {
                 self.late[1].add(counts.late);
                 let of_time = &mut rejected[Stage::Time as usize];
-                *of_time = of_time.saturating_sub(counts.late); // a late event's letter is one of this stage too
+                *of_time = of_time.saturating_sub(counts.late); // the dead letters of late events have this stage too
             }
             Late::Process => {}
         }
         Stage::ALL.iter().zip(rejected).for_each(|(stage, count)| self.rejected.add(*stage, count));
     }
 
-    /// The lane's event time is this.
-    pub fn at(&self, time: LaneTime) {
-        self.last_append.set(time.last_append_time);
-        self.watermark.set(time.watermark);
+    /// Sets the lane's event time.
+    pub fn set_time(&self, time: LaneTime) {
+        self.last_append.set(time.last_append_time.map(AppendTime::ms));
+        self.watermark.set(time.watermark.map(EventTime::ms));
     }
 
     fn life(&self) -> std::sync::MutexGuard<'_, Life> {
         self.life.lock().expect("nobody panics while holding it")
     }
 
-    // ---- read
-
-    /// What the lane is doing, and for how long, microseconds.
-    pub fn doing(&self) -> (Doing, u64) {
-        let packed = self.doing.load(Relaxed);
-        (Doing::of(packed & 7), clock::uptime_us().saturating_sub(packed >> 3))
+    /// Returns the activity and how long it has lasted, microseconds.
+    pub fn activity(&self) -> (Activity, u64) {
+        let packed = self.activity.load(Relaxed);
+        (Activity::of(packed & 7), clock::uptime_us().saturating_sub(packed >> 3))
     }
 
-    /// For how long the lane has made no progress in something that must come back, microseconds; 0 while it waits for the outside, which the
-    /// store of the state is during an outage. A call of the plugin that came back is progress.
+    /// Returns how long the lane has made no progress, microseconds; 0 while it waits for an external system, including the state store during
+    /// an outage. Each call of the plugin that returns is progress.
     pub fn without_progress_us(&self) -> u64 {
-        let (doing, lasts) = self.doing();
-        if doing.waits() {
+        let (activity, lasts) = self.activity();
+        if activity.waits() {
             return 0;
         }
-        if doing.needs_state() {
-            return lasts.min(self.state.answers_us());
+        if activity.needs_state() {
+            return lasts.min(self.state.available_us());
         }
         let now = clock::uptime_us();
         let calls = self.life().called.iter().map(|called| now.saturating_sub(called.meter.returned_us())).min();
         lasts.min(calls.unwrap_or(u64::MAX))
     }
 
-    /// Time spent with it, microseconds, up to when the lane began what it is doing now.
-    pub fn spent_us(&self, doing: Doing) -> u64 {
-        self.spent_us[doing as usize].get()
+    /// Returns the time spent on an activity, microseconds, without the current one.
+    pub fn spent_us(&self, activity: Activity) -> u64 {
+        self.spent_us[activity as usize].get()
     }
 
-    /// What folds the lane; none before it began.
+    /// Returns the deployment in force; none before the lane has started.
     pub fn deployment(&self) -> Option<Deployed> {
         self.life().deployed.clone()
     }
 
-    /// The plugins that it has called, those of one name and version together.
+    /// Returns the plugins that it has called, grouped by name and version.
     pub fn called(&self) -> Vec<Vec<Called>> {
         let mut found: Vec<Vec<Called>> = Vec::new();
         for called in &self.life().called {
@@ -381,12 +377,12 @@ impl LaneBoard {
         found
     }
 
-    /// How far the source's partitions reach; none of a file.
+    /// Returns the ends of the source's partitions; none for a file.
     pub fn ends(&self) -> Option<Arc<Ends>> {
         self.life().ends.clone()
     }
 
-    /// Records of the log that are not folded yet; none where nobody knows the log's end.
+    /// Returns the number of records that are not folded yet; none if the end of the log is unknown.
     pub fn lag(&self) -> Option<u64> {
         let life = self.life();
         let ends = life.ends.as_ref()?;
@@ -394,7 +390,7 @@ impl LaneBoard {
         Some(ends.unread() + ends.read().saturating_sub(folded))
     }
 
-    /// How far the last folded record lies behind the clock while others wait, ms; 0 when none waits.
+    /// Returns the age of the last folded record while others wait, ms; 0 if none waits.
     pub fn lag_ms(&self, now_ms: i64) -> Option<i64> {
         match self.lag()? {
             0 => Some(0),
@@ -403,15 +399,15 @@ impl LaneBoard {
     }
 }
 
-/// What a host is about.
+/// The phase of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It starts, and does this.
+    /// Starting, and doing this.
     Starting(&'static str),
-    /// Its lanes are at work.
+    /// Lanes are running.
     Folding,
-    /// Its lanes go back to an earlier point of the log.
-    GoingBack,
+    /// Lanes rewind to an earlier point of the log.
+    Rewinding,
 }
 
 /// The board of a host.
@@ -426,14 +422,14 @@ pub struct Board {
     stop: Arc<AtomicBool>,
     lanes: Mutex<Vec<Arc<LaneBoard>>>,
     state: Arc<Outage>,
-    outside: Mutex<Outside>,
+    outputs: Mutex<Outputs>,
     queued: AtomicI64,
     tracer: Option<Tracer>,
 }
 
-/// What is known of the outages of what a host writes to.
+/// The availability of what a host writes to.
 #[derive(Clone, Debug, Default)]
-pub struct Outside {
+pub struct Outputs {
     /// The sink, once it is open.
     pub sink: Option<Arc<Outage>>,
     /// Where dead letters go, once that is open.
@@ -441,28 +437,28 @@ pub struct Outside {
 }
 
 impl Board {
-    /// The board of a host that starts, and ends when `stop` is raised.
+    /// Creates the board of a host that stops when `stop` is set.
     pub fn new(pipeline: &str, stop: &Arc<AtomicBool>) -> Board {
         Board {
             pipeline: pipeline.to_owned(),
             started_ms: clock::now_ms(),
-            phase: Mutex::new(Phase::Starting("loads the plugin")),
+            phase: Mutex::new(Phase::Starting("loading the plugin")),
             has_started: AtomicBool::new(false),
             stop: Arc::clone(stop),
             lanes: Mutex::default(),
             state: Arc::default(),
-            outside: Mutex::default(),
+            outputs: Mutex::default(),
             queued: AtomicI64::new(0),
             tracer: None,
         }
     }
 
-    /// The same, whose lanes are traced.
+    /// Traces the lanes of the host.
     pub fn traced(self, tracer: Option<Tracer>) -> Board {
         Board { tracer, ..self }
     }
 
-    /// The host goes over to this.
+    /// Enters a phase.
     pub fn enter(&self, phase: Phase) {
         *self.phase.lock().expect("nobody panics while holding it") = phase;
         if phase == Phase::Folding {
@@ -470,27 +466,27 @@ impl Board {
         }
     }
 
-    /// What it is about.
+    /// Returns the phase.
     pub fn phase(&self) -> Phase {
         *self.phase.lock().expect("nobody panics while holding it")
     }
 
-    /// Whether the start is over.
+    /// Returns whether startup is complete.
     pub fn has_started(&self) -> bool {
         self.has_started.load(Relaxed)
     }
 
-    /// Raised when it is to stop.
+    /// Returns the flag that stops the host.
     pub fn stop(&self) -> &Arc<AtomicBool> {
         &self.stop
     }
 
-    /// Whether it was told to stop.
+    /// Returns whether the host is stopping.
     pub fn is_stopping(&self) -> bool {
         self.stop.load(Relaxed)
     }
 
-    /// The board of a lane: that of its former life in this process, if it had one.
+    /// Returns the board of a lane; it is kept when the lane starts again.
     pub fn lane(&self, name: &str) -> Arc<LaneBoard> {
         let mut lanes = self.lanes.lock().expect("nobody panics while holding it");
         if let Some(lane) = lanes.iter().find(|lane| lane.name == name) {
@@ -503,35 +499,35 @@ impl Board {
         lane
     }
 
-    /// The boards of all lanes.
+    /// Returns the boards of all lanes.
     pub fn lanes(&self) -> Vec<Arc<LaneBoard>> {
         self.lanes.lock().expect("nobody panics while holding it").clone()
     }
 
-    /// Rows and dead letters go there from now on.
+    /// Sets the availability of sink and dead letters.
     pub fn writes_to(&self, sink: Arc<Outage>, letters: Arc<Outage>) {
-        let outside = Outside { sink: Some(sink), letters: Some(letters) };
-        *self.outside.lock().expect("nobody panics while holding it") = outside;
+        let outputs = Outputs { sink: Some(sink), letters: Some(letters) };
+        *self.outputs.lock().expect("nobody panics while holding it") = outputs;
     }
 
-    /// What is known of where state lies.
+    /// Returns the availability of the state store.
     pub fn state(&self) -> &Arc<Outage> {
         &self.state
     }
 
-    /// So many orders more wait for the writing thread.
+    /// Adds to the number of orders that wait for the writer.
     pub fn queue(&self, more: i64) {
         self.queued.fetch_add(more, Relaxed);
     }
 
-    /// How many wait.
+    /// Returns the number of orders that wait for the writer.
     pub fn queued(&self) -> i64 {
         self.queued.load(Relaxed).max(0)
     }
 
-    /// What is known of where they go.
-    pub fn outside(&self) -> Outside {
-        self.outside.lock().expect("nobody panics while holding it").clone()
+    /// Returns the availability of sink and dead letters.
+    pub fn outputs(&self) -> Outputs {
+        self.outputs.lock().expect("nobody panics while holding it").clone()
     }
 }
 
@@ -540,7 +536,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_histogram_counts_what_is_at_most_so_long() {
+    fn a_histogram_counts_durations_up_to_each_bound() {
         let histogram = Histogram::default();
         [50, 100, 900, 70_000_000].iter().for_each(|us| histogram.add(*us));
         let buckets: Vec<(u64, u64)> = histogram.buckets().collect();
@@ -550,28 +546,30 @@ mod tests {
     }
 
     #[test]
-    fn late_letters_are_late_and_not_rejected() {
+    fn late_dead_letters_do_not_count_as_rejected() {
         let lane = LaneBoard::default();
         let counts = Counts { records: 5, late: 2, rejected: 1, ..Counts::default() };
-        lane.folded(&counts, Late::DeadLetter, [Stage::Time, Stage::Time, Stage::Time, Stage::Fold].into_iter());
+        lane.add_batch(&counts, Late::DeadLetter, [Stage::Time, Stage::Time, Stage::Time, Stage::Fold].into_iter());
         assert_eq!((lane.rejected.get(Stage::Time), lane.rejected.get(Stage::Fold)), (1, 1));
         assert_eq!((lane.late[0].get(), lane.late[1].get()), (0, 2));
-        lane.folded(&counts, Late::Drop, std::iter::empty());
+        lane.add_batch(&counts, Late::Drop, std::iter::empty());
         assert_eq!((lane.late[0].get(), lane.records.get()), (2, 10));
     }
 
     #[test]
-    fn a_lane_s_time_is_that_of_what_it_does() {
+    fn time_is_counted_by_activity() {
         let lane = LaneBoard::default();
-        assert_eq!((lane.doing().0, lane.without_progress_us()), (Doing::Off, 0));
-        for doing in [Doing::Gather, Doing::Map, Doing::Write] {
-            lane.enter(doing);
-            assert_eq!(lane.doing().0, doing);
-            std::thread::sleep(std::time::Duration::from_millis(2));
-            assert_eq!(lane.without_progress_us() > 0, doing == Doing::Map);
+        assert_eq!((lane.activity().0, lane.without_progress_us()), (Activity::Off, 0));
+        for activity in [Activity::Gather, Activity::Map, Activity::Write] {
+            lane.enter(activity);
+            assert_eq!(lane.activity().0, activity);
+            crate::backoff::pause(std::time::Duration::from_millis(2));
+            assert_eq!(lane.without_progress_us() > 0, activity == Activity::Map);
         }
-        lane.enter(Doing::Off);
-        assert!([Doing::Gather, Doing::Map, Doing::Write].iter().all(|doing| lane.spent_us(*doing) >= 2_000));
-        assert_eq!(lane.spent_us(Doing::Fold), 0);
+        lane.enter(Activity::Off);
+        assert!(
+            [Activity::Gather, Activity::Map, Activity::Write].iter().all(|activity| lane.spent_us(*activity) >= 2_000)
+        );
+        assert_eq!(lane.spent_us(Activity::Fold), 0);
     }
 }

@@ -1,8 +1,9 @@
-//! How far the partitions of a topic reach, and how far they were read: for those who watch. No order and no row depends on it.
+//! The ends of a topic's partitions and how far they were read, for lag. No order and no row depends on it.
 
+use crate::position::Offset;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// What is known of the partitions that a source reads.
+/// The ends and the positions of the partitions that a source reads.
 #[derive(Debug)]
 pub struct Ends {
     partitions: Vec<End>,
@@ -12,46 +13,47 @@ pub struct Ends {
 
 #[derive(Debug)]
 struct End {
-    /// The offset after the last, as the leader said.
+    /// Offset after the last record, according to the leader.
     high: AtomicU64,
-    /// Everything visible before this offset was read.
+    /// Next offset to read.
     reached: AtomicU64,
 }
 
 impl Ends {
-    /// Partitions by their ends and the first offset that is read.
-    pub fn new(partitions: impl Iterator<Item = (u64, u64)>) -> Ends {
-        let end = |(high, first)| End { high: AtomicU64::new(high), reached: AtomicU64::new(first) };
+    /// Creates the partitions from their ends and first offsets.
+    pub fn new(partitions: impl Iterator<Item = (Offset, Offset)>) -> Ends {
+        let end =
+            |(high, first): (Offset, Offset)| End { high: AtomicU64::new(high.0), reached: AtomicU64::new(first.0) };
         Ends { partitions: partitions.map(end).collect(), read: AtomicU64::new(0), answered: AtomicBool::new(true) }
     }
 
-    /// Offsets between what was read and the ends. A transaction that is open counts, and so do its marks.
+    /// Returns the number of unread offsets. Open transactions and transaction markers count.
     pub fn unread(&self) -> u64 {
         let left = |end: &End| end.high.load(Relaxed).saturating_sub(end.reached.load(Relaxed));
         self.partitions.iter().map(left).sum()
     }
 
-    /// Records that were read since the source started.
+    /// Returns the number of records read since the source started.
     pub fn read(&self) -> u64 {
         self.read.load(Relaxed)
     }
 
-    /// Whether the leaders answered when they were asked last.
+    /// Returns whether the leaders answered the last question.
     pub fn answered(&self) -> bool {
         self.answered.load(Relaxed)
     }
 
-    /// Partition number `i` was read up to there, which gave so many records more.
-    pub(crate) fn reach(&self, i: usize, offset: u64, records: usize) {
+    /// Records that partition number `i` was read up to an offset, with this many more records.
+    pub(crate) fn reach(&self, i: usize, offset: Offset, records: usize) {
         self.read.fetch_add(records as u64, Relaxed);
-        self.partitions[i].reached.store(offset, Relaxed);
+        self.partitions[i].reached.store(offset.0, Relaxed);
     }
 
-    /// The leaders said where these end, all in the order of the partitions; none if they did not answer.
-    pub(crate) fn survey(&self, highs: Option<&[Option<u64>]>) {
+    /// Records the ends that the leaders returned, in the order of the partitions; none if they did not answer.
+    pub(crate) fn survey(&self, highs: Option<&[Option<Offset>]>) {
         for (end, high) in self.partitions.iter().zip(highs.unwrap_or_default()) {
             if let Some(high) = high {
-                end.high.store(*high, Relaxed);
+                end.high.store(high.0, Relaxed);
             }
         }
         self.answered.store(highs.is_some_and(|highs| highs.iter().all(Option::is_some)), Relaxed);
@@ -64,13 +66,13 @@ mod tests {
 
     #[test]
     fn what_is_unread_is_counted_over_all_partitions() {
-        let ends = Ends::new([(10, 4), (5, 5)].into_iter());
+        let ends = Ends::new([(Offset(10), Offset(4)), (Offset(5), Offset(5))].into_iter());
         assert_eq!((ends.unread(), ends.read()), (6, 0));
-        ends.reach(0, 9, 3);
+        ends.reach(0, Offset(9), 3);
         assert_eq!((ends.unread(), ends.read()), (1, 3), "what is no record counts until it is passed");
-        ends.survey(Some(&[Some(12), None]));
+        ends.survey(Some(&[Some(Offset(12)), None]));
         assert_eq!((ends.unread(), ends.answered()), (3, false));
-        ends.survey(Some(&[Some(8), Some(6)]));
+        ends.survey(Some(&[Some(Offset(8)), Some(Offset(6))]));
         assert_eq!((ends.unread(), ends.answered()), (1, true), "a log that lost its tail is not behind");
         ends.survey(None);
         assert_eq!((ends.unread(), ends.answered()), (1, false));

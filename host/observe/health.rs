@@ -1,69 +1,69 @@
-//! Whether a host is alive, ready, started: what the probes answer, read off its board. Pure but for the clock.
+//! The answers to the probes, from the board: whether a host is alive, ready, started. Pure except for the clock.
 //!
-//! Alive is who makes progress: a lane that has been inside the host or a plugin's call for too long is not, one that waits for input, for
-//! the sink or for the store of its state is. Nothing outside makes a host dead, for a restart would mend nothing. Ready is a host whose
-//! lanes are at work and can write.
+//! A host is alive while its lanes make progress. Waiting for input, the sink or the state store counts as progress, because a restart would
+//! not help; a lane that has been computing or inside a plugin call for too long is stuck. A host is ready while its lanes run and can write.
 
 use std::time::Duration;
 
 use crate::backoff::Outage;
 use crate::clock;
-use crate::failure::{Check, Exit, Failure, Finding};
-use crate::observe::board::{Board, Doing, Phase};
+use crate::failure::{Check, Exit, Failure, first_refused};
+use crate::observe::board::{Activity, Board, Phase};
 
-/// Whether nothing stands against it.
+/// Returns whether no check is refused.
 pub fn is_well(checks: &[Check]) -> bool {
-    checks.iter().all(|check| !matches!(check.finding, Finding::Refused(_)))
+    first_refused(checks).is_none()
 }
 
-/// `/livez`: a line for each lane. One that has made no progress for `stuck_after` is stuck.
+/// Answers `/livez`: a check per lane. A lane without progress for `stuck_after` is stuck.
 pub fn live(board: &Board, stuck_after: Duration) -> Vec<Check> {
     let mut checks = vec![Check::fine("host", phase(board))];
     let most_us = u64::try_from(stuck_after.as_micros()).unwrap_or(u64::MAX);
     for lane in board.lanes() {
-        let (subject, (doing, _), stuck_us) = (format!("lane {}", lane.name), lane.doing(), lane.without_progress_us());
+        let (subject, (activity, _), stuck_us) =
+            (format!("lane {}", lane.name), lane.activity(), lane.without_progress_us());
         checks.push(if stuck_us > most_us {
-            let what = format!("no progress in {} for {} s", doing.name(), stuck_us / 1_000_000);
+            let what = format!("no progress in {} for {} s", activity.name(), stuck_us / 1_000_000);
             Check::refused(subject, Failure::new(Exit::Unexpected, what))
         } else {
-            let is_away = board.state().since_ms().is_some() && doing.needs_state();
-            Check::fine(subject, if is_away { "waits for the store of its state" } else { words(doing) })
+            let is_unavailable = board.state().since_ms().is_some() && activity.needs_state();
+            Check::fine(subject, if is_unavailable { "waiting for the state store" } else { words(activity) })
         });
     }
     checks
 }
 
-/// `/readyz`: a line for the host, each lane, where state lies, the sink and the dead letters.
+/// Answers `/readyz`: checks of the host, each lane, the state store, the sink and the dead letters.
 pub fn ready(board: &Board) -> Vec<Check> {
     let not_yet = |subject: &str, what: &str| Check::refused(subject, Failure::new(Exit::Outside, what));
     let is_folding = board.phase() == Phase::Folding && !board.is_stopping();
     let mut checks = vec![if is_folding { Check::fine("host", phase(board)) } else { not_yet("host", &phase(board)) }];
     let lanes = board.lanes();
     if lanes.is_empty() {
-        checks.push(not_yet("lanes", "none is assigned yet"));
+        checks.push(not_yet("lanes", "no lane is assigned yet"));
     }
     for lane in lanes {
         let subject = format!("lane {}", lane.name);
-        checks.push(match (lane.deployment(), lane.doing().0) {
-            (None, _) => not_yet(&subject, "its state is not restored yet"),
-            (Some(_), Doing::Off) => not_yet(&subject, "it is not at work"),
+        checks.push(match (lane.deployment(), lane.activity().0) {
+            (None, _) => not_yet(&subject, "state not restored yet"),
+            (Some(_), Activity::Off) => not_yet(&subject, "not running"),
             (Some(deployed), _) => Check::fine(
                 subject,
-                format!("folded by {} {}, deployment {}", deployed.plugin, deployed.version, deployed.n),
+                format!("running {} {}, deployment {}", deployed.plugin, deployed.version, deployed.n),
             ),
         });
     }
-    let outside = board.outside();
+    let outputs = board.outputs();
     checks.push(reachable("state", Some(board.state())));
-    checks.push(reachable("sink", outside.sink.as_deref()));
-    checks.push(reachable("dead letters", outside.letters.as_deref()));
+    checks.push(reachable("sink", outputs.sink.as_deref()));
+    checks.push(reachable("dead letters", outputs.letters.as_deref()));
     checks
 }
 
-/// `/startupz`: whether the lanes have come to work once.
+/// Answers `/startupz`: whether the lanes have started once.
 pub fn startup(board: &Board) -> Vec<Check> {
     vec![if board.has_started() {
-        Check::fine("host", "the start is over")
+        Check::fine("host", "startup complete")
     } else {
         Check::refused("host", Failure::new(Exit::Outside, phase(board)))
     }]
@@ -71,32 +71,32 @@ pub fn startup(board: &Board) -> Vec<Check> {
 
 fn phase(board: &Board) -> String {
     match board.phase() {
-        _ if board.is_stopping() => "stops: drains, then a last checkpoint".to_owned(),
-        Phase::Starting(what) => format!("starts: {what}"),
-        Phase::Folding => "its lanes are at work".to_owned(),
-        Phase::GoingBack => "goes back to an earlier point of the log".to_owned(),
+        _ if board.is_stopping() => "stopping: draining, then writing a final checkpoint".to_owned(),
+        Phase::Starting(what) => format!("starting: {what}"),
+        Phase::Folding => "lanes are running".to_owned(),
+        Phase::Rewinding => "rewinding to an earlier point of the log".to_owned(),
     }
 }
 
-fn words(doing: Doing) -> &'static str {
-    match doing {
-        Doing::Off => "not at work",
-        Doing::Gather => "waits for input",
-        Doing::Map => "maps",
-        Doing::Fold => "folds",
-        Doing::Store => "reads keys or writes the journal",
-        Doing::Checkpoint => "writes a checkpoint",
-        Doing::Write => "waits for the sink",
+fn words(activity: Activity) -> &'static str {
+    match activity {
+        Activity::Off => "not running",
+        Activity::Gather => "waiting for input",
+        Activity::Map => "mapping",
+        Activity::Fold => "folding",
+        Activity::Store => "reading keys or writing the journal",
+        Activity::Checkpoint => "writing a checkpoint",
+        Activity::Write => "waiting for the sink",
     }
 }
 
 fn reachable(subject: &str, outage: Option<&Outage>) -> Check {
-    let away = |what: String| Check::refused(subject, Failure::new(Exit::Outside, what));
+    let unavailable = |what: String| Check::refused(subject, Failure::new(Exit::Outside, what));
     match outage.map(Outage::since_ms) {
-        None => away("not open yet".to_owned()),
+        None => unavailable("not open yet".to_owned()),
         Some(None) => Check::fine(subject, "no outage"),
         Some(Some(since)) => {
-            away(format!("does not answer, for {} s", clock::now_ms().saturating_sub(since).max(0) / 1000))
+            unavailable(format!("unavailable for {} s", clock::now_ms().saturating_sub(since).max(0) / 1000))
         }
     }
 }
@@ -107,7 +107,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::backoff::Backoff;
+    use crate::backoff::{self, Backoff};
+    use crate::failure::Finding;
 
     const MOMENT: Duration = Duration::from_millis(1);
 
@@ -117,27 +118,27 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_is_alive_that_waits_for_the_outside_and_dead_that_does_not_come_back() {
+    fn a_lane_that_waits_is_alive_and_one_that_does_not_return_is_stuck() {
         let board = Board::new("test", &Arc::default());
         let lane = board.lane("topic");
-        for (doing, is_alive) in [
-            (Doing::Gather, true),
-            (Doing::Map, false),
-            (Doing::Fold, false),
-            (Doing::Store, false),
-            (Doing::Checkpoint, false),
-            (Doing::Write, true),
+        for (activity, is_alive) in [
+            (Activity::Gather, true),
+            (Activity::Map, false),
+            (Activity::Fold, false),
+            (Activity::Store, false),
+            (Activity::Checkpoint, false),
+            (Activity::Write, true),
         ] {
-            lane.enter(doing);
-            std::thread::sleep(MOMENT * 2);
-            assert_eq!(is_well(&live(&board, MOMENT)), is_alive, "{doing:?}");
-            let mut state = Backoff::known_by("state.url", Arc::clone(board.state()));
+            lane.enter(activity);
+            backoff::pause(MOMENT * 2);
+            assert_eq!(is_well(&live(&board, MOMENT)), is_alive, "{activity:?}");
+            let mut state = Backoff::publishing("state.url", Arc::clone(board.state()));
             state.warn(&"away");
-            let waits = matches!(doing, Doing::Store | Doing::Checkpoint);
-            assert_eq!(is_well(&live(&board, MOMENT)), is_alive || waits, "{doing:?} in an outage");
+            let waits = matches!(activity, Activity::Store | Activity::Checkpoint);
+            assert_eq!(is_well(&live(&board, MOMENT)), is_alive || waits, "{activity:?} in an outage");
             assert!(refused(&ready(&board)).contains(&"state"));
             state.over();
-            assert!(is_well(&live(&board, Duration::from_secs(3600))), "{doing:?}");
+            assert!(is_well(&live(&board, Duration::from_secs(3600))), "{activity:?}");
         }
     }
 
@@ -155,9 +156,9 @@ mod tests {
         assert!(is_well(&startup(&board)));
         sink.warn(&"away");
         assert_eq!(refused(&ready(&board)), ["lane topic", "sink"]);
-        assert!(is_well(&live(&board, MOMENT)), "an outage kills nobody");
+        assert!(is_well(&live(&board, MOMENT)), "an outage does not make a host unhealthy");
         sink.over();
-        board.enter(Phase::GoingBack);
+        board.enter(Phase::Rewinding);
         assert_eq!(refused(&ready(&board)), ["host", "lane topic"]);
         assert!(is_well(&startup(&board)), "the start stays over");
         board.enter(Phase::Folding);

@@ -1,4 +1,4 @@
-//! Logs on standard error: for people by default, as JSON on request. They make way for a progress bar. Nothing logs per record.
+//! Logs on standard error: text by default, JSON on request. They make way for a progress bar. Nothing logs per record.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -7,20 +7,20 @@ use tracing_subscriber::EnvFilter;
 use crate::failure::{Exit, Failure};
 use crate::observe::progress;
 
-/// Form of the logs.
+/// Format of the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// A line for people.
+    /// Text for people.
     Human,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What is logged when `KEYFOLD_LOG` says nothing.
+/// The filter if `KEYFOLD_LOG` is not set.
 pub const DEFAULT_FILTER: &str = "warn,keyfold=info";
 
 impl Format {
-    /// The form that `KEYFOLD_LOG_FORMAT` names.
+    /// Parses the value of `KEYFOLD_LOG_FORMAT`.
     pub fn from_variable(text: &str) -> Result<Format, Failure> {
         match text {
             "human" => Ok(Format::Human),
@@ -33,10 +33,11 @@ impl Format {
     }
 }
 
-/// Starts the logs of this process. `filter` is what `KEYFOLD_LOG` holds, in the syntax of env-filter.
+/// Starts logging in this process. `filter` has the syntax of `tracing_subscriber::EnvFilter`.
 pub fn start(format: Format, filter: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
-        let message = format!("KEYFOLD_LOG: {filter:?} is not a filter like \"info\" or \"{DEFAULT_FILTER}\": {error}");
+        let message =
+            format!("KEYFOLD_LOG: {filter:?} is not a valid filter such as \"info\" or \"{DEFAULT_FILTER}\": {error}");
         Failure::new(Exit::Config, message)
     })?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Beside);
@@ -50,7 +51,7 @@ pub fn start(format: Format, filter: &str) -> Result<(), Failure> {
     started.map_err(|error| Failure::new(Exit::Unexpected, format!("cannot start the logs: {error}")))
 }
 
-/// Standard error, beside a progress bar.
+/// Standard error, without tearing a progress bar.
 struct Beside;
 
 impl Write for Beside {
@@ -69,19 +70,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_filter_is_one() {
+    fn the_default_filter_is_valid() {
         EnvFilter::try_new(DEFAULT_FILTER).expect("the default is a filter");
     }
 
     #[test]
-    fn a_filter_that_is_none_is_refused() {
+    fn an_invalid_filter_is_refused() {
         let failure = start(Format::Human, "keyfold=loud").expect_err("there is no such level");
         assert_eq!(failure.exit, Exit::Config);
-        assert!(failure.message.starts_with("KEYFOLD_LOG: \"keyfold=loud\" is not a filter"), "{failure}");
+        assert!(failure.message.starts_with("KEYFOLD_LOG: \"keyfold=loud\" is not a valid filter"), "{failure}");
     }
 
     #[test]
-    fn a_format_that_is_none_is_refused() {
+    fn an_unknown_format_is_refused() {
         assert_eq!(Format::from_variable("json"), Ok(Format::Json));
         assert_eq!(Format::from_variable("human"), Ok(Format::Human));
         let failure = Format::from_variable("xml").expect_err("there is no such format");

@@ -1,15 +1,14 @@
-//! What a plugin's calls cost: added up for each function of the contract, over all instances and threads that call it for one lane. No
-//! row depends on it.
+//! The cost of a plugin's calls: totals per function of the contract, over all instances and threads of one lane. No row depends on it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::clock;
 
-/// What an instance is made for.
+/// The functions of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// Making and configuring it.
+    /// Creating and configuring an instance.
     Configure,
     /// `map-records`.
     MapRecords,
@@ -22,10 +21,10 @@ pub enum Call {
 }
 
 impl Call {
-    /// All of them, in the order in which a batch meets them.
+    /// All functions, in the order in which a batch calls them.
     pub const ALL: [Call; 5] = [Call::Configure, Call::MapRecords, Call::Fold, Call::OnTimer, Call::Migrate];
 
-    /// The contract's name.
+    /// Returns its name in the contract.
     pub fn name(self) -> &'static str {
         match self {
             Call::Configure => "configure",
@@ -37,25 +36,25 @@ impl Call {
     }
 }
 
-/// What calls of one kind have cost.
+/// The cost of the calls of one function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// How many there were.
+    /// Number of calls.
     pub calls: u64,
-    /// Their time, columns in and out included.
+    /// Total time, including the transfer of columns.
     pub time: Duration,
-    /// Their instructions, about.
+    /// Total fuel, about one unit per instruction.
     pub fuel: u64,
-    /// Those that trapped, erred, broke a limit or answered what does not fit the contract.
+    /// Calls that trapped, returned an error, exceeded a limit or violated the contract.
     pub failed: u64,
 }
 
-/// The sums.
+/// The totals.
 #[derive(Debug, Default)]
 pub struct Meter {
     sums: [Sums; 5],
     memory: AtomicU64,
-    /// When a call came back last, by [`clock::uptime_us`].
+    /// Time of the last return from a call, by [`clock::uptime_us`].
     returned_us: AtomicU64,
 }
 
@@ -68,11 +67,11 @@ struct Sums {
 }
 
 impl Meter {
-    /// Makes a call, which says what it gives and how much fuel it took, and adds what it cost.
+    /// Runs a call, which returns its result and its fuel, and adds its cost.
     pub(crate) fn measure<T, E>(&self, call: Call, make: impl FnOnce() -> (Result<T, E>, u64)) -> Result<T, E> {
         let began = clock::instant();
         let (given, fuel) = make();
-        self.add(call, began.elapsed(), fuel, given.is_err());
+        self.add(call, clock::since(began), fuel, given.is_err());
         self.returned_us.store(clock::uptime_us(), Relaxed);
         given
     }
@@ -85,27 +84,27 @@ impl Meter {
         sums.fuel.fetch_add(fuel, Relaxed);
     }
 
-    /// An instance has this much memory.
+    /// Records the memory of an instance.
     pub(crate) fn memory(&self, bytes: u64) {
         self.memory.fetch_max(bytes, Relaxed);
     }
 
-    /// The greatest memory that an instance had, bytes.
+    /// Returns the most memory that an instance has used, bytes.
     pub fn most_memory(&self) -> u64 {
         self.memory.load(Relaxed)
     }
 
-    /// When a call came back last, by [`clock::uptime_us`]; 0 if none did.
+    /// Returns when a call last returned, by [`clock::uptime_us`]; 0 if none has.
     pub fn returned_us(&self) -> u64 {
         self.returned_us.load(Relaxed)
     }
 
-    /// What calls of this kind have cost.
+    /// Returns the cost of the calls of a function.
     pub fn cost(&self, call: Call) -> Cost {
         self.read(call, |sum| sum.load(Relaxed))
     }
 
-    /// What calls of this kind have cost since it was last asked.
+    /// Returns and resets the cost of the calls of a function.
     pub fn take(&self, call: Call) -> Cost {
         self.read(call, |sum| sum.swap(0, Relaxed))
     }

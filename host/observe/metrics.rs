@@ -1,14 +1,14 @@
-//! Every metric of a host: its name, labels, unit and meaning, and how it is read off the boards; and the page in Prometheus' text format
-//! that they make. Names, the reference in README.md and the page all come from one table.
+//! The metrics of a host: name, labels, unit, meaning, and how each is read from the boards; and the page in Prometheus' text format. Names,
+//! page and reference come from one table.
 //!
-//! The text is written here: the format is a few lines, and a library for it would want to own the numbers, which are the boards'.
+//! The format is written here: it is a few lines, and a library for it would want to own the numbers, which belong to the boards.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::backoff::Outage;
 use crate::clock;
-use crate::observe::board::{Board, Doing, LaneBoard};
+use crate::observe::board::{Activity, Board, LaneBoard};
 use crate::observe::health;
 use crate::observe::meter::{Call, Cost};
 use crate::strike::Stage;
@@ -16,7 +16,7 @@ use crate::strike::Stage;
 /// The media type of the page.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Counter,
@@ -33,13 +33,13 @@ struct Metric {
     read: Read,
 }
 
-/// Where it is read: once for the host, or for each lane, whose name is its first label.
+/// How a metric is read: once for the host, or once per lane, with the lane's name as the first label.
 enum Read {
     Host(fn(&View<'_>, &mut Samples<'_>)),
     Lane(fn(&LaneBoard, &View<'_>, &mut Samples<'_>)),
 }
 
-/// What is looked at, and when.
+/// The board to read, and the time.
 struct View<'a> {
     board: &'a Board,
     stuck_after: Duration,
@@ -57,26 +57,26 @@ const METRICS: &[Metric] = &[
     host(
         "keyfold_build_info",
         &["pipeline", "version"],
-        "1; the pipeline's name and keyfold's version",
+        "always 1; labels carry the pipeline's name and the version of keyfold",
         |view, out| {
             out.value(&[&view.board.pipeline, env!("CARGO_PKG_VERSION")], 1.0);
         },
     ),
-    host("keyfold_start_time_seconds", NONE, "Unix time at which the host started", |view, out| {
+    host("keyfold_start_time_seconds", NONE, "start time of the host, Unix time", |view, out| {
         out.value(&[], seconds(view.board.started_ms));
     }),
-    host("keyfold_live", NONE, "1 while `/livez` answers 200", |view, out| {
+    host("keyfold_live", NONE, "1 while `/livez` returns 200, else 0", |view, out| {
         out.value(&[], flag(health::is_well(&health::live(view.board, view.stuck_after))));
     }),
-    host("keyfold_ready", NONE, "1 while `/readyz` answers 200", |view, out| {
+    host("keyfold_ready", NONE, "1 while `/readyz` returns 200, else 0", |view, out| {
         out.value(&[], flag(health::is_well(&health::ready(view.board))));
     }),
-    // ---- what was folded
+    // ---- folding
     lane(
         "keyfold_deployment_info",
         Kind::Gauge,
         &["lane", "deployment", "plugin", "version", "digest"],
-        "1 for the deployment that folds the lane, with its plugin",
+        "always 1; labels carry the deployment in force and its plugin",
         |lane, _, out| {
             if let Some(deployed) = lane.deployment() {
                 out.value(&[&deployed.n.to_string(), &deployed.plugin, &deployed.version, &deployed.digest], 1.0);
@@ -84,57 +84,65 @@ const METRICS: &[Metric] = &[
         },
     ),
     count("keyfold_records_total", "records folded", |lane, _, out| out.number(lane.records.get())),
-    count("keyfold_events_total", "events that the plugin's `map-records` made", |lane, _, out| {
+    count("keyfold_events_total", "events produced by the plugin's `map-records`", |lane, _, out| {
         out.number(lane.events.get());
     }),
     lane(
         "keyfold_rejected_total",
         Kind::Counter,
         STAGE,
-        "records, events and firings that were rejected or struck, by stage; late ones do not count",
+        "records, events and firings that were rejected or hit a limit, by stage; without late events",
         |lane, _, out| out.stages(OF_LANE, |stage| lane.rejected.get(stage)),
     ),
     lane(
         "keyfold_late_total",
         Kind::Counter,
         &["lane", "policy"],
-        "late events, by what `time.late` said of them: `drop` or `dead-letter`",
+        "late events by policy (`time.late`): `drop` or `dead-letter`",
         |lane, _, out| {
             for (policy, late) in ["drop", "dead-letter"].into_iter().zip(&lane.late) {
                 out.value(&[policy], late.get() as f64);
             }
         },
     ),
-    count("keyfold_rows_total", "rows that left the lane", |lane, _, out| out.number(lane.rows.get())),
+    count("keyfold_rows_total", "rows emitted by the lane", |lane, _, out| out.number(lane.rows.get())),
     count("keyfold_firings_total", "timers fired", |lane, _, out| out.number(lane.firings.get())),
     count("keyfold_batches_total", "batches folded", |lane, _, out| out.number(lane.batches.get())),
     lane(
         "keyfold_strikes_total",
         Kind::Counter,
         STAGE,
-        "new strikes: items that, alone in a fresh instance, trapped or broke a limit; by stage",
+        "new strikes by stage: items that trapped or exceeded a limit, alone in a fresh instance",
         |lane, _, out| out.stages(OF_PLUGIN, |stage| lane.strikes.get(stage)),
     ),
-    count("keyfold_floors_total", "records that became visible late and were sorted behind others", |lane, _, out| {
-        out.number(lane.floors.get());
-    }),
+    count(
+        "keyfold_floors_total",
+        "records that became visible late and were ordered after records already folded",
+        |lane, _, out| {
+            out.number(lane.floors.get());
+        },
+    ),
     count("keyfold_audits_total", "batches audited (`plugin.audit`)", |lane, _, out| out.number(lane.audits.get())),
-    count("keyfold_swaps_total", "deployments entered", |lane, _, out| out.number(lane.swaps.get())),
-    gauge("keyfold_swap_gap_seconds", "the longest time in which nothing was folded because of one", |lane, _, out| {
+    count("keyfold_swaps_total", "deployments that took effect", |lane, _, out| out.number(lane.swaps.get())),
+    gauge("keyfold_swap_gap_seconds", "longest pause in folding caused by a deployment", |lane, _, out| {
         out.value(&[], micros(lane.longest_gap_us.get()));
     }),
-    // ---- how far
-    gauge("keyfold_lag_records", "records of the log that are not folded yet, about; not of a file", |lane, _, out| {
-        out.known(lane.lag().map(|records| records as f64));
-    }),
+    // ---- progress
+    gauge(
+        "keyfold_lag_records",
+        "records of the log that are not folded yet, approximately; omitted for a file",
+        |lane, _, out| {
+            out.known(lane.lag().map(|records| records as f64));
+        },
+    ),
     gauge(
         "keyfold_lag_seconds",
-        "how far the append time of the last folded record lies behind the clock while others wait; 0 if none does",
+        "age of the last folded record while others wait, by append time; 0 if none waits",
         |lane, view, out| out.known(lane.lag_ms(view.now_ms).map(seconds)),
     ),
     gauge(
         "keyfold_source_up",
-        "1 if the partitions' leaders answered when asked last; not of a file",
+        "1 if the partitions' leaders answered the last request, else 0; omitted for a file",
         |lane, _, out| {
             out.known(lane.ends().map(|ends| flag(ends.answered())));
         },
@@ -142,127 +150,131 @@ const METRICS: &[Metric] = &[
     gauge("keyfold_last_append_time_seconds", "append time of the last folded record, Unix time", |lane, _, out| {
         out.known(lane.last_append.get().map(seconds));
     }),
-    gauge("keyfold_watermark_seconds", "the watermark, Unix time; none before the first event", |lane, _, out| {
+    gauge("keyfold_watermark_seconds", "the watermark, Unix time; omitted before the first event", |lane, _, out| {
         out.known(lane.watermark.get().map(seconds));
     }),
-    gauge("keyfold_watermark_lag_seconds", "how far the watermark lies behind the clock", |lane, view, out| {
+    gauge("keyfold_watermark_lag_seconds", "how far the watermark trails the clock", |lane, view, out| {
         out.known(lane.watermark.get().map(|watermark| seconds(view.now_ms.saturating_sub(watermark))));
     }),
     // ---- state
     gauge(
         "keyfold_open_keys",
-        "keys with state, as of the last checkpoint; after a start they are counted as they are brought into memory",
+        "keys with state as of the last checkpoint; after a start, keys count as they are loaded into memory",
         |lane, _, out| out.number(lane.keys.get()),
     ),
-    gauge("keyfold_state_bytes", "bytes of keys, values and list items, as of then", |lane, _, out| {
+    gauge("keyfold_state_bytes", "size of keys, values and list items as of the last checkpoint", |lane, _, out| {
         out.number(lane.state_bytes.get());
     }),
     count("keyfold_checkpoints_total", "checkpoints written", |lane, _, out| out.number(lane.checkpoints.get())),
     gauge(
         "keyfold_checkpoint_age_seconds",
-        "since when the lane has done what no checkpoint covers, or a little more; small while nothing happens",
+        "time since a checkpoint last covered everything that the lane has done; small while the lane is idle",
         |lane, view, out| out.known(lane.covered.get().map(|at| seconds(view.now_ms.saturating_sub(at).max(0)))),
     ),
     gauge(
         "keyfold_checkpoint_duration_seconds",
-        "how long the last checkpoint took, with waiting for the sink to acknowledge",
+        "duration of the last checkpoint, including the wait for the sink",
         |lane, _, out| out.value(&[], micros(lane.checkpoint_us.get())),
     ),
-    gauge("keyfold_checkpoint_bytes", "bytes that it wrote, before compression", |lane, _, out| {
+    gauge("keyfold_checkpoint_bytes", "size of the last checkpoint before compression", |lane, _, out| {
         out.number(lane.checkpoint_bytes.get());
     }),
-    host("keyfold_state_up", NONE, "0 during an outage of where state lies (`state.url`), 1 else", |view, out| {
+    host("keyfold_state_up", NONE, "0 during an outage of the state store (`state.url`), else 1", |view, out| {
         out.up(Some(view.board.state()));
     }),
     Metric {
         kind: Kind::Counter,
-        ..host("keyfold_state_retries_total", NONE, "requests to it that failed and were repeated", |view, out| {
-            out.value(&[], view.board.state().retries() as f64);
-        })
+        ..host(
+            "keyfold_state_retries_total",
+            NONE,
+            "failed requests to the state store that were retried",
+            |view, out| {
+                out.value(&[], view.board.state().retries() as f64);
+            },
+        )
     },
     // ---- time
     lane(
         "keyfold_lane_seconds_total",
         Kind::Counter,
-        &["lane", "doing"],
-        "the lane's time by what it did: `gather` (waits for input), `map`, `fold`, `store` (keys, journal), `write` (waits for the sink), \
+        &["lane", "activity"],
+        "the lane's time by activity: `gather` (waiting for input), `map`, `fold`, `store` (keys, journal), `write` (waiting for the sink), \
          `checkpoint`",
         |lane, _, out| {
-            for doing in Doing::AT_WORK {
-                out.value(&[doing.name()], micros(lane.spent_us(doing)));
+            for activity in Activity::RUNNING {
+                out.value(&[activity.name()], micros(lane.spent_us(activity)));
             }
         },
     ),
     gauge(
         "keyfold_stuck_seconds",
-        "for how long the lane has made no progress but in waiting for input, sink or state; `/livez` fails at `admin.stuck_after`",
+        "time without progress, not counting waits for input, sink or state store; `/livez` fails at `admin.stuck_after`",
         |lane, _, out| out.value(&[], micros(lane.without_progress_us())),
     ),
     // ---- sink and dead letters
-    count("keyfold_sink_rows_total", "rows that the sink acknowledged", |lane, _, out| {
-        out.number(lane.sink_rows.get())
-    }),
+    count("keyfold_sink_rows_total", "rows acknowledged by the sink", |lane, _, out| out.number(lane.sink_rows.get())),
     lane(
         "keyfold_sink_write_seconds",
         Kind::Histogram,
         LANE,
-        "how long the sink took for the rows of a batch, outages included",
+        "duration of writing the rows of a batch, including outages",
         |lane, _, out| out.histogram(lane),
     ),
-    host("keyfold_sink_up", NONE, "0 during an outage of the sink, 1 else; none before it is open", |view, out| {
-        out.up(view.board.outside().sink.as_deref());
+    host("keyfold_sink_up", NONE, "0 during an outage of the sink, else 1; omitted before it is open", |view, out| {
+        out.up(view.board.outputs().sink.as_deref());
     }),
     Metric {
         kind: Kind::Counter,
-        ..host("keyfold_sink_retries_total", NONE, "attempts at the sink that failed and were repeated", |view, out| {
-            out.known(view.board.outside().sink.map(|sink| sink.retries() as f64));
+        ..host("keyfold_sink_retries_total", NONE, "failed writes to the sink that were retried", |view, out| {
+            out.known(view.board.outputs().sink.map(|sink| sink.retries() as f64));
         })
     },
     host(
         "keyfold_sink_queued_batches",
         NONE,
-        "batches and checkpoints that wait for the writing thread",
+        "batches and checkpoints that wait for the writer thread",
         |view, out| {
             out.value(&[], view.board.queued() as f64);
         },
     ),
-    lane(
-        "keyfold_dead_letters_total",
-        Kind::Counter,
-        STAGE,
-        "dead letters handed to where they are kept, by stage",
-        |lane, _, out| out.stages(&Stage::ALL, |stage| lane.letters.get(stage)),
-    ),
-    host("keyfold_dead_letters_up", NONE, "0 during an outage of where dead letters go, 1 else", |view, out| {
-        out.up(view.board.outside().letters.as_deref());
+    lane("keyfold_dead_letters_total", Kind::Counter, STAGE, "dead letters written, by stage", |lane, _, out| {
+        out.stages(&Stage::ALL, |stage| lane.letters.get(stage))
     }),
+    host(
+        "keyfold_dead_letters_up",
+        NONE,
+        "0 during an outage of the dead-letter file or topic, else 1",
+        |view, out| {
+            out.up(view.board.outputs().letters.as_deref());
+        },
+    ),
     Metric {
         kind: Kind::Counter,
         ..host(
             "keyfold_dead_letters_retries_total",
             NONE,
-            "attempts there that failed and were repeated",
+            "failed writes of dead letters that were retried",
             |view, out| {
-                out.known(view.board.outside().letters.map(|letters| letters.retries() as f64));
+                out.known(view.board.outputs().letters.map(|letters| letters.retries() as f64));
             },
         )
     },
     // ---- the plugin
-    lane("keyfold_plugin_calls_total", Kind::Counter, CALLS, "calls of the plugin, by function", |lane, _, out| {
+    lane("keyfold_plugin_calls_total", Kind::Counter, CALLS, "calls of the plugin by function", |lane, _, out| {
         out.calls(lane, |cost| cost.calls as f64);
     }),
     lane(
         "keyfold_plugin_failed_calls_total",
         Kind::Counter,
         CALLS,
-        "those that trapped, erred or broke a limit; each is repeated in halves",
+        "calls that trapped, returned an error or exceeded a limit; each is repeated in halves",
         |lane, _, out| out.calls(lane, |cost| cost.failed as f64),
     ),
     lane(
         "keyfold_plugin_seconds_total",
         Kind::Counter,
         CALLS,
-        "their time, columns in and out included",
+        "time in calls of the plugin, including the transfer of columns",
         |lane, _, out| {
             out.calls(lane, |cost| cost.time.as_secs_f64());
         },
@@ -271,7 +283,7 @@ const METRICS: &[Metric] = &[
         "keyfold_plugin_fuel_total",
         Kind::Counter,
         CALLS,
-        "their fuel, about one unit an instruction",
+        "fuel used by calls of the plugin, about one unit per instruction",
         |lane, _, out| {
             out.calls(lane, |cost| cost.fuel as f64);
         },
@@ -280,7 +292,7 @@ const METRICS: &[Metric] = &[
         "keyfold_plugin_memory_bytes",
         Kind::Gauge,
         PLUGIN,
-        "the most memory of one instance so far",
+        "most memory used by one instance so far",
         |lane, _, out| {
             for same in lane.called() {
                 let most = same.iter().map(|called| called.meter.most_memory()).max().unwrap_or_default();
@@ -288,29 +300,29 @@ const METRICS: &[Metric] = &[
             }
         },
     ),
-    lane("keyfold_plugin_log_lines_total", Kind::Counter, PLUGIN, "lines that the plugin logged", |lane, _, out| {
+    lane("keyfold_plugin_log_lines_total", Kind::Counter, PLUGIN, "log lines written by the plugin", |lane, _, out| {
         for same in lane.called() {
             let lines: u64 = same.iter().map(|called| called.log.written()).sum();
             out.value(&[&same[0].plugin, &same[0].version], lines as f64);
         }
     }),
     lane(
-        "keyfold_plugin_log_lines_left_out_total",
+        "keyfold_plugin_log_lines_dropped_total",
         Kind::Counter,
         PLUGIN,
-        "lines that were more than `plugin.log_rate`",
+        "log lines of the plugin dropped because of `plugin.log_rate`",
         |lane, _, out| {
             for same in lane.called() {
-                let lines: u64 = same.iter().map(|called| called.log.left_out()).sum();
+                let lines: u64 = same.iter().map(|called| called.log.dropped()).sum();
                 out.value(&[&same[0].plugin, &same[0].version], lines as f64);
             }
         },
     ),
 ];
 
-/// The stages of what a lane rejects.
+/// Stages at which a lane rejects.
 const OF_LANE: &[Stage] = &[Stage::Map, Stage::Time, Stage::Fold, Stage::Timer, Stage::Migrate];
-/// The stages of what a plugin strikes on.
+/// Stages of strikes.
 const OF_PLUGIN: &[Stage] = &[Stage::Map, Stage::Fold, Stage::Timer, Stage::Migrate];
 
 const fn host(
@@ -352,7 +364,7 @@ fn flag(value: bool) -> f64 {
     f64::from(u8::from(value))
 }
 
-/// The page.
+/// Returns the page.
 pub fn page(board: &Board, stuck_after: Duration) -> String {
     let view = View { board, stuck_after, now_ms: clock::now_ms() };
     let lanes = board.lanes();
@@ -370,7 +382,7 @@ pub fn page(board: &Board, stuck_after: Duration) -> String {
     text
 }
 
-/// The reference of all metrics as a Markdown table.
+/// Returns the reference of all metrics as a Markdown table.
 pub fn reference() -> String {
     let mut table = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
     for Metric { name, kind, labels, meaning, .. } in METRICS {
@@ -380,7 +392,7 @@ pub fn reference() -> String {
     table
 }
 
-/// The names of all metrics.
+/// Returns the names of all metrics.
 pub fn names() -> impl Iterator<Item = &'static str> {
     METRICS.iter().map(|metric| metric.name)
 }
@@ -399,7 +411,7 @@ impl Kind {
     }
 }
 
-/// Where the samples of a metric go.
+/// Writes the samples of a metric.
 struct Samples<'a> {
     metric: &'a Metric,
     lane: Option<&'a str>,
@@ -407,7 +419,7 @@ struct Samples<'a> {
 }
 
 impl Samples<'_> {
-    /// A sample; `labels` are the values of the labels after the lane's.
+    /// Writes a sample; `labels` are the values of the labels after the lane's.
     fn value(&mut self, labels: &[&str], value: f64) {
         self.sample("", labels, None, value);
     }
@@ -416,7 +428,7 @@ impl Samples<'_> {
         self.value(&[], value as f64);
     }
 
-    /// A sample, if there is anything to tell.
+    /// Writes a sample, if the value is known.
     fn known(&mut self, value: Option<f64>) {
         if let Some(value) = value {
             self.value(&[], value);
@@ -502,14 +514,14 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert!(page.lines().any(|found| found == info), "{info} is not in\n{page}");
-        assert!(!page.contains("keyfold_watermark_seconds{"), "what is not known is not told");
+        assert!(!page.contains("keyfold_watermark_seconds{"), "unknown values are omitted");
     }
 
     #[test]
-    fn names_have_their_unit_and_stand_once() {
+    fn names_end_in_their_unit_and_are_unique() {
         let mut seen = std::collections::BTreeSet::new();
         for Metric { name, kind, labels, read, .. } in METRICS {
-            assert!(seen.insert(name), "{name} stands twice");
+            assert!(seen.insert(name), "{name} is defined twice");
             assert!(name.starts_with("keyfold_"), "{name}");
             assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
             assert_eq!(labels.first() == Some(&"lane"), matches!(read, Read::Lane(_)), "{name}");

@@ -1,23 +1,23 @@
-//! What a plugin logs, on its way into the host's log: with the plugin's name and version and the lane that called it, and for a lane no
-//! more than so many lines a second. What is left out is counted, and told now and then. No row depends on it.
+//! Log lines of plugins: written to the host's log with the plugin's name and version and the lane, up to a rate per lane. Dropped lines
+//! are counted and reported now and then. No row depends on it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::clock;
 
-/// So many seconds' lines may come at once.
+/// A burst may have as many lines as this many seconds allow.
 const BURST_SECONDS: u64 = 10;
-/// Time between two lines that tell how many were left out, microseconds.
+/// Time between two reports of dropped lines, microseconds.
 const TELL_EVERY_US: u64 = 10_000_000;
 
-/// The log of a plugin, as one lane calls it or nobody in particular.
+/// The log of a plugin, in one lane or outside of any lane.
 #[derive(Debug, Default)]
 pub struct Log {
-    /// The lane, with its limit; none has no limit.
+    /// The lane with its limit; none means no limit.
     lane: Option<Limited>,
     written: AtomicU64,
-    left_out: AtomicU64,
+    dropped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -27,37 +27,37 @@ struct Limited {
 }
 
 impl Log {
-    /// The log of a lane's plugin, which may write so many lines a second, and ten times as many at once.
+    /// Creates the log of a lane's plugin, with a rate in lines per second.
     pub(crate) fn of_lane(lane: &str, lines_per_second: u64) -> Log {
         let bucket = Mutex::new(Bucket::new(lines_per_second, clock::uptime_us()));
         Log { lane: Some(Limited { lane: lane.to_owned(), bucket }), ..Log::default() }
     }
 
-    /// Lines that went into the host's log.
+    /// Returns the number of lines written.
     pub fn written(&self) -> u64 {
         self.written.load(Relaxed)
     }
 
-    /// Lines that were too many.
-    pub fn left_out(&self) -> u64 {
-        self.left_out.load(Relaxed)
+    /// Returns the number of lines dropped.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
     }
 
-    /// Logs a line of the plugin of this name and version, if it is not one too many.
+    /// Writes a line of the plugin with this name and version, unless it exceeds the rate.
     pub(crate) fn line(&self, (name, version): (&str, &str), level: u8, message: &str) {
         let lane = self.lane.as_ref().map(|limited| limited.lane.as_str());
         if let Some(Limited { bucket, .. }) = &self.lane {
             let outcome = bucket.lock().expect("nobody panics while holding it").take(clock::uptime_us());
-            if let Outcome::LeftOut { tell } = outcome {
-                let left_out = self.left_out.fetch_add(1, Relaxed) + 1;
-                if tell {
+            if let Outcome::Dropped { report } = outcome {
+                let dropped = self.dropped.fetch_add(1, Relaxed) + 1;
+                if report {
                     let limit = "plugin.log_rate";
                     tracing::warn!(
                         event = "plugin-log-limited",
                         plugin = name,
                         version,
                         lane,
-                        left_out,
+                        dropped,
                         limit,
                         "plugin log rate limit exceeded; lines dropped"
                     );
@@ -75,21 +75,21 @@ impl Log {
     }
 }
 
-/// What becomes of a line.
+/// What happens to a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Written,
-    /// Whether that is to be told.
-    LeftOut {
-        tell: bool,
+    /// Whether to report it.
+    Dropped {
+        report: bool,
     },
 }
 
-/// Lines that may still be written: filled at a steady rate, up to a burst.
+/// A token bucket: lines that may still be written, filled at a steady rate up to a burst.
 #[derive(Debug)]
 struct Bucket {
     per_second: u64,
-    /// Millionths of lines.
+    /// Lines left, in millionths.
     left: u64,
     filled_us: u64,
     told_us: Option<u64>,
@@ -110,11 +110,11 @@ impl Bucket {
             self.left = left;
             return Outcome::Written;
         }
-        let tell = self.told_us.is_none_or(|told| now_us >= told.saturating_add(TELL_EVERY_US));
-        if tell {
+        let report = self.told_us.is_none_or(|told| now_us >= told.saturating_add(TELL_EVERY_US));
+        if report {
             self.told_us = Some(now_us);
         }
-        Outcome::LeftOut { tell }
+        Outcome::Dropped { report }
     }
 }
 
@@ -138,10 +138,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_told_at_once_and_then_every_ten_seconds() {
+    fn dropped_lines_are_reported_at_once_and_then_every_ten_seconds() {
         let mut bucket = Bucket::new(1, 0);
         assert_eq!(written(&mut bucket, 10, 0), 10);
-        let mut told = |ms: u64| bucket.take(ms * 1_000) == Outcome::LeftOut { tell: true };
+        let mut told = |ms: u64| bucket.take(ms * 1_000) == Outcome::Dropped { report: true };
         assert_eq!([0, 100, 900].map(&mut told), [true, false, false]);
         let tells: usize = (0..400_u64).map(|i| usize::from(told(10_000 + i))).sum();
         assert_eq!(tells, 1);
@@ -152,10 +152,10 @@ mod tests {
         let log = Log::default();
         let plugin = ("sample", "1");
         (0..20_000).for_each(|_| log.line(plugin, 3, "line"));
-        assert_eq!((log.written(), log.left_out()), (20_000, 0));
+        assert_eq!((log.written(), log.dropped()), (20_000, 0));
         let limited = Log::of_lane("topic", 1);
         (0..20).for_each(|_| limited.line(plugin, 3, "line"));
-        assert!(limited.written() >= 10 && limited.left_out() >= 1);
-        assert_eq!(limited.written() + limited.left_out(), 20);
+        assert!(limited.written() >= 10 && limited.dropped() >= 1);
+        assert_eq!(limited.written() + limited.dropped(), 20);
     }
 }

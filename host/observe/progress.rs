@@ -1,18 +1,18 @@
-//! How far a pipeline has come that catches up: a bar where standard error is a terminal, a log line now and then elsewhere. Knows no
-//! clock: whoever tells how many records are done tells the time too.
+//! Progress while a pipeline catches up: a bar if standard error is a terminal, otherwise a log line now and then. Reads no clock: the
+//! caller passes the elapsed time.
 
 use std::sync::LazyLock;
 
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A smaller lag is gone before anybody could read about it.
-const WORTH_TELLING: u64 = 20_000;
+const WORTH_SHOWING: u64 = 20_000;
 /// Time between log lines, ms.
 const LOG_EVERY_MS: u64 = 10_000;
 /// Shortest time over which a rate is measured, ms.
 const SAMPLE_MS: u64 = 500;
 
-/// All bars of this process; hidden where standard error is no terminal.
+/// All bars of this process; hidden if standard error is not a terminal.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Writes to standard error without tearing a bar.
@@ -20,29 +20,29 @@ pub fn beside<T>(write: impl FnOnce() -> T) -> T {
     BARS.suspend(write)
 }
 
-/// No bars from now on, log lines instead.
+/// Replaces bars by log lines from now on.
 pub fn hide() {
     BARS.set_draw_target(ProgressDrawTarget::hidden());
 }
 
-/// Catching up: from the lag at start to none.
+/// The progress from the lag at startup to no lag.
 #[derive(Debug)]
 pub struct Progress {
-    worth_telling: bool,
+    worth_showing: bool,
     bar: Option<ProgressBar>,
     pace: Pace,
     next_log_ms: u64,
 }
 
 impl Progress {
-    /// Begins with this many records to go. Tells nothing of a small number.
+    /// Starts with this many records to go. A small number is not shown.
     pub fn new(total_lag: u64) -> Progress {
-        let worth_telling = total_lag >= WORTH_TELLING;
-        let bar = (worth_telling && !BARS.is_hidden()).then(|| BARS.add(bar(total_lag)));
-        Progress { worth_telling, bar, pace: Pace::default(), next_log_ms: LOG_EVERY_MS }
+        let worth_showing = total_lag >= WORTH_SHOWING;
+        let bar = (worth_showing && !BARS.is_hidden()).then(|| BARS.add(bar(total_lag)));
+        Progress { worth_showing, bar, pace: Pace::default(), next_log_ms: LOG_EVERY_MS }
     }
 
-    /// Tells that `done` records are folded since the start, `lag` are to go, and `elapsed_ms` have passed since the start.
+    /// Shows that `done` records are folded since startup, `lag` remain, and `elapsed_ms` have passed.
     pub fn update(&mut self, done: u64, lag: u64, elapsed_ms: u64) {
         self.pace.update(Sample { ms: elapsed_ms, done, lag });
         if let Some(bar) = &self.bar {
@@ -54,19 +54,19 @@ impl Progress {
         }
     }
 
-    /// Ends: the bar is gone.
+    /// Ends and removes the bar.
     pub fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
             BARS.remove(&bar);
         }
-        if std::mem::take(&mut self.worth_telling) {
+        if std::mem::take(&mut self.worth_showing) {
             tracing::info!(event = "caught-up", records = self.pace.last.done, lag = self.pace.last.lag, "caught up");
         }
     }
 
     fn log_is_due(&mut self, elapsed_ms: u64) -> bool {
-        let due = self.worth_telling && elapsed_ms >= self.next_log_ms;
+        let due = self.worth_showing && elapsed_ms >= self.next_log_ms;
         if due {
             self.next_log_ms = elapsed_ms.saturating_add(LOG_EVERY_MS);
         }
@@ -87,7 +87,7 @@ fn bar(total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style)
 }
 
-/// What was told at one time.
+/// The progress at one time.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     ms: u64,
@@ -140,7 +140,7 @@ impl Pace {
     }
 }
 
-/// Three parts of the new to seven of the old.
+/// Weights the new value by 0.3 and the old one by 0.7.
 fn smooth(old: Option<u64>, new: u64) -> u64 {
     old.map_or(new, |old| (old.saturating_mul(7).saturating_add(new.saturating_mul(3))) / 10)
 }
@@ -201,12 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_does_no_harm() {
+    fn a_clock_that_jumps_back_does_no_harm() {
         assert_eq!(pace(&[(5_000, 10, 90), (1_000, 20, 80)]), "20 records, lag 80");
     }
 
     #[test]
-    fn without_a_lag_there_is_no_end_to_tell() {
+    fn without_a_lag_there_is_no_estimate() {
         assert_eq!(pace(&[(0, 0, 100), (1_000, 100, 0)]), "100 records, 100/s, lag 0");
     }
 
@@ -218,15 +218,15 @@ mod tests {
     #[test]
     fn log_lines_come_every_ten_seconds() {
         let mut progress =
-            Progress { worth_telling: true, bar: None, pace: Pace::default(), next_log_ms: LOG_EVERY_MS };
+            Progress { worth_showing: true, bar: None, pace: Pace::default(), next_log_ms: LOG_EVERY_MS };
         let due: Vec<bool> =
             [0, 9_999, 10_000, 19_999, 20_000, 50_000, 59_999].map(|ms| progress.log_is_due(ms)).into();
         assert_eq!(due, [false, false, true, false, true, true, false]);
     }
 
     #[test]
-    fn a_small_lag_is_not_told() {
-        let mut progress = Progress::new(WORTH_TELLING - 1);
+    fn a_small_lag_is_not_shown() {
+        let mut progress = Progress::new(WORTH_SHOWING - 1);
         assert!(progress.bar.is_none() && !progress.log_is_due(1_000_000));
     }
 }

@@ -1,5 +1,5 @@
-//! `keyfold status`: how a pipeline is doing, for people and as JSON. It is what a running host's board says or, where none answers, what
-//! the last checkpoint of each lane says; each says which.
+//! The status of a pipeline, as text and as JSON: from the board of a running host or, if none answers, from the last checkpoint of each
+//! lane. It says which.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,28 +9,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::failure::Finding;
-use crate::observe::board::{Board, Doing, LaneBoard};
+use crate::observe::board::{Activity, Board, LaneBoard};
 use crate::observe::health;
 use crate::record::iso;
 use crate::strike::Stage;
 
-/// Whose word it is.
+/// Where a status comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Word {
-    /// A running host's, as of now.
+pub enum Provenance {
+    /// A running host, as of now.
     Host,
-    /// That of the last checkpoints: no host was asked, or none answered.
+    /// The last checkpoints: no host was asked, or none answered.
     Checkpoint,
 }
 
-/// How a pipeline is doing. What is not known is null.
+/// The status of a pipeline. Unknown values are null.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Its name.
+    /// The pipeline's name.
     pub pipeline: String,
-    /// Whose word this is.
-    pub word: Word,
+    /// Where the status comes from.
+    pub provenance: Provenance,
     /// Version of the host's keyfold.
     pub version: Option<String>,
     /// How long the host has been up, ms.
@@ -39,34 +39,34 @@ pub struct Status {
     pub live: Option<bool>,
     /// Whether it is ready.
     pub ready: Option<bool>,
-    /// What stands against that, in words.
-    pub against: Vec<String>,
-    /// Its lanes.
+    /// Why it is not alive or not ready.
+    pub problems: Vec<String>,
+    /// The lanes.
     pub lanes: Vec<LaneStatus>,
 }
 
-/// How a lane is doing. What is not known is null; counts are since the start of the host.
+/// The status of a lane. Unknown values are null; counts start with the host.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LaneStatus {
     /// Its name.
     pub lane: String,
     /// The deployment in force.
     pub deployment: Option<u64>,
-    /// Its plugin, with the version where a host says it.
+    /// Name and version of its plugin.
     pub plugin: Option<String>,
     /// SHA-256 of the plugin's file, hex.
     pub digest: Option<String>,
-    /// What the lane is doing.
-    pub doing: Option<String>,
+    /// What the lane is doing now.
+    pub activity: Option<String>,
     /// Records folded.
     pub records: Option<u64>,
-    /// Rows that left it.
+    /// Rows emitted.
     pub rows: Option<u64>,
     /// Dead letters by stage.
     pub dead_letters: Option<BTreeMap<String, u64>>,
-    /// Records of the log that are not folded yet, about.
+    /// Records of the log that are not folded yet, approximately.
     pub lag_records: Option<u64>,
-    /// How far the last folded record lies behind the clock while others wait, ms.
+    /// Age of the last folded record while others wait, ms.
     pub lag_ms: Option<i64>,
     /// The watermark, ms since 1970.
     pub watermark_ms: Option<i64>,
@@ -74,40 +74,40 @@ pub struct LaneStatus {
     pub last_append_time_ms: Option<i64>,
     /// Keys with state.
     pub open_keys: Option<u64>,
-    /// Bytes of their state.
+    /// Size of their state, bytes.
     pub state_bytes: Option<u64>,
-    /// How long ago all that the lane had done was covered by a checkpoint, ms; of a checkpoint itself, when it was written.
+    /// How long ago a checkpoint last covered everything, ms; from a checkpoint, how long ago it was written.
     pub checkpoint_age_ms: Option<i64>,
-    /// The next offset of each partition, of a checkpoint.
+    /// The next offset of each partition; only from a checkpoint.
     pub next: Option<BTreeMap<u32, u64>>,
 }
 
-/// How the host with this board is doing.
+/// Returns the status of the host with this board.
 pub fn of_host(board: &Board, stuck_after: Duration) -> Status {
     let (live, ready) = (health::live(board, stuck_after), health::ready(board));
-    let against = live.iter().chain(&ready).filter(|check| matches!(check.finding, Finding::Refused(_)));
+    let problems = live.iter().chain(&ready).filter(|check| matches!(check.finding, Finding::Refused(_)));
     let now_ms = clock::now_ms();
     Status {
         pipeline: board.pipeline.clone(),
-        word: Word::Host,
+        provenance: Provenance::Host,
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         up_ms: Some(now_ms.saturating_sub(board.started_ms).max(0)),
         live: Some(health::is_well(&live)),
         ready: Some(health::is_well(&ready)),
-        against: against.map(|check| format!("{}: {}", check.subject, check.detail)).collect(),
+        problems: problems.map(|check| format!("{}: {}", check.subject, check.detail)).collect(),
         lanes: board.lanes().iter().map(|lane| of_lane(lane, now_ms)).collect(),
     }
 }
 
 fn of_lane(lane: &LaneBoard, now_ms: i64) -> LaneStatus {
-    let (deployed, (doing, _)) = (lane.deployment(), lane.doing());
+    let (deployed, (activity, _)) = (lane.deployment(), lane.activity());
     let letters = Stage::ALL.into_iter().map(|stage| (stage.name().to_owned(), lane.letters.get(stage)));
     LaneStatus {
         lane: lane.name.clone(),
         deployment: deployed.as_ref().map(|deployed| deployed.n),
         plugin: deployed.as_ref().map(|deployed| format!("{} {}", deployed.plugin, deployed.version)),
         digest: deployed.map(|deployed| deployed.digest),
-        doing: (doing != Doing::Off).then(|| doing.name().to_owned()),
+        activity: (activity != Activity::Off).then(|| activity.name().to_owned()),
         records: Some(lane.records.get()),
         rows: Some(lane.rows.get()),
         dead_letters: Some(letters.filter(|(_, count)| *count > 0).collect()),
@@ -122,31 +122,24 @@ fn of_lane(lane: &LaneBoard, now_ms: i64) -> LaneStatus {
     }
 }
 
-impl Status {
-    /// As JSON.
-    pub fn json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("plain data becomes JSON")
-    }
-}
-
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pipeline {}: ", self.pipeline)?;
-        match self.word {
-            Word::Host => {
+        match self.provenance {
+            Provenance::Host => {
                 let yes = |is: Option<bool>| if is == Some(true) { "" } else { "not " };
                 let up = self.up_ms.map(span).unwrap_or_default();
                 let version = self.version.as_deref().unwrap_or_default();
                 write!(f, "a host, keyfold {version}, up {up}, {}alive, {}ready", yes(self.live), yes(self.ready))?;
             }
-            Word::Checkpoint => write!(f, "no host was heard; this is what the last checkpoints say")?,
+            Provenance::Checkpoint => write!(f, "no running host answered; this is the state of the last checkpoints")?,
         }
-        self.against.iter().try_for_each(|line| write!(f, "\n  {line}"))?;
+        self.problems.iter().try_for_each(|line| write!(f, "\n  {line}"))?;
         for lane in &self.lanes {
             write!(f, "\n\n{lane}")?;
         }
         if self.lanes.is_empty() {
-            write!(f, "\n\nno lane")?;
+            write!(f, "\n\nno lanes")?;
         }
         Ok(())
     }
@@ -162,7 +155,7 @@ impl fmt::Display for LaneStatus {
         let number = |n: u64| indicatif::HumanCount(n).to_string();
         let plugin = self.plugin.as_deref().unwrap_or("an unknown plugin");
         line("deployment", self.deployment.map(|n| format!("{n}, {plugin}")))?;
-        line("doing", self.doing.clone())?;
+        line("activity", self.activity.clone())?;
         line(
             "folded",
             self.records.map(|n| format!("{} records, {} rows", number(n), number(self.rows.unwrap_or(0)))),
@@ -186,7 +179,7 @@ impl fmt::Display for LaneStatus {
     }
 }
 
-/// `850 ms`, `12 s`, `3 min`, `5 h`, `4 d`: one unit is enough to see how it is.
+/// `850 ms`, `12 s`, `3 min`, `5 h`, `4 d`: one unit is precise enough.
 fn span(ms: i64) -> String {
     match ms {
         ..1_000 => format!("{ms} ms"),
@@ -207,7 +200,7 @@ mod tests {
             lane: "topic".into(),
             deployment: Some(2),
             plugin: Some("visits 0.1.0".into()),
-            doing: Some("gather".into()),
+            activity: Some("gather".into()),
             records: Some(12_345),
             rows: Some(678),
             dead_letters: Some([("map".to_owned(), 3), ("time".to_owned(), 1)].into()),
@@ -221,21 +214,21 @@ mod tests {
         };
         let status = Status {
             pipeline: "visits-sessions".into(),
-            word: Word::Host,
+            provenance: Provenance::Host,
             version: Some("0.1.0".into()),
             up_ms: Some(7_260_000),
             live: Some(true),
             ready: Some(false),
-            against: vec!["sink: does not answer, for 12 s".into()],
+            problems: vec!["sink: unavailable for 12 s".into()],
             lanes: vec![lane],
         };
         let expected = "\
 pipeline visits-sessions: a host, keyfold 0.1.0, up 2 h, alive, not ready
-  sink: does not answer, for 12 s
+  sink: unavailable for 12 s
 
 lane topic
   deployment    2, visits 0.1.0
-  doing         gather
+  activity      gather
   folded        12,345 records, 678 rows
   lag           42 records, 3 s behind
   watermark     2024-10-02T12:51:48.000Z
@@ -243,7 +236,8 @@ lane topic
   checkpoint    850 ms old
   dead letters  map 3, time 1";
         assert_eq!(status.to_string(), expected);
-        let read: Status = serde_json::from_str(&status.json()).expect("it was written as JSON");
+        let read: Status = serde_json::from_str(&serde_json::to_string(&status).expect("plain data becomes JSON"))
+            .expect("it was written as JSON");
         assert_eq!(read, status);
     }
 }

@@ -1,7 +1,7 @@
-//! Traces of batches for an OpenTelemetry collector: a span for a batch, and in it one for each thing that the lane did, sent by OTLP over
-//! HTTP as JSON. A lane never waits for the collector: what it cannot take is dropped, and that is told now and then.
+//! Traces of batches for an OpenTelemetry collector: a span per batch, with a child span per activity of the lane, sent as OTLP over HTTP in
+//! JSON. A lane never waits for the collector: traces that it does not accept are dropped, with a warning now and then.
 //!
-//! The JSON is written here: it is a page, and the libraries for it are some forty crates with an HTTP client of their own.
+//! The JSON is written here: it is a page of code, and the usual libraries bring about forty crates and their own HTTP client.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Mutex;
@@ -11,35 +11,36 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::backoff;
 use crate::clock;
 use crate::config::Telemetry;
 use crate::failure::{Exit, Failure};
-use crate::observe::board::Doing;
+use crate::observe::board::Activity;
 
-/// Traces that wait to be sent.
+/// Most traces that wait to be sent.
 const WAITING: usize = 256;
-/// Traces in one request.
+/// Most traces in one request.
 const MOST_TRACES: usize = 64;
-/// How long a trace waits for others.
+/// How long a trace waits for others in the same request.
 const COLLECT: Duration = Duration::from_secs(1);
-/// How long the collector may take, and how long the end of the host waits for it.
+/// Timeout of a request; the host waits as long for the last one before it ends.
 const ANSWER_WAIT: Duration = Duration::from_secs(3);
-/// Spans of one batch: a lane that migrates all its keys at once does so in many steps.
+/// Most spans of one batch: a lane that migrates many keys does so in many steps.
 const MOST_SPANS: usize = 256;
 /// Time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Where lanes hand their traces over.
+/// Sends the traces of lanes to the exporter.
 #[derive(Clone, Debug)]
 pub struct Tracer {
     out: SyncSender<Trace>,
     sample: u64,
 }
 
-/// What a lane did in a time: from, to, by [`clock::uptime_us`].
-type Span = (Doing, u64, u64);
+/// An activity of a lane with its start and end, by [`clock::uptime_us`].
+type Span = (Activity, u64, u64);
 
-/// A batch, and all that followed from it.
+/// A batch and everything that followed from it.
 #[derive(Debug)]
 struct Trace {
     lane: String,
@@ -64,53 +65,54 @@ struct Present {
 }
 
 impl Traces {
-    /// Those of a lane.
+    /// Creates the traces of a lane.
     pub fn new(tracer: Tracer) -> Traces {
         Traces { tracer, present: Mutex::default() }
     }
 
-    /// The lane did this from `since` to `until`.
-    pub fn span(&self, doing: Doing, since: u64, until: u64) {
+    /// Adds an activity from `since` to `until`.
+    pub fn span(&self, activity: Activity, since: u64, until: u64) {
         let mut present = self.present.lock().expect("nobody panics while holding it");
         let is_full = present.spans.len() == MOST_SPANS;
         match present.spans.last_mut() {
-            Some((last, _, end)) if *last == doing => *end = until,
-            _ if doing == Doing::Off || since == until || is_full => {}
-            _ => present.spans.push((doing, since, until)),
+            Some((last, _, end)) if *last == activity => *end = until,
+            _ if activity == Activity::Off || since == until || is_full => {}
+            _ => present.spans.push((activity, since, until)),
         }
     }
 
-    /// A batch is over, with which the lane `lane` has folded so many records in all. Nothing is told of idle time.
+    /// Ends a batch. `records` is the total that the lane has folded so far. Idle time is not traced.
     pub fn end(&self, lane: &str, records: u64) {
         let mut present = self.present.lock().expect("nobody panics while holding it");
         let folded = records - std::mem::replace(&mut present.records, records);
         let spans = std::mem::take(&mut present.spans);
-        if !spans.iter().any(|(doing, ..)| matches!(doing, Doing::Map | Doing::Fold | Doing::Checkpoint)) {
+        if !spans.iter().any(|(activity, ..)| matches!(activity, Activity::Map | Activity::Fold | Activity::Checkpoint))
+        {
             return;
         }
         present.batches += 1;
         if (present.batches - 1).is_multiple_of(self.tracer.sample) {
-            // A collector that is slow or away costs traces, not time.
+            // A slow or unavailable collector costs traces, not time.
             let _ = self.tracer.out.try_send(Trace { lane: lane.to_owned(), records: folded, spans });
         }
     }
 }
 
-/// The thread that sends traces; it ends when nobody can hand any over.
+/// The thread that sends traces; it ends when all tracers are gone.
 #[derive(Debug)]
 pub struct Exporter(JoinHandle<()>);
 
 impl Exporter {
-    /// Waits for the last traces to be sent, no longer than the collector may take.
+    /// Waits until the last traces are sent, up to the timeout of a request.
     pub fn finish(self) {
         let until = clock::instant() + ANSWER_WAIT;
         while !self.0.is_finished() && clock::instant() < until {
-            std::thread::sleep(Duration::from_millis(5));
+            backoff::pause(Duration::from_millis(5));
         }
     }
 }
 
-/// Starts sending traces of this pipeline, if it is configured.
+/// Starts sending traces of this pipeline, if configured.
 pub fn start(config: Option<&Telemetry>, pipeline: &str) -> Result<Option<(Tracer, Exporter)>, Failure> {
     let Some(Telemetry { otlp, sample }) = config else { return Ok(None) };
     let (out, inbox) = sync_channel(WAITING);
@@ -126,11 +128,12 @@ pub fn start(config: Option<&Telemetry>, pipeline: &str) -> Result<Option<(Trace
         warned: None,
     };
     let thread = std::thread::Builder::new().name("telemetry".into()).spawn(move || collector.serve(&inbox));
-    let thread = thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for traces: {e}")))?;
+    let thread =
+        thread.map_err(|e| Failure::new(Exit::Unexpected, format!("cannot start the thread for traces: {e}")))?;
     Ok(Some((Tracer { out, sample: *sample }, Exporter(thread))))
 }
 
-/// What the thread owns.
+/// The collector, as the thread sees it.
 struct Collector {
     agent: ureq::Agent,
     url: String,
@@ -160,7 +163,7 @@ impl Collector {
         ]});
         let sent = self.agent.post(&self.url).send_json(&body);
         if let Err(error) = sent
-            && self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY)
+            && self.warned.is_none_or(|warned| clock::since(warned) >= WARN_EVERY)
         {
             self.warned = Some(clock::instant());
             tracing::warn!(event = "traces-dropped", url = self.url, traces = traces.len(), %error, "trace collector does not accept traces; dropping them");
@@ -168,13 +171,13 @@ impl Collector {
     }
 }
 
-/// The span of a batch, and those in it, as OTLP has them in JSON: ids in hex, times in ns since 1970 as text.
+/// Returns the spans of a batch as OTLP JSON: ids in hex, times in ns since 1970 as text.
 fn spans(trace: &Trace) -> Vec<Value> {
     let (Some((_, began, _)), Some((_, _, ended))) = (trace.spans.first(), trace.spans.last()) else {
         return Vec::new();
     };
     let (id, batch) = (format!("{:016x}{:016x}", random(), random()), format!("{:016x}", random()));
-    // What the clock showed when the count of microseconds began.
+    // The time at which the count of microseconds started.
     let origin_us = clock::now_ms() * 1000 - i64::try_from(clock::uptime_us()).unwrap_or(0);
     let ns = |us: u64| (i128::from(origin_us) + i128::from(us)).saturating_mul(1000).to_string();
     let span = |name: &str, (span_id, parent): (&str, Option<&str>), (from, to): (u64, u64), attributes: Value| {
@@ -192,9 +195,9 @@ fn spans(trace: &Trace) -> Vec<Value> {
     let records = json!({"key": "keyfold.records", "value": {"intValue": trace.records.to_string()}});
     let attributes = json!([text("keyfold.lane", &trace.lane), records]);
     let mut all = vec![span("batch", (&batch, None), (*began, *ended), attributes)];
-    for (doing, from, to) in &trace.spans {
+    for (activity, from, to) in &trace.spans {
         let id = format!("{:016x}", random());
-        all.push(span(doing.name(), (&id, Some(&batch)), (*from, *to), json!([])));
+        all.push(span(activity.name(), (&id, Some(&batch)), (*from, *to), json!([])));
     }
     all
 }
@@ -203,7 +206,7 @@ fn text(key: &str, value: &str) -> Value {
     json!({"key": key, "value": {"stringValue": value}})
 }
 
-/// A number that is not 0, unlike any other.
+/// Returns a random number that is not 0.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish().max(1)
 }
@@ -218,19 +221,19 @@ mod tests {
     }
 
     fn batch(traces: &Traces, records: u64) {
-        traces.span(Doing::Gather, 10, 20);
-        traces.span(Doing::Map, 20, 30);
-        traces.span(Doing::Store, 30, 31);
-        traces.span(Doing::Store, 31, 32);
-        traces.span(Doing::Fold, 32, 40);
+        traces.span(Activity::Gather, 10, 20);
+        traces.span(Activity::Map, 20, 30);
+        traces.span(Activity::Store, 30, 31);
+        traces.span(Activity::Store, 31, 32);
+        traces.span(Activity::Fold, 32, 40);
         traces.end("topic", records);
     }
 
     #[test]
-    fn one_of_so_many_batches_is_traced_and_idle_time_is_not() {
+    fn one_in_sample_batches_is_traced_and_idle_time_is_not() {
         let (traces, inbox) = traces(2);
         [3, 5, 9].iter().for_each(|records| batch(&traces, *records));
-        traces.span(Doing::Gather, 40, 90);
+        traces.span(Activity::Gather, 40, 90);
         traces.end("topic", 9);
         drop(traces);
         let found: Vec<(u64, usize)> = inbox.iter().map(|trace| (trace.records, trace.spans.len())).collect();
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_lie_in_their_batch() {
+    fn spans_are_children_of_their_batch() {
         let (traces, inbox) = traces(1);
         batch(&traces, 3);
         let found = spans(&inbox.recv().expect("it was traced"));

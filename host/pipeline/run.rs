@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use object_store::ObjectStore;
 use tokio::runtime::Runtime;
 
+use crate::backoff;
 use crate::clock;
 use crate::config::{self, Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic, News};
@@ -21,6 +22,7 @@ use crate::lane::{Lane, Summary};
 use crate::observe::board::{Board, Phase};
 use crate::observe::telemetry;
 use crate::plugin::sandbox::Sandbox;
+use crate::position::{Offset, Partition};
 use crate::rollout::{order, shadow, watch_file};
 use crate::row::Table;
 use crate::sink::writer::Writer;
@@ -75,7 +77,7 @@ pub fn run_until(
     let deadline = clock::instant() + config.run.startup_timeout;
     let sandbox = Sandbox::new(config)?;
     let plugin = sandbox.load(config)?;
-    board.enter(Phase::Starting("reads the journal"));
+    board.enter(Phase::Starting("reading the journal"));
     let patient = Patient::new(objects(&config.state.url)?, Arc::clone(board.state()), deadline, Arc::clone(stop));
     let objects: Arc<dyn ObjectStore> = Arc::new(patient.clone());
     let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
@@ -83,9 +85,9 @@ pub fn run_until(
     let standing = log.standing(config, &plugin.digest)?;
     order::allow(config, &standing)?;
     let tables = &plugin.description.tables;
-    board.enter(Phase::Starting("reaches for source, sink and dead letters"));
+    board.enter(Phase::Starting("connecting to source, sink and dead letters"));
     let mut outside = Outside::open(config, tables, &runtime, deadline)?;
-    board.enter(Phase::Starting("opens its lanes"));
+    board.enter(Phase::Starting("opening lanes"));
     log.begin(config, &plugin)?;
     let loader = Arc::new(Loader::of(&sandbox, config, log.clone()));
     match standing {
@@ -126,7 +128,7 @@ pub fn run_until(
         board.enter(Phase::Folding);
         let summaries = work(lanes, stop)?;
         if back.load(Ordering::Relaxed) {
-            board.enter(Phase::GoingBack);
+            board.enter(Phase::Rewinding);
         }
         if !back.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed) || !ended(&writing, stop) {
             return Ok(summaries);
@@ -156,7 +158,7 @@ fn attend(
 /// Waits until the writing thread has written what it was given; false if a stop came before.
 fn ended(writing: &JoinHandle<()>, stop: &AtomicBool) -> bool {
     while !writing.is_finished() && !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(1));
+        backoff::pause(Duration::from_millis(1));
     }
     writing.is_finished()
 }
@@ -217,15 +219,10 @@ fn work(lanes: Vec<Lane>, stop: &Arc<AtomicBool>) -> Result<Vec<Summary>, Failur
 }
 
 /// `keyfold reset`: deletes the checkpoints, not the journal.
-pub fn reset(config: &Config) -> Result<String, Failure> {
+pub fn reset(config: &Config) -> Result<usize, Failure> {
     let (runtime, objects) = (runtime()?, objects(&config.state.url)?);
-    match runtime.block_on(delete_under(&objects, "lanes")) {
-        Ok(0) => Ok("there was no checkpoint".into()),
-        Ok(n) => Ok(format!(
-            "deleted the checkpoints ({n} files); the journal is kept, the next run reads from the beginning of the log"
-        )),
-        Err(e) => Err(Failure::new(Exit::Outside, format!("state.url: the checkpoints cannot be deleted: {e}"))),
-    }
+    let deleted = runtime.block_on(delete_under(&objects, "lanes"));
+    deleted.map_err(|e| Failure::new(Exit::Outside, format!("cannot delete the checkpoints in state.url: {e}")))
 }
 
 fn raise_on_signals(runtime: &Runtime, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
@@ -271,12 +268,12 @@ struct Opening<'a> {
 }
 
 /// A source with the offsets at which it started.
-type Started = (Box<dyn Source>, Vec<(u32, u64)>);
+type Started = (Box<dyn Source>, Vec<(Partition, Offset)>);
 
 /// A lane whose state and journal are open and read.
 struct Opened {
     name: String,
-    partitions: Vec<u32>,
+    partitions: Vec<Partition>,
     store: Store,
     checkpoint: Option<Checkpoint>,
     journal: Journal,
@@ -382,7 +379,7 @@ impl Opening<'_> {
         Ok(())
     }
 
-    fn lane(&self, partitions: Vec<u32>) -> Result<Opened, Failure> {
+    fn lane(&self, partitions: Vec<Partition>) -> Result<Opened, Failure> {
         let name = self.source.lane_name(self.config, &partitions);
         let handle = self.runtime.handle();
         let (journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
@@ -399,8 +396,8 @@ impl Opening<'_> {
         if known.as_ref().is_some_and(|known| *known != lane.partitions) {
             let message = format!(
                 "the source has partitions {:?}, this pipeline began with {:?}: a grown topic needs a pipeline (state.url) of its own",
-                lane.partitions,
-                known.unwrap_or_default()
+                numbers(&lane.partitions),
+                numbers(&known.unwrap_or_default())
             );
             return Err(Failure::new(Exit::State, message));
         }
@@ -462,10 +459,10 @@ impl Opened {
     }
 
     fn starts(&self) -> Vec<Start> {
-        let start = |&partition: &u32| {
+        let start = |&partition: &Partition| {
             let progress = self.checkpoint.as_ref().and_then(|c| c.partitions.get(&partition));
             let beginning = self.contents.beginning.as_ref().and_then(|b| b.offsets.get(&partition).copied());
-            let next = progress.map(|p| p.last.offset + 1).or(beginning);
+            let next = progress.map(|p| p.last.offset.next()).or(beginning);
             Start { partition, next, last: progress.map(|p| p.last.clone()) }
         };
         self.partitions.iter().map(start).collect()
@@ -485,9 +482,10 @@ impl Opened {
             let offsets = first_offsets.iter().copied().collect();
             journal.write_beginning(&Beginning { offsets, sink_length: lengths.0, letters_length: lengths.1 })?;
         }
-        let ahead = |&(p, first): &(u32, u64)| opening.source.high(p).map(|high| high.saturating_sub(first));
-        let backlog = first_offsets.iter().map(ahead).sum::<Option<u64>>().unwrap_or(u64::MAX);
-        let resume = |&(partition, _): &(u32, u64)| (partition, resume_of(checkpoint.as_ref(), partition));
+        let ahead =
+            |&(p, first): &(Partition, Offset)| opening.source.high(p).map(|high| high.0.saturating_sub(first.0));
+        let backlog = first_offsets.iter().map(ahead).sum::<Option<u64>>();
+        let resume = |&(partition, _): &(Partition, Offset)| (partition, resume_of(checkpoint.as_ref(), partition));
         let resumes: Vec<_> = first_offsets.iter().map(resume).collect();
         let in_force = checkpoint.as_ref().map_or(opening.first, |c| c.deployment);
         let logic = opening.loader.load(in_force)?;
@@ -501,13 +499,12 @@ impl Opened {
             core.restore(checkpoint.time);
         }
         let board = opening.board.lane(&name);
-        board.begins(source.ends(), core.time);
-        let known_backlog = (backlog != u64::MAX).then_some(backlog);
+        board.start(source.ends(), core.time);
         tracing::info!(
             event = "lane-started",
             lane = name,
             from_checkpoint = checkpoint.is_some(),
-            backlog = known_backlog,
+            backlog,
             deployment = logic.n,
             plugin = logic.plugin.description.name,
             version = logic.plugin.description.version,
@@ -551,4 +548,8 @@ fn cut(what: &str, is: Option<u64>, covered: Option<u64>) -> Result<Option<u64>,
     }
     tracing::info!(event = "file-truncated", file = what, bytes = is - covered, "file truncated to the checkpoint");
     Ok(Some(covered))
+}
+
+fn numbers(partitions: &[Partition]) -> Vec<u32> {
+    partitions.iter().map(|partition| partition.0).collect()
 }

@@ -14,7 +14,7 @@ pub(super) fn wrap(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
         Found::Component => Ok(bytes.to_vec()),
         Found::Module { imports, .. } if !imports.is_empty() => Err(Failure::plugin(foreign_imports(&imports))),
         Found::Module { contract: false, .. } => Err(Failure::plugin(
-            "it is a core module without a component-type section, so it was not built with a keyfold SDK; build a cdylib that calls keyfold_sdk::plugin!" ,
+            "it is a core module without a component-type section, so it was not built with a keyfold SDK; build a cdylib that calls keyfold_sdk::plugin!",
         )),
         Found::Module { .. } => encode(bytes),
     }

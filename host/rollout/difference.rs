@@ -162,6 +162,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::position::{Offset, Partition};
 
     use crate::row::{Column, ColumnData, ColumnSpec, ColumnType, Origin, Part};
 
@@ -179,7 +180,7 @@ mod tests {
     fn take(difference: &mut Difference, side: Side, tables: &[Table], rows: &[&[i64]]) {
         let columns = (0..tables[0].columns.len())
             .map(|i| Column { data: ColumnData::Integers(rows.iter().map(|row| row[i]).collect()), nulls: Vec::new() });
-        let origin = Origin { partition: 0, offset: 0, event: None };
+        let origin = Origin { partition: Partition(0), offset: Offset(0), event: None };
         let mut all = Rows::new(tables.into());
         all.parts.push(Part { table: 0, columns: columns.collect() });
         all.order = (0..).take(rows.len()).map(|row| RowRef { part: 0, row, origin }).collect();

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::config::{Component, Config};
 use crate::deployment::shadow::{Report, Shadow};
 use crate::deployment::{Author, Deployment, Entry, Outcome, PipelineLog, Settings, Standing, Verdict};
-use crate::failure::{Check, Exit, Failure, Finding};
+use crate::failure::{Check, Exit, Failure, first_refused};
 use crate::lane::law;
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::sandbox::component;
@@ -91,7 +91,7 @@ pub enum Order {
     /// A deployment, from T on.
     From(u64, i64),
     /// A deployment, from the beginning of the log.
-    Anew(u64),
+    Reprocess(u64),
     /// A shadow.
     Shadow(String),
 }
@@ -100,7 +100,7 @@ impl std::fmt::Display for Order {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Order::From(n, t) => write!(f, "deployment {n} holds from {} ({t}) on", iso(*t)),
-            Order::Anew(n) => write!(f, "deployment {n} holds from the beginning of the log"),
+            Order::Reprocess(n) => write!(f, "deployment {n} holds from the beginning of the log"),
             Order::Shadow(id) => write!(f, "shadow {id} folds beside the live logic"),
         }
     }
@@ -124,7 +124,7 @@ pub fn allow(config: &Config, standing: &Standing) -> Result<(), Failure> {
         return Ok(());
     }
     let message = format!(
-        "the settings that decide rows differ from those in force: {}; put the former values back, order the change with `keyfold deploy` \
+        "the settings that decide rows differ from those in force: {}; put the former values back, order the change with `keyfold deployment create` \
          (or run.deploy_on_start = true), or begin anew with another state.url",
         differences.join("; ")
     );
@@ -143,7 +143,9 @@ pub fn at_start(
     let settings = Settings::of(config, &plugin.digest);
     let mut checks = Vec::new();
     look((config, store), workers, plugin, &settings, &in_force, &mut checks)?;
-    first_refused(&checks)?;
+    if let Some((exit, check)) = first_refused(&checks) {
+        return Err(Failure::new(exit, format!("{}: {}", check.subject, check.detail)));
+    }
     log.keep_plugin(plugin)?;
     let author = Author { by: None, reason: Some("the configuration file was changed".into()) };
     let (n, t) = log.order(Deployment::of(settings, plugin, config.plugin.probation_ms, &author), None)?;
@@ -151,7 +153,7 @@ pub fn at_start(
     Ok(())
 }
 
-/// `keyfold deploy`: looks at everything that can be refused before T, then orders.
+/// `keyfold deployment create`: looks at everything that can be refused before T, then orders.
 pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     let runtime = runtime()?;
     let objects = objects(&config.state.url)?;
@@ -188,7 +190,7 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
         look((config, &store), &sandbox.workers, &plugin, &settings, &in_force, &mut checks)?;
     }
     checks.extend(sink::check(&config.sink, &description.tables, runtime.handle()));
-    if request.dry_run || first_refused(&checks).is_err() {
+    if request.dry_run || first_refused(&checks).is_some() {
         return Ok(Ordered { checks, order: None });
     }
     log.keep_plugin(&plugin)?;
@@ -197,7 +199,7 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     let order = if request.shadow {
         Order::Shadow(log.order_shadow(deployment)?.id)
     } else if request.reprocess {
-        Order::Anew(log.order_anew(deployment)?)
+        Order::Reprocess(log.order_anew(deployment)?)
     } else {
         let (n, t) = log.order(deployment, request.at)?;
         Order::From(n, t)
@@ -208,15 +210,16 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     Ok(Ordered { checks, order: Some(order) })
 }
 
-/// `keyfold withdraw`: makes a deployment, the last one if none is named, as if it had never been; its number.
+/// `keyfold deployment withdraw`: makes a deployment, the last one if none is named, as if it had never been; its number.
 pub fn withdraw(config: &Config, n: Option<u64>, author: &Author) -> Result<u64, Failure> {
     let (_runtime, log) = journal_of(config)?;
     let (last, _) = in_force(&log)?;
     let n = n.unwrap_or(last);
     let entry = numbered(&log, n)?;
     let refuse = |why: &str| {
-        let message =
-            format!("deployment {n} {why}; to go back from here, order former logic with `keyfold deploy --like N`");
+        let message = format!(
+            "deployment {n} {why}; to go back from here, order former logic with `keyfold deployment create --like N`"
+        );
         Err(Failure::new(Exit::Config, message))
     };
     match entry.outcome {
@@ -238,11 +241,11 @@ pub fn withdraw(config: &Config, n: Option<u64>, author: &Author) -> Result<u64,
 }
 
 fn shadowing(log: &PipelineLog) -> Result<Shadow, Failure> {
-    let message = "there is no shadow; `keyfold deploy --shadow` orders one";
+    let message = "there is no shadow; create one with `keyfold deployment create --shadow`";
     log.shadow()?.ok_or_else(|| Failure::new(Exit::Config, message))
 }
 
-/// `keyfold shadow`: what the shadow has found.
+/// `keyfold deployment shadow`: what the shadow has found.
 pub fn shadow(config: &Config) -> Result<(Shadow, Report), Failure> {
     let (_runtime, log) = journal_of(config)?;
     let shadow = shadowing(&log)?;
@@ -250,7 +253,7 @@ pub fn shadow(config: &Config) -> Result<(Shadow, Report), Failure> {
     Ok((shadow, report))
 }
 
-/// `keyfold drop`: ends the shadow.
+/// `keyfold deployment drop`: ends the shadow.
 pub fn drop_shadow(config: &Config) -> Result<Shadow, Failure> {
     let (_runtime, log) = journal_of(config)?;
     let shadow = shadowing(&log)?;
@@ -267,7 +270,8 @@ fn journal_of(config: &Config) -> Result<(Runtime, PipelineLog), Failure> {
 
 fn numbered(log: &PipelineLog, n: u64) -> Result<Entry, Failure> {
     let found = log.deployments()?.into_iter().find(|entry| entry.n == n);
-    found.ok_or_else(|| Failure::new(Exit::Config, format!("there is no deployment {n}; see `keyfold deployments`")))
+    found
+        .ok_or_else(|| Failure::new(Exit::Config, format!("there is no deployment {n}; see `keyfold deployment list`")))
 }
 
 fn in_force(log: &PipelineLog) -> Result<(u64, Deployment), Failure> {
@@ -419,21 +423,13 @@ fn law_of(config: &Config, workers: &Arc<rayon::ThreadPool>, plugin: &Arc<Plugin
     }
 }
 
-fn first_refused(checks: &[Check]) -> Result<(), Failure> {
-    let refused = checks.iter().find_map(|check| match check.finding {
-        Finding::Refused(exit) => Some(Failure::new(exit, format!("{}: {}", check.subject, check.detail))),
-        Finding::Fine | Finding::Warning => None,
-    });
-    refused.map_or(Ok(()), Err)
-}
-
 /// All deployments.
 pub fn deployments(config: &Config) -> Result<Vec<Entry>, Failure> {
     let (_runtime, log) = journal_of(config)?;
     log.deployments()
 }
 
-/// `keyfold deployments`: a line for each, the latest first.
+/// `keyfold deployment list`: a line for each, the latest first.
 pub fn lines(entries: &[Entry]) -> String {
     let mut lines = Vec::new();
     for Entry { n, deployment, outcome, verdict } in entries.iter().rev() {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
+use crate::backoff;
 use crate::clock;
 use crate::config::{self, Config, Time};
 use crate::deployment::PipelineLog;
@@ -20,6 +21,7 @@ use crate::failure::{Exit, Failure};
 use crate::lane::core::{Core, Output};
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{Plugin, halted};
+use crate::position::{Offset, Partition};
 use crate::position::{Position, Resume};
 use crate::record::Records;
 use crate::rollout::difference::{Difference, Side};
@@ -61,7 +63,7 @@ pub fn follow(pipeline: Pipeline, stop: &Arc<AtomicBool>) -> Result<(), Failure>
                     tracing::warn!(event = "shadow-order-unreadable", %failure, "cannot read the shadow order; retrying")
                 }
             }
-            std::thread::sleep(PAUSE);
+            backoff::pause(PAUSE);
         }
     };
     let thread = std::thread::Builder::new().name("shadow".into()).spawn(body);
@@ -80,12 +82,12 @@ impl Pipeline {
         let mut report = Report::default();
         if let Err(failure) = self.fold(shadow, &mut report, stop) {
             tracing::warn!(event = "shadow-failed", shadow = shadow.id, %failure, "shadow failed");
-            report.stands = Some(failure.to_string());
+            report.paused_because = Some(failure.to_string());
             if let Err(failure) = self.log.put_shadow_report(&shadow.id, &report) {
                 tracing::warn!(event = "shadow-report-failed", %failure, "cannot write the shadow report");
             }
             while self.is_ordered(shadow) && !stop.load(Ordering::Relaxed) {
-                std::thread::sleep(PAUSE);
+                backoff::pause(PAUSE);
             }
         }
     }
@@ -114,12 +116,14 @@ impl Pipeline {
                 let name = log.lane_name(&config, &partitions);
                 match self.clone_of((&name, &partitions), n, [&live, &candidate], &sandbox.workers)? {
                     Some(lane) => lanes.push(lane),
-                    None => report.stands = Some(format!("lane {name} has no checkpoint of deployment {n} yet")),
+                    None => {
+                        report.paused_because = Some(format!("lane {name} has no checkpoint of deployment {n} yet"))
+                    }
                 }
             }
             self.log.put_shadow_report(&shadow.id, report)?;
-            if report.stands.is_some() {
-                std::thread::sleep(PAUSE);
+            if report.paused_because.is_some() {
+                backoff::pause(PAUSE);
                 continue;
             }
             let mut difference = Difference::new(&live.0.description.tables, &candidate.0.description.tables);
@@ -131,7 +135,7 @@ impl Pipeline {
                     return Ok(());
                 }
                 self.tell(shadow, report, &mut difference)?;
-                std::thread::sleep(PAUSE);
+                backoff::pause(PAUSE);
             }
         }
         Ok(())
@@ -140,7 +144,7 @@ impl Pipeline {
     /// A lane as its last checkpoint describes it, if deployment `n` made that.
     fn clone_of(
         &self,
-        (name, partitions): (&str, &[u32]),
+        (name, partitions): (&str, &[Partition]),
         n: u64,
         logics: [&(Arc<Plugin>, Time); 2],
         workers: &Arc<rayon::ThreadPool>,
@@ -183,7 +187,7 @@ impl Pipeline {
 
 /// A lane's clone: the live logic, and the candidate.
 struct Lane {
-    from: Vec<(u32, Resume)>,
+    from: Vec<(Partition, Resume)>,
     last: Option<Position>,
     cores: [Core; 2],
 }
@@ -199,9 +203,9 @@ impl Lane {
     ) -> Result<(), Failure> {
         migrate(&mut self.cores[1], report)?;
         let deadline = clock::instant() + config.run.startup_timeout;
-        let start = |(partition, resume): &(u32, Resume)| {
+        let start = |(partition, resume): &(Partition, Resume)| {
             let last = resume.last.clone();
-            Start { partition: *partition, next: last.as_ref().map(|last| last.offset + 1), last }
+            Start { partition: *partition, next: last.as_ref().map(|last| last.offset.next()), last }
         };
         let starts: Vec<Start> = self.from.iter().map(start).collect();
         let mut past = Past::go_on(open_at(config, log, &starts, deadline)?, config, &self.from, self.last);
@@ -225,7 +229,7 @@ impl Lane {
 
 /// Brings all state to the candidate's version, if it is not there yet.
 fn migrate(core: &mut Core, report: &mut Report) -> Result<(), Failure> {
-    let nowhere = Origin { partition: 0, offset: 0, event: None };
+    let nowhere = Origin { partition: Partition(0), offset: Offset(0), event: None };
     while core.is_migrating() {
         let output = core.migrate(usize::MAX, nowhere).map_err(|fault| halted(core.plugin(), fault))?;
         count(report, Side::B, &output);

@@ -37,7 +37,7 @@ use tokio::runtime::Handle;
 
 use crate::backoff::{Backoff, Outage};
 use crate::config::CqlSink;
-use crate::failure::{Check, Exit, Failure, first_refused};
+use crate::failure::{Check, Exit, Failure, refuse};
 use crate::row::json::invalid_json;
 use crate::row::{Image, Rows, Table};
 use crate::sink::cql::images::RowStatements;
@@ -76,7 +76,7 @@ impl Cql {
         let upserts = loop {
             match runtime.block_on(inspect(&session, config, tables)) {
                 Ok(inspection) => {
-                    first_refused(&inspection.checks)?;
+                    refuse(&inspection.checks)?;
                     break inspection.upserts;
                 }
                 Err(outage) if backoff.pause_until(deadline, &outage) => {}
@@ -104,7 +104,7 @@ impl Cql {
         refuse_declared_now_columns("sink.cql", &self.config.now, tables)?;
         self.single_rows.clear(); // they may have been prepared before a column was added that these tables declare
         let inspection = self.ask_schema(async |session, config| inspect(session, config, tables).await);
-        first_refused(&inspection.checks)?;
+        refuse(&inspection.checks)?;
         Ok(self.upserts.put(tables, inspection.upserts))
     }
 

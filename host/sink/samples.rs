@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::position::{Offset, Partition};
 use crate::record::ByteColumn;
 use crate::row::{Column, ColumnData, ColumnSpec, ColumnType, Origin, Part, RowRef, Rows, Table, TextColumn};
 
@@ -24,7 +25,7 @@ fn column(data: ColumnData, nulls: &[u32]) -> Column {
 }
 
 fn rows(name: &str, specs: Vec<ColumnSpec>, columns: Vec<Column>, count: u32) -> Rows {
-    let origin = Origin { partition: 0, offset: 0, event: None };
+    let origin = Origin { partition: Partition(0), offset: Offset(0), event: None };
     Rows {
         tables: Arc::new([Table { name: name.to_owned(), columns: specs }]),
         parts: vec![Part { table: 0, columns }],

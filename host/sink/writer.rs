@@ -186,8 +186,8 @@ fn dead_letter(refusal: Refusal, plugin: &str) -> DeadLetter {
     let origin = refusal.row.origin;
     let mut record = Records::default();
     record.push(RecordRef {
-        partition: origin.partition,
-        offset: origin.offset,
+        partition: origin.partition.0,
+        offset: origin.offset.0,
         append_time: NO_TIME,
         key: None,
         payload: Some(refusal.json.as_bytes()),

@@ -12,426 +12,34 @@
 //! partition whose delivered records end earliest, which is the one that such a merge runs out of first. So, for any layout of the
 //! file, about one block for each partition is under way, besides [`ARRIVALS`] in the channel and [`CACHED_BLOCKS`] read ahead.
 
-use std::borrow::Cow;
+mod index;
+mod lines;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
-use serde_json::Value;
-use serde_json::value::RawValue;
-
-use crate::config::{self, FileFormat};
+use crate::backoff;
 use crate::observe::ends::Ends;
-use crate::position::{LastRecord, fingerprint};
-use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
+use crate::position::{Offset, Partition};
+use crate::record::{NO_TIME, Records};
 use crate::source::{Arrival, Error, Source, Start};
+
+pub use index::{Index, inspect};
+pub(crate) use lines::record_of;
 
 /// Arrivals that wait for the lane.
 const ARRIVALS: usize = 4;
-/// Lines of one block, at most.
-const BLOCK_LINES: usize = 4096;
-/// Bytes after which a block is full.
-const BLOCK_BYTES: usize = 4 << 20;
 /// Blocks of which some partitions are still to be delivered, at most; others are read again.
 const CACHED_BLOCKS: usize = 8;
-
-/// A file that was read once: it is of its format, and where its partitions are in it is known.
-#[derive(Debug)]
-pub struct Index {
-    file: File,
-    lines: Lines,
-    blocks: Vec<Block>,
-    extents: BTreeMap<u32, Extent>,
-}
-
-/// Some lines of the file.
-#[derive(Debug)]
-struct Block {
-    start: u64,
-    length: usize,
-    /// Number of its first line, from 0.
-    line: u64,
-    parts: Vec<Part>,
-}
-
-/// One partition's records in a block.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    partition: u32,
-    /// What is known of the partition before the block.
-    before: Cursor,
-    /// Its last offset in the block.
-    last: u64,
-}
-
-/// How far a partition has been read: what a line that does not say takes over.
-#[derive(Clone, Copy, Debug)]
-struct Cursor {
-    next_offset: u64,
-    timestamp: i64,
-}
-
-const BEGINNING: Cursor = Cursor { next_offset: 0, timestamp: NO_TIME };
-
-/// The first and the last offset of a partition, and the blocks that it lies in.
-#[derive(Debug)]
-struct Extent {
-    first: u64,
-    last: u64,
-    blocks: Vec<usize>,
-}
-
-/// Reads the file once. Standard input (`-`) is spooled to a temporary file.
-pub fn inspect(config: &config::FileSource) -> Result<Index, Error> {
-    let lines = Lines::new(config)?;
-    let file = open_file(config).map_err(|e| lines.unreadable(&e))?;
-    let mut index = Index { file, lines, blocks: Vec::new(), extents: BTreeMap::new() };
-    let mut reader = BufReader::with_capacity(1 << 20, index.file.try_clone().map_err(|e| index.lines.unreadable(&e))?);
-    let mut cursors = BTreeMap::new();
-    let (mut start, mut line, mut bytes) = (0, 0, Vec::new());
-    loop {
-        let count = read_block(&mut reader, &mut bytes).map_err(|e| index.lines.unreadable(&e))?;
-        if count == 0 {
-            return Ok(index);
-        }
-        index.add(start, line, &bytes, &mut cursors)?;
-        start += bytes.len() as u64;
-        line += count;
-    }
-}
-
-fn open_file(config: &config::FileSource) -> io::Result<File> {
-    if config.path.as_os_str() != "-" {
-        return File::open(&config.path);
-    }
-    let mut spool = tempfile::tempfile()?;
-    io::copy(&mut io::stdin().lock(), &mut spool)?;
-    spool.rewind()?;
-    Ok(spool)
-}
-
-/// Reads the next lines into `bytes`; how many they are, 0 at the end.
-fn read_block(reader: &mut impl BufRead, bytes: &mut Vec<u8>) -> io::Result<u64> {
-    bytes.clear();
-    let mut count = 0;
-    while count < BLOCK_LINES as u64 && bytes.len() < BLOCK_BYTES && reader.read_until(b'\n', bytes)? > 0 {
-        count += 1;
-    }
-    Ok(count)
-}
-
-impl Index {
-    /// The file's partitions, ascending.
-    pub fn partitions(&self) -> Vec<u32> {
-        self.extents.keys().copied().collect()
-    }
-
-    fn add(&mut self, start: u64, line: u64, bytes: &[u8], cursors: &mut BTreeMap<u32, Cursor>) -> Result<(), Error> {
-        let number = self.blocks.len();
-        let mut parts: BTreeMap<u32, Part> = BTreeMap::new();
-        self.lines.parse(bytes, line, cursors, |record, before| {
-            let (partition, last) = (record.partition, record.offset);
-            parts.entry(partition).or_insert(Part { partition, before, last }).last = last;
-            let extent =
-                self.extents.entry(partition).or_insert_with(|| Extent { first: last, last, blocks: Vec::new() });
-            extent.last = last;
-            if extent.blocks.last() != Some(&number) {
-                extent.blocks.push(number);
-            }
-        })?;
-        self.blocks.push(Block { start, length: bytes.len(), line, parts: parts.into_values().collect() });
-        Ok(())
-    }
-
-    /// The records of a block, by partition.
-    fn read(&mut self, number: usize) -> Result<BTreeMap<u32, Records>, Error> {
-        let block = &self.blocks[number];
-        let mut bytes = vec![0; block.length];
-        self.file
-            .seek(SeekFrom::Start(block.start))
-            .and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(|e| self.lines.unreadable(&e))?;
-        let mut cursors = block.parts.iter().map(|part| (part.partition, part.before)).collect();
-        let mut records: BTreeMap<u32, Records> = BTreeMap::new();
-        self.lines.parse(&bytes, block.line, &mut cursors, |record, _| {
-            records.entry(record.partition).or_default().push(*record)
-        })?;
-        Ok(records)
-    }
-
-    fn part(&self, number: usize, partition: u32) -> Option<&Part> {
-        self.blocks[number].parts.iter().find(|part| part.partition == partition)
-    }
-
-    /// Refuses a file that does not hold what the start needs; the first offset that is delivered.
-    fn check(&mut self, start: &Start) -> Result<u64, Error> {
-        let name = &self.lines.name;
-        let partition = start.partition;
-        let extent = self.extents.get(&partition);
-        let (first, end) = extent.map_or((0, 0), |e| (e.first, e.last + 1));
-        let next = start.next.unwrap_or(first);
-        if next > end {
-            return Err(Error::State(format!(
-                "{name}, partition {partition}: the state goes on at offset {next}, but the file ends at {end}: {ANOTHER_FILE}"
-            )));
-        }
-        if next < first {
-            return Err(Error::State(format!(
-                "{name}, partition {partition}: the state goes on at offset {next}, but the file begins at {first}: {ANOTHER_FILE}"
-            )));
-        }
-        if let Some(last) = &start.last {
-            self.verify(partition, last)?;
-        }
-        Ok(next)
-    }
-
-    fn verify(&mut self, partition: u32, last: &LastRecord) -> Result<(), Error> {
-        let Some(extent) = self.extents.get(&partition) else { return Ok(()) };
-        let lies_in = |number: &&usize| self.part(**number, partition).is_some_and(|part| part.last >= last.offset);
-        let Some(number) = extent.blocks.iter().find(lies_in).copied() else { return Ok(()) };
-        let records = self.read(number)?.remove(&partition).unwrap_or_default();
-        let Ok(row) = records.offsets.binary_search(&last.offset) else { return Ok(()) };
-        let record = records.get(row);
-        if record.append_time == last.timestamp && fingerprint(record.key, record.payload) == last.fingerprint {
-            return Ok(());
-        }
-        Err(Error::State(format!(
-            "{}, partition {partition}: the record at offset {} is not the one that the state was built from: {ANOTHER_FILE}",
-            self.lines.name, last.offset
-        )))
-    }
-}
-
-const ANOTHER_FILE: &str = "it is another file, or was cut; ways out: point source.file.path at the file that the state was built from, or \
-                            give this file a state of its own (another state.url)";
-
-/// How a line becomes a record.
-#[derive(Debug)]
-struct Lines {
-    /// The file, as messages name it.
-    name: String,
-    format: FileFormat,
-    timestamp_start: i64,
-}
-
-impl Lines {
-    fn new(config: &config::FileSource) -> Result<Lines, Error> {
-        let name =
-            if config.path.as_os_str() == "-" { "standard input".into() } else { config.path.display().to_string() };
-        let timestamp_start = match (config.format, config.timestamp_start_ms) {
-            (FileFormat::Payloads, None) => {
-                return Err(Error::Config(
-                    "source.file.timestamp_start is missing: a file of payloads has no timestamps of its own".into(),
-                ));
-            }
-            (_, start) => start.unwrap_or(NO_TIME),
-        };
-        Ok(Lines { name, format: config.format, timestamp_start })
-    }
-
-    fn unreadable(&self, error: &io::Error) -> Error {
-        Error::Outside(format!("{}: {error}; see source.file.path", self.name))
-    }
-
-    /// Gives each record of a block to `take`, with the cursor of its partition before it.
-    fn parse(
-        &self,
-        bytes: &[u8],
-        first_line: u64,
-        cursors: &mut BTreeMap<u32, Cursor>,
-        mut take: impl FnMut(&RecordRef<'_>, Cursor),
-    ) -> Result<(), Error> {
-        let mut rest = bytes;
-        let mut number = first_line;
-        while !rest.is_empty() {
-            let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
-            let (line, tail) = rest.split_at(end);
-            match self.format {
-                FileFormat::Payloads => take(&self.payload(line, number), BEGINNING),
-                FileFormat::Records if line.trim_ascii().is_empty() => {}
-                FileFormat::Records => record(line, cursors, &mut take)
-                    .map_err(|reason| Error::Config(format!("{}, line {}: {reason}", self.name, number + 1)))?,
-            }
-            rest = tail;
-            number += 1;
-        }
-        Ok(())
-    }
-
-    fn payload<'a>(&self, line: &'a [u8], number: u64) -> RecordRef<'a> {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let append_time = self.timestamp_start.saturating_add_unsigned(number);
-        RecordRef { partition: 0, offset: number, append_time, key: None, payload: Some(line), headers: None }
-    }
-}
-
-/// One line of `records`, its fields not looked into yet, so that a refusal can name the field.
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(borrow, default)]
-    partition: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    offset: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    timestamp: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    key: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    key_base64: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "null_is_present")]
-    value: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "null_is_present")]
-    value_base64: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    headers: Option<&'a RawValue>,
-}
-
-/// A value of null is a tombstone, an absent one a mistake.
-fn null_is_present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-/// A JSON text, copied only if it has escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-fn record(
-    line: &[u8],
-    cursors: &mut BTreeMap<u32, Cursor>,
-    take: &mut impl FnMut(&RecordRef<'_>, Cursor),
-) -> Result<(), String> {
-    if line.trim_ascii_start().first() != Some(&b'{') {
-        return Err("not a JSON object of a record".into()); // a list would be taken by the order of the fields
-    }
-    let line: Line<'_> =
-        serde_json::from_slice(line).map_err(|e| format!("not a JSON object of a record: {}", plain(&e)))?;
-    let partition = number(line.partition, "partition")?.unwrap_or(0);
-    let before = cursors.get(&partition).copied().unwrap_or(BEGINNING);
-    let offset: u64 = number(line.offset, "offset")?.unwrap_or(before.next_offset);
-    if offset < before.next_offset {
-        return Err(format!(
-            "field `offset`: {offset} does not ascend, the one before it in partition {partition} is {}",
-            before.next_offset - 1
-        ));
-    }
-    let next_offset = offset.checked_add(1).ok_or("field `offset`: too great")?;
-    let timestamp = number(line.timestamp, "timestamp")?.unwrap_or(before.timestamp);
-    let key = bytes_of(line.key, line.key_base64, "key")?;
-    let payload = match (line.value, line.value_base64) {
-        (None, None) => return Err("neither field `value` nor `value_base64` is there (null is a tombstone)".into()),
-        (text, base64) => bytes_of(text, base64, "value")?,
-    };
-    let headers = line.headers.map(headers_of).transpose()?;
-    let headers = headers.as_ref().map(|headers| (headers, 0));
-    take(
-        &RecordRef {
-            partition,
-            offset,
-            append_time: timestamp,
-            key: key.as_deref(),
-            payload: payload.as_deref(),
-            headers,
-        },
-        before,
-    );
-    cursors.insert(partition, Cursor { next_offset, timestamp });
-    Ok(())
-}
-
-/// The record of one line of the format `records`, by itself.
-pub(crate) fn record_of(line: &[u8]) -> Result<Records, String> {
-    let mut records = Records::default();
-    record(line, &mut BTreeMap::new(), &mut |record, _| records.push(*record))?;
-    Ok(records)
-}
-
-/// The parser's words without its own line, which is always 1.
-fn plain(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let reason = text.split(" at line ").next().unwrap_or_default();
-    format!("{reason} (column {})", error.column())
-}
-
-fn number<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>, name: &str) -> Result<Option<T>, String> {
-    field.map(|raw| serde_json::from_str(raw.get()).map_err(|e| format!("field `{name}`: {}", plain(&e)))).transpose()
-}
-
-/// A text or its base64 twin; none if it is null.
-fn bytes_of<'a>(
-    text: Option<&'a RawValue>,
-    base64: Option<&'a RawValue>,
-    name: &str,
-) -> Result<Option<Cow<'a, [u8]>>, String> {
-    match (text, base64) {
-        (Some(_), Some(_)) => Err(format!("fields `{name}` and `{name}_base64` exclude each other")),
-        (None, None) => Ok(None),
-        (Some(raw), None) => Ok(text_of(raw, name)?.map(|text| match text {
-            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
-            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
-        })),
-        (None, Some(raw)) => {
-            let name = format!("{name}_base64");
-            let decode =
-                |text: Cow<'_, str>| STANDARD.decode(text.as_bytes()).map_err(|e| format!("field `{name}`: {e}"));
-            Ok(text_of(raw, &name)?.map(decode).transpose()?.map(Cow::Owned))
-        }
-    }
-}
-
-fn text_of<'a>(raw: &'a RawValue, name: &str) -> Result<Option<Cow<'a, str>>, String> {
-    let text: Option<Text<'a>> =
-        serde_json::from_str(raw.get()).map_err(|e| format!("field `{name}`: {}", plain(&e)))?;
-    Ok(text.map(|text| text.0))
-}
-
-/// The headers of one record.
-fn headers_of(raw: &RawValue) -> Result<HeaderColumns, String> {
-    const SHAPE: &str =
-        "field `headers`: not an object or a list of pairs of a name and a text, null or {\"base64\": ...}";
-    let mut headers = HeaderColumns::default();
-    let value: Value = serde_json::from_str(raw.get()).map_err(|e| format!("field `headers`: {}", plain(&e)))?;
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in &fields {
-                headers.push(name.as_bytes(), &header_value(value).ok_or(SHAPE)?);
-            }
-        }
-        Value::Array(pairs) => {
-            for pair in &pairs {
-                let pair = pair.as_array().filter(|pair| pair.len() == 2).ok_or(SHAPE)?;
-                let name = pair[0].as_str().ok_or(SHAPE)?;
-                headers.push(name.as_bytes(), &header_value(&pair[1]).ok_or(SHAPE)?);
-            }
-        }
-        _ => return Err(SHAPE.into()),
-    }
-    headers.end_record();
-    Ok(headers)
-}
-
-fn header_value(value: &Value) -> Option<Vec<u8>> {
-    match value {
-        Value::Null => Some(Vec::new()),
-        Value::String(text) => Some(text.clone().into_bytes()),
-        Value::Object(fields) if fields.len() == 1 => STANDARD.decode(fields.get("base64")?.as_str()?).ok(),
-        _ => None,
-    }
-}
 
 /// A file that is being read.
 pub struct FileSource {
     name: String,
-    partitions: Vec<u32>,
-    first_offsets: Vec<(u32, u64)>,
+    partitions: Vec<Partition>,
+    first_offsets: Vec<(Partition, Offset)>,
     arrivals: Option<Receiver<Result<Arrival, Error>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -454,7 +62,7 @@ impl FileSource {
     }
 
     /// The offset at which reading each partition started.
-    pub fn first_offsets(&self) -> Vec<(u32, u64)> {
+    pub fn first_offsets(&self) -> Vec<(Partition, Offset)> {
         self.first_offsets.clone()
     }
 
@@ -463,16 +71,16 @@ impl FileSource {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             return Err(Error::Unexpected(format!("reading {} has panicked: this is a bug", self.name)));
         }
-        thread::sleep(timeout);
+        backoff::pause(timeout);
         Ok(None)
     }
 }
 
 impl Source for FileSource {
     /// Nothing to do: a file is delivered by what each partition lags behind, a few chunks ahead of the merge.
-    fn hold(&mut self, _partitions: &[u32]) {}
+    fn hold(&mut self, _partitions: &[Partition]) {}
 
-    fn partitions(&self) -> &[u32] {
+    fn partitions(&self) -> &[Partition] {
         &self.partitions
     }
 
@@ -485,9 +93,9 @@ impl Source for FileSource {
         }
     }
 
-    fn ask(&mut self, _: &[u32], _: i64) {}
+    fn ask(&mut self, _: &[Partition], _: i64) {}
 
-    fn commit(&mut self, _: &[(u32, u64)]) {}
+    fn commit(&mut self, _: &[(Partition, Offset)]) {}
 
     fn ends(&self) -> Option<Arc<Ends>> {
         None
@@ -508,15 +116,15 @@ struct Reader {
     index: Index,
     tracks: Vec<Track>,
     /// Blocks in the order in which they were read, less what was delivered of them.
-    cache: Vec<(usize, BTreeMap<u32, Records>)>,
+    cache: Vec<(usize, BTreeMap<Partition, Records>)>,
     out: SyncSender<Result<Arrival, Error>>,
 }
 
 /// One partition on its way.
 struct Track {
-    partition: u32,
+    partition: Partition,
     /// Records before this offset are not wanted.
-    from: u64,
+    from: Offset,
     /// Blocks still to deliver, last first.
     blocks: Vec<usize>,
     /// The append time up to which records were delivered; none before the first.
@@ -531,8 +139,8 @@ impl Track {
 }
 
 impl Reader {
-    fn new(index: Index, first_offsets: &[(u32, u64)], out: SyncSender<Result<Arrival, Error>>) -> Reader {
-        let track = |&(partition, from): &(u32, u64)| {
+    fn new(index: Index, first_offsets: &[(Partition, Offset)], out: SyncSender<Result<Arrival, Error>>) -> Reader {
+        let track = |&(partition, from): &(Partition, Offset)| {
             let wanted = |number: &usize| index.part(*number, partition).is_some_and(|part| part.last >= from);
             let blocks = index.extents.get(&partition).map_or(&[][..], |extent| &extent.blocks);
             Track {
@@ -577,7 +185,7 @@ impl Reader {
     }
 
     /// One partition's records of a block; the others' stay in the cache.
-    fn fetch(&mut self, number: usize, partition: u32) -> Result<Records, Error> {
+    fn fetch(&mut self, number: usize, partition: Partition) -> Result<Records, Error> {
         let cached = self.cache.iter().position(|(n, records)| *n == number && records.contains_key(&partition));
         let at = match cached {
             Some(at) => at,
@@ -603,8 +211,8 @@ impl Reader {
 }
 
 /// The records from an offset on.
-fn since(from: u64, records: Records) -> Records {
-    let first = records.offsets.partition_point(|offset| *offset < from);
+fn since(from: Offset, records: Records) -> Records {
+    let first = records.offsets.partition_point(|offset| *offset < from.0);
     if first == 0 {
         return records;
     }
@@ -617,7 +225,10 @@ fn since(from: u64, records: Records) -> Records {
 
 #[cfg(test)]
 mod tests {
+    use super::index::BLOCK_LINES;
     use super::*;
+    use crate::config::{self, FileFormat};
+    use crate::position::{LastRecord, fingerprint};
     use std::io::Write;
 
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -638,7 +249,7 @@ mod tests {
     }
 
     fn start(partition: u32) -> Start {
-        Start { partition, ..Start::default() }
+        Start { partition: Partition(partition), ..Start::default() }
     }
 
     /// Everything that a source delivers, in the order of delivery.
@@ -658,7 +269,7 @@ mod tests {
         let mut all = Records::default();
         for arrival in arrivals {
             if let Arrival::Records { partition, records } = arrival
-                && *partition == wanted
+                && *partition == Partition(wanted)
             {
                 (0..records.len()).for_each(|row| all.push(records.get(row)));
             }
@@ -746,7 +357,7 @@ mod tests {
 
     #[test]
     fn an_empty_file_has_no_partition_and_a_missing_one_is_named() {
-        assert_eq!(indexed("", FileFormat::Records).expect("empty is fine").partitions(), [0; 0]);
+        assert_eq!(indexed("", FileFormat::Records).expect("empty is fine").partitions(), [] as [Partition; 0]);
         let error =
             inspect(&config(std::path::Path::new("/nowhere/x.ndjson"), FileFormat::Records)).expect_err("no such file");
         assert!(matches!(&error, Error::Outside(text) if text.contains("/nowhere/x.ndjson")), "{error}");
@@ -767,8 +378,8 @@ mod tests {
         let (mut most, mut order) = (0, Vec::new());
         for arrival in arrivals {
             match arrival {
-                Arrival::Records { partition, records } => queues[*partition as usize].extend(&records.append_times),
-                Arrival::End { partition } => ended[*partition as usize] = true,
+                Arrival::Records { partition, records } => queues[partition.0 as usize].extend(&records.append_times),
+                Arrival::End { partition } => ended[partition.0 as usize] = true,
                 Arrival::Empty { .. } => panic!("a file is not asked"),
             }
             most = most.max(queues.iter().map(|q| q.len()).sum());
@@ -808,8 +419,8 @@ mod tests {
     fn reading_goes_on_at_the_next_offset() {
         let index = indexed(log(20_000, |i| ((i % 2) as u32, i)), FileFormat::Records).expect("a good file");
         let starts = [
-            Start { partition: 0, next: Some(5_001), last: None },
-            Start { partition: 1, next: Some(10_000), last: None },
+            Start { partition: Partition(0), next: Some(Offset(5_001)), last: None },
+            Start { partition: Partition(1), next: Some(Offset(10_000)), last: None },
         ];
         let arrivals = arrivals(index, &starts);
         assert_eq!(records_of(&arrivals, 0).offsets, (5_001..10_000).collect::<Vec<u64>>());
@@ -822,14 +433,15 @@ mod tests {
         let open = |start: Start| {
             FileSource::open(indexed(&text, FileFormat::Records).expect("a good file"), &[start]).map(drop)
         };
-        let last = LastRecord { offset: 4_999, timestamp: 4_999, fingerprint: fingerprint(None, Some(b"4999")) };
-        let next = Some(5_000);
-        open(Start { partition: 0, next, last: Some(last.clone()) }).expect("it is the record");
+        let last =
+            LastRecord { offset: Offset(4_999), timestamp: Some(4_999), fingerprint: fingerprint(None, Some(b"4999")) };
+        let next = Some(Offset(5_000));
+        open(Start { partition: Partition(0), next, last: Some(last.clone()) }).expect("it is the record");
         for start in [
-            Start { partition: 0, next, last: Some(LastRecord { timestamp: 1, ..last.clone() }) },
-            Start { partition: 0, next, last: Some(LastRecord { fingerprint: 1, ..last }) },
-            Start { partition: 0, next: Some(10_001), last: None },
-            Start { partition: 3, next: Some(1), last: None },
+            Start { partition: Partition(0), next, last: Some(LastRecord { timestamp: Some(1), ..last.clone() }) },
+            Start { partition: Partition(0), next, last: Some(LastRecord { fingerprint: 1, ..last }) },
+            Start { partition: Partition(0), next: Some(Offset(10_001)), last: None },
+            Start { partition: Partition(3), next: Some(Offset(1)), last: None },
         ] {
             let error = open(start).expect_err("it is another file");
             assert!(matches!(error, Error::State(_)), "{error}");

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{file, kafka};
 use crate::config::{self, Config};
 use crate::failure::{Exit, Failure};
+use crate::position::{Offset, Partition};
 
 fn ordering(config: &Config) -> config::Ordering {
     match &config.source {
@@ -19,7 +20,7 @@ pub(crate) enum LogSource {
     /// A topic.
     Kafka(kafka::Topic),
     /// A file: its partitions, and its index until a lane takes it.
-    File { partitions: Vec<u32>, index: Mutex<Option<file::Index>> },
+    File { partitions: Vec<Partition>, index: Mutex<Option<file::Index>> },
 }
 
 impl LogSource {
@@ -34,7 +35,7 @@ impl LogSource {
         })
     }
 
-    pub(crate) fn partitions(&self) -> &[u32] {
+    pub(crate) fn partitions(&self) -> &[Partition] {
         match self {
             LogSource::Kafka(topic) => &topic.partitions,
             LogSource::File { partitions, .. } => partitions,
@@ -42,7 +43,7 @@ impl LogSource {
     }
 
     /// The partitions of each lane.
-    pub(crate) fn lanes(&self, config: &Config) -> Vec<Vec<u32>> {
+    pub(crate) fn lanes(&self, config: &Config) -> Vec<Vec<Partition>> {
         match ordering(config) {
             config::Ordering::Topic => vec![self.partitions().to_vec()],
             config::Ordering::Partition => self.partitions().iter().map(|&p| vec![p]).collect(),
@@ -50,7 +51,7 @@ impl LogSource {
     }
 
     /// The name of the lane of these partitions.
-    pub(crate) fn lane_name(&self, config: &Config, partitions: &[u32]) -> String {
+    pub(crate) fn lane_name(&self, config: &Config, partitions: &[Partition]) -> String {
         match ordering(config) {
             config::Ordering::Topic => "topic".to_owned(),
             config::Ordering::Partition => partitions[0].to_string(),
@@ -73,7 +74,7 @@ impl LogSource {
     }
 
     /// The offset after the last, where that is known.
-    pub(crate) fn high(&self, partition: u32) -> Option<u64> {
+    pub(crate) fn high(&self, partition: Partition) -> Option<Offset> {
         match self {
             LogSource::Kafka(topic) => topic.partitions.binary_search(&partition).ok().map(|i| topic.high[i]),
             LogSource::File { .. } => None,

@@ -8,8 +8,8 @@ use super::merge::Merge;
 use super::{Arrival, BATCH_BYTES, QUEUED_BATCHES, Source, Start, file, kafka};
 use crate::config::{self, Config};
 use crate::failure::Failure;
-use crate::position::{Position, Resume};
-use crate::record::{NO_TIME, Records};
+use crate::position::{Partition, Position, Resume};
+use crate::record::Records;
 
 /// How long one wait for the source lasts; then comes the next.
 const WAIT: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ const WAIT: Duration = Duration::from_secs(1);
 pub(crate) fn open(
     config: &Config,
     log: &LogSource,
-    partitions: &[u32],
+    partitions: &[Partition],
     deadline: Instant,
 ) -> Result<Box<dyn Source>, Failure> {
     let starts: Vec<Start> = partitions.iter().map(|&partition| Start { partition, ..Start::default() }).collect();
@@ -52,7 +52,7 @@ pub(crate) struct Past {
 impl Past {
     /// At most this many records, if there is a bound.
     pub(crate) fn new(source: Box<dyn Source>, config: &Config, records: Option<u64>) -> Past {
-        let anew = |&partition: &u32| (partition, Resume { envelope: NO_TIME, last: None });
+        let anew = |&partition: &Partition| (partition, Resume { envelope: None, last: None });
         let partitions: Vec<_> = source.partitions().iter().map(anew).collect();
         let merge = Merge::new(&partitions, config.time.clock_skew_ms, None, None, BTreeMap::new());
         let left = records.unwrap_or(u64::MAX);
@@ -63,7 +63,7 @@ impl Past {
     pub(crate) fn go_on(
         source: Box<dyn Source>,
         config: &Config,
-        from: &[(u32, Resume)],
+        from: &[(Partition, Resume)],
         last: Option<Position>,
     ) -> Past {
         let merge = Merge::new(from, config.time.clock_skew_ms, last, None, BTreeMap::new());
@@ -71,7 +71,7 @@ impl Past {
     }
 
     /// Where it has come.
-    pub(crate) fn position(&self) -> (Vec<(u32, Resume)>, Option<Position>) {
+    pub(crate) fn position(&self) -> (Vec<(Partition, Resume)>, Option<Position>) {
         (self.merge.resume(), self.merge.last())
     }
 

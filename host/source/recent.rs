@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::config;
-use crate::position::Resume;
-use crate::record::{NO_TIME, Records};
+use crate::position::{Offset, Partition, Resume};
+use crate::record::Records;
 use crate::source::merge::Merge;
 use crate::source::{Arrival, Error, Source, Start, file, kafka};
 
@@ -23,7 +23,7 @@ pub fn recent(config: &config::Source, count: u64, deadline: Instant) -> Result<
             let starts: Vec<Start> = partitions
                 .map(|((&partition, &low), &high)| Start {
                     partition,
-                    next: Some(high.saturating_sub(count).max(low)),
+                    next: Some(Offset(high.0.saturating_sub(count)).max(low)),
                     last: None,
                 })
                 .collect();
@@ -39,7 +39,7 @@ pub fn recent(config: &config::Source, count: u64, deadline: Instant) -> Result<
 }
 
 /// The lowest offset that a topic still has of each partition; nothing of a file, which is never trimmed.
-pub fn lowest(config: &config::Source, deadline: Instant) -> Result<BTreeMap<u32, u64>, Error> {
+pub fn lowest(config: &config::Source, deadline: Instant) -> Result<BTreeMap<Partition, Offset>, Error> {
     match config {
         config::Source::Kafka(kafka) => {
             let topic = kafka::inspect(kafka, deadline)?;
@@ -51,10 +51,11 @@ pub fn lowest(config: &config::Source, deadline: Instant) -> Result<BTreeMap<u32
 
 fn take(source: &mut dyn Source, count: u64) -> Result<Records, Error> {
     let partitions = source.partitions().to_vec();
-    let fresh = Resume { envelope: NO_TIME, last: None };
+    let fresh = Resume { envelope: None, last: None };
     let resumes: Vec<_> = partitions.iter().map(|&partition| (partition, fresh.clone())).collect();
     let mut merge = Merge::new(&resumes, 0, None, None, BTreeMap::new());
-    let mut taken: BTreeMap<u32, (u64, usize)> = partitions.iter().map(|&partition| (partition, (0, 0))).collect();
+    let mut taken: BTreeMap<Partition, (u64, usize)> =
+        partitions.iter().map(|&partition| (partition, (0, 0))).collect();
     while !taken.is_empty() {
         match source.next(PATIENCE)? {
             None => break,

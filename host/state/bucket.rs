@@ -1,11 +1,11 @@
-//! State in a bucket of a cloud, with credentials and places from the cloud's own variables.
+//! State in a cloud's bucket. Credentials and endpoints come from the cloud's own environment variables.
 
 use std::sync::Arc;
 
 use object_store::{ObjectStore, Result};
 use url::Url;
 
-/// The bucket that a URL names.
+/// Opens the bucket of a URL.
 #[cfg(feature = "cloud")]
 pub fn open(url: &Url) -> Result<Arc<dyn ObjectStore>> {
     use object_store::aws::AmazonS3Builder;
@@ -14,7 +14,7 @@ pub fn open(url: &Url) -> Result<Arc<dyn ObjectStore>> {
     use object_store::prefix::PrefixStore;
     use object_store::{Error, ObjectStoreScheme, RetryConfig};
 
-    // A request that hangs is given up before a probe takes the host for stuck: further patience is `super::patient`'s.
+    // A request that hangs fails before a liveness probe would. `super::patient` retries it.
     let retry =
         RetryConfig { max_retries: 3, retry_timeout: std::time::Duration::from_secs(10), ..RetryConfig::default() };
     let (scheme, path) = ObjectStoreScheme::parse(url)?;
@@ -29,16 +29,17 @@ pub fn open(url: &Url) -> Result<Arc<dyn ObjectStore>> {
             Arc::new(MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retry).build()?)
         }
         other => {
-            let source = format!("{other:?} is no bucket").into();
+            let source = format!("{other:?} is not a bucket; use s3://, gs:// or az://").into();
             return Err(Error::Generic { store: "state", source });
         }
     };
     Ok(Arc::new(PrefixStore::new(store, path)))
 }
 
-/// None: the configuration was to refuse such a URL.
+/// Fails: the configuration refuses such URLs in this build.
 #[cfg(not(feature = "cloud"))]
 pub fn open(url: &Url) -> Result<Arc<dyn ObjectStore>> {
-    let source = format!("{url} needs the feature `cloud`").into();
+    let source =
+        format!("cannot open {url}: this build has no cloud storage; build keyfold with the feature `cloud`").into();
     Err(object_store::Error::Generic { store: "state", source })
 }

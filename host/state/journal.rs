@@ -1,6 +1,5 @@
-//! What the log cannot tell of a lane, durable before it has an effect: the frontier, floors, strikes, where the log began. Small; never
-//! deleted with a checkpoint. `log/lanes/<lane>` is a database with one fenced writer; what the pipeline's lanes share is
-//! [`crate::deployment`]'s.
+//! The journal of a lane: what the log cannot tell, durable before it has an effect (I4, I10). The frontier, floors, strikes, images, and where
+//! the lane began. Small; never deleted with a checkpoint. What the lanes of a pipeline share is in [`crate::deployment`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -9,10 +8,12 @@ use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use crate::position::{Floor, Frontier};
+use crate::event_time::AppendTime;
+use crate::position::{Floor, Frontier, Offset, Partition};
 use crate::row::Image;
+use crate::state::database::{Change, Database, Error, entries, value};
 use crate::state::reader::Reader;
-use crate::state::store::{Error, Notes, Store};
+use crate::state::slate::Slate;
 use crate::strike::{Strike, StrikeItem};
 
 const FRONTIER: &[u8] = b"frontier";
@@ -21,160 +22,174 @@ const STRIKE: &[u8] = b"strike/";
 const IMAGE: &[u8] = b"image/";
 const BEGINNING: &[u8] = b"beginning";
 
-/// Where a lane's life began: what a replay from nothing needs to find again.
+/// Where a lane began: what a replay from nothing must find again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beginning {
     /// The first offset read of each partition.
-    pub offsets: BTreeMap<u32, u64>,
-    /// Length that the sink's file had already.
+    pub offsets: BTreeMap<Partition, Offset>,
+    /// Length of the sink's file at that time, bytes; `None` if the sink is no file.
     pub sink_length: Option<u64>,
-    /// Length that the dead-letter file had already.
+    /// Length of the dead-letter file at that time, bytes; `None` if there is none.
     pub letters_length: Option<u64>,
 }
 
-/// What a lane's journal holds at its start.
+/// What a journal holds when it is opened.
 #[derive(Debug, Default)]
 pub struct Contents {
     /// The last durable frontier.
     pub frontier: Option<Frontier>,
     /// Floors by (partition, offset).
-    pub floors: BTreeMap<(u32, u64), i64>,
-    /// Strikes with their reasons, of each deployment's logic.
+    pub floors: BTreeMap<(Partition, Offset), AppendTime>,
+    /// Strikes with their reasons, by deployment.
     pub strikes: BTreeMap<u64, BTreeMap<StrikeItem, String>>,
-    /// What the sink held before a deployment that could be withdrawn wrote there.
+    /// What the sink held before a deployment on probation wrote there, by deployment.
     pub images: BTreeMap<u64, Vec<Image>>,
-    /// None if this lane never lived before.
+    /// Where the lane began; `None` if it never ran before.
     pub beginning: Option<Beginning>,
 }
 
 /// The journal of a lane.
 pub struct Journal {
-    store: Store,
+    database: Arc<dyn Database>,
+    /// The number of strikes so far, which numbers the next one.
     strikes: u64,
 }
 
 impl Journal {
-    /// Opens it and reads all of it.
+    /// Opens the journal of `lane`, creates it if it does not exist, and reads all of it. Its former owner is fenced.
     pub fn open(objects: Arc<dyn ObjectStore>, lane: &str, runtime: Handle) -> Result<(Journal, Contents), Error> {
-        let store = Store::open(objects, &format!("log/lanes/{lane}"), runtime)?;
+        Journal::over(Arc::new(Slate::open(objects, &path(lane), runtime)?))
+    }
+
+    /// Opens the journal in a database, and reads all of it.
+    pub fn over(database: Arc<dyn Database>) -> Result<(Journal, Contents), Error> {
+        let held = &*database;
         let mut contents =
-            Contents { frontier: read(&store, FRONTIER)?, beginning: read(&store, BEGINNING)?, ..Contents::default() };
-        for (_, value) in store.entries(FLOOR)? {
-            let ((partition, offset), time): ((u32, u64), i64) = parse(&value)?;
+            Contents { frontier: read(held, FRONTIER)?, beginning: read(held, BEGINNING)?, ..Contents::default() };
+        for (_, value) in entries(held, FLOOR)? {
+            let ((partition, offset), time): ((Partition, Offset), AppendTime) = parse(held.name(), &value)?;
             contents.floors.insert((partition, offset), time);
         }
         let mut strikes = 0;
-        for (_, value) in store.entries(STRIKE)? {
-            let (item, reason, deployment) = parse(&value)?;
+        for (_, value) in entries(held, STRIKE)? {
+            let (item, reason, deployment) = parse(held.name(), &value)?;
             contents.strikes.entry(deployment).or_default().insert(item, reason);
             strikes += 1;
         }
-        for (key, value) in store.entries(IMAGE)? {
+        for (key, value) in entries(held, IMAGE)? {
             let deployment = key.first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default();
-            contents.images.entry(deployment).or_default().push(parse(&value)?);
+            contents.images.entry(deployment).or_default().push(parse(held.name(), &value)?);
         }
-        Ok((Journal { store, strikes }, contents))
+        Ok((Journal { database, strikes }, contents))
     }
 
-    /// Makes the lane's beginning durable.
+    /// Writes where the lane began. Durable on return.
     pub fn write_beginning(&self, beginning: &Beginning) -> Result<(), Error> {
-        self.store.put([(BEGINNING.to_vec(), json(beginning))])
+        self.database.write(vec![(BEGINNING.to_vec(), Some(json(beginning)))])
     }
 
-    /// Makes the frontier durable: before anything leaves that depends on a release on an asked partition's word.
+    /// Writes the frontier, before anything leaves that depends on the answer of an asked partition. Durable on return.
     pub fn write_frontier(&self, frontier: &Frontier) -> Result<(), Error> {
-        self.store.put([(FRONTIER.to_vec(), json(frontier))])
+        self.database.write(vec![(FRONTIER.to_vec(), Some(json(frontier)))])
     }
 
-    /// Makes floors durable: before their records are folded.
+    /// Writes floors, before their records are folded. Durable on return.
     pub fn write_floors(&self, floors: &[Floor]) -> Result<(), Error> {
-        self.store.put(floors.iter().map(|f| {
-            let key = [FLOOR, &f.partition.to_be_bytes()[..], &f.offset.to_be_bytes()[..]].concat();
-            (key, json(&((f.partition, f.offset), f.append_time)))
-        }))
+        let entry = |f: &Floor| {
+            let key = [FLOOR, &f.partition.0.to_be_bytes()[..], &f.offset.0.to_be_bytes()[..]].concat();
+            (key, Some(json(&((f.partition, f.offset), f.append_time))))
+        };
+        self.database.write(floors.iter().map(entry).collect())
     }
 
-    /// Makes strikes of a deployment's logic durable: before their effect.
+    /// Writes strikes of a deployment's logic, before their effect. Durable on return.
     pub fn write_strikes(&mut self, strikes: &[Strike], deployment: u64) -> Result<(), Error> {
         let first = self.strikes;
         self.strikes += strikes.len() as u64;
-        self.store.put(strikes.iter().zip(first..).map(|(strike, n)| {
+        let entry = |(strike, n): (&Strike, u64)| -> Change {
             let key = [STRIKE, &n.to_be_bytes()[..]].concat();
-            (key, json(&(&strike.item, &strike.reason, deployment)))
-        }))
+            (key, Some(json(&(&strike.item, &strike.reason, deployment))))
+        };
+        self.database.write(strikes.iter().zip(first..).map(entry).collect())
     }
 
-    /// Where the sink's thread notes what rows of a deployment are about to replace; `known` was noted before.
+    /// Returns where the sink's thread writes the images that rows of a deployment are about to replace; those in `known` are written already.
     pub fn images(&self, deployment: u64, known: &[Image]) -> ImageNotes {
         let known = known.iter().map(|image| (image.table.clone(), image.key.clone())).collect();
-        ImageNotes { notes: self.store.notes(), deployment, known }
+        ImageNotes { database: Arc::clone(&self.database), deployment, known }
     }
 
-    /// Forgets what rows of a deployment replaced.
+    /// Deletes the images of a deployment. Durable on return.
     pub fn forget_images(&self, deployment: u64) -> Result<(), Error> {
         let prefix = [IMAGE, &deployment.to_be_bytes()[..]].concat();
-        let keys = self.store.entries(&prefix)?.into_iter().map(|(key, _)| [&prefix[..], &key].concat());
-        self.store.delete(keys)
+        let keys = entries(&*self.database, &prefix)?.into_iter().map(|(key, _)| [&prefix[..], &key].concat());
+        self.database.write(keys.map(|key| (key, None)).collect())
     }
 
-    /// Whether another host has taken over.
+    /// Fails if another host is known to have taken over.
     pub fn check_ownership(&self) -> Result<(), Error> {
-        self.store.check_ownership()
+        self.database.check_ownership()
     }
 
-    /// Closes it.
+    /// Closes the journal.
     pub fn close(self) -> Result<(), Error> {
-        self.store.close()
+        self.database.close()
     }
 }
 
-/// The offsets with which these lanes began, by partition; reads, and takes no lane over.
+/// Reads the offsets with which these lanes began, by partition. No lane is taken over.
 pub fn beginnings(
     objects: &Arc<dyn ObjectStore>,
     lanes: &[String],
     runtime: &Handle,
-) -> Result<BTreeMap<u32, u64>, Error> {
+) -> Result<BTreeMap<Partition, Offset>, Error> {
     let mut offsets = BTreeMap::new();
     for lane in lanes {
-        let reader = Reader::open(objects, &format!("log/lanes/{lane}"), runtime)?;
+        let path = path(lane);
+        let reader = Reader::open(objects, &path, runtime)?;
         if let Some(value) = reader.map(|reader| reader.get(BEGINNING)).transpose()?.flatten() {
-            offsets.extend(parse::<Beginning>(&value)?.offsets);
+            offsets.extend(parse::<Beginning>(&path, &value)?.offsets);
         }
     }
     Ok(offsets)
 }
 
-/// Images of what a sink holds, noted before rows of a deployment that can be withdrawn replace it: once for each primary key. The journal
-/// stores them; reading them from the sink is the writer's.
+/// The journal as the sink's thread uses it: it writes what the sink holds before rows of a deployment on probation replace it, once for each
+/// primary key (I10). The writer reads the images from the sink.
 pub struct ImageNotes {
-    notes: Notes,
+    database: Arc<dyn Database>,
     deployment: u64,
     known: HashSet<(String, String)>,
 }
 
 impl ImageNotes {
-    /// Whether this primary key of this table is met for the first time; from now on it is known.
+    /// Returns whether this is the first row with this primary key of the table, and remembers the key.
     pub fn is_first(&mut self, table: &str, key: String) -> bool {
         self.known.insert((table.to_owned(), key))
     }
 
-    /// Makes images durable.
+    /// Writes images. Durable on return.
     pub fn write(&self, images: &[Image]) -> Result<(), Error> {
         let entry = |image: &Image| {
             let key = [IMAGE, &self.deployment.to_be_bytes(), image.table.as_bytes(), &[0], image.key.as_bytes()];
-            (key.concat(), json(image))
+            (key.concat(), Some(json(image)))
         };
-        self.notes.put(images.iter().map(entry))
+        self.database.write(images.iter().map(entry).collect())
     }
 }
 
-fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &[u8]) -> Result<Option<T>, Error> {
-    store.get(key)?.map(|value| parse(&value)).transpose()
+fn path(lane: &str) -> String {
+    format!("log/lanes/{lane}")
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(value: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(value)
-        .map_err(|e| Error::Unreadable(format!("the journal holds what this keyfold cannot read: {e}")))
+fn read<T: for<'de> Deserialize<'de>>(database: &dyn Database, key: &[u8]) -> Result<Option<T>, Error> {
+    value(database, key)?.map(|value| parse(database.name(), &value)).transpose()
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(name: &str, value: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(value).map_err(|e| {
+        Error::Unreadable(format!("cannot read {name}: {e}; run the keyfold version that wrote it, or a newer one"))
+    })
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {

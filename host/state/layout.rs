@@ -1,99 +1,100 @@
-//! How keyed state lies in the store, as bytes with a version. Pure.
+//! The layout of keyed state in the store, as versioned bytes. Pure.
 //!
 //! | key | value |
 //! |---|---|
 //! | `m` | the checkpoint ([`super::checkpoint`]) |
-//! | `k` key | version, flags, state version (u32) unless it is 1, timer, runs, items in runs, value, inline list |
+//! | `k` key | the key's record: version, flags, state version (u32) unless it is 1, timer, runs, items in runs, value, inline list |
 //! | `l` length of key (u32), key, run (u32) | a run of list items |
 //! | `t` timer (u64, ordered), key | nothing |
-//! | `u` any of the keys above | what stood there before the T of a deployment that can be withdrawn: 0, or 1 and the value |
+//! | `u` any of the keys above | an undo entry, the value before the T of a deployment on probation: 0 for none, or 1 and the value |
 //! | `v` | the number (u64) of that deployment |
 //!
-//! A short list lies inline; a long one in runs, one more per checkpoint, so that a long session costs what it adds.
+//! A short list is kept inline. A long one is kept in runs, one more per checkpoint, so that a checkpoint costs what was added since the last.
 
-use crate::record::{ByteColumn, NO_TIME};
+use crate::event_time::{EventTime, cell};
+use crate::record::ByteColumn;
 use crate::state::{KeyState, Slot, Stored, ValueBytes};
 
-/// Key of the checkpoint.
+/// The entry of the checkpoint.
 pub const CHECKPOINT: &[u8] = b"m";
 
 const VERSION: u8 = 1;
 const HAS_VALUE: u8 = 1;
-/// The state version follows; it is 1 otherwise.
+/// The state version follows. Without this flag it is 1.
 const HAS_STATE_VERSION: u8 = 2;
-/// Lists up to this many bytes are kept inline.
+/// The greatest size of an inline list, bytes.
 const INLINE_BYTES: usize = 1024;
-/// Runs of one list after which they are written as one.
+/// The number of runs of one list after which they are rewritten as one.
 const MAX_RUNS: u32 = 64;
 
-/// The store's key of a key's record.
+/// Returns the entry of a key's record.
 pub fn record_key(key: &[u8]) -> Vec<u8> {
     [b"k", key].concat()
 }
 
-/// The key of a stored record's key.
+/// Returns the key of a record's entry.
 pub fn key_of_record(stored: &[u8]) -> &[u8] {
     &stored[1..]
 }
 
-/// The number of the deployment that can be taken back.
+/// The entry of the number of the deployment that can be undone.
 pub const UNDO_OF: &[u8] = b"v";
-/// Prefix of what takes it back.
+/// The prefix of undo entries.
 pub const UNDO: &[u8] = b"u";
 
-/// The key under which lies what stood at `key` before.
+/// Returns the undo entry of an entry.
 pub fn undo_key(key: &[u8]) -> Vec<u8> {
     [UNDO, key].concat()
 }
 
-/// What stood there before, or nothing.
+/// Encodes the value of an undo entry; `None` if there was no value.
 pub fn encode_undo(before: Option<&[u8]>) -> Vec<u8> {
     before.map_or_else(|| vec![0], |value| [&[1], value].concat())
 }
 
-/// Reads what stood there before.
+/// Decodes the value of an undo entry.
 pub fn decode_undo(bytes: &[u8]) -> Option<&[u8]> {
-    bytes.split_first().filter(|(there, _)| **there == 1).map(|(_, value)| value)
+    bytes.split_first().filter(|(tag, _)| **tag == 1).map(|(_, value)| value)
 }
 
-/// Prefix of all records of keys.
+/// The prefix of all records of keys.
 pub const RECORDS: &[u8] = b"k";
-/// Prefix of the timer index.
+/// The prefix of the timer index.
 pub const TIMERS: &[u8] = b"t";
 
-/// The store's key of a run of list items.
+/// Returns the entry of a run of list items.
 pub fn run_key(key: &[u8], run: u32) -> Vec<u8> {
     let length = u32::try_from(key.len()).expect("a key is part of a batch below 4 GiB");
     [b"l", &length.to_be_bytes()[..], key, &run.to_be_bytes()[..]].concat()
 }
 
-/// The store's key of a timer: ordered by (time, key).
-pub fn timer_key(time: i64, key: &[u8]) -> Vec<u8> {
-    [b"t", &ordered(time).to_be_bytes()[..], key].concat()
+/// Returns the entry of a timer. Entries are ordered by (time, key).
+pub fn timer_key(time: EventTime, key: &[u8]) -> Vec<u8> {
+    [b"t", &ordered(time.ms()).to_be_bytes()[..], key].concat()
 }
 
-/// Time and key of a stored timer.
-pub fn timer_of(stored: &[u8]) -> Option<(i64, &[u8])> {
+/// Returns the time and the key of a timer's entry.
+pub fn timer_of(stored: &[u8]) -> Option<(EventTime, &[u8])> {
     let time = u64::from_be_bytes(stored.get(1..9)?.try_into().ok()?);
-    Some(((time ^ (1 << 63)).cast_signed(), &stored[9..]))
+    Some((EventTime::from_cell((time ^ (1 << 63)).cast_signed())?, &stored[9..]))
 }
 
 fn ordered(time: i64) -> u64 {
     time.cast_unsigned() ^ (1 << 63)
 }
 
-/// What changes in the store for a slot: puts (`Some`) and deletes (`None`). The slot's `stored` is brought up to date.
+/// Calls `change` with each entry that a slot changes: the new value, or `None` to delete the entry. Updates the slot's `stored`.
 pub fn changes(slot: &mut Slot, mut change: impl FnMut(Vec<u8>, Option<Vec<u8>>)) {
     let before = slot.stored.take();
-    let (old_runs, old_timer) = before.as_ref().map_or((0, NO_TIME), |s| (s.runs, s.timer));
+    let (old_runs, old_timer) = before.as_ref().map_or((0, None), |s| (s.runs, s.timer));
     let key = &slot.key;
     if slot.state.is_empty() {
         if before.is_some() {
             change(record_key(key), None);
         }
         (0..old_runs).for_each(|run| change(run_key(key, run), None));
-        if old_timer != NO_TIME {
-            change(timer_key(old_timer, key), None);
+        if let Some(timer) = old_timer {
+            change(timer_key(timer, key), None);
         }
         return;
     }
@@ -109,11 +110,11 @@ pub fn changes(slot: &mut Slot, mut change: impl FnMut(Vec<u8>, Option<Vec<u8>>)
         (runs, items) = (runs + 1, list.len());
     }
     if slot.state.timer != old_timer {
-        if old_timer != NO_TIME {
-            change(timer_key(old_timer, key), None);
+        if let Some(timer) = old_timer {
+            change(timer_key(timer, key), None);
         }
-        if slot.state.timer != NO_TIME {
-            change(timer_key(slot.state.timer, key), Some(Vec::new()));
+        if let Some(timer) = slot.state.timer {
+            change(timer_key(timer, key), Some(Vec::new()));
         }
     }
     let stored = Stored { timer: slot.state.timer, runs, items, version: slot.version };
@@ -130,7 +131,7 @@ fn encode(state: &KeyState, stored: &Stored) -> Vec<u8> {
     if other_version != 0 {
         bytes.extend_from_slice(&stored.version.to_le_bytes());
     }
-    bytes.extend_from_slice(&state.timer.to_le_bytes());
+    bytes.extend_from_slice(&cell(state.timer).to_le_bytes());
     bytes.extend_from_slice(&stored.runs.to_le_bytes());
     bytes.extend_from_slice(&narrow(stored.items).to_le_bytes());
     bytes.extend_from_slice(&narrow(value.len()).to_le_bytes());
@@ -141,7 +142,7 @@ fn encode(state: &KeyState, stored: &Stored) -> Vec<u8> {
     bytes
 }
 
-/// Reads a key's record; the list is complete unless it lies in runs, which [`decode_items`] appends.
+/// Decodes a key's record. A list in runs is left empty: [`decode_items`] appends each run.
 pub fn decode(bytes: &[u8]) -> Result<(KeyState, Stored), Corrupt> {
     let mut rest = bytes;
     let [version, flags] = *take::<2>(&mut rest)?;
@@ -149,7 +150,7 @@ pub fn decode(bytes: &[u8]) -> Result<(KeyState, Stored), Corrupt> {
         return Err(Corrupt::Version(version));
     }
     let state_version = if flags & HAS_STATE_VERSION == 0 { 1 } else { u32::from_le_bytes(*take(&mut rest)?) };
-    let timer = i64::from_le_bytes(*take(&mut rest)?);
+    let timer = EventTime::from_cell(i64::from_le_bytes(*take(&mut rest)?));
     let runs = u32::from_le_bytes(*take(&mut rest)?);
     let items = u32::from_le_bytes(*take(&mut rest)?) as usize;
     let length = u32::from_le_bytes(*take(&mut rest)?) as usize;
@@ -173,7 +174,7 @@ fn encode_items(list: &ByteColumn, first: usize, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&list.data[list.start(first)..]);
 }
 
-/// Appends the items of a run.
+/// Appends the items of a run to a list.
 pub fn decode_items(bytes: &[u8], list: &mut ByteColumn) -> Result<(), Corrupt> {
     let mut rest = bytes;
     let count = u32::from_le_bytes(*take(&mut rest)?) as usize;
@@ -185,14 +186,14 @@ pub fn decode_items(bytes: &[u8], list: &mut ByteColumn) -> Result<(), Corrupt> 
     Ok(())
 }
 
-/// Stored bytes that this version cannot read.
+/// Why stored bytes cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Corrupt {
-    /// Written by a newer keyfold.
-    #[error("a stored key has format {0}, this keyfold reads {VERSION}: run the newer one")]
+    /// They were written by a newer version of keyfold.
+    #[error("it has format {0}, and this version reads format {VERSION}; run a newer keyfold")]
     Version(u8),
-    /// Ends too early.
-    #[error("a stored key is cut short")]
+    /// They end too early.
+    #[error("it is incomplete; run `keyfold reset` to rebuild it from the log")]
     Short,
 }
 
@@ -213,7 +214,7 @@ mod tests {
     use super::*;
     use crate::state::{Shard, hash};
 
-    /// Applies what `slot` changes to a store in memory.
+    /// Applies what changed in `shard` to a store in memory.
     fn write(shard: &mut Shard, store: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
         shard.take_dirty(|slot| {
             changes(slot, |key, value| match value {
@@ -232,19 +233,19 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_lies_in_runs_and_reads_back_in_order() {
+    fn a_long_list_is_kept_in_runs_and_reads_back_in_order() {
         let (mut shard, mut store) = (Shard::default(), BTreeMap::new());
         let slot = shard.slot_of(hash(b"k"), b"k", true);
         for round in 0..200u32 {
             let state = &mut shard.change(slot).state;
             state.value = Some(ValueBytes::from_slice(&round.to_le_bytes()));
-            state.timer = i64::from(round) - 100;
+            state.timer = Some(EventTime::at(i64::from(round) - 100));
             (0..20u32).for_each(|i| state.list.push(format!("page {round}/{i}").as_bytes()));
             write(&mut shard, &mut store);
             assert_eq!(read(&store, b"k").as_ref(), Some(&shard.slot(slot).state));
             assert_eq!(store.keys().filter(|k| k[0] == b't').count(), 1);
         }
-        assert!(store.len() <= 2 + 64, "runs are written as one from time to time");
+        assert!(store.len() <= 2 + 64, "runs are rewritten as one from time to time");
     }
 
     #[test]
@@ -252,12 +253,12 @@ mod tests {
         let (mut shard, mut store) = (Shard::default(), BTreeMap::new());
         let slot = shard.slot_of(hash(b"k"), b"k", true);
         let state = &mut shard.change(slot).state;
-        state.timer = 7;
+        state.timer = Some(EventTime::at(7));
         (0..2000u32).for_each(|i| state.list.push(&i.to_le_bytes()));
         write(&mut shard, &mut store);
         assert!(!store.is_empty());
         let slot = shard.change(slot);
-        slot.state = KeyState { timer: NO_TIME, ..KeyState::default() };
+        slot.state = KeyState::default();
         slot.list_replaced = true;
         write(&mut shard, &mut store);
         assert!(store.is_empty());
@@ -281,13 +282,13 @@ mod tests {
     #[test]
     fn timers_are_ordered_by_time_then_key() {
         let keys = [
-            timer_key(i64::MIN + 1, b"z"),
-            timer_key(-1, b"a"),
-            timer_key(0, b"a"),
-            timer_key(0, b"b"),
-            timer_key(5, b""),
+            timer_key(EventTime::at(i64::MIN + 1), b"z"),
+            timer_key(EventTime::at(-1), b"a"),
+            timer_key(EventTime::at(0), b"a"),
+            timer_key(EventTime::at(0), b"b"),
+            timer_key(EventTime::at(5), b""),
         ];
         assert!(keys.is_sorted());
-        assert_eq!(timer_of(&keys[1]), Some((-1, &b"a"[..])));
+        assert_eq!(timer_of(&keys[1]), Some((EventTime::at(-1), &b"a"[..])));
     }
 }

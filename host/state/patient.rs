@@ -1,5 +1,5 @@
-//! Where state lies, with patience: what does not answer is tried again until it does, as the sinks do it, and others may know of the outage.
-//! At the start it has as long as brokers and database have; after an order to stop, a moment.
+//! An object store that is retried during an outage, as sinks are, and whose availability is published. At startup retries end with the
+//! startup timeout; after a request to stop they end soon.
 
 use std::fmt;
 use std::future::Future;
@@ -24,10 +24,10 @@ use crate::clock;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How long it is waited for after an order to stop: less than a host may take to obey.
+/// How long requests are retried after a request to stop: less than a host may take to stop.
 const AFTER_STOP: Duration = Duration::from_secs(6);
 
-/// An object store that is waited for.
+/// An object store whose requests are retried.
 #[derive(Clone, Debug)]
 pub struct Patient(Arc<Waiting>);
 
@@ -35,27 +35,28 @@ pub struct Patient(Arc<Waiting>);
 struct Waiting {
     inner: Arc<dyn ObjectStore>,
     backoff: Mutex<Backoff>,
-    /// The end of the start; none once it is over.
+    /// The end of the startup; `None` once it is over.
     until: Mutex<Option<Instant>>,
     stop: Arc<AtomicBool>,
     stopped: OnceLock<Instant>,
 }
 
 impl Patient {
-    /// The store `inner`, waited for until then, and for ever after [`Patient::for_ever`]. `outage` is what others know of it.
+    /// Wraps `inner`. Requests are retried until `until`, and without limit after [`Patient::for_ever`]. Its availability is published in
+    /// `outage`.
     pub fn new(inner: Arc<dyn ObjectStore>, outage: Arc<Outage>, until: Instant, stop: Arc<AtomicBool>) -> Patient {
-        let backoff = Mutex::new(Backoff::known_by("state.url", outage));
+        let backoff = Mutex::new(Backoff::publishing("state.url", outage));
         Patient(Arc::new(Waiting { inner, backoff, until: Mutex::new(Some(until)), stop, stopped: OnceLock::new() }))
     }
 
-    /// The start is over: no outage is too long any more, and lost rights are one.
+    /// Ends the startup. From now on every outage is waited for, and so are refused credentials.
     pub fn for_ever(&self) {
-        *self.0.until.lock().expect("nobody panics while holding it") = None;
+        *self.0.until.lock().expect("no thread panics while it holds the lock") = None;
     }
 }
 
 impl Waiting {
-    /// Makes the request until it is answered. Which of its answers are none is [`Waiting::is_answer`]'s.
+    /// Repeats a request until it is answered ([`Waiting::is_answer`]).
     async fn answer<T, F: Future<Output = Result<T>>>(&self, mut request: impl FnMut(u32) -> F) -> Result<T> {
         let (mut pause, mut attempt) = (FIRST_PAUSE, 0);
         loop {
@@ -68,16 +69,17 @@ impl Waiting {
             };
             self.backoff().warn(&error);
             if self.has_enough() {
-                // The databases would repeat it by themselves, for ever.
+                // SlateDB would retry any other error without limit.
                 return Err(Error::Generic { store: "state", source: Box::new(NonRetryable(Box::new(error))) });
             }
+            // Not a blocking pause of `backoff`: other requests share this thread of the runtime.
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             attempt += 1;
         }
     }
 
-    /// Whether the store has said something, and not merely failed. At the start a refusal of rights is an operator's mistake.
+    /// Returns whether an error is the store's answer rather than an outage. During startup, refused credentials are an operator's mistake.
     fn is_answer(&self, error: &Error) -> bool {
         match error {
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => self.until().is_some(),
@@ -94,14 +96,14 @@ impl Waiting {
     }
 
     fn until(&self) -> Option<Instant> {
-        *self.until.lock().expect("nobody panics while holding it")
+        *self.until.lock().expect("no thread panics while it holds the lock")
     }
 
     fn backoff(&self) -> std::sync::MutexGuard<'_, Backoff> {
-        self.backoff.lock().expect("nobody panics while holding it")
+        self.backoff.lock().expect("no thread panics while it holds the lock")
     }
 
-    /// After an attempt whose answer was lost, what is there may be what that attempt put.
+    /// Returns the result of an earlier attempt whose answer was lost, if the object is what that attempt put.
     async fn is_ours(&self, location: &Path, payload: &PutPayload) -> Result<Option<PutResult>> {
         let found = self.inner.get(location).await?;
         let (e_tag, version) = (found.meta.e_tag.clone(), found.meta.version.clone());
@@ -136,12 +138,12 @@ impl ObjectStore for Patient {
         self.0.answer(put).await
     }
 
-    /// Parts that fail are the caller's to repeat.
+    /// The caller retries parts that fail.
     async fn put_multipart_opts(&self, to: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         self.0.answer(|_| self.0.inner.put_multipart_opts(to, opts.clone())).await
     }
 
-    /// With its bytes: an outage in the middle of them is waited for too.
+    /// Reads all bytes, so that an outage while they arrive is retried too.
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let get = |_| async {
             let head = options.head;
@@ -201,7 +203,7 @@ impl ObjectStore for Patient {
     }
 }
 
-/// A listing, whole or not at all.
+/// Lists completely or not at all.
 fn listed(waiting: Arc<Waiting>, prefix: Option<Path>, offset: Option<Path>) -> BoxStream<'static, Result<ObjectMeta>> {
     let all = async move {
         let list = |_| match &offset {
@@ -220,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder that goes away when a file stands where it stood.
+    /// A folder that becomes unavailable: a file takes its place.
     struct Place {
         dir: tempfile::TempDir,
         patient: Patient,
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_outage_is_waited_for_and_others_know_of_it() {
+    async fn requests_are_retried_during_an_outage_which_is_published() {
         let place = Place::new(LONG);
         let at = Path::from("a/b");
         place.patient.put(&at, "1".into()).await.expect("the folder is there");
@@ -280,19 +282,22 @@ mod tests {
             while place.outage.retries() < 2 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            assert!(place.outage.since_ms().is_some() && place.outage.answers_us() == 0);
+            assert!(place.outage.since_ms().is_some() && place.outage.available_us() == 0);
             place.come_back();
         };
         let (done, ()) = tokio::join!(requests, mend);
-        assert_eq!(done.expect("it was waited for"), (Bytes::from("1"), 1));
+        assert_eq!(done.expect("it was retried"), (Bytes::from("1"), 1));
         assert_eq!(place.outage.since_ms(), None);
-        assert!(matches!(place.patient.get(&at).await, Err(Error::NotFound { .. })), "what is not there is an answer");
+        assert!(matches!(place.patient.get(&at).await, Err(Error::NotFound { .. })), "a missing object is an answer");
         let exists = place.patient.put_opts(&other, "2".into(), create()).await;
-        assert!(matches!(exists, Err(Error::AlreadyExists { .. })), "at the first attempt it is another's");
+        assert!(
+            matches!(exists, Err(Error::AlreadyExists { .. })),
+            "at the first attempt the object is another host's"
+        );
     }
 
     #[tokio::test]
-    async fn what_a_lost_answer_put_is_not_taken_for_another_s() {
+    async fn an_object_whose_put_was_answered_too_late_is_not_taken_for_anothers() {
         for (there, is_ours) in [("mine", true), ("yours", false)] {
             let place = Place::new(LONG);
             place.go();
@@ -312,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_waits_past_the_start_or_long_after_an_order_to_stop() {
+    async fn retries_end_with_the_startup_and_soon_after_a_request_to_stop() {
         let place = Place::new(Duration::ZERO);
         place.go();
         let at = Path::from("n");
@@ -320,7 +325,7 @@ mod tests {
         assert!(!should_retry(&error), "{error}");
         place.patient.for_ever();
         let waits = tokio::time::timeout(Duration::from_millis(300), place.patient.get(&at)).await;
-        assert!(waits.is_err(), "it is waited for: {waits:?}");
+        assert!(waits.is_err(), "it is retried: {waits:?}");
         place.stop.store(true, Ordering::Relaxed);
         let _ = place.patient.0.stopped.set(clock::instant() - AFTER_STOP);
         place.patient.get(&at).await.expect_err("it is away");

@@ -60,7 +60,7 @@ fn main() {
     for i in 1..=arguments.swaps {
         let before = now_ms();
         let config = json!({"mode": "mark", "mark": i.to_string()}).to_string();
-        let outcome = pipeline.call("deploy", &["--plugin-config", &config]);
+        let outcome = pipeline.call("deployment create", &["--plugin-config", &config]);
         outcome.expect_code(0);
         ordered.push(now_ms() - before);
         host.wait_logged_times("swap-finished", i);
@@ -75,7 +75,7 @@ fn main() {
     let loads = logged(&outcome.stderr, "deployment-loaded");
     report("loading it beside the lane", "ms", loads.iter().map(|line| number(line, "millis").cast_signed()).collect());
     report("gap in which nothing is folded", "us", gaps);
-    report("`keyfold deploy` from start to end", "ms", ordered);
+    report("`keyfold deployment create` from start to end", "ms", ordered);
     report("from its start to the first fold by the new logic", "ms", effective);
 }
 

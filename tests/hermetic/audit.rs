@@ -29,7 +29,7 @@ fn check_audited(name: &str, log: &[TestRecord], plugin: Option<&Value>, deploys
     let plain = plugin.map_or(plain.clone(), |config| Settings { plugin: hostile(config), ..plain });
     let pipeline = Pipeline::new(&plain.to_toml());
     for arguments in &deploys {
-        pipeline.call("deploy", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).expect_code(0);
+        pipeline.call("deployment create", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).expect_code(0);
     }
     let outcome = pipeline.run_to_end(&[]);
     let stopped = outcome.expect_code(0).logged("lane-stopped");

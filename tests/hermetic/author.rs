@@ -63,7 +63,7 @@ fn a_state_is_migrated_as_the_guide_says() {
     assert!(applied.expect("git is there").success(), "the guide's change fits the plugin");
     let last_ms = 1_767_226_000_500_i64;
     let at = (last_ms + 3_600_000).to_string();
-    let ordered = author.call("counts", &["deploy", &build(), "--at", &at]);
+    let ordered = author.call("counts", &["deployment", "create", &build(), "--at", &at]);
     ordered.expect_code(0).expect_said(&["holds from"]);
 
     let records = author.path("golden/first/records.ndjson");

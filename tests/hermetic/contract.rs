@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use keyfold::config::{DEFAULT_LIMITS, Late, Limits, Time};
+use keyfold::event_time::EventTime;
 use keyfold::failure::{Exit, Failure};
 use keyfold::lane::core::Core;
 use keyfold::lane::law;
 use keyfold::plugin::{FoldInput, Instance, Plugin, engine};
-use keyfold::position::Resume;
+use keyfold::position::{Offset, Partition, Resume};
 use keyfold::record::{NO_TIME, RecordRef, Records};
 use keyfold::row::{Cell, ColumnData, Part};
 use keyfold::source::merge::Merge;
@@ -89,13 +90,13 @@ fn small_log() -> Vec<TestRecord> {
 
 /// In lane order, with append times.
 fn in_order(log: &[TestRecord]) -> Records {
-    let partitions = [0, 1].map(|p| (p, Resume { envelope: NO_TIME, last: None }));
+    let partitions = [0, 1].map(|p| (Partition(p), Resume { envelope: None, last: None }));
     let mut merge = Merge::new(&partitions, 0, None, None, BTreeMap::new());
     for (partition, _) in partitions {
         let mut records = Records::default();
-        for record in log.iter().filter(|r| r.partition == partition) {
+        for record in log.iter().filter(|r| r.partition == partition.0) {
             records.push(RecordRef {
-                partition,
+                partition: partition.0,
                 offset: record.offset,
                 append_time: record.timestamp,
                 key: record.key.as_deref(),
@@ -161,7 +162,7 @@ fn fold(plugin: &Arc<Plugin>, records: &Records, way: &Way<'_>) -> Folded {
                 Cell::TextList(list) => format!("{:?}", list.iter().collect::<Vec<_>>()),
                 other => format!("{other:?}"),
             });
-            let from = (row.origin.partition, row.origin.offset, row.origin.event);
+            let from = (row.origin.partition.0, row.origin.offset.0, row.origin.event);
             folded.rows.push(Row { cells: cells.collect(), from });
         }
         for letter in output.letters {
@@ -230,7 +231,7 @@ fn assert_event_struck(config: &Value, limits: Limits, reason: &[&str]) {
     assert_eq!((letter.stage, letter.at), (Stage::Fold, STRUCK));
     assert_eq!(letter.payload, small_log()[13].value, "verbatim");
     assert_reason(&letter.reason, reason);
-    let item = StrikeItem::Event { partition: 1, offset: 13, event: 1 };
+    let item = StrikeItem::Event { partition: Partition(1), offset: Offset(13), event: 1 };
     assert_eq!(folded.strikes, [(item, (Some("k3".to_owned()), letter.reason.clone()))].into());
     assert_eq!(folded.keys, 0, "the key's state is as before");
 }
@@ -253,7 +254,7 @@ fn assert_record_struck(config: &Value, reason: &[&str]) {
     assert_eq!((letter.stage, letter.at), (Stage::Map, (1, 13, None)));
     assert_eq!(letter.payload, log[13].value, "verbatim");
     assert_reason(&letter.reason, reason);
-    let item = StrikeItem::Record { partition: 1, offset: 13 };
+    let item = StrikeItem::Record { partition: Partition(1), offset: Offset(13) };
     assert_eq!(folded.strikes, [(item, (None, letter.reason.clone()))].into());
 }
 
@@ -282,7 +283,7 @@ fn assert_firing_lost(config: &Value, reason: &[&str]) -> Folded {
 #[track_caller]
 fn assert_firing_struck(config: &Value, reason: &[&str]) {
     let folded = assert_firing_lost(config, reason);
-    let item = StrikeItem::Timer { key: "k3".to_owned(), time: START_MS + 23_000, overdue: None };
+    let item = StrikeItem::Timer { key: "k3".to_owned(), time: EventTime::at(START_MS + 23_000), overdue: None };
     assert_eq!(folded.strikes.keys().collect::<Vec<_>>(), [&item]);
 }
 
@@ -451,7 +452,7 @@ fn an_event_that_needs_its_whole_budget_passes_among_10_000_and_with_one_instruc
         assert_eq!(enough.strikes, BTreeMap::new(), "a budget of {fuel}, {workers} workers, cut by {cut}");
         assert!(enough.rows == want, "all rows");
         let short = fold(&plugin(fuel - 1), &records, &way);
-        let item = StrikeItem::Event { partition: 1, offset: 6_789, event: 0 };
+        let item = StrikeItem::Event { partition: Partition(1), offset: Offset(6_789), event: 0 };
         assert_eq!(short.strikes.keys().collect::<Vec<_>>(), [&item]);
         assert_eq!(short.letters.len(), 1);
         assert!(short.rows.iter().eq(want.iter().filter(|row| row.from.1 != 6_789)), "all other rows");

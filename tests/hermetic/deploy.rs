@@ -112,11 +112,11 @@ fn an_instant_that_a_lane_has_folded_is_refused_by_its_name() {
     let pipeline = small("deploy-past");
     pipeline.run_to_end(&[]).expect_code(0);
     let at = (START_MS + 50_000).to_string();
-    let refused = pipeline.call("deploy", &["--plugin-config", &marked("second"), "--at", &at]);
+    let refused = pipeline.call("deployment create", &["--plugin-config", &marked("second"), "--at", &at]);
     refused.expect_code(2).expect_said(&["--at", "lane topic", &at]);
-    let soon = pipeline.call("deploy", &["--plugin-config", &marked("second"), "--reason", "a test"]);
+    let soon = pipeline.call("deployment create", &["--plugin-config", &marked("second"), "--reason", "a test"]);
     soon.expect_code(0).expect_said(&["deployment 1 holds from"]);
-    let list = pipeline.call("deployments", &[]);
+    let list = pipeline.call("deployment list", &[]);
     list.expect_code(0).expect_said(&["1  confirmed", "0  confirmed", "the beginning", "because a test", "hostile"]);
 }
 
@@ -124,10 +124,10 @@ fn an_instant_that_a_lane_has_folded_is_refused_by_its_name() {
 fn a_dry_run_looks_and_orders_nothing() {
     let pipeline = small("deploy-dry");
     pipeline.run_to_end(&[]).expect_code(0);
-    let dry = pipeline.call("deploy", &["--plugin-config", &marked("second"), "--dry-run"]);
+    let dry = pipeline.call("deployment create", &["--plugin-config", &marked("second"), "--dry-run"]);
     dry.expect_code(0).expect_said(&["ok    plugin", "ok    law", "ok    state", "version 1, as before"]);
     assert!(!dry.stdout.contains("holds from"), "{}", dry.stdout);
-    let list = pipeline.call("deployments", &[]);
+    let list = pipeline.call("deployment list", &[]);
     assert_eq!(list.stdout.lines().count(), 1, "{}", list.stdout);
 }
 
@@ -146,16 +146,16 @@ fn what_cannot_fold_is_refused_and_changes_nothing() {
         (&["--set", "state.url=file:///x"], 2, &["--set state.url", "time.out_of_orderness"]),
     ];
     for (arguments, code, words) in cases {
-        pipeline.call("deploy", arguments).expect_code(code).expect_said(words);
+        pipeline.call("deployment create", arguments).expect_code(code).expect_said(words);
     }
-    assert_eq!(pipeline.call("deployments", &[]).stdout.lines().count(), 1, "only the first is there");
+    assert_eq!(pipeline.call("deployment list", &[]).stdout.lines().count(), 1, "only the first is there");
 }
 
 #[test]
 fn a_file_that_is_older_than_what_was_deployed_is_no_change_and_a_changed_one_is() {
     let pipeline = small("deploy-restart");
     pipeline.run_to_end(&[]).expect_code(0);
-    pipeline.call("deploy", &["--plugin-config", &marked("second")]).expect_code(0);
+    pipeline.call("deployment create", &["--plugin-config", &marked("second")]).expect_code(0);
     let outcome = pipeline.run_to_end(&[]);
     outcome.expect_code(0).logged("configuration-superseded");
 
@@ -167,12 +167,16 @@ fn a_file_that_is_older_than_what_was_deployed_is_no_change_and_a_changed_one_is
         ..Settings::default()
     };
     pipeline.configure(&settings("workers = 2").to_toml());
-    pipeline.run_to_end(&[]).expect_code(2).expect_said(&["plugin.config", "keyfold deploy", "deploy_on_start"]);
+    pipeline.run_to_end(&[]).expect_code(2).expect_said(&[
+        "plugin.config",
+        "keyfold deployment create",
+        "deploy_on_start",
+    ]);
     pipeline.configure(&settings("workers = 2\ndeploy_on_start = true").to_toml());
     let outcome = pipeline.run_to_end(&[]);
     outcome.expect_code(0);
     assert_eq!(logged(&outcome.stderr, "configuration-deployed").len(), 1);
-    assert_eq!(pipeline.call("deployments", &[]).stdout.lines().count(), 3);
+    assert_eq!(pipeline.call("deployment list", &[]).stdout.lines().count(), 3);
     let outcome = pipeline.run_to_end(&[]);
     assert!(logged(&outcome.stderr, "configuration-deployed").is_empty(), "it is in force now");
 }
@@ -183,7 +187,7 @@ fn settings_alone_can_be_deployed_and_the_plugin_stays() {
     let pipeline = small("deploy-settings");
     let at = START_MS + 30_000;
     let arguments = ["--set", "time.out_of_orderness=1s", "--at", &at.to_string()];
-    pipeline.call("deploy", &arguments).expect_code(0);
+    pipeline.call("deployment create", &arguments).expect_code(0);
     pipeline.run_to_end(&[]).expect_code(0);
     let time = Time { out_of_orderness_ms: 1_000, ..Time::default() };
     let mut fold = Hostile::new(Mode::Mark);

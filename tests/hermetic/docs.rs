@@ -1,11 +1,10 @@
-//! What the documentation says is so: the configuration reference, the commands and configurations of README.md, the invariants and the
-//! code map of host/ARCHITECTURE.md. With `UPDATE=1` the reference is written instead of compared.
+//! Checks that the documentation is true: generated references, commands, configurations, links and images in the guides, and the invariants
+//! and the code map of host/ARCHITECTURE.md. With `UPDATE=1`, the generated references are written instead of compared.
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use keyfold::commands::cli::Arguments;
 use keyfold::config;
 use keyfold::observe::metrics;
@@ -14,45 +13,64 @@ use serde_json::Value;
 use crate::support::guide::{Block, blocks, file_block, read, root};
 use crate::support::host::Pipeline;
 
-/// A part of README.md that is generated: after `<!-- name: begin -->`, up to `<!-- name: end -->`.
-fn check_generated(name: &str, from: &str, generated: &str) {
-    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->\n"));
-    // Two tests may update two parts at once.
-    static UPDATING: Mutex<()> = Mutex::new(());
-    let _updating = UPDATING.lock().unwrap_or_else(PoisonError::into_inner);
-    let readme = read("README.md");
-    let (head, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("README.md has no {begin}"));
-    let (table, tail) = rest.split_once(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
-    if std::env::var_os("UPDATE").is_some_and(|update| update == "1") {
-        let updated = [head, &begin, "\n", generated, "\n", &end, tail].concat();
-        std::fs::write(root().join("README.md"), updated).expect("README.md is writable");
-        return;
+/// The page that says how to run a pipeline.
+const OPERATIONS: &str = "host/docs/operations.md";
+
+/// The pages that users read: README.md, the guides, and everything in host/docs/.
+fn pages() -> Vec<String> {
+    let mut pages = ["README.md", "docker/README.md", "plugins/README.md"].map(str::to_owned).to_vec();
+    for entry in std::fs::read_dir(root().join("host/docs")).expect("a folder of the repository") {
+        let name = entry.expect("a folder of the repository").file_name();
+        pages.push(format!("host/docs/{}", name.to_str().expect("files have plain names")));
     }
-    assert_eq!(table.trim(), generated.trim(), "README.md is behind {from}: run this test with UPDATE=1");
+    assert!(pages.len() >= 8, "{pages:?}");
+    pages
 }
 
-/// The calls of keyfold in a block: arguments, the first being the program.
+/// Compares the generated part of `page`, from `<!-- name: begin -->` to `<!-- name: end -->`, or writes it with `UPDATE=1`.
+fn check_generated(page: &str, name: &str, from: &str, generated: &str) {
+    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->\n"));
+    let text = read(page);
+    let (head, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("{page} has no {begin}"));
+    let (table, tail) = rest.split_once(&end).unwrap_or_else(|| panic!("{page} has no {end}"));
+    if std::env::var_os("UPDATE").is_some_and(|update| update == "1") {
+        let updated = [head, &begin, "\n", generated, "\n", &end, tail].concat();
+        std::fs::write(root().join(page), updated).expect("the page is writable");
+        return;
+    }
+    assert_eq!(table.trim(), generated.trim(), "{page} is behind {from}: run this test with UPDATE=1");
+}
+
+/// The calls of keyfold in a block, in a container or not: arguments, the first being the program.
 fn calls(block: &Block) -> Vec<Vec<String>> {
     let words = |line: &str| -> Vec<String> {
-        let command = line.split(" #").next().and_then(|command| command.split(" < ").next());
-        command.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+        let ends = [" #", " < ", " > "];
+        let command = ends.iter().fold(line, |command, end| command.split(end).next().unwrap_or_default());
+        command.split_whitespace().map(|word| word.trim_matches('\'').to_owned()).collect()
     };
-    let lines = block.text.lines().map(words);
-    lines.filter_map(|words| call(&words)).collect()
+    let text = block.text.replace("\\\n", " ");
+    let lines: Vec<Vec<String>> = text.lines().map(words).collect();
+    lines.iter().filter_map(|words| call(words)).collect()
 }
 
 fn call(words: &[String]) -> Option<Vec<String>> {
     let at = match words.first()?.as_str() {
         "keyfold" => 0,
         "cargo" if words.get(1)? == "run" => words.iter().position(|word| word == "--")?,
+        "./x" if words.get(1)? == "demo" => 0,
+        "docker" if words.iter().any(|word| word == "run" || word == "exec") => {
+            let at = words.iter().rposition(|word| word == "keyfold" || word.starts_with("keyfold:"))?;
+            // Without arguments the image runs its default command.
+            words.get(at + 1).map(|_| at)?
+        }
         _ => return None,
     };
     Some(std::iter::once("keyfold".to_owned()).chain(words[at + 1..].iter().cloned()).collect())
 }
 
 #[test]
-fn the_readme_s_reference_is_that_of_the_configuration() {
-    check_generated("configuration", "config/keys.rs", &config::reference());
+fn the_reference_of_the_configuration_is_that_of_its_keys() {
+    check_generated("host/docs/configuration.md", "configuration", "config/keys.rs", &config::reference());
 }
 
 #[test]
@@ -72,26 +90,106 @@ fn the_dashboard_shows_metrics_that_there_are() {
 }
 
 #[test]
-fn the_readme_s_metrics_are_those_of_the_host() {
-    check_generated("metrics", "metrics.rs", &metrics::reference());
+fn the_reference_of_the_metrics_is_that_of_the_host() {
+    check_generated("host/docs/metrics.md", "metrics", "metrics.rs", &metrics::reference());
+}
+
+#[test]
+fn the_readme_fits_on_a_few_screens() {
+    let lines = read("README.md").lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines: move what is reference to host/docs/");
 }
 
 #[test]
 fn the_commands_of_the_documentation_exist() {
     let mut seen = 0;
-    for name in ["README.md", "docker/README.md", "plugins/README.md"] {
-        for call in blocks(&read(name)).iter().filter(|block| block.language == "sh").flat_map(calls) {
+    for name in pages() {
+        for call in blocks(&read(&name)).iter().filter(|block| block.language == "sh").flat_map(calls) {
             let parsed = Arguments::try_parse_from(&call);
             assert!(parsed.is_ok(), "{name}: `{}`: {}", call.join(" "), parsed.expect_err("just seen"));
             seen += 1;
         }
     }
-    assert!(seen > 4, "README.md shows commands in blocks of the language sh, {seen} found");
+    assert!(seen >= 50, "the pages show commands in blocks of the language sh, {seen} found");
+}
+
+/// The spans of code in running text that begin with `keyfold `; blocks of code are left out.
+fn spans(text: &str) -> Vec<Vec<String>> {
+    let mut prose = String::new();
+    let mut is_block = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            is_block = !is_block;
+        } else if !is_block {
+            prose.push_str(line.trim_start_matches(['#', ' ']));
+            prose.push(' ');
+        }
+    }
+    let code = prose.split('`').skip(1).step_by(2);
+    code.filter(|code| code.starts_with("keyfold "))
+        .map(|code| code.split_whitespace().map(str::to_owned).collect())
+        .collect()
+}
+
+/// What is wrong with a command in running text: a subcommand or a flag that does not exist.
+fn wrong_in(span: &[String]) -> Option<&str> {
+    let root = Arguments::command();
+    let mut command = &root;
+    for word in &span[1..] {
+        if let Some(flag) = word.strip_prefix("--") {
+            let flag = flag.split(|c: char| !(c.is_alphanumeric() || c == '-')).next().unwrap_or_default();
+            let mut known =
+                command.get_arguments().chain(root.get_arguments().filter(|argument| argument.is_global_set()));
+            if !known.any(|argument| argument.get_long() == Some(flag)) && flag != "help" && flag != "version" {
+                return Some(word);
+            }
+        } else if command.has_subcommands() {
+            // A placeholder or a flag may follow a command, but not in the place of a subcommand.
+            command = match command.find_subcommand(word.trim_end_matches(',')) {
+                Some(subcommand) => subcommand,
+                None => return Some(word),
+            };
+        }
+    }
+    None
 }
 
 #[test]
-fn the_quick_start_gives_what_the_readme_says() {
-    let blocks = blocks(&read("README.md"));
+fn the_commands_named_in_running_text_exist() {
+    let others = [
+        "CHANGELOG.md",
+        "keyfold.example.toml",
+        "docker/keyfold.toml",
+        "docker/kubernetes.yaml",
+        "docker/compose.yaml",
+    ];
+    let mut seen = 0;
+    for name in pages().iter().map(String::as_str).chain(others) {
+        for span in spans(&read(name)) {
+            assert_eq!(wrong_in(&span), None, "{name}: `{}`", span.join(" "));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 60, "{seen} found");
+}
+
+#[test]
+fn commands_in_running_text_are_judged() {
+    let check = |text: &str, expect: Option<&str>| {
+        let found = spans(text);
+        let wrong: Vec<&str> = found.iter().filter_map(|span| wrong_in(span)).collect();
+        assert_eq!(wrong, expect.into_iter().collect::<Vec<_>>(), "{text}");
+    };
+    check("Run `keyfold check -c FILE`,\n then `keyfold\nplugin check FILE` and `keyfold run --watch new.wasm`.", None);
+    check("Not `keyfold rnu` nor `other rnu`.", Some("rnu"));
+    check("Not `keyfold plugin rnu`.", Some("rnu"));
+    check("Not `keyfold run --untl-end`.", Some("--untl-end"));
+    check("```sh\nkeyfold rnu\n```\nNot `keyfold health --redy`, but `keyfold state list`.", Some("--redy"));
+}
+
+#[test]
+fn the_quick_start_gives_what_its_page_says() {
+    let blocks = blocks(&read(OPERATIONS));
     let pipeline = Pipeline::new(&file_block(&blocks, "keyfold.toml"));
     pipeline.write("visits.ndjson", file_block(&blocks, "visits.ndjson").as_bytes());
     let rows = file_block(&blocks, "sessions.ndjson");
@@ -105,7 +203,7 @@ fn the_quick_start_gives_what_the_readme_says() {
     let letters = std::fs::read_to_string(pipeline.path("dead-letters.ndjson")).expect("the run wrote a dead letter");
     let letter: Value = serde_json::from_str(&letters).expect("one line of JSON");
     let reason = letter["reason"].as_str().expect("a dead letter has a reason");
-    assert!(read("README.md").contains(&format!("`{reason}`")), "README.md gives another reason than {reason}");
+    assert!(read(OPERATIONS).contains(&format!("`{reason}`")), "{OPERATIONS} gives another reason than {reason}");
 }
 
 #[test]
@@ -127,13 +225,28 @@ fn samples_of_the_guide_stand_in_code_that_is_compiled() {
     }
 }
 
+/// The anchor that a heading gets: lower case, spaces as hyphens, without punctuation.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|&c| c.is_alphanumeric() || c == ' ' || c == '-' || c == '_');
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
 #[test]
 fn links_of_the_documentation_lead_somewhere() {
-    for name in ["README.md", "docker/README.md", "plugins/README.md"] {
-        let (text, folder) = (read(name), root().join(Path::new(name).parent().expect("a file's name")));
+    let others = ["CHANGELOG.md", "host/ARCHITECTURE.md"].map(str::to_owned);
+    for name in pages().into_iter().chain(others) {
+        let (text, folder) = (read(&name), root().join(Path::new(&name).parent().expect("a file's name")));
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
         for target in targets.filter(|target| !target.contains("://")) {
-            assert!(folder.join(target).exists(), "{name}: there is no {target}");
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { root().join(&name) } else { folder.join(file) };
+            assert!(file.exists(), "{name}: there is no {target}");
+            if !heading.is_empty() {
+                let page = std::fs::read_to_string(file).expect("a page with headings");
+                let mut headings =
+                    page.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#'));
+                assert!(headings.any(|known| anchor(known) == heading), "{name}: there is no heading {target}");
+            }
         }
     }
 }
@@ -220,9 +333,16 @@ fn the_code_map_names_every_file_of_the_host_once() {
 #[test]
 fn blocks_calls_and_invariants_are_found() {
     let found = blocks(
-        "text\n\n`a.toml`:\n\n```toml\nx = 1\n```\n\n```sh\nFOO=1 keyfold run\nkeyfold run -c a.toml < b # why\ncargo run --release -- demo\ncargo test\n```\n",
+        "text\n\n`a.toml`:\n\n```toml\nx = 1\n```\n\n```sh\nFOO=1 keyfold run\nkeyfold run -c a.toml < b # why\ncargo run --release -- demo\ncargo test\n./x demo\n./x test\nkeyfold schema > a.json\n```\n\n1. Indented:\n\n   ```sh\n   docker compose run -v \"$PWD:/a\" keyfold \\\n     reset\n   docker compose start keyfold\n   docker run keyfold:1.0\n   ```\n",
     );
     assert_eq!(file_block(&found, "a.toml"), "x = 1\n");
-    assert_eq!(calls(&found[1]), [vec!["keyfold", "run", "-c", "a.toml"], vec!["keyfold", "demo"]]);
+    let expected = [
+        vec!["keyfold", "run", "-c", "a.toml"],
+        vec!["keyfold", "demo"],
+        vec!["keyfold", "demo"],
+        vec!["keyfold", "schema"],
+    ];
+    assert_eq!(calls(&found[1]), expected);
+    assert_eq!(calls(&found[2]), [["keyfold", "reset"]]);
     assert_eq!(invariants(" Keeps I2 and I13; not I, Ix, XI4 or I/O.").collect::<Vec<_>>(), ["I2", "I13"]);
 }

@@ -44,14 +44,14 @@ fn with(settings: &Settings, from: &str, to: &str) -> String {
 
 #[test]
 fn every_symptom_has_its_section_and_every_section_its_symptom() {
-    let readme = read("docker/README.md");
-    let (_, rest) = readme.split_once("\n## What the doctor finds\n").expect("docker/README.md has that section");
+    let page = read("host/docs/operations.md");
+    let (_, rest) = page.split_once("\n## Doctor findings\n").expect("host/docs/operations.md has that section");
     let section = rest.split("\n## ").next().expect("a split has a first part");
     let sections: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     let once: BTreeSet<&str> = sections.iter().copied().collect();
     assert_eq!(sections.len(), once.len(), "no section stands twice");
     let names: BTreeSet<&str> = Symptom::ALL.iter().map(|symptom| symptom.name()).collect();
-    assert_eq!(once, names, "left: docker/README.md, right: host/symptom.rs");
+    assert_eq!(once, names, "left: host/docs/operations.md, right: host/symptom.rs");
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn people_read_lines_with_the_name_and_what_mends_it() {
     let pipeline =
         pipeline(&Settings { sink: "[sink.ndjson]\npath = \"no/rows.ndjson\"".into(), ..Settings::default() });
     let outcome = pipeline.call("doctor", &[]);
-    outcome.expect_code(3).expect_said(&["FAIL  sink", "no is not there", "sink-unusable: make its folder"]);
+    outcome.expect_code(3).expect_said(&["FAIL  sink", "no does not exist", "sink-unusable: create its folder"]);
     let ok = outcome.stdout.lines().filter(|line| line.starts_with("ok ")).count();
     assert!(ok >= 5, "{}", outcome.stdout);
 }
@@ -144,9 +144,9 @@ fn a_file_that_is_missing_or_another_one_is_mended_by_the_right_one() {
     check(&pipeline, Symptom::FileUnusable, 3, put_back);
     pipeline.run_to_end(&[]).expect_code(0);
     write_records(&pipeline.path("log.ndjson"), &visits(1, |i| i % 7));
-    check(&pipeline, Symptom::LogAnew, 5, put_back);
+    check(&pipeline, Symptom::LogReplaced, 5, put_back);
     write_records(&pipeline.path("log.ndjson"), &visits(1, |i| i % 10)[..20]);
-    check(&pipeline, Symptom::LogAnew, 5, put_back);
+    check(&pipeline, Symptom::LogReplaced, 5, put_back);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn settings_that_differ_from_those_in_force_are_mended_by_an_order_or_by_the_fil
     let shorter = with(&settings, "session_timeout = \"50s\"", "session_timeout = \"20s\"");
     pipeline.configure(&shorter);
     check(&pipeline, Symptom::SettingsDiffer, 2, |pipeline| {
-        pipeline.call("deploy", &[]).expect_code(0);
+        pipeline.call("deployment create", &[]).expect_code(0);
     });
     pipeline.configure(&settings.to_toml());
     check(&pipeline, Symptom::SettingsSuperseded, 0, |pipeline| pipeline.configure(&shorter));

@@ -404,7 +404,7 @@ fn settings_that_differ_from_those_in_force_are_refused() {
         ("session_timeout = \"50s\"", "session_timeout = \"51s\""),
         ("[plugin]", "[plugin]\nmemory = \"128MiB\""),
     ] {
-        changed(from, to).expect_one_of(&[2, 5]).expect_said(&["keyfold deploy"]);
+        changed(from, to).expect_one_of(&[2, 5]).expect_said(&["keyfold deployment create"]);
     }
 }
 

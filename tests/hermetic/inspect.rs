@@ -35,7 +35,7 @@ fn the_state_of_a_host_at_work_is_read_and_the_host_goes_on() {
     let settings = Settings { checkpoint_interval: "200ms".into(), ..Settings::default() };
     let pipeline = Pipeline::new(&settings.over_kafka(&brokers, "inspected").to_toml());
     let early = call(&pipeline, ["state", "get"], &["10"]);
-    early.expect_code(5).expect_said(&["holds no checkpoint yet"]);
+    early.expect_code(5).expect_said(&["no checkpoint in state.url"]);
 
     let log = visits_from(0, 2, user);
     produce(&brokers, "inspected", &log);
@@ -46,7 +46,7 @@ fn the_state_of_a_host_at_work_is_read_and_the_host_goes_on() {
         outcome.code == Some(0) && outcome.stdout.contains(&last)
     });
 
-    let got = objects(call(&pipeline, ["state", "get"], &["13", "--json"]).expect_code(0));
+    let got = objects(call(&pipeline, ["state", "get"], &["13", "--output", "json"]).expect_code(0));
     let [key] = &got[..] else { panic!("one lane has it: {got:?}") };
     // Fifty seconds from the watermark before the visit at 33 s, which lay ten seconds behind the one at 32 s.
     let timer = START_MS + 22_000 + 50_000;
@@ -62,12 +62,12 @@ fn the_state_of_a_host_at_work_is_read_and_the_host_goes_on() {
         "  23.html",
         &format!("timer          {at}"),
     ]);
-    call(&pipeline, ["state", "get"], &["99"]).expect_code(5).expect_said(&["no lane has anything for the key \"99\""]);
+    call(&pipeline, ["state", "get"], &["99"]).expect_code(5).expect_said(&["key \"99\" not found"]);
 
     let list = call(&pipeline, ["state", "list"], &["--limit", "3"]);
-    list.expect_code(0).expect_said(&["there are more than 3 keys"]);
+    list.expect_code(0).expect_said(&["more than 3 keys: raise --limit"]);
     assert_eq!(list.stdout.lines().filter(|line| line.starts_with("topic  ")).count(), 3, "{}", list.stdout);
-    let some = objects(call(&pipeline, ["state", "list"], &["--prefix", "14", "--json"]).expect_code(0));
+    let some = objects(call(&pipeline, ["state", "list"], &["--prefix", "14", "--output", "json"]).expect_code(0));
     assert_eq!(some.iter().map(|key| &key["key"]).collect::<Vec<_>>(), ["14"]);
 
     call(&pipeline, ["state", "export"], &["state.ndjson"]).expect_code(0).expect_said(&["10 key(s) in state.ndjson"]);

@@ -55,7 +55,7 @@ fn from_an_empty_folder_to_rows_in_javascript() {
     let folder = Pipeline::new("");
     let done = shell(&folder, ".", &commands);
     done.expect_code(0).expect_said(&[
-        "its README is in src/plugin.js",
+        "start with src/plugin.js",
         "ok    first: 5 rows, 1 dead letters, 0 lines of its log; whole, cut by 1",
         "build/counts.wasm",
         "counts 0.1.0, state version 1",
@@ -102,10 +102,10 @@ export const mapper = plugin({
 /// What it must say of each: the record, and words of the reason.
 const SAID: &[(u64, &[&str])] = &[
     (0, &["no ann"]),
-    (1, &["table counts: actions is a text, not an integer (src/plugin.ts:"]),
+    (1, &["table counts: actions is a string, not an integer (src/plugin.ts:"]),
     (6, &["Date.now() cannot be used: a plugin has no clock"]),
     (7, &["payload is not JSON"]),
-    (10, &["table counts: actions is 9007199254740992", "make it a BigInt", "(src/plugin.ts:"]),
+    (10, &["table counts: actions is 9007199254740992", "use a BigInt", "(src/plugin.ts:"]),
 ];
 
 #[test]

@@ -34,19 +34,19 @@ fn a_redriven_record_is_folded_once_and_sent_once() {
     call(&pipeline, ["dead-letters", "list"], &[]).expect_code(0).expect_said(&["no dead letters"]);
     pipeline.run_to_end(&[]).expect_code(0);
 
-    let list = call(&pipeline, ["dead-letters", "list"], &["--json"]);
+    let list = call(&pipeline, ["dead-letters", "list"], &["--output", "json"]);
     let letters = objects(list.expect_code(0));
     let stages: Vec<(&Value, &Value)> = letters.iter().map(|letter| (&letter["stage"], &letter["offset"])).collect();
     assert_eq!(stages, [(&json!("fold"), &json!(13)), (&json!("map"), &json!(20))]);
     let one = call(&pipeline, ["dead-letters", "list"], &["--limit", "1"]);
-    one.expect_code(0).expect_said(&["line 1: fold of record 0/13", "rejected 13", "and 1 more"]);
-    let counts = call(&pipeline, ["dead-letters", "list"], &["--summary", "--stage", "fold", "--json"]);
+    one.expect_code(0).expect_said(&["line 1: fold of record 0/13", "rejected 13", "1 more: raise --limit"]);
+    let counts = call(&pipeline, ["dead-letters", "list"], &["--summary", "--stage", "fold", "--output", "json"]);
     assert_eq!(objects(counts.expect_code(0)), [json!({"stage": "fold", "reason": "rejected 13", "count": 1})]);
     call(&pipeline, ["dead-letters", "list"], &["--stage", "folded"]).expect_code(2).expect_said(&["map, time, fold"]);
 
     // What kept it from being folded is mended, and the record comes again.
     let t = (START_MS + 36_000_000).to_string();
-    pipeline.call("deploy", &["--plugin-config", r#"{"mode": "ok"}"#, "--at", &t]).expect_code(0);
+    pipeline.call("deployment create", &["--plugin-config", r#"{"mode": "ok"}"#, "--at", &t]).expect_code(0);
     let redrive = |more: &[&str]| {
         let outcome = call(&pipeline, ["dead-letters", "redrive"], &[&["--stage", "fold"], more].concat());
         outcome.expect_code(0).stdout.clone()
@@ -57,7 +57,7 @@ fn a_redriven_record_is_folded_once_and_sent_once() {
     assert_eq!(std::fs::read(pipeline.path("log.ndjson")).expect("the log is there"), before, "nothing was sent");
     assert_eq!(redrive(&["--to", "log.ndjson"]).trim(), "sent to file log.ndjson: 1 record(s)");
     let sent = redrive(&["--to", "log.ndjson"]);
-    assert!(sent.starts_with("sent to file log.ndjson: 0 record(s)\nleft out 1: sent by a redrive before"), "{sent}");
+    assert!(sent.starts_with("sent to file log.ndjson: 0 record(s)\nskipped 1: sent by an earlier redrive"), "{sent}");
 
     let line = from_ndjson(&pipeline.path("log.ndjson")).pop().expect("there are lines");
     let headers = json!([

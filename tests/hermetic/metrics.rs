@@ -77,7 +77,7 @@ fn folded(batch_records: usize) -> (Pipeline, Metrics) {
     let deploy = |config: Value, at: i64, more: &[&str]| {
         let (config, at) = (config.to_string(), second(at).to_string());
         let arguments = [&["--plugin-config", &config, "--at", &at], more].concat();
-        pipeline.call("deploy", &arguments).expect_code(0);
+        pipeline.call("deployment create", &arguments).expect_code(0);
     };
     deploy(json!({"mode": "mark", "mark": "second"}), 10, &[]);
     deploy(json!({"mode": "trap", "at": "timer", "n": 77}), 41, &[]);
@@ -120,7 +120,7 @@ fn check(metrics: &Metrics) {
         ("keyfold_sink_queued_batches", 0.0),
         ("keyfold_dead_letters_up", 1.0),
         ("keyfold_plugin_log_lines_total{lane=\"topic\",plugin=\"hostile\",version=\"0.1.0\"}", 1.0),
-        ("keyfold_plugin_log_lines_left_out_total{lane=\"topic\",plugin=\"hostile\",version=\"0.1.0\"}", 0.0),
+        ("keyfold_plugin_log_lines_dropped_total{lane=\"topic\",plugin=\"hostile\",version=\"0.1.0\"}", 0.0),
         ("keyfold_stuck_seconds{lane=\"topic\"}", 0.0),
     ]);
     for some in [
@@ -128,9 +128,9 @@ fn check(metrics: &Metrics) {
         "keyfold_checkpoint_bytes{lane=\"topic\"}",
         "keyfold_checkpoint_duration_seconds{lane=\"topic\"}",
         "keyfold_swap_gap_seconds{lane=\"topic\"}",
-        "keyfold_lane_seconds_total{lane=\"topic\",doing=\"map\"}",
-        "keyfold_lane_seconds_total{lane=\"topic\",doing=\"fold\"}",
-        "keyfold_lane_seconds_total{lane=\"topic\",doing=\"store\"}",
+        "keyfold_lane_seconds_total{lane=\"topic\",activity=\"map\"}",
+        "keyfold_lane_seconds_total{lane=\"topic\",activity=\"fold\"}",
+        "keyfold_lane_seconds_total{lane=\"topic\",activity=\"store\"}",
     ] {
         assert!(metrics.value(some) > 0.0, "{some}");
     }
@@ -179,16 +179,16 @@ fn every_number_is_that_of_a_known_workload() {
     let of_stage = |stage: &str| letters.iter().filter(|letter| letter["stage"] == stage).count();
     assert_eq!(["map", "time", "fold", "timer"].map(of_stage), [1, 2, 1, 2]);
     // What no host says any more, the last checkpoint does.
-    let status: Value =
-        serde_json::from_str(&pipeline.call("status", &["--json"]).expect_code(0).stdout).expect("the answer is JSON");
-    assert_eq!(status["word"], "checkpoint");
+    let status: Value = serde_json::from_str(&pipeline.call("status", &["--output", "json"]).expect_code(0).stdout)
+        .expect("the answer is JSON");
+    assert_eq!(status["provenance"], "checkpoint");
     let lane = &status["lanes"][0];
     assert_eq!((&lane["lane"], &lane["deployment"], &lane["next"]), (&json!("topic"), &json!(3), &json!({"0": 20})));
     assert_eq!(lane["watermark_ms"], second(57));
     assert_eq!(lane["records"], Value::Null, "a checkpoint does not count");
     assert!(lane["checkpoint_age_ms"].as_i64().is_some_and(|age| age >= 0), "{lane}");
     let said = pipeline.call("status", &[]);
-    said.expect_code(0).expect_said(&["no host was heard", "0: 20", &iso(second(57)), "3, hostile 0.1.0"]);
+    said.expect_code(0).expect_said(&["no running host answered", "0: 20", &iso(second(57)), "3, hostile 0.1.0"]);
 }
 
 /// In hex, as `sha256sum` says it.
@@ -207,7 +207,7 @@ fn strikes_are_counted_where_they_fall_and_audits_by_batches() {
     write_records(&pipeline.path("log.ndjson"), &log.collect::<Vec<_>>());
     let deploy = |plugin: &str, config: &str, at: i64| {
         let at = second(at).to_string();
-        let said = pipeline.call("deploy", &[&plugin_file(plugin), "--plugin-config", config, "--at", &at]);
+        let said = pipeline.call("deployment create", &[&plugin_file(plugin), "--plugin-config", config, "--at", &at]);
         said.expect_code(0);
     };
     // Before the last record: the state of c, whose sum is 11, cannot be migrated. No batch is audited while state is.
@@ -248,7 +248,7 @@ fn every_metric_has_a_sample_but_those_of_a_topic() {
 }
 
 #[test]
-fn what_a_plugin_logs_too_much_is_left_out_counted_and_told() {
+fn log_lines_of_a_plugin_beyond_its_rate_are_dropped_counted_and_reported() {
     let plugin = format!("{}\nlog_rate = 3", hostile("{ mode = \"log\" }"));
     let pipeline = Pipeline::new(&Settings { plugin, ..Settings::default() }.to_toml());
     let records: Vec<TestRecord> =
@@ -256,8 +256,8 @@ fn what_a_plugin_logs_too_much_is_left_out_counted_and_told() {
     write_records(&pipeline.path("log.ndjson"), &records);
     let metrics = run(&pipeline);
     let of = |name: &str| metrics.value(&format!("{name}{{lane=\"topic\",plugin=\"hostile\",version=\"0.1.0\"}}"));
-    let (written, left_out) = (of("keyfold_plugin_log_lines_total"), of("keyfold_plugin_log_lines_left_out_total"));
-    assert_eq!(written + left_out, 2_000.0);
+    let (written, dropped) = (of("keyfold_plugin_log_lines_total"), of("keyfold_plugin_log_lines_dropped_total"));
+    assert_eq!(written + dropped, 2_000.0);
     assert!((30.0..1_000.0).contains(&written), "{written} lines at 3 a second");
 
     std::fs::remove_dir_all(pipeline.path("state")).expect("the run made it");
@@ -273,7 +273,7 @@ fn what_a_plugin_logs_too_much_is_left_out_counted_and_told() {
         );
     }
     let told = logged(&outcome.stderr, "plugin-log-limited");
-    assert!(!told.is_empty() && number(&told[0], "left_out") == 1, "{told:?}");
+    assert!(!told.is_empty() && number(&told[0], "dropped") == 1, "{told:?}");
 }
 
 /// A collector that takes one request after another, until nobody can send any.

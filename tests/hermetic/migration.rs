@@ -73,7 +73,7 @@ fn a_hundred_thousand_keys_are_migrated_and_kills_in_the_middle_change_no_row() 
     let settings = Settings { checkpoint_interval: "100ms".to_owned(), ..settings.bounded(2, 500) };
     let pipeline = Pipeline::new(&settings.to_toml());
     let order = second_at(t);
-    pipeline.call("deploy", &order.iter().map(String::as_str).collect::<Vec<_>>()).expect_code(0);
+    pipeline.call("deployment create", &order.iter().map(String::as_str).collect::<Vec<_>>()).expect_code(0);
     let mut middle = 0;
     for event in ["deployment-entered", "folding", "folding"] {
         let mut host = pipeline.spawn(&[]);
@@ -102,17 +102,17 @@ fn a_migration_that_fails_on_live_state_is_refused_and_one_that_takes_it_is_not(
     pipeline.run_to_end(&[]).expect_code(0);
     let second = plugin_file("hostile2");
     let fails = r#"{"mode": "state", "unmigratable": 501}"#;
-    let refused = pipeline.call("deploy", &[&second, "--plugin-config", fails]);
+    let refused = pipeline.call("deployment create", &[&second, "--plugin-config", fails]);
     refused.expect_code(4).expect_said(&[
         "FAIL  state",
         "from version 1 to 2",
         "key-100",
         "a sum of 501 is not migrated",
     ]);
-    assert_eq!(pipeline.call("deployments", &[]).stdout.lines().count(), 1, "it was not ordered");
-    let taken = pipeline.call("deploy", &[&second]);
+    assert_eq!(pipeline.call("deployment list", &[]).stdout.lines().count(), 1, "it was not ordered");
+    let taken = pipeline.call("deployment create", &[&second]);
     taken.expect_code(0).expect_said(&["ok    state", "version 1 to 2", "takes the state of 300 keys"]);
-    let back = pipeline.call("deploy", &[&plugin_file("hostile")]);
+    let back = pipeline.call("deployment create", &[&plugin_file("hostile")]);
     back.expect_code(4).expect_said(&["FAIL  state", "has version 1", "has version 2, which it cannot read"]);
 }
 
@@ -124,7 +124,9 @@ fn a_state_that_cannot_be_migrated_is_a_strike_and_its_key_begins_anew() {
     let t = (START_MS + 5_000).to_string();
     // Before the first run there is no state on which it could be found out.
     let fails = r#"{"mode": "state", "unmigratable": 501}"#;
-    pipeline.call("deploy", &[&plugin_file("hostile2"), "--plugin-config", fails, "--at", &t]).expect_code(0);
+    pipeline
+        .call("deployment create", &[&plugin_file("hostile2"), "--plugin-config", fails, "--at", &t])
+        .expect_code(0);
     let outcome = pipeline.run_to_end(&[]);
     outcome.expect_code(0);
     let strike = outcome.logged("strike");

@@ -1,4 +1,4 @@
-//! Plugins that must not get in, and plugins that misbehave once they are in: each refusal of `keyfold deploy` before T leaves what runs and
+//! Plugins that must not get in, and plugins that misbehave once they are in: each refusal of `keyfold deployment create` before T leaves what runs and
 //! the journal as they were; each kind of hostile behaviour after T costs the item that it is about, or halts its lane, as configured.
 
 use std::path::{Path, PathBuf};
@@ -78,7 +78,7 @@ fn journal(folder: &Path) -> Vec<PathBuf> {
 /// Orders it in vain: a line says what is wrong, the exit code is of its kind, and the journal is as before.
 fn refused(pipeline: &Pipeline, arguments: &[&str], code: i32, words: &[&str]) -> Outcome {
     let before = journal(&pipeline.path("state/log"));
-    let outcome = pipeline.call("deploy", arguments);
+    let outcome = pipeline.call("deployment create", arguments);
     outcome.expect_code(code).expect_said(words);
     assert!(!outcome.stdout.contains("holds from"), "{}", outcome.stdout);
     assert_eq!(journal(&pipeline.path("state/log")), before, "{arguments:?}");
@@ -89,7 +89,7 @@ fn refused(pipeline: &Pipeline, arguments: &[&str], code: i32, words: &[&str]) -
 fn goes_on(pipeline: &Pipeline) {
     write_records(&pipeline.path("log.ndjson"), &log());
     pipeline.run_to_end(&[]).expect_code(0);
-    let list = pipeline.call("deployments", &[]);
+    let list = pipeline.call("deployment list", &[]);
     assert_eq!(list.expect_code(0).stdout.lines().count(), 1, "{}", list.stdout);
 }
 
@@ -143,7 +143,7 @@ fn what_does_not_fit_is_refused_before_t_by_its_path() {
         &["FAIL  plugin", "refuses its configuration", "session_timeout", "9000h"],
     );
     refused(&pipeline, &["builtin:visitors"], 2, &["builtin:visits"]);
-    refused(&pipeline, &["--plugin-config", "{"], 2, &["--plugin-config", "not JSON"]);
+    refused(&pipeline, &["--plugin-config", "{"], 2, &["--plugin-config", "not valid JSON"]);
     refused(&pipeline, &["--set", "time.out_of_order=1s"], 2, &["time.out_of_order", "time.out_of_orderness"]);
     refused(&pipeline, &["--set", "time.out_of_orderness=soon"], 2, &["time.out_of_orderness", "soon"]);
     refused(&pipeline, &["--set", "plugin.fuel=0"], 2, &["plugin.fuel", "a whole number from 1"]);
@@ -157,7 +157,7 @@ fn what_does_not_fit_is_refused_before_t_by_its_path() {
 fn an_instant_before_that_of_a_deployment_that_is_ordered_already_is_refused() {
     let pipeline = begun(&settings(""));
     let at = |t: i64| t.to_string();
-    pipeline.call("deploy", &["--plugin-config", r#"{"mode": "multi"}"#, "--at", &at(T)]).expect_code(0);
+    pipeline.call("deployment create", &["--plugin-config", r#"{"mode": "multi"}"#, "--at", &at(T)]).expect_code(0);
     refused(
         &pipeline,
         &["--plugin-config", r#"{"mode": "log"}"#, "--at", &at(T - 1)],
@@ -241,7 +241,7 @@ fn deployed(hostility: &Hostility, on_strike: &str) -> Pipeline {
     let pipeline = Pipeline::new(&settings(&format!("on_strike = \"{on_strike}\"\n{limits}")).to_toml());
     write_records(&pipeline.path("log.ndjson"), &log());
     let (config, at) = (json!({"mode": mode}).to_string(), T.to_string());
-    let outcome = pipeline.call("deploy", &["--plugin-config", &config, "--at", &at]);
+    let outcome = pipeline.call("deployment create", &["--plugin-config", &config, "--at", &at]);
     outcome.expect_code(0).expect_said(&["ok    law", "200 records give the same rows", "deployment 1 holds from"]);
     pipeline
 }
@@ -353,7 +353,7 @@ fn a_strike_is_no_matter_of_other_lanes() {
         let pipeline = Pipeline::new(&settings.to_toml());
         write_records(&pipeline.path("log.ndjson"), &[log(), others.clone()].concat());
         let (config, at) = (json!({"mode": mode}).to_string(), T.to_string());
-        pipeline.call("deploy", &["--plugin-config", &config, "--at", &at]).expect_code(0);
+        pipeline.call("deployment create", &["--plugin-config", &config, "--at", &at]).expect_code(0);
         let outcome = pipeline.run_to_end(&[]);
         outcome.expect_code(0).expect_said(&[reason]);
         assert_eq!(strikes(&outcome).len(), 1, "{mode}");

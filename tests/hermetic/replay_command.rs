@@ -255,7 +255,7 @@ fn a_replay_reads_another_file_and_needs_no_sink() {
     write_records(&pipeline.path("past.ndjson"), &counted());
     assert_eq!(rows(&pipeline, &["--from", "past.ndjson"]).len(), 60);
     pipeline.call("replay", &[]).expect_code(3).expect_said(&["log.ndjson"]);
-    pipeline.call("replay", &["--from", "none"]).expect_code(2).expect_said(&["--from none", "no such file"]);
+    pipeline.call("replay", &["--from", "none"]).expect_code(2).expect_said(&["--from none is not a file"]);
     pipeline.run_to_end(&[]).expect_code(2).expect_said(&["sink"]);
 }
 

@@ -81,16 +81,16 @@ fn a_deployment_that_is_withdrawn_by_hand_never_was() {
     for batch_records in [7, 1_000] {
         let pipeline = pipeline("withdrawn", &log, None, "", batch_records);
         let at = t.to_string();
-        pipeline.call("deploy", &["--plugin-config", &marked("second"), "--at", &at]).expect_code(0);
+        pipeline.call("deployment create", &["--plugin-config", &marked("second"), "--at", &at]).expect_code(0);
         pipeline.run_to_end(&[]).expect_code(0);
         let deployed = [Deployment { t, mark: "second", time: Time::default() }];
         assert_same("deployed", &rows(&pipeline), &model_rows(&log, &deployed));
-        let withdrawn = pipeline.call("withdraw", &["--reason", "a test"]);
+        let withdrawn = pipeline.call("deployment withdraw", &["--reason", "a test"]);
         withdrawn.expect_code(0).expect_said(&["deployment 1 is withdrawn"]);
-        pipeline.call("withdraw", &["1"]).expect_code(0); // said twice, done once
+        pipeline.call("deployment withdraw", &["1"]).expect_code(0); // said twice, done once
         expect_taken_back(&pipeline.run_to_end(&[]));
         assert_same("withdrawn", &rows(&pipeline), &model_rows(&log, &[]));
-        pipeline.call("deployments", &[]).expect_code(0).expect_said(&[
+        pipeline.call("deployment list", &[]).expect_code(0).expect_said(&[
             "1  withdrawn",
             "because a test",
             "0  confirmed",
@@ -106,14 +106,19 @@ fn a_deployment_that_is_withdrawn_by_hand_never_was() {
 fn what_is_ordered_after_a_withdrawal_holds_and_keeps_what_was_before() {
     let (log, t) = log();
     let pipeline = pipeline("withdrawn-then", &log, None, "", 500);
-    let order =
-        |mark: &str, at: i64| pipeline.call("deploy", &["--plugin-config", &marked(mark), "--at", &at.to_string()]);
+    let order = |mark: &str, at: i64| {
+        pipeline.call("deployment create", &["--plugin-config", &marked(mark), "--at", &at.to_string()])
+    };
     order("second", t - 1).expect_code(0);
     order("third", t).expect_code(0);
-    pipeline.call("withdraw", &["1"]).expect_code(2).expect_said(&["deployment 1", "kept for good", "--like"]);
-    pipeline.call("withdraw", &["0"]).expect_code(2).expect_said(&["deployment 0", "beginning of the log"]);
-    pipeline.call("withdraw", &["7"]).expect_code(2).expect_said(&["no deployment 7"]);
-    pipeline.call("withdraw", &[]).expect_code(0).expect_said(&["deployment 2 is withdrawn"]);
+    pipeline.call("deployment withdraw", &["1"]).expect_code(2).expect_said(&[
+        "deployment 1",
+        "kept for good",
+        "--like",
+    ]);
+    pipeline.call("deployment withdraw", &["0"]).expect_code(2).expect_said(&["deployment 0", "beginning of the log"]);
+    pipeline.call("deployment withdraw", &["7"]).expect_code(2).expect_said(&["no deployment 7"]);
+    pipeline.call("deployment withdraw", &[]).expect_code(0).expect_said(&["deployment 2 is withdrawn"]);
     order("fourth", t + 1).expect_code(0);
     pipeline.run_to_end(&[]).expect_code(0);
     let time = Time::default();
@@ -129,7 +134,7 @@ fn a_strike_in_the_middle_of_a_millisecond_withdraws_the_deployment() {
     for (mode, at) in [("trap", "fold"), ("loop", "fold"), ("grow", "fold"), ("trap", "map"), ("malformed", "fold")] {
         let pipeline = pipeline("struck-withdrawn", &log, None, "on_strike = \"withdraw\"\nfuel = 3000000", 300);
         let config = json!({"mode": mode, "n": struck, "at": at}).to_string();
-        let ordered = pipeline.call("deploy", &["--plugin-config", &config, "--at", &t.to_string()]);
+        let ordered = pipeline.call("deployment create", &["--plugin-config", &config, "--at", &t.to_string()]);
         ordered.expect_code(0);
         let outcome = pipeline.run_to_end(&[]);
         outcome.expect_code(0);
@@ -153,12 +158,12 @@ fn a_strike_after_the_probation_is_a_dead_letter() {
     let pipeline = pipeline("struck-kept", &log, None, "on_strike = \"withdraw\"", 300);
     let config = json!({"mode": "trap", "n": v}).to_string();
     let arguments = ["--plugin-config", &config, "--at", &t.to_string(), "--set", "plugin.probation=1s"];
-    pipeline.call("deploy", &arguments).expect_code(0);
+    pipeline.call("deployment create", &arguments).expect_code(0);
     let outcome = pipeline.run_to_end(&[]);
     outcome.expect_code(0);
     assert!(!logged(&outcome.stderr, "strike").is_empty());
     pipeline
-        .call("withdraw", &[])
+        .call("deployment withdraw", &[])
         .expect_code(2)
         .expect_said(&["deployment 1 is kept for good: its probation is over"]);
 }
@@ -169,7 +174,7 @@ fn a_kill_in_the_middle_of_a_withdrawal_changes_nothing() {
     for moment in ["deployment-withdrawn", "state-restored", "folding"] {
         let pipeline = pipeline("killed-withdrawn", &log, Some(SQLITE), "on_strike = \"withdraw\"", 100);
         let config = json!({"mode": "trap", "n": latest(&log)}).to_string();
-        pipeline.call("deploy", &["--plugin-config", &config, "--at", &t.to_string()]).expect_code(0);
+        pipeline.call("deployment create", &["--plugin-config", &config, "--at", &t.to_string()]).expect_code(0);
         let mut host = pipeline.spawn(&[]);
         host.wait_logged_times(moment, if moment == "folding" { 2 } else { 1 });
         host.kill();
@@ -189,12 +194,12 @@ fn the_database_holds_what_the_former_logic_alone_would_have_written() {
         let more = if listed { "withdrawn_rows = \"list\"" } else { "" };
         let pipeline = pipeline("withdrawn-sqlite", &log, Some(SQLITE), more, 400);
         let other = json!({"mode": "shared-key"}).to_string();
-        pipeline.call("deploy", &["--plugin-config", &other, "--at", &t.to_string()]).expect_code(0);
+        pipeline.call("deployment create", &["--plugin-config", &other, "--at", &t.to_string()]).expect_code(0);
         pipeline.run_to_end(&[]).expect_code(0);
         let table = || from_sqlite(&pipeline.path("rows.db"), "out", &[]);
         let replaced = table().iter().any(|row| row["k"] == "all" && row["n"] == 3 && row["items"] == json!([]));
         assert!(replaced, "the other logic wrote over a row of the former one");
-        pipeline.call("withdraw", &[]).expect_code(0);
+        pipeline.call("deployment withdraw", &[]).expect_code(0);
         let outcome = pipeline.run_to_end(&[]);
         expect_taken_back(&outcome);
         let want = upserted(&model_rows(&log, &[]), &["k", "n"]);
@@ -212,18 +217,22 @@ fn the_database_holds_what_the_former_logic_alone_would_have_written() {
 fn a_new_history_holds_from_the_beginning_of_the_log() {
     let (log, t) = log();
     let pipeline = pipeline("reprocessed", &log, None, "", 500);
-    pipeline.call("deploy", &["--plugin-config", &marked("second"), "--at", &t.to_string()]).expect_code(0);
+    pipeline.call("deployment create", &["--plugin-config", &marked("second"), "--at", &t.to_string()]).expect_code(0);
     pipeline.run_to_end(&[]).expect_code(0);
-    let anew = pipeline.call("deploy", &["--plugin-config", &marked("third"), "--reprocess"]);
+    let anew = pipeline.call("deployment create", &["--plugin-config", &marked("third"), "--reprocess"]);
     anew.expect_code(0).expect_said(&["deployment 2 holds from the beginning of the log"]);
-    pipeline.call("withdraw", &[]).expect_code(2).expect_said(&["beginning of the log"]);
+    pipeline.call("deployment withdraw", &[]).expect_code(2).expect_said(&["beginning of the log"]);
     let outcome = pipeline.run_to_end(&[]);
     outcome.expect_code(0);
     let mut fold = Hostile::new(Mode::Mark);
     model::Fold::configure(&mut fold, "third");
     let want = model::run(fold, &log, Time::default()).values();
     assert_same("anew", &rows(&pipeline), &want);
-    pipeline.call("deployments", &[]).expect_code(0).expect_said(&["2  confirmed", "1  superseded", "0  superseded"]);
+    pipeline.call("deployment list", &[]).expect_code(0).expect_said(&[
+        "2  confirmed",
+        "1  superseded",
+        "0  superseded",
+    ]);
     assert!(START_MS < t);
     pipeline.delete_checkpoints();
     pipeline.set_aside("rows.ndjson");

@@ -38,25 +38,27 @@ fn a_host_deploys_withdraws_and_shadows_for_who_has_the_token() {
         pipeline.call(command, &[&["--admin", &url, "--token-file", token], more].concat())
     };
     let second = json!({"mode": "mark", "mark": "second"}).to_string();
-    asked("deployments", "wrong", &[]).expect_code(2).expect_said(&["the bearer token is missing or wrong"]);
-    pipeline.call("deployments", &["--admin", &url]).expect_code(2).expect_said(&["token"]);
-    asked("deploy", "wrong", &["--plugin-config", &second]).expect_code(2).expect_said(&["token"]);
+    asked("deployment list", "wrong", &[]).expect_code(2).expect_said(&["the bearer token is missing or wrong"]);
+    pipeline.call("deployment list", &["--admin", &url]).expect_code(2).expect_said(&["token"]);
+    asked("deployment create", "wrong", &["--plugin-config", &second]).expect_code(2).expect_said(&["token"]);
 
-    let refused = asked("deploy", "token", &["--plugin-config", r#"{"mode": "no-such"}"#]);
+    let refused = asked("deployment create", "token", &["--plugin-config", r#"{"mode": "no-such"}"#]);
     refused.expect_code(4).expect_said(&["FAIL  plugin", "no-such"]);
-    asked("deploy", "token", &["--set", "state.url=x"]).expect_code(2).expect_said(&["--set state.url"]);
+    asked("deployment create", "token", &["--set", "state.url=x"]).expect_code(2).expect_said(&["--set state.url"]);
     pipeline.write("text.wasm", b"no component");
     let text = pipeline.path("text.wasm").to_string_lossy().into_owned();
-    asked("deploy", "token", &[&text]).expect_code(4).expect_said(&["FAIL  plugin"]);
+    asked("deployment create", "token", &[&text]).expect_code(4).expect_said(&["FAIL  plugin"]);
     pipeline.write("large.wasm", &vec![0; 5 << 20]);
     let large = pipeline.path("large.wasm").to_string_lossy().into_owned();
-    asked("deploy", "token", &[&large]).expect_code(2).expect_said(&["admin.upload_limit"]);
-    asked("deploy", "token", &["--plugin-config", &second, "--dry-run"]).expect_code(0).expect_said(&["ok    law"]);
-    assert_eq!(asked("deployments", "token", &[]).stdout.lines().count(), 1, "nothing was ordered");
+    asked("deployment create", "token", &[&large]).expect_code(2).expect_said(&["admin.upload_limit"]);
+    asked("deployment create", "token", &["--plugin-config", &second, "--dry-run"])
+        .expect_code(0)
+        .expect_said(&["ok    law"]);
+    assert_eq!(asked("deployment list", "token", &[]).stdout.lines().count(), 1, "nothing was ordered");
 
     let file = plugin_file("hostile");
     let ordered = asked(
-        "deploy",
+        "deployment create",
         "token",
         &[&file, "--plugin-config", &second, "--set", "time.out_of_orderness=3s", "--reason", "a test"],
     );
@@ -64,21 +66,21 @@ fn a_host_deploys_withdraws_and_shadows_for_who_has_the_token() {
     let said = ordered.stdout.split_whitespace().skip_while(|word| *word != "deployment").nth(1);
     let n = said.expect("it says which");
     host.wait_logged("swap-finished");
-    let list = asked("deployments", "token", &[]);
+    let list = asked("deployment list", "token", &[]);
     list.expect_code(0).expect_said(&[&format!("{n}  confirmed"), "because a test"]);
-    assert_eq!(list.stdout, pipeline.call("deployments", &[]).stdout, "the store says the same");
-    let withdrawn = asked("withdraw", "token", &["--reason", "a test too"]);
+    assert_eq!(list.stdout, pipeline.call("deployment list", &[]).stdout, "the store says the same");
+    let withdrawn = asked("deployment withdraw", "token", &["--reason", "a test too"]);
     withdrawn.expect_code(0).expect_said(&[&format!("deployment {n} is withdrawn")]);
     host.wait_logged("rewind-withdrawn");
-    asked("withdraw", "token", &["0"]).expect_code(2).expect_said(&["beginning of the log"]);
+    asked("deployment withdraw", "token", &["0"]).expect_code(2).expect_said(&["beginning of the log"]);
 
-    asked("shadow", "token", &[]).expect_code(2).expect_said(&["there is no shadow"]);
-    asked("deploy", "token", &["--shadow", "--plugin-config", &second]).expect_code(0);
-    host.wait_until("the shadow folds", || asked("shadow", "token", &[]).stdout.contains("\"second\""));
-    asked("drop", "token", &[]).expect_code(0).expect_said(&["is dropped"]);
+    asked("deployment shadow", "token", &[]).expect_code(2).expect_said(&["there is no shadow"]);
+    asked("deployment create", "token", &["--shadow", "--plugin-config", &second]).expect_code(0);
+    host.wait_until("the shadow folds", || asked("deployment shadow", "token", &[]).stdout.contains("\"second\""));
+    asked("deployment drop", "token", &[]).expect_code(0).expect_said(&["is dropped"]);
     load.finish();
     host.terminate(PATIENCE).expect_code(0);
-    asked("deployments", "token", &[]).expect_code(3).expect_said(&["--admin"]);
+    asked("deployment list", "token", &[]).expect_code(3).expect_said(&["--admin"]);
 }
 
 #[test]
@@ -87,8 +89,8 @@ fn without_a_token_the_api_tells_and_changes_nothing() {
     let load = Load::start(&brokers, "told", 500);
     let pipeline = pipeline(&brokers, "told", "");
     let (host, url) = start(&pipeline);
-    pipeline.call("deployments", &["--admin", &url]).expect_code(0).expect_said(&["0  confirmed"]);
-    let refused = pipeline.call("withdraw", &["--admin", &url]);
+    pipeline.call("deployment list", &["--admin", &url]).expect_code(0).expect_said(&["0  confirmed"]);
+    let refused = pipeline.call("deployment withdraw", &["--admin", &url]);
     refused.expect_code(2).expect_said(&["admin.token is not configured"]);
     load.finish();
     host.terminate(PATIENCE).expect_code(0);

@@ -34,7 +34,7 @@ fn action(user: &str, time: i64) -> TestRecord {
 fn follow_the_guide(language: &Language, name: &str, brokers: &str, port: u16) {
     let guide = section("On a topic, into a database");
     assert_eq!(commands(&guide).lines().count(), 4, "the test does what the guide says");
-    assert!(guide.contains("let `+ 1` be `+ 10`"), "the guide's change is the test's");
+    assert!(guide.contains("change `+ 1` to `+ 10`"), "the guide's change is the test's");
     let mut author = Author::new(language.arguments);
     let built = author.call("counts", &["plugin", "build"]);
     let component = built.expect_code(0).stdout.lines().next().expect("it names the file").to_owned();

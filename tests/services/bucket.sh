@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A bucket with the API of S3 (moto, from PyPI), in memory, no Docker.
+# A bucket with the S3 API, in memory (moto from PyPI, without Docker).
 #   bucket.sh start | stop | remove
-# Env: DATA_DIR (./.services)  BUCKET_PORT (5000)  SERVICES_LIB (where moto is kept, default target/services-lib of the checkout)
+# Env: DATA_DIR (./.services)  BUCKET_PORT (5000)  SERVICES_LIB (folder for moto, default target/services-lib of the checkout)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 DATA_DIR=${DATA_DIR:-./.services}
@@ -15,7 +15,7 @@ installed() { [[ $(cat "$VENV/.complete" 2> /dev/null) == "$MOTO" ]]; }
 install() {                # one process at a time
   mkdir -p "$(dirname "$VENV")"
   exec 8> "$VENV.lock"; flock 8
-  installed || { python3 -m venv --clear "$VENV" && "$VENV/bin/pip" install -q "$MOTO" >&2 && echo "$MOTO" > "$VENV/.complete"; } || die "moto cannot be installed"
+  installed || { python3 -m venv --clear "$VENV" && "$VENV/bin/pip" install -q "$MOTO" >&2 && echo "$MOTO" > "$VENV/.complete"; } || die "cannot install moto"
   exec 8>&-
 }
 answers() { curl -s -o /dev/null -X "$1" "http://127.0.0.1:$BUCKET_PORT/$2"; }
@@ -25,8 +25,8 @@ case ${1:-} in
     mkdir -p "$RUN"
     nohup setsid "$VENV/bin/moto_server" -H 127.0.0.1 -p "$BUCKET_PORT" > "$RUN/log" 2>&1 < /dev/null &
     echo $! > "$RUN/pid"
-    for _ in {1..300}; do answers GET '' && break; kill -0 "$(cat "$RUN/pid")" 2> /dev/null || die "it ended: $(tail -3 "$RUN/log")"; sleep 0.1; done
-    answers PUT keyfold || die "no bucket can be made"
+    for _ in {1..300}; do answers GET '' && break; kill -0 "$(cat "$RUN/pid")" 2> /dev/null || die "moto exited while starting: $(tail -3 "$RUN/log")"; sleep 0.1; done
+    answers PUT keyfold || die "cannot create the bucket"
     echo "bucket keyfold on 127.0.0.1:$BUCKET_PORT" ;;
   stop) kill "$(cat "$RUN/pid")" 2> /dev/null || true ;;
   remove) ;;

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Apache Cassandra (one node, or another one of its cluster) from Maven Central, no Docker.
+# Apache Cassandra from Maven Central, without Docker: one node, or a further node of its cluster.
 #   cassandra.sh start | stop | status | cql FILE | query 'CQL'
 # Env: DATA_DIR (./.services)  CQL_PORT (9042)  CASSANDRA_STORAGE_PORT (CQL_PORT+1000)  CASSANDRA_HEAP (-Xms512m -Xmx1g)
-#      CASSANDRA_ADDRESS (127.0.0.1)  CASSANDRA_TOKEN (0)  CASSANDRA_SEED (itself; ADDRESS:STORAGE_PORT of the first node for one that joins it)
+#      CASSANDRA_ADDRESS (127.0.0.1)  CASSANDRA_TOKEN (0)  CASSANDRA_SEED (itself; to join a cluster, ADDRESS:STORAGE_PORT of its first node)
 #      SERVICES_LIB (jar cache, default target/services-lib of the repository)  CQL_PYTHON (python3 with cassandra-driver or scylla-driver)  START_TIMEOUT_S (120)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,7 +26,7 @@ ensure_jars() {
   [[ -f $LIB/.complete && $(cat "$LIB/.complete") == "$want" ]] && return
   command -v mvn >/dev/null || die "mvn not found and no jar cache in $LIB"
   echo "cassandra.sh: fetching jars into $LIB" >&2
-  # Into a folder of its own and then renamed: two test runs that fetch at the same time do not disturb each other.
+  # Fetches into a new folder and renames it, so that two test runs can fetch at the same time.
   local new=$LIB.$$; rm -rf "$new"; mkdir -p "$new"
   mvn -q -B -f "$POM" dependency:copy-dependencies -DoutputDirectory="$new" -DincludeScope=runtime >&2 || die "mvn failed"
   echo "$want" > "$new/.complete"
@@ -45,7 +45,7 @@ start() {
   if running; then echo "cassandra already running pid $(cat "$PIDFILE") on $ADDRESS:$CQL_PORT"; return; fi
   local p
   for p in "$CQL_PORT" "$STORAGE_PORT"; do
-    for _ in 1 2 3 4 5 6 7 8 9 10; do port_open "$p" || break; sleep 0.3; done   # a dying predecessor may hold it for a moment
+    for _ in 1 2 3 4 5 6 7 8 9 10; do port_open "$p" || break; sleep 0.3; done   # a process that is just stopping may still hold the port
     ! port_open "$p" || die "port $p is already in use by another process (set CQL_PORT / CASSANDRA_STORAGE_PORT)"
   done
   mkdir -p "$RUN"/{data,commitlog,saved_caches,hints,cdc_raw,tmp}
@@ -97,7 +97,7 @@ EOF
   for m in java.base/jdk.internal.misc java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry \
            java.rmi/sun.rmi.server java.sql/java.sql java.base/java.lang.ref jdk.unsupported/sun.misc java.base/jdk.internal.ref; do
     opens+=(--add-exports "$m=ALL-UNNAMED"); done
-  : > "$LOG"   # a stale ready line must not be taken for this start
+  : > "$LOG"   # an old ready line must not count for this start
   local t0; t0=$(date +%s.%N)
   # shellcheck disable=SC2086
   nohup setsid java $CASSANDRA_HEAP -XX:+UseSerialGC -Xss512k -Xshare:auto -XX:MaxDirectMemorySize=512m -XX:-UsePerfData -XX:TieredStopAtLevel=${CASSANDRA_JIT_LEVEL:-4} \

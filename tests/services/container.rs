@@ -111,7 +111,7 @@ fn after(t: i64) -> Vec<crate::support::generate::TestRecord> {
 /// Another timeout, in force from the instant that is given back.
 fn swap(container: &Container) -> i64 {
     let config = json!({"session_timeout": "10m", "session_id": "append-second"}).to_string();
-    let ordered = container.exec(&["deploy", "--plugin-config", &config, "--reason", "longer sessions"]);
+    let ordered = container.exec(&["deployment", "create", "--plugin-config", &config, "--reason", "longer sessions"]);
     ordered.expect_code(0).expect_said(&["holds from"]);
     instant_in(&ordered.stdout)
 }

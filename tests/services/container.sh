@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# keyfold as a container, without Docker: the image of docker/Dockerfile on a base image from debootstrap, by buildah and podman.
-#   container.sh image         the image from BINARY, for who runs it by hand; prints its name and size
-#   container.sh build         the same with the stage that compiles, which takes as long as `cargo build --release`
-#   container.sh start         image and volume for a test; `stop` and `remove` end it
-#   container.sh run ARG...    `keyfold ARG...` in a container with that volume and the KEYFOLD_* of the environment, until it ends
-#   container.sh exec ARG...   `keyfold ARG...` in the container that runs
-#   container.sh podman ARG... any command of podman, on the storage of these images; @ stands for the name
-# Env: BINARY (target/debug/keyfold)  DATA_DIR (its last part is the name of container, volume and the image's tag; else `test`)
-#      CONTAINER_CACHE (target/container of the checkout: base images, and the storage of images)
+# keyfold in a container without Docker: builds docker/Dockerfile with buildah on a base image from debootstrap, and runs it with podman.
+#   container.sh image         builds the image from BINARY; prints its name and size
+#   container.sh build         compiles and builds the image; takes as long as `cargo build --release`
+#   container.sh start         creates image and volume for a test; `stop` and `remove` delete them
+#   container.sh run ARG...    runs `keyfold ARG...` in a container with that volume and the environment's KEYFOLD_* variables
+#   container.sh exec ARG...   runs `keyfold ARG...` in the running container
+#   container.sh podman ARG... runs any podman command on the storage of these images; @ stands for the name
+# Env: BINARY (target/debug/keyfold)  DATA_DIR (its last part names the container, the volume and the image's tag; default `test`)
+#      CONTAINER_CACHE (folder for base images and image storage, default target/container of the checkout)
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${CONTAINER_CACHE:-$ROOT/target/container}
@@ -22,9 +22,9 @@ STORAGE=(--root "$CACHE/storage" --runroot "$CACHE/run" --storage-driver vfs)
 die() { echo "container.sh: $*" >&2; exit 1; }
 podman() { command podman "${STORAGE[@]}" --runtime runc --cgroup-manager cgroupfs "$@"; }
 
-# ---- bases, made once and kept as archives: a binary of this machine needs the libraries of this machine's Debian
+# ---- base images, built once and kept as archives. A binary of this machine needs the libraries of this machine's Debian
 
-base() {                   # base NAME PACKAGES HOW IMPORT-ARG...: the image NAME of what HOW takes from a Debian with these packages
+base() {                   # base NAME PACKAGES HOW IMPORT-ARG...: builds the image NAME from what HOW packs of a Debian with these packages
   local name=$1 packages=$2 how=$3
   shift 3
   mkdir -p "$CACHE"
@@ -35,7 +35,7 @@ base() {                   # base NAME PACKAGES HOW IMPORT-ARG...: the image NAM
 }
 debian() {                 # debian ARCHIVE PACKAGES HOW
   command -v debootstrap > /dev/null || die "debootstrap not found, and no $1"
-  [[ -n $SUITE ]] || die "this machine is no Debian: there is no base image for its binaries"
+  [[ -n $SUITE ]] || die "cannot build a base image: this machine does not run Debian"
   echo "container.sh: fetching $SUITE for a base image" >&2
   local root; root=$(mktemp -d); TEMPORARY+=("$root")
   debootstrap --variant=minbase --include="$2" "$SUITE" "$root" > "$CACHE/debootstrap.log" 2>&1 || die "debootstrap: $(tail -3 "$CACHE/debootstrap.log")"
@@ -43,44 +43,44 @@ debian() {                 # debian ARCHIVE PACKAGES HOW
   "$3" "$root" "$1.part"
   mv "$1.part" "$1"
 }
-libraries() {              # the files of a few packages and no shell, like distroless images
+libraries() {              # packs the files of a few packages without a shell, like distroless images
   local root=$1 package files; files=$(mktemp); TEMPORARY+=("$files")
-  for package in base-files netbase tzdata libc6 libgcc-s1 libssl3 zlib1g; do
+  for package in base-files netbase tzdata libc6 libgcc-s1; do
     cat "$root/var/lib/dpkg/info/$package".list "$root/var/lib/dpkg/info/$package":*.list 2> /dev/null || true
   done | grep -Ev '^/usr/share/(doc|man|locale|lintian|bug|zoneinfo/right|zoneinfo/posix)(/|$)|/gconv/' > "$files"
-  # With a merged /usr these are links: what packages put into them is named by where it lies.
+  # With a merged /usr, these folders are links. Names the files by where they really are.
   sed -Ei 's#^/(bin|sbin|lib|lib32|lib64|libx32)/#/usr/\1/#; s#^/##; /^\.?$/d' "$files"
   printf '%s\n' bin sbin lib lib64 etc/ssl etc/ssl/certs etc/ssl/certs/ca-certificates.crt >> "$files"
   tar -C "$root" --no-recursion -cf "$2" -T <(sort -u "$files")
 }
-compilers() {              # all of it, and this machine's rustup
+compilers() {              # packs the whole system and this machine's rustup
   local name
   install -D "$(realpath "$(command -v rustup)")" "$1/usr/local/cargo/bin/rustup"
   for name in cargo rustc; do ln -s rustup "$1/usr/local/cargo/bin/$name"; done
   tar -C "$1" -cf "$2" .
 }
-runtime_base() { base "$RUNTIME_BASE" libssl3,ca-certificates,netbase,tzdata libraries; }
+runtime_base() { base "$RUNTIME_BASE" ca-certificates,netbase,tzdata libraries; }
 build_base() {
-  base "$BUILD_BASE" ca-certificates,build-essential,pkg-config,libssl-dev compilers --change ENV=CARGO_HOME=/usr/local/cargo \
+  base "$BUILD_BASE" ca-certificates,gcc,g++,libc6-dev,make,perl compilers --change ENV=CARGO_HOME=/usr/local/cargo \
     --change ENV=RUSTUP_HOME=/usr/local/rustup --change ENV=PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 }
 
 # ---- the image
 
-assemble() {               # assemble ARG...: docker/Dockerfile with these arguments
+assemble() {               # assemble ARG...: builds docker/Dockerfile with these arguments
   local revision before
   revision=$(git -C "$ROOT" rev-parse HEAD 2> /dev/null || echo unknown)
   before=$(podman image inspect -f '{{.Id}}' "$IMAGE" 2> /dev/null) || true
-  # The machine's certificates, which know its proxy if it has one.
+  # Mounts the machine's certificates, which may include those of a proxy.
   buildah "${STORAGE[@]}" build --isolation chroot --network host --format docker -v /etc/ssl/certs:/etc/ssl/certs:ro \
     -f "$ROOT/docker/Dockerfile" -t "$IMAGE" --build-arg RUNTIME_BASE="localhost/$RUNTIME_BASE" --build-arg REVISION="$revision" "$@" "$ROOT" >&2
-  # What had the name before, unless a container still needs it.
+  # Removes the previous image of this name, unless a container still uses it.
   [[ -z $before ]] || podman rmi "$before" > /dev/null 2>&1 || true
   echo "$IMAGE: $(podman image inspect -f '{{.Size}}' "$IMAGE" | awk '{printf "%.1f MB", $1 / 1e6}')"
 }
 image() {
   local binary=${BINARY:-$ROOT/target/debug/keyfold} stage; stage=$(mktemp -d); TEMPORARY+=("$stage")
-  [[ -x $binary ]] || die "there is no $binary: cargo build"
+  [[ -x $binary ]] || die "$binary does not exist: run cargo build"
   runtime_base
   mkdir "$stage/volume"
   strip --strip-debug -o "$stage/keyfold" "$binary"
@@ -94,7 +94,7 @@ build() {
 
 # ---- a test's container
 
-run() {                    # the limits are those that a machine without CAP_SYS_RESOURCE has to give
+run() {                    # these limits work on machines without CAP_SYS_RESOURCE
   local variables=() name
   for name in $(compgen -e KEYFOLD_); do [[ $name == KEYFOLD_TEST_* ]] || variables+=(-e "$name"); done
   podman run --rm --replace --name "$NAME" --network host --ulimit nofile=4096:4096 --ulimit nproc=4096:4096 \

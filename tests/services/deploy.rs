@@ -47,7 +47,7 @@ fn deploy_ahead(pipeline: &Pipeline, i: usize) -> Deployment {
 
 fn order(pipeline: &Pipeline, i: usize, more: &[&str]) -> Outcome {
     let config = json!({"mode": "mark", "mark": MARKS[i]}).to_string();
-    pipeline.call("deploy", &[&["--plugin-config", &config], more].concat())
+    pipeline.call("deployment create", &[&["--plugin-config", &config], more].concat())
 }
 
 fn deployment(outcome: &Outcome, i: usize) -> Deployment {
@@ -119,7 +119,7 @@ fn a_watched_file_is_folded_with_as_soon_as_it_is_built_and_a_broken_one_changes
     host.wait_logged("watched-file-refused");
     pipeline.write("plugin.wasm", &rebuilt(&plugin, "again"));
     host.wait_logged("deployment-entered");
-    let said = pipeline.call("deployments", &[]).stdout;
+    let said = pipeline.call("deployment list", &[]).stdout;
     // An order that found its T reserved is voided, and given again.
     assert_eq!(said.matches("confirmed").count(), 2, "the first, and the one of the file that was not broken: {said}");
     load.finish();
@@ -169,7 +169,7 @@ fn a_host_that_is_killed_around_the_instant_of_a_deployment_swaps_at_it_all_the_
 fn shadow_says(pipeline: &Pipeline, host: &mut Running, what: &str, holds: impl Fn(&str) -> bool) -> String {
     let mut said = String::new();
     host.wait_until(what, || {
-        said = pipeline.call("shadow", &[]).expect_code(0).stdout.clone();
+        said = pipeline.call("deployment shadow", &[]).expect_code(0).stdout.clone();
         holds(&said)
     });
     said
@@ -189,7 +189,7 @@ fn a_shadow_is_compared_and_harms_nothing_and_a_promoted_one_holds_from_its_inst
     let mut host = pipeline.spawn(&[]);
     host.wait_until("rows are written", || written(&pipeline) > 0);
     let order = |config: serde_json::Value| {
-        let ordered = pipeline.call("deploy", &["--shadow", "--plugin-config", &config.to_string()]);
+        let ordered = pipeline.call("deployment create", &["--shadow", "--plugin-config", &config.to_string()]);
         ordered.expect_code(0).expect_said(&["folds beside the live logic"]);
     };
     // The same logic: nothing differs.
@@ -197,19 +197,19 @@ fn a_shadow_is_compared_and_harms_nothing_and_a_promoted_one_holds_from_its_inst
     let said = shadow_says(&pipeline, &mut host, "rows agree", |said| count(said, "same") > 3_000);
     assert_eq!((count(&said, "different"), said.contains("folds beside deployment 0")), (0, true), "{said}");
     // One that fails: it is told, and nobody else is harmed.
-    pipeline.call("drop", &[]).expect_code(0);
-    pipeline.call("shadow", &[]).expect_code(2).expect_said(&["there is no shadow"]);
+    pipeline.call("deployment drop", &[]).expect_code(0);
+    pipeline.call("deployment shadow", &[]).expect_code(2).expect_said(&["there is no shadow"]);
     let soon = load.sent() + 60_000;
     order(json!({"mode": "trap", "n": soon}));
     let said = shadow_says(&pipeline, &mut host, "a strike", |said| said.contains("first strike"));
     assert!(said.contains(&format!("struck by {soon}")), "{said}");
     // Another logic: each row differs.
-    pipeline.call("drop", &[]).expect_code(0);
+    pipeline.call("deployment drop", &[]).expect_code(0);
     order(json!({"mode": "mark", "mark": MARKS[1]}));
     let said = shadow_says(&pipeline, &mut host, "rows differ", |said| count(said, "different") > 3_000);
     assert!(said.contains("\"m0\"") && said.contains("\"m1\""), "samples of both: {said}");
-    assert_eq!(pipeline.call("deployments", &[]).stdout.lines().count(), 1, "a shadow is no deployment");
-    let promoted = pipeline.call("promote", &["--reason", "it was looked at"]);
+    assert_eq!(pipeline.call("deployment list", &[]).stdout.lines().count(), 1, "a shadow is no deployment");
+    let promoted = pipeline.call("deployment promote", &["--reason", "it was looked at"]);
     // Its number is not always 1: an order is tried again when a lane was past its T before it was confirmed.
     promoted.expect_code(0).expect_said(&["holds from"]);
     host.wait_logged("swap-finished");
@@ -229,7 +229,7 @@ fn a_deployment_that_is_withdrawn_from_a_live_topic_never_was() {
     host.wait_until("rows are written", || written(&pipeline) > 0);
     let first = deploy(&pipeline, 1);
     host.wait_logged("swap-finished");
-    pipeline.call("withdraw", &["--reason", "a test"]).expect_code(0);
+    pipeline.call("deployment withdraw", &["--reason", "a test"]).expect_code(0);
     // Whether a checkpoint of the withdrawn logic has to be taken back for that, or none was written yet, is a matter of moments.
     host.wait_logged("rewind-withdrawn");
     host.wait_logged_times("folding", 2);
@@ -237,7 +237,7 @@ fn a_deployment_that_is_withdrawn_from_a_live_topic_never_was() {
     host.wait_until("rows are written again", || written(&pipeline) > before + 10_000);
     let second = deploy(&pipeline, 2);
     host.wait_logged_times("swap-finished", 2);
-    pipeline.call("withdraw", &[]).expect_code(0);
+    pipeline.call("deployment withdraw", &[]).expect_code(0);
     host.wait_logged_times("rewind-withdrawn", 2);
     host.kill();
     let kept = deploy(&pipeline, 3);
@@ -283,14 +283,14 @@ fn a_withdrawn_deployment_leaves_no_trace_in_the_database() {
     host.wait_until("rows are written", || marked("m0") > 500);
     deploy(&pipeline, 1);
     host.wait_until("rows of the other logic are written", || marked("m1") > 500);
-    pipeline.call("withdraw", &[]).expect_code(0);
+    pipeline.call("deployment withdraw", &[]).expect_code(0);
     host.wait_logged("rewind-withdrawn");
     host.kill();
     let mut host = pipeline.spawn(&[]);
     host.wait_logged("rows-restored");
     // One that only writes rows under a key of its own, and then strikes.
     let other = json!({"mode": "trap", "n": load.sent() + 15_000}).to_string();
-    pipeline.call("deploy", &["--plugin-config", &other]).expect_code(0);
+    pipeline.call("deployment create", &["--plugin-config", &other]).expect_code(0);
     host.wait_logged("deployment-withdrawn");
     host.wait_logged_times("rows-restored", 2);
     load.finish();

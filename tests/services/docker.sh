@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Kafka or a CQL database in a container, with the commands and environment of kafka.sh and cassandra.sh. For Linux: host network.
+# Kafka or a CQL database in a container, with the commands and variables of kafka.sh and cassandra.sh. Linux only: uses the host network.
 #   docker.sh kafka|cassandra start|stop|remove
 # Env: DATA_DIR (names the container)  KAFKA_PORT (9092)  KAFKA_CONTROLLER_PORT  CQL_PORT (9042)  CASSANDRA_STORAGE_PORT
 #      KAFKA_IMAGE, CQL_IMAGE  START_TIMEOUT_S (180)
@@ -14,7 +14,7 @@ START_TIMEOUT_S=${START_TIMEOUT_S:-180}
 
 die() { echo "docker.sh: $*" >&2; exit 1; }
 kafka_container() {
-  [[ -z ${CLOCK_SHIFT:-} ]] || die "a broker with a clock of its own is not made from Docker"
+  [[ -z ${CLOCK_SHIFT:-} ]] || die "CLOCK_SHIFT is not supported with Docker"
   docker run -d --name "$NAME" --network host \
     -e KAFKA_NODE_ID=1 -e KAFKA_PROCESS_ROLES=broker,controller -e KAFKA_CONTROLLER_LISTENER_NAMES=CONTROLLER \
     -e KAFKA_LISTENERS="PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT" \
@@ -28,13 +28,13 @@ kafka_container() {
     "${KAFKA_IMAGE:-apache/kafka:4.1.0}" > /dev/null
 }
 cassandra_container() {
-  [[ -z ${CASSANDRA_SEED:-} ]] || die "a second node is not made from Docker"
+  [[ -z ${CASSANDRA_SEED:-} ]] || die "a second node is not supported with Docker"
   docker run -d --name "$NAME" --network host "${CQL_IMAGE:-scylladb/scylla:6.2}" \
     --smp 1 --memory 1G --overprovisioned 1 --developer-mode 1 --listen-address 127.0.0.1 --rpc-address 127.0.0.1 \
     --native-transport-port "$CQL_PORT" --storage-port "$CASSANDRA_STORAGE_PORT" --api-port "$((CASSANDRA_STORAGE_PORT + 1))" \
     --prometheus-port 0 --native-shard-aware-transport-port 0 > /dev/null
 }
-ready() {                  # the log is that of this start: --since cuts the former ones off
+ready() {                  # reads only the log of this start
   local line=$1
   docker logs --since "$SINCE" "$NAME" 2>&1 | grep -q "$line"
 }

@@ -84,14 +84,14 @@ fn what_is_wrong_with_a_log_is_told_and_mended() {
 
     trim(&brokers, topic, 0, 10);
     let findings = expect(&pipeline, 0, &[Symptom::BeginningTrimmed]);
-    assert!(found(&findings, "partition 0").contains("began at offset 0, the log begins at 10"));
+    assert!(found(&findings, "partition 0").contains("started at offset 0, but the log begins at 10"));
     let anew = |n: u32| pipeline.configure(&settings.to_toml().replace("{dir}/state", &format!("{{dir}}/state-{n}")));
     anew(0);
     expect(&pipeline, 0, &[]);
     pipeline.configure(&settings.to_toml());
     trim(&brokers, topic, 0, 21);
     let findings = expect(&pipeline, 5, &[Symptom::LogTrimmed]);
-    assert!(found(&findings, "partition 0").contains("goes on at offset 20, the log begins at 21"));
+    assert!(found(&findings, "partition 0").contains("continues at offset 20, but the log begins at 21"));
     anew(1);
     expect(&pipeline, 0, &[]);
 
@@ -117,7 +117,7 @@ fn what_is_wrong_with_a_log_is_told_and_mended() {
 #[track_caller]
 fn pipeline_sees(pipeline: &Pipeline, symptom: Symptom) {
     wait_until("the doctor sees it", || {
-        let outcome = pipeline.call("doctor", &["--json"]);
+        let outcome = pipeline.call("doctor", &["--output", "json"]);
         outcome.code == Some(5) && ids(&findings(&outcome)) == [symptom.name()]
     });
 }
@@ -128,7 +128,7 @@ fn a_broker_s_clock_is_told_by_records_of_a_topic_of_its_own() {
     create_topic(&brokers, "doctor-clock", 1, &[("message.timestamp.type", "LogAppendTime")]);
     let pipeline = Pipeline::new(&Settings::default().over_kafka(&brokers, "doctor-clock").to_toml());
     let probe = |topic: &str| {
-        let outcome = pipeline.call("doctor", &["--json", "--probe-topic", topic]);
+        let outcome = pipeline.call("doctor", &["--output", "json", "--probe-topic", topic]);
         findings(outcome.expect_code(0))
     };
     let told = probe("doctor-probe");
@@ -157,7 +157,8 @@ fn a_broker_whose_clock_is_ahead_is_told_and_mended_by_a_greater_allowance() {
     create_topic(&broker.address(), "ahead", 1, &[("message.timestamp.type", "LogAppendTime")]);
     let settings = Settings::default().over_kafka(&broker.address(), "ahead");
     let pipeline = Pipeline::new(&settings.to_toml());
-    let probe = || findings(pipeline.call("doctor", &["--json", "--probe-topic", "ahead-probe"]).expect_code(0));
+    let probe =
+        || findings(pipeline.call("doctor", &["--output", "json", "--probe-topic", "ahead-probe"]).expect_code(0));
     let told = probe();
     assert_eq!(ids(&told), [Symptom::ClockSkew.name()]);
     let (least, most) = skew(&told);
@@ -249,20 +250,20 @@ fn dead_letters_of_a_topic_are_listed_and_sent_again_once() {
     produce(&brokers, "redriven", &log);
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
 
-    let list = objects(call(&pipeline, ["dead-letters", "list"], &["--json"]).expect_code(0));
+    let list = objects(call(&pipeline, ["dead-letters", "list"], &["--output", "json"]).expect_code(0));
     let [letter] = &list[..] else { panic!("one event was rejected: {list:?}") };
     let told = (&letter["stage"], &letter["partition"], &letter["offset"], &letter["topic"], &letter["place"]);
     assert_eq!(told, (&json!("fold"), &json!(1), &json!(6), &json!("redriven"), &json!("0/0")));
     let counts = call(&pipeline, ["dead-letters", "list"], &["--summary"]);
-    counts.expect_code(0).expect_said(&["1  fold     rejected 13", "1 dead letter(s) of 1 reason(s)"]);
+    counts.expect_code(0).expect_said(&["1  fold     rejected 13", "1 dead letter(s), 1 distinct reason(s)"]);
 
-    pipeline.call("deploy", &["--plugin-config", r#"{"mode": "ok"}"#]).expect_code(0);
+    pipeline.call("deployment create", &["--plugin-config", r#"{"mode": "ok"}"#]).expect_code(0);
     let ordered = jiff::Timestamp::now().as_millisecond();
     wait_until("the deployment's instant has come", || jiff::Timestamp::now().as_millisecond() > ordered + 1_000);
     let redrive = |more: &[&str]| call(&pipeline, ["dead-letters", "redrive"], more).expect_code(0).stdout.clone();
     assert_eq!(redrive(&["--dry-run"]).trim(), "would send to topic redriven: 1 record(s)");
     assert_eq!(redrive(&[]).trim(), "sent to topic redriven: 1 record(s)");
-    assert!(redrive(&[]).starts_with("sent to topic redriven: 0 record(s)\nleft out 1: sent by a redrive before"));
+    assert!(redrive(&[]).starts_with("sent to topic redriven: 0 record(s)\nskipped 1: sent by an earlier redrive"));
     let in_log = read_back(&brokers, "redriven");
     assert_eq!(in_log.len(), 21);
     let again =
@@ -276,7 +277,7 @@ fn dead_letters_of_a_topic_are_listed_and_sent_again_once() {
         .expect_code(3)
         .expect_said(&["nowhere"]);
     let into_itself = call(&pipeline, ["dead-letters", "redrive"], &["--to", "redriven-letters", "--again"]);
-    into_itself.expect_code(2).expect_said(&["--to", "the dead letters themselves are kept in topic redriven-letters"]);
+    into_itself.expect_code(2).expect_said(&["--to", "topic redriven-letters, where the dead letters are kept"]);
     create_topic(&brokers, "redriven-elsewhere", 1, &[]);
     assert_eq!(
         redrive(&["--to", "redriven-elsewhere", "--again"]).trim(),

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Apache Kafka (KRaft, one node) from Maven Central, no Docker.
+# Apache Kafka (KRaft, one node) from Maven Central, without Docker.
 #   kafka.sh start | stop | status | create-topic NAME PARTS [k=v ...] | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
 # Env: DATA_DIR (./.services)  KAFKA_PORT (9092)  KAFKA_CONTROLLER_PORT (KAFKA_PORT+1)  KAFKA_HEAP (-Xms256m -Xmx512m)
-#      CLOCK_SHIFT (+5s: the broker's clock is so far ahead, by libfaketime)
+#      CLOCK_SHIFT (+5s puts the broker's clock 5 s ahead, with libfaketime)
 #      SERVICES_LIB (jar cache, default target/services-lib of the checkout)  START_TIMEOUT_S (120)  CONSUME_TIMEOUT_MS (5000)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -21,7 +21,7 @@ LOG=$RUN/server.log
 BOOT=127.0.0.1:$KAFKA_PORT
 
 die() { echo "kafka.sh: $*" >&2; exit 1; }
-ensure_jars() {            # copy once; again only when the pom changes; one process at a time
+ensure_jars() {            # fetches once, and again when the pom changes; one process at a time
   local want; want=$(sha256sum "$POM" | cut -d' ' -f1)
   [[ -f $LIB/.complete && $(cat "$LIB/.complete") == "$want" ]] && return
   mkdir -p "$(dirname "$LIB")"
@@ -34,13 +34,13 @@ ensure_jars() {            # copy once; again only when the pom changes; one pro
   echo "$want" > "$LIB/.complete"
   exec 8>&-
 }
-running() {                # true when the pid on file is alive and is our broker
+running() {                # succeeds if the recorded process is alive and is our broker
   [[ -f $PIDFILE ]] || return 1
   local p; p=$(cat "$PIDFILE")
   [[ -n $p && -r /proc/$p/cmdline ]] && tr '\0' ' ' < "/proc/$p/cmdline" | grep -q "kafka.Kafka $RUN/server.properties"
 }
 port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-tool() {                   # a short-lived CLI JVM
+tool() {                   # runs a command-line tool in a short-lived JVM
   local cls=$1; shift
   java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$LIB/*" "$cls" "$@"
 }
@@ -49,7 +49,7 @@ start() {
   if running; then echo "kafka already running pid $(cat "$PIDFILE") on $BOOT"; return; fi
   local p
   for p in "$KAFKA_PORT" "$KAFKA_CONTROLLER_PORT"; do
-    for _ in 1 2 3 4 5 6 7 8 9 10; do port_open "$p" || break; sleep 0.3; done   # a dying predecessor may hold it for a moment
+    for _ in 1 2 3 4 5 6 7 8 9 10; do port_open "$p" || break; sleep 0.3; done   # a process that is just stopping may still hold the port
     ! port_open "$p" || die "port $p is already in use by another process (set KAFKA_PORT / KAFKA_CONTROLLER_PORT)"
   done
   mkdir -p "$RUN/log"
@@ -88,10 +88,10 @@ EOF
     tool kafka.tools.StorageTool format -t "${KAFKA_CLUSTER_ID:-AAAAAAAAAAAAAAAAAAAAAQ}" -c "$RUN/server.properties" > "$RUN/format.log" 2>&1 \
       || { cat "$RUN/format.log" >&2; die "storage format failed"; }
   fi
-  : > "$LOG"   # a stale ready line must not be taken for this start
+  : > "$LOG"   # an old ready line must not count for this start
   local t0=$SECONDS clock=()
   [[ -z ${CLOCK_SHIFT:-} ]] || compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' > /dev/null || die "no libfaketime for CLOCK_SHIFT"
-  # The loader puts the machine's own folder of libraries for $LIB.
+  # The loader replaces $LIB by the machine's library folder.
   # shellcheck disable=SC2016
   [[ -z ${CLOCK_SHIFT:-} ]] || clock=(LD_PRELOAD='/usr/$LIB/faketime/libfaketimeMT.so.1' FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_FORCE_MONOTONIC_FIX=0 FAKETIME="$CLOCK_SHIFT")
   # shellcheck disable=SC2086

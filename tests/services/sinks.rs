@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use keyfold::config;
 use keyfold::failure::{Exit, Failure, Finding};
+use keyfold::position::{Offset, Partition};
 use keyfold::record::ByteColumn;
 use keyfold::row::Image;
 use keyfold::row::{Column, ColumnData, ColumnSpec, ColumnType, Origin, Part, RowRef, Rows, Table, TextColumn};
@@ -155,7 +156,7 @@ fn texts<S: AsRef<str>>(items: &[S]) -> TextColumn {
 fn rows(table: &str, specs: &[(&str, ColumnType, bool)], columns: Vec<(ColumnData, &[u32])>, count: usize) -> Rows {
     let spec =
         |&(name, kind, primary_key): &(&str, ColumnType, bool)| ColumnSpec { name: name.to_owned(), kind, primary_key };
-    let origin = Origin { partition: 0, offset: 0, event: None };
+    let origin = Origin { partition: Partition(0), offset: Offset(0), event: None };
     let columns = columns.into_iter().map(|(data, nulls)| Column { data, nulls: nulls.to_vec() }).collect();
     Rows {
         tables: Arc::new([Table { name: table.to_owned(), columns: specs.iter().map(spec).collect() }]),

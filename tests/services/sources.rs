@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use keyfold::config;
 use keyfold::position::{LastRecord, fingerprint};
+use keyfold::position::{Offset, Partition};
 use keyfold::record::Records;
 use keyfold::source::kafka::{KafkaSource, Timestamps, inspect};
 use keyfold::source::{Arrival, Error, Source, Start};
@@ -28,7 +29,7 @@ fn config(brokers: &str, topic: &str) -> config::KafkaSource {
 }
 
 fn start(partition: u32) -> Start {
-    Start { partition, ..Start::default() }
+    Start { partition: Partition(partition), ..Start::default() }
 }
 
 fn deadline() -> Instant {
@@ -78,8 +79,8 @@ fn an_open_transaction_is_not_empty_and_a_commit_marker_is() {
     send(&open, "sources-open", 0, &["a", "b"]);
     let mut source = KafkaSource::open(&config(&brokers, "sources-open"), &[start(0), start(1)], false, deadline())
         .expect("it opens");
-    source.ask(&[0, 1], 0);
-    assert!(matches!(next(&mut source), Arrival::Empty { partition: 1, .. }));
+    source.ask(&[Partition(0), Partition(1)], 0);
+    assert!(matches!(next(&mut source), Arrival::Empty { partition: Partition(1), .. }));
     let quiet = source.next(Duration::from_secs(1)).expect("the source is well");
     assert!(quiet.is_none(), "partition 0 has an open transaction, but: {quiet:?}");
 
@@ -88,7 +89,9 @@ fn an_open_transaction_is_not_empty_and_a_commit_marker_is() {
     loop {
         match next(&mut source) {
             Arrival::Records { records, .. } => offsets.extend(records.offsets),
-            Arrival::Empty { partition, .. } => break assert_eq!(partition, 0, "the marker at the end is no record"),
+            Arrival::Empty { partition, .. } => {
+                break assert_eq!(partition, Partition(0), "the marker at the end is no record");
+            }
             Arrival::End { .. } => panic!("there is no end"),
         }
     }
@@ -112,11 +115,11 @@ fn aborted_records_never_arrive_and_do_not_hold_the_end() {
     let records = until_ends(&config, &[start(0)]);
     assert_eq!(records.payloads.iter().collect::<Vec<_>>(), [b"a", b"c"]);
     assert_eq!(records.offsets, [0, 4]);
-    let mut source =
-        KafkaSource::open(&config, &[Start { next: Some(5), ..start(0) }], false, deadline()).expect("it opens");
-    source.ask(&[0], 0);
+    let mut source = KafkaSource::open(&config, &[Start { next: Some(Offset(5)), ..start(0) }], false, deadline())
+        .expect("it opens");
+    source.ask(&[Partition(0)], 0);
     assert!(
-        matches!(next(&mut source), Arrival::Empty { partition: 0, .. }),
+        matches!(next(&mut source), Arrival::Empty { partition: Partition(0), .. }),
         "markers and aborted records are not waited for"
     );
 }
@@ -129,7 +132,7 @@ fn the_broker_s_timestamps_are_told_and_kept() {
     let config = config(&brokers, "sources-append");
     let topic = inspect(&config, deadline()).expect("it is there");
     assert_eq!(topic.timestamps, Some(Timestamps::LogAppendTime));
-    assert_eq!((topic.low, topic.high), (vec![0], vec![1]));
+    assert_eq!((topic.low, topic.high), (vec![Offset(0)], vec![Offset(1)]));
     assert!(until_ends(&config, &[start(0)]).append_times[0] > 1_700_000_000_000, "the producer's timestamp is 1000");
 }
 
@@ -140,13 +143,14 @@ fn a_trimmed_log_is_refused_with_both_offsets() {
     send(&producer(&brokers, None), "sources-trimmed", 0, &["0", "1", "2", "3", "4", "5"]);
     trim(&brokers, "sources-trimmed", 0, 4);
     let config = config(&brokers, "sources-trimmed");
-    let open =
-        |next, last| KafkaSource::open(&config, &[Start { partition: 0, next: Some(next), last }], false, deadline());
-    let message = state_error(open(3, None));
+    let open = |next, last| {
+        KafkaSource::open(&config, &[Start { partition: Partition(0), next: Some(next), last }], false, deadline())
+    };
+    let message = state_error(open(Offset(3), None));
     assert!(message.contains("offset 3") && message.contains("begins at 4"), "{message}");
-    assert_eq!(open(4, None).expect("4 is still there").first_offsets(), [(0, 4)]);
-    let last = LastRecord { offset: 3, timestamp: 1, fingerprint: 1 };
-    open(4, Some(last)).expect("the last record is gone, the next is there");
+    assert_eq!(open(Offset(4), None).expect("4 is still there").first_offsets(), [(Partition(0), Offset(4))]);
+    let last = LastRecord { offset: Offset(3), timestamp: Some(1), fingerprint: 1 };
+    open(Offset(4), Some(last)).expect("the last record is gone, the next is there");
     assert_eq!(until_ends(&config, &[start(0)]).offsets, [4, 5]);
 }
 
@@ -184,8 +188,12 @@ fn a_topic_made_anew_is_refused() {
     let Some(brokers) = crate::kafka() else { return };
     create_topic(&brokers, "sources-anew", 1, &[]);
     send(&producer(&brokers, None), "sources-anew", 0, &["another", "log"]);
-    let last = LastRecord { offset: 0, timestamp: 1_000, fingerprint: fingerprint(None, Some(b"the former log")) };
-    let start = Start { partition: 0, next: Some(1), last: Some(last) };
+    let last = LastRecord {
+        offset: Offset(0),
+        timestamp: Some(1_000),
+        fingerprint: fingerprint(None, Some(b"the former log")),
+    };
+    let start = Start { partition: Partition(0), next: Some(Offset(1)), last: Some(last) };
     let message = state_error(KafkaSource::open(&config(&brokers, "sources-anew"), &[start], false, deadline()));
     assert!(message.contains("offset 0") && message.contains("made anew"), "{message}");
 }
@@ -269,7 +277,7 @@ fn the_position_is_committed_for_lag_tools() {
     let config = config(&brokers, "sources-commit");
     let mut source = KafkaSource::open(&config, &[start(0)], false, deadline()).expect("it opens");
     assert!(matches!(next(&mut source), Arrival::Records { .. }));
-    source.commit(&[(0, 2)]);
+    source.commit(&[(Partition(0), Offset(2))]);
     drop(source);
     let group: rdkafka::consumer::BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &brokers)

@@ -18,7 +18,7 @@ impl Author {
     pub(crate) fn new(language: &[&str]) -> Author {
         let author = Author { parent: Pipeline::new(""), environment: Vec::new() };
         let made = author.call(".", &[&["plugin", "new", "counts"], language].concat());
-        made.expect_code(0).expect_said(&["counts is there"]);
+        made.expect_code(0).expect_said(&["counts created"]);
         author
     }
 

@@ -24,7 +24,7 @@ pub(crate) struct Case {
     pub(crate) counts: Counts,
     /// Whether the source is a topic, which ends only when it is told to.
     pub(crate) until_end: bool,
-    /// Arguments of `keyfold deploy`, one after another before the first run.
+    /// Arguments of `keyfold deployment create`, one after another before the first run.
     pub(crate) deploys: Vec<Vec<String>>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn check(case: &Case, way: Way, random: &mut Random) -> u64 {
     let pipeline = Pipeline::new(&settings.to_toml());
     for arguments in &case.deploys {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        pipeline.call("deploy", &arguments).expect_code(0);
+        pipeline.call("deployment create", &arguments).expect_code(0);
     }
     let mut cut = run_once(case, way, &pipeline, random);
     if way.deletes {

@@ -9,7 +9,7 @@ use crate::support::host::{KEYFOLD, Outcome, PATIENCE, Pipeline};
 /// What the doctor finds, with this exit code.
 #[track_caller]
 pub(crate) fn doctor(pipeline: &Pipeline, code: i32) -> Vec<Value> {
-    findings(pipeline.call("doctor", &["--json"]).expect_code(code))
+    findings(pipeline.call("doctor", &["--output", "json"]).expect_code(code))
 }
 
 /// The findings of a report.

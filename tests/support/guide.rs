@@ -21,16 +21,17 @@ pub(crate) struct Block {
     pub(crate) text: String,
 }
 
-/// All blocks of a text.
+/// All blocks of a text, also those indented in a list.
 pub(crate) fn blocks(markdown: &str) -> Vec<Block> {
-    let (mut found, mut open, mut before) = (Vec::new(), None::<Block>, String::new());
+    let (mut found, mut open, mut before, mut indent) = (Vec::new(), None::<Block>, String::new(), "");
     for line in markdown.lines() {
-        match (&mut open, line.strip_prefix("```")) {
+        match (&mut open, line.trim_start().strip_prefix("```")) {
             (None, Some(language)) => {
+                indent = &line[..line.len() - line.trim_start().len()];
                 open = Some(Block { language: language.to_owned(), before: before.clone(), text: String::new() });
             }
             (Some(block), None) => {
-                block.text.push_str(line);
+                block.text.push_str(line.strip_prefix(indent).unwrap_or(line));
                 block.text.push('\n');
             }
             (Some(_), Some(_)) => found.extend(open.take()),

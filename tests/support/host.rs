@@ -68,10 +68,15 @@ impl Pipeline {
         std::fs::write(self.path(name), bytes).expect("the test's folder is writable");
     }
 
-    /// A command of the program on this folder's configuration, with JSON logs.
+    /// A command of the program, of one word or two, on this folder's configuration, with JSON logs.
     pub(crate) fn command(&self, command: &str, more: &[&str]) -> Command {
         let mut process = Command::new(KEYFOLD);
-        process.arg(command).arg("-c").arg(self.path("keyfold.toml")).args(["--log-format", "json"]).args(more);
+        process
+            .args(command.split(' '))
+            .arg("-c")
+            .arg(self.path("keyfold.toml"))
+            .args(["--log-format", "json"])
+            .args(more);
         process.current_dir(self.dir.path()).stdin(Stdio::null());
         process
     }

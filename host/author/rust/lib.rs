@@ -1,16 +1,16 @@
-//! Counts what each user does within a window of event time, which begins with the user's first action in it.
+//! Counts each user's actions in windows of event time. A window begins with the user's first action.
 //!
-//! A record is `{"user": <text>, "time": <milliseconds since 1970>}`; a row says how many of them a user had in a window.
-//! `keyfold plugin test` runs the cases in `golden/`, `keyfold plugin build` makes the file that a host takes.
+//! A record is `{"user": <text>, "time": <milliseconds since 1970>}`. A row holds the number of a user's actions in one window.
+//! `keyfold plugin test` runs the cases in `golden/`. `keyfold plugin build` builds the file that a host runs.
 
 use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record, Row, Timestamp};
 use serde::Deserialize;
 
-/// What the host's configuration says under `plugin.config`.
+/// The plugin's configuration, `plugin.config` in the host's configuration.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// How long a window lasts, seconds.
+    /// Length of a window in seconds.
     #[serde(default = "minute")]
     window: i64,
 }
@@ -19,14 +19,14 @@ fn minute() -> i64 {
     60
 }
 
-/// `plugin.config` is held against this before the plugin sees it.
+/// The JSON Schema of `plugin.config`. The host checks it before the plugin sees the configuration.
 const SCHEMA: &str = r#"{
     "type": "object",
     "properties": { "window": { "type": "integer", "minimum": 1, "description": "seconds" } },
     "additionalProperties": false
 }"#;
 
-/// What a record holds.
+/// The payload of a record.
 #[derive(Deserialize)]
 struct Action<'a> {
     #[serde(borrow)]
@@ -34,7 +34,7 @@ struct Action<'a> {
     time: i64,
 }
 
-/// A row: each field is a column. It is written by its primary key: folding the log again overwrites it with itself.
+/// A row: each field is a column. Rows are upserted by primary key, so folding the log again rewrites the same row.
 #[derive(Row)]
 #[row(table = "counts")]
 struct Count<'a> {
@@ -45,17 +45,17 @@ struct Count<'a> {
     actions: i64,
 }
 
-/// The plugin. It must keep nothing but its configuration: what is known of a user lies in the user's key.
+/// The plugin. It must keep nothing but its configuration: everything about a user belongs in the state of the user's key.
 pub struct Plugin {
     config: Config,
 }
 
 impl Mapper for Plugin {
-    /// What an event carries from `map` to `on_event`: nothing but its key and time.
+    /// The value that an event carries from `map` to `on_event`. Here, key and time are enough.
     type Event = ();
-    /// What is kept of a key: how many events there were. A struct would derive `Serialize`, `Deserialize` and `keyfold_sdk::Stored`.
+    /// The state of a key: the number of its events. A struct would derive `Serialize`, `Deserialize` and `keyfold_sdk::Stored`.
     type Value = i64;
-    /// What is appended to a key's list: nothing here.
+    /// The items of a key's list. Not used here.
     type Item = ();
 
     fn describe() -> Description {
@@ -66,7 +66,7 @@ impl Mapper for Plugin {
         Ok(Plugin { config: keyfold_sdk::config(config)? })
     }
 
-    /// A record becomes events, each with a key and a time. What it refuses goes to the dead letters with the reason.
+    /// Turns a record into events, each with a key and a time. An error sends the record to the dead letters with that reason.
     fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
         let payload = record.payload.ok_or("payload is missing")?;
         let action: Action<'_> = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
@@ -74,7 +74,7 @@ impl Mapper for Plugin {
         Ok(())
     }
 
-    /// An event is folded into its key. A key has a value, a list and one timer.
+    /// Folds an event into the state of its key. A key has a value, a list and one timer.
     fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
         key.put(&(key.value().unwrap_or(0) + 1));
         if key.timer().is_none() {
@@ -83,7 +83,7 @@ impl Mapper for Plugin {
         Ok(())
     }
 
-    /// The watermark has passed the timer: no earlier event will come, but late ones, which the host judges.
+    /// Runs when the watermark has passed the timer. Events that are earlier than this are late, and the host handles them.
     fn on_timer(&self, key: &mut Firing<'_, Self>, time: i64) -> Result<(), String> {
         let actions = key.value().ok_or("a window without an action ended")?;
         if actions > 1_000_000 {

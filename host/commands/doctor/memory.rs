@@ -1,10 +1,10 @@
-//! Whether there is memory for what the plugin's instances may take.
+//! Checks whether the machine has the memory that the plugin's instances may use.
 
 use crate::config::Config;
 use crate::failure::Check;
 use crate::symptom::Symptom;
 
-/// The line for memory: all workers may be in a plugin that takes all that it may.
+/// Checks the memory, assuming that every worker runs a plugin that uses all it may.
 pub(super) fn examine(config: &Config) -> Check {
     let limit = limit(|file| std::fs::read_to_string(file).ok());
     judge(config.run.workers, config.plugin.limits.memory_bytes, limit)
@@ -12,11 +12,11 @@ pub(super) fn examine(config: &Config) -> Check {
 
 fn judge(workers: usize, each: u64, limit: Option<u64>) -> Check {
     let wanted = each.saturating_mul(workers as u64);
-    let text = format!("{workers} worker(s) may take {} MiB each", each >> 20);
+    let text = format!("{workers} worker(s) may use {} MiB each", each >> 20);
     match limit {
         Some(limit) if wanted > limit => {
             let detail = format!(
-                "{text}, {} MiB in all, and there are {} MiB: a plugin that uses what it may brings the host down with it",
+                "{text}, {} MiB in total, but only {} MiB are available: a plugin that uses its limit can get the host killed",
                 wanted >> 20,
                 limit >> 20
             );
@@ -27,7 +27,7 @@ fn judge(workers: usize, each: u64, limit: Option<u64>) -> Check {
     }
 }
 
-/// The least of what the machine has and what its control group may use.
+/// Returns the smaller of the machine's memory and its control group's limit, bytes.
 fn limit(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
     let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let group = group.iter().find_map(|file| read(file)?.trim().parse::<u64>().ok());

@@ -1,5 +1,5 @@
-//! What the doctor finds out about the log: brokers, topic, clocks, keys, and whether what the pipeline needs next is there and stays. What
-//! is asked is [`crate::source::kafka::survey`]'s, and here judged.
+//! Checks the log: brokers, topic, clocks, keys, and whether the records that the pipeline needs next exist and will stay.
+//! [`crate::source::kafka::survey`] asks the brokers; this module judges the answers.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use crate::commands::doctor::state::LaneState;
 use crate::config::{self, Config, KafkaSource, Ordering, Source};
 use crate::failure::{Check, Exit, Failure};
 use crate::plugin::{Instance, Plugin};
+use crate::position::{Offset, Partition};
 use crate::record::{Records, iso};
 use crate::source::kafka::survey::{self, Age, Keeping, Skew};
 use crate::source::kafka::{Timestamps, Topic};
@@ -17,16 +18,16 @@ use crate::source::log_source::LogSource;
 use crate::source::{Error, Start, file, recent};
 use crate::symptom::Symptom;
 
-/// Records of each partition whose keys are looked at.
+/// Records per partition whose keys are examined.
 const SAMPLED: u64 = 200;
 
-/// The lines for the source.
+/// Checks the source.
 pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, lanes: &[LaneState], options: &Options) -> Vec<Check> {
     let (line, source) = check::source(config);
     let mut checks = match (&config.source, source) {
         (Source::Kafka(kafka), Some(LogSource::Kafka(topic))) => {
-            let mut checks = found(kafka, &topic, line);
-            checks.extend(standing(kafka, &topic, lanes));
+            let mut checks = broker_checks(kafka, &topic, line);
+            checks.extend(position_checks(kafka, &topic, lanes));
             checks
         }
         (Source::Kafka(kafka), _) => return vec![line.of(trouble(kafka))],
@@ -47,7 +48,7 @@ pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, lanes: &[LaneSta
     checks
 }
 
-/// Why a topic cannot be read.
+/// Returns why a topic cannot be read.
 fn trouble(kafka: &KafkaSource) -> Symptom {
     match survey::brokers(kafka) {
         Err(Error::Config(_)) => Symptom::ConfigWrong,
@@ -57,72 +58,75 @@ fn trouble(kafka: &KafkaSource) -> Symptom {
     }
 }
 
-/// The lines for brokers and topic as they are, the pipeline left aside.
-fn found(kafka: &KafkaSource, topic: &Topic, line: Check) -> Vec<Check> {
+/// Checks brokers and topic, regardless of the pipeline.
+fn broker_checks(kafka: &KafkaSource, topic: &Topic, line: Check) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Ok(brokers) = survey::brokers(kafka) {
         let subject = format!("brokers {}", kafka.brokers);
         let count = format!("{} broker(s)", brokers.count);
         checks.push(match brokers.age {
             Age::AtLeast(release) => {
-                Check::fine(subject, format!("{count}, Kafka {release} or later by what they speak"))
+                Check::fine(subject, format!("{count}, Kafka {release} or later according to their API versions"))
             }
-            Age::Older => Check::warning(subject, format!("{count}, older than Kafka 2.8 by what they speak"))
-                .of(Symptom::BrokerOld),
+            Age::Older => {
+                Check::warning(subject, format!("{count}, older than Kafka 2.8 according to their API versions"))
+                    .of(Symptom::BrokerOld)
+            }
             Age::Untold => Check::fine(subject, count),
         });
     }
     checks.push(line);
     if topic.timestamps == Some(Timestamps::CreateTime) {
-        let detail = "message.timestamp.type=CreateTime: append times are what producers' clocks say, so the order between partitions, \
-                      time.future_limit, and ids that are made of an append time (session_id = \"append-second\") rest on those clocks";
+        let detail = "message.timestamp.type=CreateTime: append times come from the producers' clocks, so the order between partitions, \
+                      time.future_limit, and ids made from an append time (session_id = \"append-second\") depend on those clocks";
         checks.push(Check::warning("timestamps", detail).of(Symptom::ProducerClocks));
     }
     checks
 }
 
-/// A partition, and how far the pipeline has come in it.
+/// A partition, and the position of the pipeline in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
-    partition: u32,
-    /// The offset with which the pipeline began.
-    began: u64,
-    /// The next offset to fold.
-    next: u64,
-    /// The first offset in the log.
-    low: u64,
-    /// The offset after the last.
-    high: u64,
-    /// The time of the record before `next`, ms.
+    partition: Partition,
+    /// First offset of the pipeline.
+    began: Offset,
+    /// Next offset to fold.
+    next: Offset,
+    /// First offset in the log.
+    low: Offset,
+    /// Offset after the last record in the log.
+    high: Offset,
+    /// Timestamp of the record before `next`, ms.
     last_ms: Option<i64>,
 }
 
 fn places(topic: &Topic, lanes: &[LaneState]) -> Vec<Place> {
     let partitions = topic.partitions.iter().zip(topic.low.iter().zip(&topic.high));
-    let place = |(&partition, (&low, &high)): (&u32, (&u64, &u64))| {
+    let place = |(&partition, (&low, &high)): (&Partition, (&Offset, &Offset))| {
         let lane = lanes.iter().find(|lane| lane.began.contains_key(&partition))?;
         let began = lane.began[&partition];
         let last = lane.checkpoint.as_ref().and_then(|c| c.partitions.get(&partition)).map(|progress| &progress.last);
-        let next = last.map_or(began, |last| last.offset + 1);
-        Some(Place { partition, began, next, low, high, last_ms: last.map(|last| last.timestamp) })
+        let next = last.map_or(began, |last| last.offset.next());
+        Some(Place { partition, began, next, low, high, last_ms: last.and_then(|last| last.timestamp) })
     };
     partitions.filter_map(place).collect()
 }
 
 fn starts(lanes: &[LaneState]) -> Vec<Start> {
     let of_lane = |lane: &LaneState| {
-        let progress = |partition: &u32| lane.checkpoint.as_ref()?.partitions.get(partition).map(|p| p.last.clone());
-        let start = |(&partition, &began): (&u32, &u64)| {
+        let progress =
+            |partition: &Partition| lane.checkpoint.as_ref()?.partitions.get(partition).map(|p| p.last.clone());
+        let start = |(&partition, &began): (&Partition, &Offset)| {
             let last = progress(&partition);
-            Start { partition, next: Some(last.as_ref().map_or(began, |last| last.offset + 1)), last }
+            Start { partition, next: Some(last.as_ref().map_or(began, |last| last.offset.next())), last }
         };
         lane.began.iter().map(start).collect::<Vec<_>>()
     };
     lanes.iter().flat_map(of_lane).collect()
 }
 
-/// The lines for the pipeline's place in the log.
-fn standing(kafka: &KafkaSource, topic: &Topic, lanes: &[LaneState]) -> Vec<Check> {
+/// Checks the position of the pipeline in the log.
+fn position_checks(kafka: &KafkaSource, topic: &Topic, lanes: &[LaneState]) -> Vec<Check> {
     let mut checks: Vec<Check> = grown(kafka.ordering, topic, lanes).into_iter().collect();
     let places = places(topic, lanes);
     let lost: Vec<Check> = places.iter().filter_map(lost).collect();
@@ -130,7 +134,7 @@ fn standing(kafka: &KafkaSource, topic: &Topic, lanes: &[LaneState]) -> Vec<Chec
         let verified = survey::verify(kafka, &starts(lanes), topic, clock::instant() + check::TRY);
         checks.push(match verified {
             Ok(()) => Check::fine("place in the log", behind(&places)),
-            Err(e @ Error::State(_)) => Check::refused("place in the log", e.into()).of(Symptom::LogAnew),
+            Err(e @ Error::State(_)) => Check::refused("place in the log", e.into()).of(Symptom::LogReplaced),
             Err(e) => Check::refused("place in the log", e.into()).of(Symptom::TopicRefused),
         });
     }
@@ -142,50 +146,51 @@ fn standing(kafka: &KafkaSource, topic: &Topic, lanes: &[LaneState]) -> Vec<Chec
 }
 
 fn behind(places: &[Place]) -> String {
-    let behind: u64 = places.iter().map(|place| place.high.saturating_sub(place.next)).sum();
-    format!("the records that were folded last are where they were, {behind} records are to be folded")
+    let behind: u64 = places.iter().map(|place| place.high.0.saturating_sub(place.next.0)).sum();
+    format!("the last folded records are unchanged; {behind} records are waiting")
 }
 
-/// Partitions that came since the pipeline began.
+/// Checks for partitions that were added since the pipeline started for the first time.
 fn grown(ordering: Ordering, topic: &Topic, lanes: &[LaneState]) -> Option<Check> {
-    let known: Vec<u32> = lanes.iter().flat_map(|lane| lane.began.keys().copied()).collect();
-    let new: Vec<u32> = topic.partitions.iter().copied().filter(|partition| !known.contains(partition)).collect();
+    let known: Vec<Partition> = lanes.iter().flat_map(|lane| lane.began.keys().copied()).collect();
+    let new: Vec<Partition> = topic.partitions.iter().copied().filter(|partition| !known.contains(partition)).collect();
     if known.is_empty() || new.is_empty() {
         return None;
     }
-    let detail = format!("the topic has partitions {new:?} that were not there when the pipeline began");
+    let detail = format!("the topic has new partitions {new:?} that the pipeline did not start with");
     Some(match ordering {
         Ordering::Topic => Check::refused("partitions", Failure::new(Exit::State, detail)),
-        Ordering::Partition => {
-            Check::warning("partitions", format!("{detail}: producers that choose by key send keys to other ones now"))
-        }
+        Ordering::Partition => Check::warning(
+            "partitions",
+            format!("{detail}: producers that partition by key now send some keys to other partitions"),
+        ),
     })
     .map(|check| check.of(Symptom::PartitionsGrown))
 }
 
-/// What the pipeline needs next and the log no longer has, or never had.
+/// Checks whether the log still has the record that the pipeline needs next.
 fn lost(place: &Place) -> Option<Check> {
     let Place { partition, next, low, high, .. } = *place;
     let (detail, symptom) = if next < low {
-        let gone = low - next;
+        let gone = low.0 - next.0;
         (
-            format!("the state goes on at offset {next}, the log begins at {low}: {gone} offsets are gone"),
+            format!("the state continues at offset {next}, but the log begins at {low}: {gone} offsets are gone"),
             Symptom::LogTrimmed,
         )
     } else if next > high {
-        (format!("the state goes on at offset {next}, the log ends at {high}"), Symptom::LogAnew)
+        (format!("the state continues at offset {next}, but the log ends at {high}"), Symptom::LogReplaced)
     } else {
         return None;
     };
     Some(Check::refused(format!("partition {partition}"), Failure::new(Exit::State, detail)).of(symptom))
 }
 
-/// What is about to be lost, by how the topic is kept.
+/// Checks compaction and retention.
 fn kept(places: &[Place], keeping: Keeping, now_ms: i64) -> Vec<Check> {
     let mut checks = Vec::new();
     if keeping.is_compacted {
         let detail =
-            "cleanup.policy has compact: records that were folded are taken out, and a replay gives other rows";
+            "cleanup.policy includes compact: folded records are removed, and a replay produces different rows";
         checks.push(Check::warning("compaction", detail).of(Symptom::LogCompacted));
     }
     for place in places.iter().filter(|place| place.next >= place.low) {
@@ -195,7 +200,7 @@ fn kept(places: &[Place], keeping: Keeping, now_ms: i64) -> Vec<Check> {
         } else if place.began < place.low {
             let Place { began, low, .. } = place;
             let detail = format!(
-                "the pipeline began at offset {began}, the log begins at {low}: there is no way back but the checkpoint"
+                "the pipeline started at offset {began}, but the log begins at {low}: a full replay is impossible, only the checkpoint remains"
             );
             checks.push(Check::warning(subject, detail).of(Symptom::BeginningTrimmed));
         }
@@ -208,7 +213,8 @@ fn kept(places: &[Place], keeping: Keeping, now_ms: i64) -> Vec<Check> {
     checks
 }
 
-/// Whether a partition's next records are in the last fifth of their time, or in the tenth that a full log loses next.
+/// Returns a warning if a partition's next records are in the last fifth of their retention time, or in the oldest tenth of a log that is
+/// limited by size.
 fn running_out(place: &Place, keeping: Keeping, now_ms: i64) -> Option<String> {
     let Place { next, low, high, last_ms, .. } = *place;
     if next >= high {
@@ -218,15 +224,15 @@ fn running_out(place: &Place, keeping: Keeping, now_ms: i64) -> Option<String> {
         let age = now_ms.saturating_sub(last_ms);
         if age >= limit / 5 * 4 {
             return Some(format!(
-                "records from offset {next} on are to be folded, the one before is of {} and retention.ms is {limit}: they are deleted soon",
+                "records from offset {next} on are waiting; the one before is from {} and retention.ms is {limit}, so they will be deleted soon",
                 iso(last_ms)
             ));
         }
     }
-    let limit = keeping.retention_bytes.filter(|_| low > 0 && (next - low) * 10 < high - low)?;
+    let limit = keeping.retention_bytes.filter(|_| low.0 > 0 && (next.0 - low.0) * 10 < high.0 - low.0)?;
     Some(format!(
-        "records from offset {next} on are to be folded, the log is trimmed to {limit} bytes and begins at {low} already, and ends at \
-         {high}: they are deleted soon"
+        "records from offset {next} on are waiting; the log is limited to {limit} bytes, begins at {low} and ends at {high}, so they \
+         will be deleted soon"
     ))
 }
 
@@ -237,12 +243,12 @@ fn same_file(config: &config::FileSource, lanes: &[LaneState]) -> Option<Check> 
     }
     let opened = file::inspect(config).and_then(|index| file::FileSource::open(index, &starts));
     Some(match opened {
-        Ok(_) => Check::fine("place in the log", "the records that were folded last are where they were"),
-        Err(e) => Check::refused("place in the log", e.into()).of(Symptom::LogAnew),
+        Ok(_) => Check::fine("place in the log", "the last folded records are unchanged"),
+        Err(e) => Check::refused("place in the log", e.into()).of(Symptom::LogReplaced),
     })
 }
 
-/// Where the keys of some recent events lie. None where there is nothing to see.
+/// Checks in which partitions the keys of some recent events are. None if there are no records.
 fn keys(config: &Config, plugin: &Plugin) -> Option<Check> {
     if matches!(&config.source, Source::File(file) if file.path.as_os_str() == "-") {
         return None;
@@ -255,7 +261,7 @@ fn keys(config: &Config, plugin: &Plugin) -> Option<Check> {
     (!records.is_empty()).then(|| judge_keys(ordering, &records, &events(plugin, &records)))
 }
 
-/// Partition and key of each event that the plugin makes of the records; what it fails on gives none.
+/// Returns partition and key of each event that the plugin maps the records to; failures yield none.
 fn events(plugin: &Plugin, records: &Records) -> Vec<(u32, Vec<u8>)> {
     let map = |range: std::ops::Range<usize>| {
         let events = Instance::new(plugin).and_then(|mut instance| instance.map(records, range.clone())).ok()?;
@@ -277,27 +283,25 @@ fn judge_keys(ordering: Ordering, records: &Records, events: &[(u32, Vec<u8>)]) 
     match (ordering, in_two) {
         (Ordering::Topic, Some(_)) => Check::fine(
             "keys",
-            format!("{seen}; the plugin's keys lie in several partitions, which ordering = \"topic\" merges"),
+            format!("{seen}; the plugin's keys are in several partitions, which ordering = \"topic\" merges"),
         ),
         (Ordering::Topic, None) => Check::fine("keys", seen),
         (Ordering::Partition, Some((key, one, other))) => {
             let detail = format!(
-                "ordering = \"partition\" folds each partition by itself, and events of the key \"{}\" lie in partitions {one} and \
-                 {other}: each of them has a state of its own, and of rows with one primary key the last one written stays",
+                "ordering = \"partition\" folds each partition separately, but events of the key \"{}\" are in partitions {one} and \
+                 {other}: each partition has its own state for the key, and their rows overwrite each other",
                 key.escape_ascii()
             );
             Check::warning("keys", detail).of(Symptom::KeyInTwoPartitions)
         }
         (Ordering::Partition, None) if keyed < records.len() => {
             let detail = format!(
-                "{seen}, and ordering = \"partition\" folds each partition by itself: producers spread records without a key over all \
-                 partitions, so that sooner or later one key's events lie in two"
+                "{seen}, but ordering = \"partition\" folds each partition separately: producers spread records without a key over all \
+                 partitions, so one key's events will end up in two of them"
             );
             Check::warning("keys", detail).of(Symptom::RecordsWithoutKey)
         }
-        (Ordering::Partition, None) => {
-            Check::fine("keys", format!("{seen}, and no key's events lie in two partitions"))
-        }
+        (Ordering::Partition, None) => Check::fine("keys", format!("{seen}; no key has events in two partitions")),
     }
 }
 
@@ -306,7 +310,7 @@ fn judge_skew(skew: Skew, allowed_ms: i64) -> Check {
     let surely = least_ms.max(-most_ms).max(0);
     let text = format!("the broker's clock minus this host's is between {least_ms} and {most_ms} ms");
     if surely > allowed_ms {
-        let detail = format!("{text}, and time.clock_skew allows {allowed_ms} ms");
+        let detail = format!("{text}, but time.clock_skew allows {allowed_ms} ms");
         return Check::warning("clocks", detail).of(Symptom::ClockSkew);
     }
     Check::fine("clocks", text)
@@ -317,7 +321,14 @@ mod tests {
     use super::*;
     use crate::record::RecordRef;
 
-    const PLACE: Place = Place { partition: 0, began: 0, next: 50, low: 0, high: 100, last_ms: Some(1_000) };
+    const PLACE: Place = Place {
+        partition: Partition(0),
+        began: Offset(0),
+        next: Offset(50),
+        low: Offset(0),
+        high: Offset(100),
+        last_ms: Some(1_000),
+    };
     const KEEPING: Keeping = Keeping { retention_ms: Some(10_000), retention_bytes: None, is_compacted: false };
 
     fn symptoms(checks: &[Check]) -> Vec<Symptom> {
@@ -327,28 +338,39 @@ mod tests {
     #[test]
     fn what_the_log_has_lost_is_refused() {
         assert_eq!(lost(&PLACE), None);
-        assert_eq!(lost(&Place { low: 51, ..PLACE }).and_then(|check| check.symptom), Some(Symptom::LogTrimmed));
-        assert_eq!(lost(&Place { high: 49, ..PLACE }).and_then(|check| check.symptom), Some(Symptom::LogAnew));
+        assert_eq!(
+            lost(&Place { low: Offset(51), ..PLACE }).and_then(|check| check.symptom),
+            Some(Symptom::LogTrimmed)
+        );
+        assert_eq!(
+            lost(&Place { high: Offset(49), ..PLACE }).and_then(|check| check.symptom),
+            Some(Symptom::LogReplaced)
+        );
     }
 
     #[test]
     fn what_is_about_to_be_lost_by_age_or_by_size_is_warned_of() {
         assert_eq!(symptoms(&kept(&[PLACE], KEEPING, 8_999)), []);
         assert_eq!(symptoms(&kept(&[PLACE], KEEPING, 9_000)), [Symptom::RetentionClose]);
-        assert_eq!(symptoms(&kept(&[Place { next: 100, ..PLACE }], KEEPING, 99_000)), [], "all is folded");
+        assert_eq!(symptoms(&kept(&[Place { next: Offset(100), ..PLACE }], KEEPING, 99_000)), [], "all is folded");
         let by_size = Keeping { retention_ms: None, retention_bytes: Some(1 << 30), is_compacted: false };
-        let place = Place { began: 45, low: 45, ..PLACE };
+        let place = Place { began: Offset(45), low: Offset(45), ..PLACE };
         assert_eq!(symptoms(&kept(&[place], by_size, 99_000)), [Symptom::RetentionClose]);
         assert_eq!(symptoms(&kept(&[PLACE], by_size, 99_000)), [], "nothing was trimmed yet");
-        assert_eq!(symptoms(&kept(&[Place { low: 10, ..PLACE }], KEEPING, 0)), [Symptom::BeginningTrimmed]);
+        assert_eq!(symptoms(&kept(&[Place { low: Offset(10), ..PLACE }], KEEPING, 0)), [Symptom::BeginningTrimmed]);
         let compacted = Keeping { is_compacted: true, ..KEEPING };
         assert_eq!(symptoms(&kept(&[], compacted, 0)), [Symptom::LogCompacted]);
     }
 
     #[test]
     fn new_partitions_are_refused_where_all_are_one_stream_and_warned_of_where_each_is_its_own() {
-        let topic = Topic { partitions: vec![0, 1], low: vec![0, 0], high: vec![0, 0], timestamps: None };
-        let lanes = [LaneState { checkpoint: None, began: BTreeMap::from([(0, 0)]) }];
+        let topic = Topic {
+            partitions: vec![Partition(0), Partition(1)],
+            low: vec![Offset(0); 2],
+            high: vec![Offset(0); 2],
+            timestamps: None,
+        };
+        let lanes = [LaneState { checkpoint: None, began: BTreeMap::from([(Partition(0), Offset(0))]) }];
         let refused = grown(Ordering::Topic, &topic, &lanes).expect("one is new");
         assert_eq!(
             (refused.symptom, refused.finding),

@@ -1,5 +1,4 @@
-//! What the doctor finds out about state and journal: whether they can be written, who folds each lane, and how far it has come. Takes no
-//! lane over.
+//! Checks state and journal: whether they are writable, which host owns each lane, and how far it has come. Takes over no lane.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use crate::config::Config;
 use crate::deployment::PipelineLog;
 use crate::failure::{Check, Exit, Failure};
 use crate::plugin::Plugin;
+use crate::position::{Offset, Partition};
 use crate::record::iso;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::journal;
@@ -26,11 +26,11 @@ use crate::symptom::Symptom;
 pub(super) struct LaneState {
     /// Its last checkpoint, if there is one.
     pub(super) checkpoint: Option<Checkpoint>,
-    /// The offset with which each of its partitions began.
-    pub(super) began: BTreeMap<u32, u64>,
+    /// First offset of each of its partitions.
+    pub(super) began: BTreeMap<Partition, Offset>,
 }
 
-/// The lines for state and lanes, and how far the lanes have come.
+/// Checks state and lanes; returns how far the lanes have come.
 pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, runtime: &Runtime) -> (Vec<Check>, Vec<LaneState>) {
     let mut checks = vec![check::state(config, plugin, runtime)];
     if checks[0].symptom == Some(Symptom::StateUnusable) {
@@ -67,18 +67,18 @@ pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, runtime: &Runtim
     (checks, states)
 }
 
-/// Writes an object beside the state, and deletes it.
+/// Writes an object beside the state and deletes it.
 fn probe(config: &Config, objects: &Arc<dyn ObjectStore>, runtime: &Runtime) -> Result<Arc<dyn ObjectStore>, Failure> {
     let path = Path::from(format!("doctor-{}", std::process::id()));
     let written = runtime.block_on(async {
         objects.put(&path, b"written by `keyfold doctor`, which deletes it".to_vec().into()).await?;
         objects.delete(&path).await
     });
-    let refused = |e| Failure::new(Exit::Outside, format!("state.url: {} cannot be written: {e}", config.state.url));
+    let refused = |e| Failure::new(Exit::Outside, format!("cannot write to state.url {}: {e}", config.state.url));
     written.map(|()| Arc::clone(objects)).map_err(refused)
 }
 
-/// An open store, which is read.
+/// An open store, for reading.
 struct Store<'a> {
     log: PipelineLog,
     objects: Arc<dyn ObjectStore>,
@@ -93,7 +93,7 @@ impl Store<'_> {
         let began = journal::beginnings(&self.objects, &[lane.to_owned()], handle)?;
         let state = LaneState { checkpoint: checkpoint.flatten(), began };
         let owner = self.log.owner(lane)?;
-        let mut detail = owner.map_or_else(|| "no host has said that it owns it".to_owned(), |owner| owner.to_string());
+        let mut detail = owner.map_or_else(|| "no owner recorded".to_owned(), |owner| owner.to_string());
         if state.checkpoint.is_none() {
             detail.push_str("; no checkpoint");
         }
@@ -103,14 +103,14 @@ impl Store<'_> {
         Ok((state, detail))
     }
 
-    /// When anything under `path` was written last, ms since 1970.
+    /// Returns when anything under `path` was last written, ms since 1970.
     fn last_written(&self, path: &str) -> Result<Option<i64>, Failure> {
         let path = Path::from(path);
         let times = self.objects.list(Some(&path)).map_ok(|object| object.last_modified.timestamp_millis());
         let times: Vec<i64> = self
             .runtime
             .block_on(times.try_collect())
-            .map_err(|e| Failure::new(Exit::Outside, format!("state.url: {path} cannot be listed: {e}")))?;
+            .map_err(|e| Failure::new(Exit::Outside, format!("cannot list {path} in state.url: {e}")))?;
         Ok(times.into_iter().max())
     }
 }

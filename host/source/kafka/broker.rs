@@ -14,11 +14,13 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel}
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
+use crate::backoff;
+use crate::clock;
 use crate::config;
-use crate::position::{LastRecord, fingerprint};
-use crate::record::NO_TIME;
+use crate::position::{LastRecord, Offset, Partition, fingerprint};
+
 use crate::source::kafka::identity::has_controller;
 use crate::source::{Error, Start};
 
@@ -60,11 +62,11 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_millis(900);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
     /// Its partitions, ascending.
-    pub partitions: Vec<u32>,
+    pub partitions: Vec<Partition>,
     /// The first offset still in the log, for each of `partitions`.
-    pub low: Vec<u64>,
+    pub low: Vec<Offset>,
     /// The offset after the last, for each of `partitions`, open transactions included.
-    pub high: Vec<u64>,
+    pub high: Vec<Offset>,
     /// `message.timestamp.type`, where the broker tells.
     pub timestamps: Option<Timestamps>,
 }
@@ -111,8 +113,8 @@ pub(super) fn look(config: &config::KafkaSource, deadline: Instant) -> Result<(B
     check_properties(&config.properties)?;
     let client = asking_client(config)?;
     let partitions = partitions(&client, config, deadline)?;
-    let low = offsets_by(&client, config, &partitions, Offset::Beginning, deadline)?;
-    let high = offsets_by(&client, config, &partitions, Offset::End, deadline)?;
+    let low = offsets_by(&client, config, &partitions, KafkaOffset::Beginning, deadline)?;
+    let high = offsets_by(&client, config, &partitions, KafkaOffset::End, deadline)?;
     Ok((client, Topic { partitions, low, high, timestamps: None }))
 }
 
@@ -170,7 +172,7 @@ fn partitions(
     client: &BaseConsumer<Voice>,
     config: &config::KafkaSource,
     deadline: Instant,
-) -> Result<Vec<u32>, Error> {
+) -> Result<Vec<Partition>, Error> {
     let mut unknown = 0;
     retried(client, config, "its metadata", deadline, |timeout| {
         let metadata =
@@ -189,8 +191,8 @@ fn partitions(
     })
 }
 
-fn ascending(partitions: impl Iterator<Item = i32>) -> Vec<u32> {
-    let mut partitions: Vec<u32> = partitions.filter_map(|p| u32::try_from(p).ok()).collect();
+fn ascending(partitions: impl Iterator<Item = i32>) -> Vec<Partition> {
+    let mut partitions: Vec<Partition> = partitions.filter_map(|p| u32::try_from(p).ok().map(Partition)).collect();
     partitions.sort_unstable();
     partitions
 }
@@ -218,16 +220,16 @@ pub(super) fn unauthorized(topic: &str) -> String {
 fn offsets_by(
     client: &BaseConsumer<Voice>,
     config: &config::KafkaSource,
-    partitions: &[u32],
-    at: Offset,
+    partitions: &[Partition],
+    at: KafkaOffset,
     deadline: Instant,
-) -> Result<Vec<u64>, Error> {
+) -> Result<Vec<Offset>, Error> {
     retried(client, config, "where its partitions begin and end", deadline, |timeout| {
         let answers =
             offsets(client, &config.topic, partitions, at, timeout).map_err(|e| Attempt::Later(e.to_string()))?;
         answers
             .into_iter()
-            .collect::<Option<Vec<u64>>>()
+            .collect::<Option<Vec<Offset>>>()
             .ok_or_else(|| Attempt::Later("a partition without a leader".into()))
     })
 }
@@ -236,20 +238,20 @@ fn offsets_by(
 pub(super) fn offsets(
     client: &BaseConsumer<Voice>,
     topic: &str,
-    partitions: &[u32],
-    at: Offset,
+    partitions: &[Partition],
+    at: KafkaOffset,
     timeout: Duration,
-) -> KafkaResult<Vec<Option<u64>>> {
+) -> KafkaResult<Vec<Option<Offset>>> {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
         // To ListOffsets the beginning and the end are the timestamps -2 and -1, which is how librdkafka numbers these two offsets.
         list.add_partition_offset(topic, kafka_partition(*partition), at)?;
     }
     let answers = client.offsets_for_times(list, timeout)?;
-    let offset_of = |partition: u32| {
+    let offset_of = |partition: Partition| {
         let answer = answers.find_partition(topic, kafka_partition(partition))?;
         match (answer.error(), answer.offset()) {
-            (Ok(()), Offset::Offset(offset)) => u64::try_from(offset).ok(),
+            (Ok(()), KafkaOffset::Offset(offset)) => u64::try_from(offset).ok().map(Offset),
             _ => None,
         }
     };
@@ -257,13 +259,13 @@ pub(super) fn offsets(
 }
 
 /// A partition as Kafka numbers it.
-pub(super) fn kafka_partition(partition: u32) -> i32 {
-    i32::try_from(partition).expect("partitions come from Kafka, which numbers them by i32")
+pub(super) fn kafka_partition(partition: Partition) -> i32 {
+    i32::try_from(partition.0).expect("partitions come from Kafka, which numbers them by i32")
 }
 
 /// An offset as Kafka numbers it.
-pub(super) fn kafka_offset(offset: u64) -> i64 {
-    i64::try_from(offset).expect("offsets come from Kafka, which numbers them by i64")
+pub(super) fn kafka_offset(offset: Offset) -> i64 {
+    i64::try_from(offset.0).expect("offsets come from Kafka, which numbers them by i64")
 }
 
 /// `message.timestamp.type`, if the broker tells this user.
@@ -281,11 +283,15 @@ fn timestamps(config: &config::KafkaSource) -> Option<Timestamps> {
 }
 
 /// Where each partition is read from: `next`, or its beginning. Refuses a log that no longer holds `next` or ends before it.
-pub(super) fn first_offsets(config: &config::KafkaSource, starts: &[Start], topic: &Topic) -> Result<Vec<u64>, Error> {
+pub(super) fn first_offsets(
+    config: &config::KafkaSource,
+    starts: &[Start],
+    topic: &Topic,
+) -> Result<Vec<Offset>, Error> {
     starts.iter().map(|start| first_offset(config, start, topic)).collect()
 }
 
-fn first_offset(config: &config::KafkaSource, start: &Start, topic: &Topic) -> Result<u64, Error> {
+fn first_offset(config: &config::KafkaSource, start: &Start, topic: &Topic) -> Result<Offset, Error> {
     let (name, partition) = (&config.topic, start.partition);
     let Ok(i) = topic.partitions.binary_search(&partition) else {
         return Err(Error::State(format!(
@@ -307,7 +313,7 @@ pub(super) const MADE_ANEW: &str = "the topic was truncated or made anew; ways o
                          the journal of the former log)";
 
 /// The log begins after what is needed.
-pub(super) fn trimmed(topic: &str, partition: u32, next: u64, low: u64) -> String {
+pub(super) fn trimmed(topic: &str, partition: Partition, next: Offset, low: Offset) -> String {
     format!(
         "topic {topic}, partition {partition}: the state goes on at offset {next}, but the log was trimmed and begins at {low}: records are \
          lost to this pipeline; ways out: restore the log, or begin anew from what is left with a state of its own (another state.url; \
@@ -316,7 +322,7 @@ pub(super) fn trimmed(topic: &str, partition: u32, next: u64, low: u64) -> Strin
 }
 
 /// The log ends before what was read.
-pub(super) fn truncated(topic: &str, partition: u32, next: u64, high: u64) -> String {
+pub(super) fn truncated(topic: &str, partition: Partition, next: Offset, high: Offset) -> String {
     format!(
         "topic {topic}, partition {partition}: the state goes on at offset {next}, but the log ends at {high}: {MADE_ANEW}"
     )
@@ -358,7 +364,7 @@ fn verifying_client(
         BaseConsumer::from_config_and_context(&client, Voice::default()).map_err(refused_configuration)?;
     let mut list = TopicPartitionList::with_capacity(wanted.len());
     for (partition, last) in wanted {
-        list.add_partition_offset(&config.topic, *partition, Offset::Offset(kafka_offset(last.offset)))
+        list.add_partition_offset(&config.topic, *partition, KafkaOffset::Offset(kafka_offset(last.offset)))
             .map_err(unexpected)?;
     }
     client.assign(&list).map_err(unexpected)?;
@@ -376,8 +382,8 @@ fn verify_round(
     wanted: &mut BTreeMap<i32, &LastRecord>,
     timeout: Duration,
 ) -> Result<(), Attempt> {
-    let until = Instant::now() + timeout;
-    while !wanted.is_empty() && Instant::now() < until {
+    let until = clock::instant() + timeout;
+    while !wanted.is_empty() && clock::instant() < until {
         match client.poll(Duration::from_millis(50)) {
             None => {}
             Some(Ok(message)) => {
@@ -407,22 +413,27 @@ fn verification_failed(config: &config::KafkaSource, error: &KafkaError) -> Atte
 }
 
 fn compare(config: &config::KafkaSource, last: &LastRecord, message: &impl Message) -> Result<(), Error> {
-    let Ok(offset) = u64::try_from(message.offset()) else { return Ok(()) };
+    let Ok(offset) = u64::try_from(message.offset()).map(Offset) else { return Ok(()) };
     if offset != last.offset {
         return Ok(()); // compacted away: nothing to compare with
     }
-    let timestamp = message.timestamp().to_millis().unwrap_or(NO_TIME);
+    let timestamp = message.timestamp().to_millis();
     if timestamp == last.timestamp && fingerprint(message.key(), message.payload()) == last.fingerprint {
         return Ok(());
     }
     Err(Error::State(format!(
-        "topic {}, partition {}: the record at offset {offset} is not the one that the state was built from (its timestamp is {timestamp}, \
+        "topic {}, partition {}: the record at offset {offset} is not the one that the state was built from (its timestamp is {}, \
          that of the folded one was {}; the state goes on after offset {}): {MADE_ANEW}",
         config.topic,
         message.partition(),
-        last.timestamp,
+        shown(timestamp),
+        shown(last.timestamp),
         last.offset
     )))
+}
+
+fn shown(timestamp: Option<i64>) -> String {
+    timestamp.map_or_else(|| "none".to_owned(), |ms| ms.to_string())
 }
 
 /// How one attempt failed.
@@ -443,7 +454,7 @@ fn retried<T>(
 ) -> Result<T, Error> {
     let mut waited = Duration::from_millis(20);
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(clock::instant());
         let reason = match attempt(left.clamp(Duration::from_millis(100), ANSWER_TIMEOUT)) {
             Ok(value) => return Ok(value),
             Err(Attempt::Refused(error)) => return Err(error),
@@ -454,7 +465,7 @@ fn retried<T>(
         if let Some(refusal) = voice.refusal() {
             return Err(Error::Outside(format!("the brokers {} refuse these credentials: {refusal}", config.brokers)));
         }
-        if Instant::now() >= deadline {
+        if clock::instant() >= deadline {
             let trouble = voice.last_trouble().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
             return Err(Error::Outside(format!(
                 "topic {}: {what} could not be had from {} in time: {}{trouble}; see that the brokers run and that source.kafka.brokers names them",
@@ -464,7 +475,7 @@ fn retried<T>(
             )));
         }
         tracing::debug!(event = "waiting-for-brokers", topic = config.topic, what, reason, "waiting for brokers");
-        std::thread::sleep(waited);
+        backoff::pause(waited);
         waited = (waited * 2).min(Duration::from_millis(500));
     }
 }
@@ -481,10 +492,10 @@ impl Voice {
     /// Warns, unless this client has done so a moment ago.
     pub(super) fn complain(&self, message: &str) {
         let mut last = locked(&self.last_warning);
-        if last.is_some_and(|at| at.elapsed() < COMPLAINT_INTERVAL) {
+        if last.is_some_and(|at| clock::since(at) < COMPLAINT_INTERVAL) {
             tracing::debug!(target: "librdkafka", "{message}");
         } else {
-            *last = Some(Instant::now());
+            *last = Some(clock::instant());
             tracing::warn!(event = "kafka-unavailable", "kafka: {message}; retrying");
         }
     }

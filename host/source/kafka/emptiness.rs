@@ -11,12 +11,14 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::clock::now_ms;
 
-use rdkafka::Offset;
+use rdkafka::Offset as KafkaOffset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::observe::ends::Ends;
+use crate::position::{Offset, Partition};
 use crate::source::kafka::broker::{ANSWER_TIMEOUT, Voice, locked, offsets};
 use crate::source::kafka::identity::{Watch, identity};
 use crate::source::{Arrival, Error};
@@ -37,46 +39,46 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     /// Per partition, ascending: everything before this offset has been delivered.
-    delivered: Vec<(u32, u64)>,
-    wish: (Vec<u32>, i64),
+    delivered: Vec<(Partition, Offset)>,
+    wish: (Vec<Partition>, i64),
     questions: Vec<Question>,
 }
 
 #[derive(Debug)]
 struct Question {
-    partition: u32,
+    partition: Partition,
     answer: Option<Answer>,
 }
 
 /// What a leader said.
 #[derive(Clone, Copy, Debug)]
 struct Answer {
-    high: u64,
+    high: Offset,
     asked_ms: i64,
     at: Instant,
 }
 
 /// A question with its answer, all delivered: (partition, clock just before it was asked).
-type Settled = (u32, i64);
+type Settled = (Partition, i64);
 
 impl Ledger {
     /// A ledger of a reader that starts at these positions.
-    pub(super) fn new(mut delivered: Vec<(u32, u64)>) -> Ledger {
+    pub(super) fn new(mut delivered: Vec<(Partition, Offset)>) -> Ledger {
         delivered.sort_unstable();
         Ledger { delivered, ..Ledger::default() }
     }
 
     /// Replaces the wish; answers that serve the new one are kept.
-    fn wish(&mut self, partitions: &[u32], after_ms: i64) {
+    fn wish(&mut self, partitions: &[Partition], after_ms: i64) {
         if self.wish.1 == after_ms && self.wish.0 == partitions {
             // What was answered and is wished for again has had records since: it is asked again.
-            let answered: Vec<u32> =
+            let answered: Vec<Partition> =
                 partitions.iter().copied().filter(|p| !self.questions.iter().any(|q| q.partition == *p)).collect();
             self.questions.extend(answered.into_iter().map(|partition| Question { partition, answer: None }));
             return;
         }
         let former = std::mem::take(&mut self.questions);
-        let answer_of = |partition: u32| former.iter().find(|q| q.partition == partition).and_then(|q| q.answer);
+        let answer_of = |partition: Partition| former.iter().find(|q| q.partition == partition).and_then(|q| q.answer);
         self.questions = partitions
             .iter()
             .map(|p| Question { partition: *p, answer: answer_of(*p).filter(|a| a.asked_ms > after_ms) })
@@ -85,13 +87,13 @@ impl Ledger {
     }
 
     /// The partitions whose leaders are to be asked now.
-    fn unasked(&self) -> Vec<u32> {
-        let fresh = |question: &Question| question.answer.is_some_and(|answer| answer.at.elapsed() < ANSWER_LIFE);
+    fn unasked(&self) -> Vec<Partition> {
+        let fresh = |question: &Question| question.answer.is_some_and(|answer| clock::since(answer.at) < ANSWER_LIFE);
         self.questions.iter().filter(|q| !fresh(q)).map(|q| q.partition).collect()
     }
 
     /// A leader's answer.
-    fn answer(&mut self, partition: u32, answer: Answer) -> Option<Settled> {
+    fn answer(&mut self, partition: Partition, answer: Answer) -> Option<Settled> {
         let after_ms = self.wish.1;
         let question = self.questions.iter_mut().find(|q| q.partition == partition)?;
         if answer.asked_ms <= after_ms {
@@ -106,13 +108,13 @@ impl Ledger {
     }
 
     /// The reader has delivered everything of `partition` before `offset`.
-    pub(super) fn deliver(&mut self, partition: u32, offset: u64) -> Option<Settled> {
+    pub(super) fn deliver(&mut self, partition: Partition, offset: Offset) -> Option<Settled> {
         let i = self.delivered.binary_search_by_key(&partition, |d| d.0).ok()?;
         self.delivered[i].1 = offset;
         self.settle(partition)
     }
 
-    fn settle(&mut self, partition: u32) -> Option<Settled> {
+    fn settle(&mut self, partition: Partition) -> Option<Settled> {
         let i = self.questions.iter().position(|q| q.partition == partition)?;
         let answer = self.questions[i].answer?;
         let delivered = self.delivered.binary_search_by_key(&partition, |d| d.0).ok()?;
@@ -138,13 +140,13 @@ impl Desk {
     }
 
     /// See [`super::Source::ask`].
-    pub(super) fn wish(&self, partitions: &[u32], after_ms: i64) {
+    pub(super) fn wish(&self, partitions: &[Partition], after_ms: i64) {
         locked(&self.ledger).wish(partitions, after_ms);
         self.changed.notify_one();
     }
 
     /// Notes what the reader has delivered; gives the arrival that it completes.
-    pub(super) fn deliver(&self, partition: u32, offset: u64) -> Option<Arrival> {
+    pub(super) fn deliver(&self, partition: Partition, offset: Offset) -> Option<Arrival> {
         locked(&self.ledger).deliver(partition, offset).map(empty)
     }
 
@@ -159,7 +161,7 @@ impl Desk {
     }
 
     /// What is to be asked now, or how long there is nothing to ask.
-    fn next_round(&self) -> Result<Vec<u32>, Duration> {
+    fn next_round(&self) -> Result<Vec<Partition>, Duration> {
         let ledger = locked(&self.ledger);
         let unasked = ledger.unasked();
         if unasked.is_empty() {
@@ -172,7 +174,7 @@ impl Desk {
         }
     }
 
-    fn answer(&self, partition: u32, answer: Answer) -> Option<Arrival> {
+    fn answer(&self, partition: Partition, answer: Answer) -> Option<Arrival> {
         locked(&self.ledger).answer(partition, answer).map(empty)
     }
 }
@@ -190,7 +192,7 @@ pub(super) struct Asker {
     /// What the topic was when reading began.
     pub(super) watch: Watch,
     /// The partitions that are read, ascending.
-    pub(super) partitions: Vec<u32>,
+    pub(super) partitions: Vec<Partition>,
     /// Where they end, by the latest survey.
     pub(super) ends: Arc<Ends>,
     /// When that was.
@@ -236,16 +238,16 @@ impl Asker {
 
     /// Asks where all partitions end, if it is time to. Nothing waits for the answer, and that there is none is told by who reads.
     fn survey(&mut self) {
-        if self.surveyed.elapsed() < SURVEY_INTERVAL {
+        if clock::since(self.surveyed) < SURVEY_INTERVAL {
             return;
         }
-        self.surveyed = Instant::now();
-        let highs = offsets(&self.client, &self.topic, &self.partitions, Offset::End, ANSWER_TIMEOUT);
+        self.surveyed = clock::instant();
+        let highs = offsets(&self.client, &self.topic, &self.partitions, KafkaOffset::End, ANSWER_TIMEOUT);
         self.ends.survey(highs.as_deref().ok());
     }
 
     /// Asks these partitions' leaders; false once the source is gone.
-    fn round(&self, partitions: &[u32]) -> bool {
+    fn round(&self, partitions: &[Partition]) -> bool {
         let answered = self.ask(partitions, ANSWER_TIMEOUT);
         // One leader that is away fails the round for all: ask the others each for themselves.
         let answered = match answered {
@@ -268,11 +270,11 @@ impl Asker {
         true
     }
 
-    fn ask(&self, partitions: &[u32], timeout: Duration) -> Option<Vec<(u32, Answer)>> {
+    fn ask(&self, partitions: &[Partition], timeout: Duration) -> Option<Vec<(Partition, Answer)>> {
         let asked_ms = now_ms();
-        match offsets(&self.client, &self.topic, partitions, Offset::End, timeout) {
+        match offsets(&self.client, &self.topic, partitions, KafkaOffset::End, timeout) {
             Ok(highs) => {
-                let at = Instant::now();
+                let at = clock::instant();
                 let answers = partitions.iter().zip(highs);
                 Some(answers.filter_map(|(p, high)| high.map(|high| (*p, Answer { high, asked_ms, at }))).collect())
             }
@@ -293,49 +295,49 @@ mod tests {
     use super::*;
 
     fn answer(high: u64, asked_ms: i64) -> Answer {
-        Answer { high, asked_ms, at: Instant::now() }
+        Answer { high: Offset(high), asked_ms, at: clock::instant() }
     }
 
     #[test]
     fn an_answer_waits_for_the_reader() {
-        let mut ledger = Ledger::new(vec![(0, 5), (1, 0)]);
-        ledger.wish(&[0, 1], 100);
-        assert_eq!(ledger.answer(0, answer(7, 101)), None);
-        assert_eq!(ledger.deliver(0, 6), None);
-        assert_eq!(ledger.deliver(0, 7), Some((0, 101)));
-        assert_eq!(ledger.deliver(0, 8), None, "a question is answered once");
-        assert_eq!(ledger.answer(1, answer(0, 102)), Some((1, 102)));
+        let mut ledger = Ledger::new(vec![(Partition(0), Offset(5)), (Partition(1), Offset(0))]);
+        ledger.wish(&[Partition(0), Partition(1)], 100);
+        assert_eq!(ledger.answer(Partition(0), answer(7, 101)), None);
+        assert_eq!(ledger.deliver(Partition(0), Offset(6)), None);
+        assert_eq!(ledger.deliver(Partition(0), Offset(7)), Some((Partition(0), 101)));
+        assert_eq!(ledger.deliver(Partition(0), Offset(8)), None, "a question is answered once");
+        assert_eq!(ledger.answer(Partition(1), answer(0, 102)), Some((Partition(1), 102)));
     }
 
     #[test]
     fn an_answer_asked_too_early_does_not_count() {
-        let mut ledger = Ledger::new(vec![(0, 5)]);
-        ledger.wish(&[0], 100);
-        assert_eq!(ledger.answer(0, answer(5, 100)), None);
-        assert_eq!(ledger.unasked(), [0]);
-        assert_eq!(ledger.answer(0, answer(5, 101)), Some((0, 101)));
+        let mut ledger = Ledger::new(vec![(Partition(0), Offset(5))]);
+        ledger.wish(&[Partition(0)], 100);
+        assert_eq!(ledger.answer(Partition(0), answer(5, 100)), None);
+        assert_eq!(ledger.unasked(), [Partition(0)]);
+        assert_eq!(ledger.answer(Partition(0), answer(5, 101)), Some((Partition(0), 101)));
     }
 
     #[test]
     fn a_new_wish_keeps_the_answers_that_serve_it() {
-        let mut ledger = Ledger::new(vec![(0, 0), (1, 0)]);
-        ledger.wish(&[0, 1], 100);
-        assert_eq!(ledger.answer(0, answer(3, 150)), None);
-        ledger.wish(&[0], 140);
-        assert_eq!(ledger.unasked(), [0; 0]);
-        ledger.wish(&[0], 150);
-        assert_eq!(ledger.unasked(), [0]);
+        let mut ledger = Ledger::new(vec![(Partition(0), Offset(0)), (Partition(1), Offset(0))]);
+        ledger.wish(&[Partition(0), Partition(1)], 100);
+        assert_eq!(ledger.answer(Partition(0), answer(3, 150)), None);
+        ledger.wish(&[Partition(0)], 140);
+        assert_eq!(ledger.unasked(), [] as [Partition; 0]);
+        ledger.wish(&[Partition(0)], 150);
+        assert_eq!(ledger.unasked(), [Partition(0)]);
         ledger.wish(&[], 0);
-        assert_eq!(ledger.deliver(0, 9), None);
+        assert_eq!(ledger.deliver(Partition(0), Offset(9)), None);
     }
 
     #[test]
     fn a_log_that_lost_its_tail_moves_the_goal_down_and_new_records_do_not_move_it_up() {
-        let mut ledger = Ledger::new(vec![(0, 0)]);
-        ledger.wish(&[0], 0);
-        assert_eq!(ledger.answer(0, answer(9, 1)), None);
-        assert_eq!(ledger.answer(0, answer(20, 2)), None);
-        assert_eq!(ledger.answer(0, answer(4, 3)), None);
-        assert_eq!(ledger.deliver(0, 4), Some((0, 3)));
+        let mut ledger = Ledger::new(vec![(Partition(0), Offset(0))]);
+        ledger.wish(&[Partition(0)], 0);
+        assert_eq!(ledger.answer(Partition(0), answer(9, 1)), None);
+        assert_eq!(ledger.answer(Partition(0), answer(20, 2)), None);
+        assert_eq!(ledger.answer(Partition(0), answer(4, 3)), None);
+        assert_eq!(ledger.deliver(Partition(0), Offset(4)), Some((Partition(0), 3)));
     }
 }

@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaAdminOp;
 
+use crate::clock;
 use crate::source::Error;
 use crate::source::kafka::broker::{MADE_ANEW, Voice};
 
@@ -42,19 +43,19 @@ impl Watch {
     /// Begins with what is seen now.
     pub(super) fn new(topic: &str, now: Identity) -> Watch {
         let mut watch =
-            Watch { topic: topic.to_owned(), id: None, missing: false, next_look: Instant::now() + INTERVAL };
+            Watch { topic: topic.to_owned(), id: None, missing: false, next_look: clock::instant() + INTERVAL };
         watch.note(now);
         watch
     }
 
     /// Whether it is time to look again.
     pub(super) fn is_due(&self) -> bool {
-        Instant::now() >= self.next_look
+        clock::instant() >= self.next_look
     }
 
     /// Compares; a topic is gone only when it was missing twice, since a broker that has just started may not know it yet.
     pub(super) fn check(&mut self, seen: Identity) -> Result<(), Error> {
-        self.next_look = Instant::now() + INTERVAL;
+        self.next_look = clock::instant() + INTERVAL;
         match (seen, self.id) {
             (Identity::Missing, _) if self.missing => Err(Error::Outside(format!(
                 "topic {} was deleted while it was read; start again once it is there",

@@ -11,6 +11,7 @@ use rdkafka::message::{Header, Message, OwnedHeaders, Timestamp};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
 use crate::config;
+use crate::position::Partition;
 use crate::record::HeaderColumns;
 use crate::source::Error;
 use crate::source::kafka::broker::{Voice, client_config, kafka_partition, locked, refused_configuration};
@@ -29,7 +30,7 @@ pub struct Sender {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outgoing<'a> {
     /// Where; by the key if it is left open, as Kafka's own producer has it.
-    pub partition: Option<u32>,
+    pub partition: Option<Partition>,
     /// Key, if any.
     pub key: Option<&'a [u8]>,
     /// Payload; none is a tombstone.

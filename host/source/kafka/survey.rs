@@ -15,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::clock;
 use crate::config;
+use crate::position::Partition;
 use crate::source::kafka::broker::{self, Topic, Voice, client_config, locked, refused_configuration};
 use crate::source::kafka::produce::{Outgoing, Sender};
 use crate::source::{Error, Start};
@@ -67,8 +68,8 @@ pub fn brokers(config: &config::KafkaSource) -> Result<Brokers, Error> {
     let client: BaseConsumer<Listener> =
         client.create_with_context(Listener::default()).map_err(refused_configuration)?;
     let answer = client.fetch_metadata(None, PATIENCE);
-    let until = Instant::now() + LISTENING;
-    while Instant::now() < until && !locked(&client.context().spoken).contains_key("Metadata") {
+    let until = clock::instant() + LISTENING;
+    while clock::instant() < until && !locked(&client.context().spoken).contains_key("Metadata") {
         client.poll(Duration::from_millis(20)); // serves the lines that came meanwhile
     }
     let metadata = answer.map_err(|e| Error::Outside(e.to_string()))?;
@@ -166,7 +167,10 @@ pub fn skew(config: &config::KafkaSource, topic: &str) -> Result<Skew, Error> {
     // The first record waits for connections; of three the narrowest bounds count.
     for _ in 0..3 {
         let before = clock::now_ms();
-        sender.send(topic, Outgoing { partition: Some(0), payload: Some(b"keyfold doctor"), ..Outgoing::default() })?;
+        sender.send(
+            topic,
+            Outgoing { partition: Some(Partition(0)), payload: Some(b"keyfold doctor"), ..Outgoing::default() },
+        )?;
         let stamp = sender.finish(topic)?;
         let after = clock::now_ms();
         let Some(stamp) = stamp else {

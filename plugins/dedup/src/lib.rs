@@ -1,14 +1,14 @@
-//! Lets the first record of each id through, and no other with that id that is appended within `ttl` of it.
+//! Deduplication: keeps the first record of each id, and drops further records with that id that are appended within `ttl` of it.
 //!
-//! A record is any JSON object with an id: `{"id": <text or whole number>, ..}`, or another field (`field`). The row holds the object as it
-//! is, and where its first record lies in the log.
+//! A record is any JSON object with an id: `{"id": <string or integer>, ..}`. The configuration can name another `field`. The row holds the
+//! object unchanged, and the position of the first record in the log.
 //!
-//! Time is the append time here. That a record comes twice is a matter of its delivery, not of when the thing happened: a producer that
-//! sends again does so within minutes, whatever time the record speaks of. And in append time nothing is late, so that no first record
-//! is lost (with `time.out_of_orderness` above 0; at 0, what shares its millisecond with a record before is at the watermark).
+//! The plugin uses append time as event time. Duplicates come from delivery: a producer retries within minutes, whatever event time the
+//! record carries. And if `time.out_of_orderness` is above 0, no record is late in append time, so that no first record is lost. (At 0, a
+//! record in the same millisecond as the one before it is at the watermark, and therefore late.)
 //!
-//! A replay finds the same first records, since what is first follows from the log. It writes the same rows over themselves: the primary
-//! key is the id, and when it was first seen. So the table has one row for each id and `ttl`, whatever was folded again.
+//! A replay finds the same first records, because the log alone determines which is first. It overwrites each row with the same content: the
+//! primary key is the id and the time when it was first seen. So the table has one row per id and `ttl`, even if records are folded again.
 
 use keyfold_sdk::config::Duration;
 use keyfold_sdk::{Description, Event, Events, Firing, Json, Key, Mapper, Record, Row, Timestamp};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 #[cfg(test)]
 mod tests;
 
-/// The plugin, and its configuration.
+/// The plugin with its configuration.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dedup {
@@ -35,8 +35,8 @@ fn id() -> String {
 const SCHEMA: &str = r#"{
     "type": "object",
     "properties": {
-        "ttl": { "type": ["string", "integer"], "description": "like \"24h\", or in milliseconds" },
-        "field": { "type": "string", "default": "id", "description": "the field of the payload that holds the id" }
+        "ttl": { "type": ["string", "integer"], "description": "how long an id is remembered, like \"24h\" or in milliseconds" },
+        "field": { "type": "string", "default": "id", "description": "the field of the payload with the id" }
     },
     "required": ["ttl"],
     "additionalProperties": false
@@ -57,7 +57,7 @@ struct First<'a> {
 impl Mapper for Dedup {
     /// The payload.
     type Event = str;
-    /// When the id was first seen.
+    /// When the id was first seen; ms since 1970 UTC.
     type Value = i64;
     type Item = ();
 
@@ -76,13 +76,13 @@ impl Mapper for Dedup {
         match object.get(&self.field) {
             Some(Value::String(id)) => out.push(id, record.append_time, payload),
             Some(Value::Number(id)) if !id.is_f64() => out.push(id.to_string(), record.append_time, payload),
-            _ => return Err(format!("{} is not a text or a whole number", self.field)),
+            _ => return Err(format!("{} must be a string or an integer", self.field)),
         }
         Ok(())
     }
 
     fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
-        // The timer is no judge of this: it fires later than `ttl`, by `out_of_orderness`.
+        // The timer alone is not enough: it fires `out_of_orderness` later than `ttl`.
         if key.value().is_some_and(|first| event.time - first < self.ttl.as_ms()) {
             return Ok(());
         }

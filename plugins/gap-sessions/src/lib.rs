@@ -1,15 +1,18 @@
-//! Session windows on event time: events of a user that are at most `gap` apart are one session, in whatever order they come; an event
-//! may join two sessions into one. A session's row leaves once, when the watermark has reached its end + `gap`.
+//! Session windows in event time: events of a user that are at most `gap` apart belong to one session, in whatever order they arrive. An
+//! event can merge two sessions. The row of a session is written once, when the watermark reaches the session's end + `gap`.
 //!
-//! A record is `{"user": <text>, "page": <text>, "time": <milliseconds since 1970>}`. Unless late events are processed, sessions follow
-//! from the accepted events alone: sort those of a user by time, cut where two are more than `gap` apart. `visits` differs: its timeout
-//! counts from the watermark, so that what is a session depends on when other users' events came (plugins/README.md, "Sessions").
+//! A record is `{"user": <string>, "page": <string>, "time": <milliseconds since 1970>}`. Unless late events are processed, the sessions
+//! depend only on the accepted events: sort a user's events by time, and start a new session after each gap longer than `gap`. The plugin
+//! `visits` is different: its timeout counts from the watermark, so its sessions also depend on when the events of other users arrived
+//! (plugins/README.md, "Sessions").
 //!
-//! - *Exactly `gap` apart* is one session, as for Kafka Streams; for Flink too, unless the watermark came between.
-//! - *A row leaves* when nothing more can come within `gap` of its end but what is late, as for Flink. Kafka Streams writes it at each
-//!   event and takes it back when it is joined, unless told to wait for its close.
-//! - *Late*: the host takes care of what is at or behind the watermark. With `time.late = "process"` the rule is Flink's and Kafka
-//!   Streams': an event belongs to what is open, and is refused if it would be a session that has left already.
+//! - *Events exactly `gap` apart* belong to one session, as in Kafka Streams. In Flink they do too, unless the watermark closes the window of
+//!   the first event before the second one arrives.
+//! - *A row is written* when only late events could still extend its session, as in Flink. Kafka Streams by default writes a row at each
+//!   event, and retracts it when its session is merged.
+//! - *Late events* are those at or before the watermark, and `time.late` decides what the host does with them. With
+//!   `time.late = "process"`, the plugin does what Flink and Kafka Streams do: it adds the event to an open session, and rejects it if its
+//!   session is already closed.
 
 use std::borrow::Cow;
 
@@ -20,7 +23,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 mod tests;
 
-/// The plugin, and its configuration.
+/// The plugin with its configuration.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GapSessions {
@@ -30,7 +33,7 @@ pub struct GapSessions {
 
 const SCHEMA: &str = r#"{
     "type": "object",
-    "properties": { "gap": { "type": ["string", "integer"], "description": "like \"30m\", or in milliseconds" } },
+    "properties": { "gap": { "type": ["string", "integer"], "description": "longest time between consecutive events of a session, like \"30m\" or in milliseconds" } },
     "required": ["gap"],
     "additionalProperties": false
 }"#;
@@ -44,15 +47,15 @@ struct Visit<'a> {
     time: i64,
 }
 
-/// The open sessions of a user, from first event to last: more than a gap apart, in order.
+/// The open sessions of a user, each with the times of its first and last event: in order, and more than a gap apart.
 #[derive(Default, Serialize, Deserialize, Stored)]
 pub struct Open(Vec<(i64, i64)>);
 
-/// A page of any of them, and its time. They lie in a list, which grows at constant cost, in the order in which they came.
+/// The time and the page of an event in an open session. They are in the list state, which grows at constant cost, in order of arrival.
 #[derive(Serialize, Deserialize, Stored)]
 pub struct Page(i64, String);
 
-/// No two sessions of a user have one end: what begins after another has left ends after it.
+/// A closed session. No two sessions of a user have the same end, because a session that is closed later also ends later.
 #[derive(Row)]
 #[row(table = "gap_sessions")]
 struct Session<'a> {
@@ -89,14 +92,14 @@ impl Mapper for GapSessions {
     fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
         let Open(mut open) = key.value().unwrap_or_default();
         let (time, gap) = (event.time, self.gap.as_ms());
-        // Those that the event belongs to, in order: none, one, or the two that it joins.
+        // The sessions that the event belongs to, in order: none, one, or two, which it merges.
         let first = open.partition_point(|(_, end)| *end < time - gap);
         let until = open.partition_point(|(start, _)| *start <= time + gap);
-        let joined = open[first..until].iter().fold((time, time), |(a, b), (start, end)| (a.min(*start), b.max(*end)));
-        if event.watermark.is_some_and(|watermark| joined.1 + gap <= watermark) {
-            return Err("late: its session would have left already".into());
+        let merged = open[first..until].iter().fold((time, time), |(a, b), (start, end)| (a.min(*start), b.max(*end)));
+        if event.watermark.is_some_and(|watermark| merged.1 + gap <= watermark) {
+            return Err("late: the event's session is already closed".into());
         }
-        open.splice(first..until, [joined]);
+        open.splice(first..until, [merged]);
         key.set_timer(open[0].1 + gap);
         key.put(&Open(open));
         key.append(&Page(time, event.value().into()));
@@ -107,7 +110,7 @@ impl Mapper for GapSessions {
         let Open(mut open) = key.value().ok_or("the timer of a user without an open session fired")?;
         let (start, end) = open.remove(0);
         let (mut pages, rest): (Vec<Page>, Vec<Page>) = key.items().partition(|Page(time, _)| *time <= end);
-        // Stable: pages of one millisecond stay in the order of the log.
+        // A stable sort: pages of the same millisecond stay in log order.
         pages.sort_by_key(|Page(time, _)| *time);
         key.emit(&Session {
             user: key.name(),

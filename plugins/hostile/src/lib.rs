@@ -1,56 +1,57 @@
-//! What the sandbox must survive, and what the host must get right: one plugin, whose behaviour is chosen by its configuration.
+//! A plugin for tests: it misbehaves in ways that the sandbox must survive and the host must detect. The configuration chooses how.
 //!
 //! # Configuration
-//! `{"mode": "ok", "n": 13, "at": "fold", "units": 1000000, "mark": "", "unmigratable": null}`; all optional, these are the defaults. Unknown keys and modes are refused.
+//! `{"mode": "ok", "n": 13, "at": "fold", "units": 1000000, "mark": "", "unmigratable": null}`. All keys are optional; these are the defaults.
+//! Unknown keys and modes are refused.
 //!
 //! # Records
-//! A payload is `{"key": <text>, "time": <ms>, "v": <integer>}`, one event, or `{"events": [<such objects>]}`, as many events; further
-//! fields are ignored. Anything else is rejected.
+//! A payload is one event, `{"key": <string>, "time": <ms>, "v": <integer>}`, or several, `{"events": [<such objects>]}`. Other fields are
+//! ignored. Anything else is rejected.
 //!
 //! # Rows
 //! Table `out (k text, n integer, v integer, items text-list)`, primary key (k, n).
 //!
 //! # Modes
-//! An event emits the *plain row* (key, event time, v, []) unless its mode says otherwise. "The struck event" is one with `v` = `n`.
+//! Unless its mode says otherwise, an event emits the *plain row*: (key, event time, v, []). The *target* is an event with `v` = `n`.
 //!
-//! | mode | what it does |
+//! | mode | behaviour |
 //! |---|---|
-//! | `ok` | the plain row |
-//! | `multi` | the same; a name for tests of records with several events |
-//! | `log` | the plain row, and a line `event <v> of <key>` at level info |
-//! | `trap` | panics with `struck by <v>` on the struck event |
-//! | `loop` | never comes back from it |
-//! | `grow` | allocates without end on it |
-//! | `burn` | works on it for `units` rounds (some ten instructions each), then the plain row |
-//! | `rows` | emits a million rows (key, 0.., v, []) for it |
-//! | `reject` | puts, appends, sets the timer, emits, and then rejects the struck event with `rejected <v>` |
-//! | `reject-map` | rejects its record with `rejected <v>` |
-//! | `err` | `fold` errs as a whole, `erred on <n>`, if it is in the call |
-//! | `malformed` | columns of wrong lengths (a timer is missing) if it is in the call |
-//! | `foreign-items` | rows of events that are not in the call if it is |
-//! | `stop-early` | stops its key before it, though no timer is set |
-//! | `past-timer` | it sets a timer for its time + 10 s, and the firing sets a timer for the time at which it fired |
-//! | `reject-timer` | it puts, appends and sets a timer for its time + 10 s; the firing emits a row and is rejected with `rejected timer` |
-//! | `std-hashmap` | items are the numbers 0 to 15 in the order of a std `HashMap`, on every event |
-//! | `static-counter` | v is how many events the instance has seen, on every event |
-//! | `static-state` | the plain row; the value's count is how many events the instance has seen, on every event |
-//! | `shared-key` | the row ("all", v mod 7, v, []), on every event: rows of one primary key from several keys |
+//! | `ok` | emits the plain row |
+//! | `multi` | the same as `ok`; a name for tests of records with several events |
+//! | `log` | emits the plain row, and logs `event <v> of <key>` at level info |
+//! | `trap` | panics with `struck by <v>` on the target |
+//! | `loop` | loops forever on the target |
+//! | `grow` | allocates without end on the target |
+//! | `burn` | computes for `units` rounds (about ten instructions each) on the target, then emits the plain row |
+//! | `rows` | emits a million rows (key, 0.., v, []) for the target |
+//! | `reject` | for the target: puts, appends, sets the timer, emits, and then rejects the event with `rejected <v>` |
+//! | `reject-map` | rejects the target's record with `rejected <v>` |
+//! | `err` | if the target is in the call, `fold` returns the error `erred on <n>` |
+//! | `malformed` | if the target is in the call, returns columns of wrong lengths (a timer is missing) |
+//! | `foreign-items` | if the target is in the call, returns rows of events that are not in the call |
+//! | `stop-early` | stops the target's key before the target, although no timer is set |
+//! | `past-timer` | the target sets a timer for its time + 10 s, and the firing sets a timer for the time at which it fired |
+//! | `reject-timer` | the target puts, appends and sets a timer for its time + 10 s; the firing emits a row and is rejected with `rejected timer` |
+//! | `std-hashmap` | on every event, items are the numbers 0 to 15 in the order of a std `HashMap` |
+//! | `static-counter` | on every event, v is the number of events that the instance has seen |
+//! | `static-state` | emits the plain row; on every event, count is the number of events that the instance has seen |
+//! | `shared-key` | every event emits the row ("all", v mod 7, v, []), so that several keys write rows with the same primary key |
 //! | `state` | see below |
-//! | `timers` | no plain row. An event sets count = 0 and the timer to its time + 10 s. A firing at t adds 1 to count and emits (key, t, count, []); below 5 it sets the timer to t + 7 s, else it clears the state |
-//! | `timer-now` | the plain row, and a timer at the watermark (the event's time while there is none): due already. The firing emits (key, its time, -1, []) |
-//! | `timer-zero` | puts v as sum, and a timer for 1970: due already, and of one time for all events. The firing emits (key, v, v, []) and clears the value. Of `v` = `n` it panics with `struck by <v>`: the event if `at` is `fold`, the firing if it is `timer` |
-//! | `mark` | an event adds 1 to count, emits (key, event time, count, [`mark`]) and sets the timer to its time + 10 s; the firing emits (key, its time, -count, [`mark`]): every row says which configuration made it |
+//! | `timers` | no plain row. An event sets count to 0 and the timer to its time + 10 s. A firing at t adds 1 to count and emits (key, t, count, []). If count is below 5, it sets the timer to t + 7 s, otherwise it clears the state |
+//! | `timer-now` | emits the plain row, and sets a timer at the watermark (without one, at the event's time), which is already due. The firing emits (key, its time, -1, []) |
+//! | `timer-zero` | puts v as sum, and sets a timer for 1970, which is already due and has the same time for all events. The firing emits (key, v, v, []) and clears the value. If `v` = `n`, it panics with `struck by <v>`: in the event if `at` is `fold`, in the firing if `at` is `timer` |
+//! | `mark` | an event adds 1 to count, emits (key, event time, count, `[mark]`) and sets the timer to its time + 10 s. The firing emits (key, its time, -count, `[mark]`). So every row shows which configuration wrote it |
 //!
-//! `trap`, `loop`, `grow` and `burn` strike where `at` says: in `fold`, in `map`, or in `timer` (there the struck event puts, appends and
-//! sets a timer for its time + 10 s beside its plain row, and the firing strikes).
+//! `at` says where `trap`, `loop`, `grow` and `burn` fail: in `map`, in `fold`, or in `timer`. In the last case, the target emits its plain row,
+//! puts, appends and sets a timer for its time + 10 s, and the firing fails.
 //!
-//! `state`: an event adds 1 to count and v to sum, appends v as text, and sets the timer to its time + 20 s. If then v mod 5 = 0 (as
-//! `rem_euclid`), it emits (key, event time, count, []) and clears value and list, not the timer. A firing at t emits
-//! (key, t, sum or 0, items) and clears the list, not the value.
+//! `state`: an event adds 1 to count and v to sum, appends v as a string, and sets the timer to its time + 20 s. If v mod 5 = 0 (by
+//! `rem_euclid`), it then emits (key, event time, count, []) and clears value and list, but not the timer. A firing at t emits
+//! (key, t, sum or 0, items) and clears the list, but not the value.
 //!
-//! # The second version
-//! Built with the feature `second` (the crate `hostile2`) its state has version 2 and other encodings: items end in `'`. `migrate` takes
-//! version 1, adds 1000 to count and the `'` to items; a state whose sum is the configuration's `unmigratable` makes it panic.
+//! # State version 2
+//! Built with the feature `second` (the crate `hostile2`), the plugin has state version 2 with another encoding: items end in `'`. `migrate`
+//! accepts version 1, adds 1000 to count and appends `'` to items. It panics on a state whose sum is `unmigratable`.
 
 pub mod modes;
 
@@ -62,7 +63,7 @@ use keyfold_sdk::raw::{
 };
 use modes::{Hostile, Mode};
 
-/// The plugin: the SDK's glue, and answers that it would not give.
+/// The plugin: the SDK's glue, with wrong answers that the glue itself would never give.
 pub struct Plugin;
 
 thread_local! {
@@ -107,10 +108,10 @@ impl Guest for Plugin {
 
 keyfold_sdk::raw_plugin!(Plugin);
 
-/// Makes of a right answer the wrong one that the mode asks for, if the struck event is in the call.
+/// Turns a correct answer into the wrong one of the mode, if the target is in the call.
 fn spoil(hostile: &Hostile, batch: &FoldBatch, mut changes: ChangeBatch) -> Result<ChangeBatch, String> {
     let n = hostile.config.n;
-    let Some(struck) = (0..batch.event_times.len()).find(|i| number(&batch.event_values, *i) == n) else {
+    let Some(target) = (0..batch.event_times.len()).find(|i| number(&batch.event_values, *i) == n) else {
         return Ok(changes);
     };
     match hostile.config.mode {
@@ -120,7 +121,7 @@ fn spoil(hostile: &Hostile, batch: &FoldBatch, mut changes: ChangeBatch) -> Resu
             let events = u32::try_from(batch.event_times.len()).unwrap_or(u32::MAX);
             changes.rows.iter_mut().flat_map(|rows| &mut rows.items).for_each(|item| *item += events);
         }
-        Mode::StopEarly => stop_before(struck, batch, &mut changes),
+        Mode::StopEarly => stop_before(target, batch, &mut changes),
         _ => {}
     }
     Ok(changes)

@@ -1,4 +1,4 @@
-//! The modes, as far as they can be written with the SDK; the crate's documentation says what each does.
+//! The modes that can be written with the SDK. The crate's documentation describes each of them.
 
 use std::borrow::Cow;
 use std::hint::black_box;
@@ -9,10 +9,10 @@ use keyfold_sdk::{
 };
 use serde::Deserialize;
 
-/// What the plugin is to do.
+/// How the plugin behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the crate's documentation has a table of them")]
+#[expect(missing_docs, reason = "the crate's documentation describes them in a table")]
 pub enum Mode {
     #[default]
     Ok,
@@ -42,7 +42,7 @@ pub enum Mode {
     Mark,
 }
 
-/// Where `trap`, `loop`, `grow` and `burn` strike.
+/// Where `trap`, `loop`, `grow` and `burn` fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum At {
@@ -59,17 +59,17 @@ pub enum At {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// What to do.
+    /// How to behave.
     pub mode: Mode,
-    /// The `v` of the event to do it on.
+    /// The `v` of the target.
     pub n: i64,
-    /// Where to do it.
+    /// Where to fail.
     pub at: At,
     /// Rounds of `burn`.
     pub units: u64,
-    /// What `mark` writes into its rows.
+    /// The text that `mark` writes into its rows.
     pub mark: String,
-    /// The sum of a state that cannot be migrated.
+    /// The sum of a state on which the migration panics.
     pub unmigratable: Option<i64>,
 }
 
@@ -100,13 +100,13 @@ struct One<'a> {
 /// A key's value state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// How many.
+    /// A number of events or firings.
     pub count: i64,
-    /// How much.
+    /// A sum of `v`.
     pub sum: i64,
 }
 
-/// What is before a value state of the second version.
+/// The prefix of a value state of version 2.
 const SECOND: &[u8] = if cfg!(feature = "second") { b"second:" } else { b"" };
 
 impl Stored for Counts {
@@ -119,15 +119,15 @@ impl Stored for Counts {
     }
 
     fn read(bytes: &[u8]) -> Result<Counts, String> {
-        Counts::read_first(bytes.strip_prefix(SECOND).ok_or("not of the second version")?)
+        Counts::read_first(bytes.strip_prefix(SECOND).ok_or("it is not a state of version 2")?)
     }
 }
 
 impl Counts {
-    /// Reads the encoding of the first version.
+    /// Reads the encoding of version 1.
     fn read_first(bytes: &[u8]) -> Result<Counts, String> {
         if bytes.len() != 16 {
-            return Err(format!("{} bytes, not 16", bytes.len()));
+            return Err(format!("expected 16 bytes, found {}", bytes.len()));
         }
         let (count, sum) = bytes.split_at_checked(8).ok_or("fewer than 8 bytes")?;
         Ok(Counts { count: i64::read(count)?, sum: i64::read(sum)? })
@@ -136,7 +136,7 @@ impl Counts {
 
 /// The mapper.
 pub struct Hostile {
-    /// What it was told.
+    /// The configuration.
     pub config: Config,
 }
 
@@ -213,7 +213,7 @@ impl Mapper for Hostile {
                 key.log(Level::Info, line);
                 plain_row(key, event.time, v);
             }
-            _ if v == self.config.n => return self.struck_event(key, event.time, v),
+            _ if v == self.config.n => return self.target_event(key, event.time, v),
             _ => plain_row(key, event.time, v),
         }
         Ok(())
@@ -267,17 +267,17 @@ fn first(version: u32) -> Result<(), String> {
     if cfg!(feature = "second") && version == 1 {
         return Ok(());
     }
-    Err(format!("hostile reads no state of version {version}"))
+    Err(format!("hostile cannot read state of version {version}"))
 }
 
-/// An item of `state`.
+/// Returns an item of the mode `state`.
 fn item(v: i64) -> String {
     if cfg!(feature = "second") { format!("{v}'") } else { v.to_string() }
 }
 
 impl Hostile {
-    /// The event with `v` = `n`, in the modes that spare all others.
-    fn struck_event(&self, key: &mut Key<'_, Self>, time: i64, v: i64) -> Result<(), String> {
+    /// Handles the target, in the modes that fail on nothing else.
+    fn target_event(&self, key: &mut Key<'_, Self>, time: i64, v: i64) -> Result<(), String> {
         self.strike(At::Fold, v);
         let last = if self.config.mode == Mode::Rows { 1_000_000 } else { 0 };
         let name = key.name();
@@ -336,7 +336,7 @@ fn count_events() -> i64 {
     EVENTS.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-#[expect(clippy::disallowed_types, reason = "the mode is there to be found out")]
+#[expect(clippy::disallowed_types, reason = "tests check that this is detected")]
 fn hash_order_row(key: &mut Key<'_, Hostile>, n: i64, v: i64) {
     let numbers: std::collections::HashMap<i32, ()> = (0..16).map(|i| (i, ())).collect();
     let (name, items) = (key.name(), numbers.into_keys().map(|i| i.to_string()));

@@ -1,4 +1,4 @@
-//! The modes do what they are there for: the lawful ones give the same rows in any batches, the others are found out.
+//! The modes do what they are for: the deterministic ones give the same rows in any batches, and the others are detected.
 
 use hostile::modes::Hostile;
 use keyfold_sdk::testing::{Log, Outcome};
@@ -18,11 +18,11 @@ fn log() -> Log {
 }
 
 fn run(mode: &str) -> Outcome {
-    log().fold_lawfully::<Hostile>(&format!(r#"{{"mode": "{mode}", "units": 10}}"#))
+    log().fold_deterministically::<Hostile>(&format!(r#"{{"mode": "{mode}", "units": 10}}"#))
 }
 
 #[test]
-fn lawful_modes_emit_the_same_rows_in_any_batches() {
+fn deterministic_modes_emit_the_same_rows_in_any_batches() {
     for mode in [
         "ok",
         "multi",
@@ -39,12 +39,12 @@ fn lawful_modes_emit_the_same_rows_in_any_batches() {
     ] {
         assert!(!run(mode).rows.is_empty(), "{mode}");
     }
-    let spared = log().fold_lawfully::<Hostile>(r#"{"mode": "timer-zero", "n": -1}"#);
-    assert!(!spared.rows.is_empty(), "timer-zero, with nothing to strike on");
+    let without_a_strike = log().fold_deterministically::<Hostile>(r#"{"mode": "timer-zero", "n": -1}"#);
+    assert!(!without_a_strike.rows.is_empty(), "timer-zero, without an event to fail on");
 }
 
 #[test]
-fn rejections_are_told_apart() {
+fn rejections_name_the_function_that_rejected() {
     assert!(run("reject").rejections.iter().all(|line| line.starts_with("event") && line.ends_with("rejected 13")));
     assert!(
         run("reject-map").rejections.iter().all(|line| line.starts_with("record") && line.ends_with("rejected 13"))
@@ -56,20 +56,20 @@ fn rejections_are_told_apart() {
 }
 
 #[test]
-#[should_panic(expected = "differs from what is folded one by one")]
-fn a_static_counter_is_found_out() {
+#[should_panic(expected = "give other results than one record at a time")]
+fn a_static_counter_is_detected() {
     run("static-counter");
 }
 
 #[test]
-#[should_panic(expected = "differs from what is folded one by one")]
-fn the_order_of_a_std_hash_map_is_found_out() {
+#[should_panic(expected = "give other results than one record at a time")]
+fn the_order_of_a_std_hash_map_is_detected() {
     run("std-hashmap");
 }
 
 #[test]
-#[should_panic(expected = "set one for")]
-fn a_timer_that_does_not_move_on_is_found_out() {
+#[should_panic(expected = "set a timer for")]
+fn a_timer_that_is_not_later_than_the_last_is_detected() {
     run("past-timer");
 }
 

@@ -1,8 +1,8 @@
-// Builds the plugin in the present folder: `src/plugin.ts` or `src/plugin.js`, with the packages that it imports, to `build/NAME.wasm`.
-// Prints that path; all else goes to standard error. `keyfold plugin build` calls it.
+// Builds the plugin in the current folder, `src/plugin.ts` or `src/plugin.js`, with the packages that it imports, to `build/NAME.wasm`. Prints
+// that path to standard output, and everything else to standard error. `keyfold plugin build` calls it.
 //
-// esbuild makes one script of all, componentize-js puts it into an engine that lies in the component too. Every feature of the engine that
-// would import something (a clock, chance, the network, output) is off, so the component imports nothing.
+// esbuild bundles everything into one script. componentize-js puts the script and a JavaScript engine into one component. Every feature of the
+// engine that would import something (clock, randomness, network, output) is disabled, so the component imports nothing.
 
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -15,13 +15,13 @@ const sdk = dirname(fileURLToPath(import.meta.url));
 const folder = process.cwd();
 const packages = createRequire(join(folder, 'package.json'));
 
-/** A failure that is told without a stack. */
-class Told extends Error {}
+/** A failure whose message is enough: it is printed without its stack. */
+class BuildError extends Error {}
 
 try {
   console.log(await build());
 } catch (error) {
-  console.error(error instanceof Told ? error.message : error);
+  console.error(error instanceof BuildError ? error.message : error);
   process.exit(1);
 }
 
@@ -35,10 +35,10 @@ async function build() {
   return out;
 }
 
-/** One script of all, and where its lines come from. */
+/** Bundles everything into one script. Returns it with the sources of its lines. */
 async function bundle(name, version) {
   const entry = ['src/plugin.ts', 'src/plugin.js'].find((file) => existsSync(join(folder, file)));
-  if (!entry) throw new Told(`${folder} has no src/plugin.js and no src/plugin.ts`);
+  if (!entry) throw new BuildError(`${folder} is not a plugin: it has neither src/plugin.js nor src/plugin.ts`);
   const { build: run } = packages('esbuild');
   const built = await run({
     stdin: {
@@ -59,8 +59,8 @@ async function bundle(name, version) {
     sourcemap: 'external',
     logLevel: 'warning',
   }).catch((error) => {
-    // esbuild has told each of them, with its place.
-    throw error.errors ? new Told(`${entry}: the plugin cannot be bundled`) : error;
+    // esbuild has already printed each error with its place.
+    throw error.errors ? new BuildError(`cannot bundle ${entry}: see the errors above`) : error;
   });
   const file = (end) => built.outputFiles.find(({ path }) => path.endsWith(end)).text;
   const lines = authorsLines(JSON.parse(file('.map')));
@@ -69,7 +69,7 @@ async function bundle(name, version) {
 
 async function component(script, lines) {
   const { componentize } = await import(componentizer());
-  // Its arguments are cut at spaces, so it works in a folder whose path has none.
+  // componentize-js splits its arguments at spaces, so it runs in a folder whose path has none.
   const work = mkdtempSync(join(tmpdir(), 'keyfold-'));
   process.chdir(work);
   try {
@@ -77,36 +77,36 @@ async function component(script, lines) {
     const options = { sourcePath: 'plugin.js', sourceName: 'plugin.js', witPath: contract(), worldName: 'plugin', disableFeatures: FEATURES };
     return (await componentize(options)).component;
   } catch (error) {
-    throw new Told(loading(String(error.message ?? error), lines));
+    throw new BuildError(loading(String(error.message ?? error), lines));
   } finally {
     process.chdir(folder);
     rmSync(work, { recursive: true, force: true });
   }
 }
 
-/** The module of componentize-js, which is found from the plugin's folder, wherever the SDK lies. */
+/** Finds the module of componentize-js, starting from the plugin's folder, not from the SDK's. */
 function componentizer() {
   const name = '@bytecodealliance/componentize-js';
   const found = packages.resolve.paths(name).map((path) => join(path, name)).find(existsSync);
-  if (!found) throw new Told(`${name} is not installed: package.json has it in devDependencies, \`npm install\` installs it`);
+  if (!found) throw new BuildError(`${name} is not installed: check that it is in devDependencies of package.json, then run \`npm install\``);
   const { exports } = JSON.parse(readFileSync(join(found, 'package.json'), 'utf8'));
   return pathToFileURL(join(found, exports.import)).href;
 }
 
-/** The contract: beside the SDK in a plugin's folder, at the root of keyfold's own repository. */
+/** Finds the contract: in the SDK's folder, or at the root of keyfold's own repository. */
 function contract() {
-  return ['../wit', '../../../wit'].map((path) => resolve(sdk, path)).find((path) => existsSync(join(path, 'keyfold.wit')));
+  return ['wit', '../../../wit'].map((path) => resolve(sdk, path)).find((path) => existsSync(join(path, 'keyfold.wit')));
 }
 
-/** What the engine said of a script that it could not load: the error itself, and the first place of its stack that is the author's. */
+/** Returns the message for a script that the engine could not load: the error, and the first place in the author's source. */
 function loading(said, { files, lines }) {
   const message = /^Exception while evaluating top-level script\n(?:\S+:\d+:\d+ )?(?:Misuse: )?(.*)$/m.exec(said)?.[1];
-  if (!message) return `the plugin cannot be put into a component:\n${said}`;
+  if (!message) return `cannot build a component from the plugin:\n${said}`;
   const [place] = [...said.matchAll(/plugin\.js:(\d+)/g)].flatMap(([, line]) => (lines[line] ? [lines[line]] : []));
-  return `the plugin cannot be loaded: ${message}${place ? ` (${files[place[0]]}:${place[1]})` : ''}`;
+  return `cannot load the plugin: ${message}${place ? ` (${files[place[0]]}:${place[1]})` : ''}`;
 }
 
-/** For each line of the bundle that is the author's own: the number of its file, and its line there. */
+/** Maps each line of the bundle that comes from the author's source to the index of its file and the line there. */
 function authorsLines({ sources, mappings }) {
   const isOwn = (path) => !path.startsWith('..') && !path.split(sep).includes('node_modules') && !resolve(path).startsWith(sdk);
   const files = sources.map((source) => relative(folder, resolve(folder, source)));
@@ -124,7 +124,7 @@ function authorsLines({ sources, mappings }) {
   return { files, lines };
 }
 
-/** The numbers of a segment of a source map: base64 digits of five bits and "there are more", the sign in the lowest bit. */
+/** Decodes the numbers in a segment of a source map. A base64 digit has five bits and a continuation bit; the lowest bit is the sign. */
 function numbers(segment) {
   const digits = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/';
   const found = [];

@@ -1,17 +1,17 @@
 // Reading and writing the contract's columns by item.
 //
-// Crossing from bytes to text costs the same for one item as for a hundred, so it is done for GROUP of them at a time, wherever all of
-// these are ASCII: then an item's place in the bytes is its place in the text.
+// Converting bytes to a string costs about the same for one item as for a hundred. So GROUP items are converted at a time, if all of them are
+// ASCII: then an item has the same position in the string as in the bytes.
 
 const GROUP = 64;
 const WORD = 4294967296;
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const encoder = new TextEncoder();
 
-/** "No timer" and "no watermark" in the contract's columns, as a number. */
-export const NONE = -9223372036854775808;
+/** The number that means "no timer" or "no watermark" in the contract's columns. */
+export const NO_TIME = -9223372036854775808;
 
-/** What an author did that cannot be: the message says what to do instead. */
+/** A mistake of the plugin's author. The message says what to do instead. */
 export class Misuse extends TypeError {
   get name() {
     return 'Misuse';
@@ -26,7 +26,7 @@ export class Items {
     this.first = 0;
     this.end = 0;
     this.base = 0;
-    /** The text of the items `first..end`; null if they are not all ASCII. */
+    /** The string of the items `first..end`; null if they are not all ASCII. */
     this.group = null;
   }
 
@@ -34,12 +34,12 @@ export class Items {
     return this.ends.length;
   }
 
-  /** Item `i`, in place. */
+  /** Returns item `i` without a copy. */
   bytes(i) {
     return this.data.subarray(i === 0 ? 0 : this.ends[i - 1], this.ends[i]);
   }
 
-  /** Item `i` as text; null if it is not UTF-8. */
+  /** Returns item `i` as a string; null if it is not UTF-8. */
   text(i) {
     if (i < this.first || i >= this.end) this.load(i);
     if (this.group === null) return decode(this.bytes(i));
@@ -56,7 +56,7 @@ export class Items {
   }
 }
 
-/** The text of these bytes; null if they are not UTF-8. */
+/** Decodes bytes to a string; null if they are not UTF-8. */
 export function decode(bytes) {
   try {
     return decoder.decode(bytes);
@@ -65,7 +65,7 @@ export function decode(bytes) {
   }
 }
 
-/** A byte or text column in the making: its items are texts or bytes. */
+/** A byte or text column that is being built. Its items are strings or bytes. */
 export class Column {
   constructor() {
     this.items = [];
@@ -87,7 +87,7 @@ export class Column {
     this.items.splice(first, until - first);
   }
 
-  /** The contract's form of it. */
+  /** Returns the column in the contract's form. */
   finish() {
     const { items } = this;
     const ends = new Uint32Array(items.length);
@@ -111,7 +111,7 @@ export class Column {
   }
 }
 
-/** The bytes of these items, if all of them are ASCII texts. */
+/** Encodes these items, if all of them are ASCII strings; otherwise null. */
 function chunkOf(items, first, end) {
   for (let i = first; i < end; i++) {
     if (typeof items[i] !== 'string') return null;
@@ -131,26 +131,26 @@ function concatenated(chunks, length) {
   return data;
 }
 
-/** A column of 64-bit numbers, read in halves: a BigInt for each would cost more than all else. */
+/** A column of 64-bit integers. It reads them in halves, because a BigInt for each would cost more than everything else. */
 export class Longs {
   constructor(column) {
     this.words = new Int32Array(column.buffer, column.byteOffset, column.length * 2);
   }
 
-  /** Number `i`, exact up to 2^53, and `NONE` where there is none. */
+  /** Returns integer `i`, exact up to 2^53; `NO_TIME` for "none". */
   at(i) {
     return this.words[2 * i + 1] * WORD + (this.words[2 * i] >>> 0);
   }
 
-  /** Number `i` for an author. */
+  /** Returns integer `i` if a number can hold it exactly. */
   safe(i, what) {
     const number = this.at(i);
-    if (!Number.isSafeInteger(number)) throw new Misuse(`${what} is beyond 2^53, which a number cannot hold`);
+    if (!Number.isSafeInteger(number)) throw new Misuse(`${what} is beyond 2^53, so a JavaScript number cannot hold it exactly`);
     return number;
   }
 }
 
-/** A column of 64-bit numbers of numbers and BigInts. */
+/** Builds a column of 64-bit integers from numbers and BigInts. */
 export function longs(values) {
   const column = new BigInt64Array(values.length);
   const words = new Int32Array(column.buffer);
@@ -167,38 +167,38 @@ export function longs(values) {
   return column;
 }
 
-/** A text that is one in UTF-8 too. */
+/** Checks that a value is a string that UTF-8 can represent. */
 export function text(value, what) {
-  if (typeof value !== 'string') throw new Misuse(`${what} is ${kind(value)}, not a text`);
-  if (!value.isWellFormed()) throw new Misuse(`${what} has half of a surrogate pair, which UTF-8 cannot hold: toWellFormed() replaces it`);
+  if (typeof value !== 'string') throw new Misuse(`${what} is ${kind(value)}, not a string`);
+  if (!value.isWellFormed()) throw new Misuse(`${what} has half of a surrogate pair, which UTF-8 cannot represent: replace it with toWellFormed()`);
   return value;
 }
 
-/** A whole number of 64 bits. */
+/** Checks that a value is a 64-bit integer. */
 export function integer(value, what) {
   if (typeof value === 'bigint') {
     if (BigInt.asIntN(64, value) !== value) throw new Misuse(`${what} is ${value}, which does not fit into 64 bits`);
     return value;
   }
   if (typeof value !== 'number') throw new Misuse(`${what} is ${kind(value)}, not an integer`);
-  if (!Number.isInteger(value)) throw new Misuse(`${what} is ${value}, not a whole number`);
+  if (!Number.isInteger(value)) throw new Misuse(`${what} is ${value}, not an integer`);
   if (!Number.isSafeInteger(value)) {
-    throw new Misuse(`${what} is ${value}, and beyond 2^53 a number is not exact: make it a BigInt where it is still exact, as BigInt("...")`);
+    throw new Misuse(`${what} is ${value}, but numbers beyond 2^53 are not exact: use a BigInt, and create it from a string`);
   }
   return value;
 }
 
-/** A time in ms since 1970. */
+/** Checks that a value is a time in ms since 1970 UTC. */
 export function time(value, what) {
   if (Number.isSafeInteger(value)) return value;
   const found = typeof value === 'number' ? value : kind(value);
-  throw new Misuse(`${what} is ${found}, not a time: a whole number of ms since 1970`);
+  throw new Misuse(`${what} is ${found}, not a time: it must be an integer number of ms since 1970`);
 }
 
-/** What a value is, in words. */
+/** Describes the type of a value for an error message. */
 export function kind(value) {
   if (value === null || value === undefined) return String(value);
   if (Array.isArray(value)) return 'an array';
   if (typeof value === 'object') return `an object (${value.constructor?.name ?? 'without a constructor'})`;
-  return { string: 'a text', number: 'a number', bigint: 'a BigInt', boolean: 'a boolean', function: 'a function' }[typeof value] ?? typeof value;
+  return { string: 'a string', number: 'a number', bigint: 'a BigInt', boolean: 'a boolean', function: 'a function' }[typeof value] ?? typeof value;
 }

@@ -1,7 +1,6 @@
-// What becomes of one key during a call: its value, list and timer as they stand, and as they stood before the present event, which a
-// rejection brings back.
+// The state of one key during a call: its current value, list and timer, and those before the current event, which a rejection restores.
 
-import { Column, NONE } from './columns.js';
+import { Column, NO_TIME } from './columns.js';
 
 const KEEP = 0;
 const PUT = 1;
@@ -9,20 +8,20 @@ const APPEND = 1;
 const CLEAR = 2;
 const CLEAR_THEN_APPEND = 3;
 
-/** A key's state in the making; one is used for all keys of a call. */
+/** A key's state during a call. One draft serves all keys of a call. */
 export class Draft {
   /** The items that the call appends, of all keys. */
   list = new Column();
-  /** The value that was put, as written; null while it is the one that the host gave. */
+  /** The encoded value that was put; null while the value is still the one from the host. */
   #put = null;
   #present = false;
   valueChange = KEEP;
   listChange = KEEP;
-  timer = NONE;
+  timer = NO_TIME;
   #timerSet = false;
-  /** Items of this key before this one were cleared after they had been appended. */
+  /** Index of this key's first live item: earlier ones were appended in this call and then cleared. */
   #liveFrom = 0;
-  /** Where this key's items begin among those that the call appends. */
+  /** Index of this key's first item among the items that the call appends. */
   #firstItem = 0;
   #before = null;
   #call = null;
@@ -38,12 +37,12 @@ export class Draft {
     this.#firstItem = this.#liveFrom = this.list.length;
   }
 
-  /** What follows can be undone. */
+  /** Begins an event or firing, which `undo` can undo. */
   beginEvent() {
     this.#before = null;
   }
 
-  /** Remembers, before the first change of an event, what a rejection brings back. */
+  /** Before the first change of an event, saves the state that a rejection restores. */
   #remember() {
     this.#before ??= [
       this.#put, this.#present, this.valueChange, this.listChange, this.timer, this.#timerSet, this.#liveFrom, this.list.length,
@@ -58,14 +57,14 @@ export class Draft {
     this.#before = null;
   }
 
-  /** Whether the timer is due at this watermark; none is due before there is one. */
+  /** Whether the timer is due at this watermark. Without a watermark, no timer is due. */
   isDue(watermark) {
-    return this.timer !== NONE && watermark !== NONE && watermark >= this.timer;
+    return this.timer !== NO_TIME && watermark !== NO_TIME && watermark >= this.timer;
   }
 
   read(codec) {
     if (!this.#present) return undefined;
-    return this.#put === null ? codec.read(this.#call.values, this.#call.key) : codec.again(this.#put);
+    return this.#put === null ? codec.read(this.#call.values, this.#call.key) : codec.readBack(this.#put);
   }
 
   put(written) {
@@ -104,14 +103,14 @@ export class Draft {
     if (this.#liveFrom > this.#firstItem) this.list.remove(this.#firstItem, this.#liveFrom);
   }
 
-  /** The value to put. */
+  /** Returns the encoded value to put. */
   written() {
     return this.valueChange === PUT ? this.#put : '';
   }
 
-  /** The timer in a column of halves of numbers. One that was left alone goes back as it came, be it beyond 2^53. */
+  /** Writes the timer into a column, as two halves. An unchanged timer is copied, because it can be beyond 2^53. */
   writeTimer(words, given, key) {
-    if (!this.#timerSet && this.timer !== NONE) {
+    if (!this.#timerSet && this.timer !== NO_TIME) {
       words[2 * key] = given[2 * key];
       words[2 * key + 1] = given[2 * key + 1];
       return;

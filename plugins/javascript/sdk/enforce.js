@@ -1,4 +1,4 @@
-// Imported before all else of a plugin: see law.js.
+// The first import of every plugin: see law.js.
 
 import { enforce } from './law.js';
 

@@ -1,55 +1,58 @@
 /**
  * Write keyfold plugins in JavaScript or TypeScript.
  *
- * A plugin is `export const mapper = plugin({..})` in `src/plugin.js` or `src/plugin.ts`. It says what records mean (`map`), what is kept
- * of each key (`onEvent`), and what is written when a key's timer fires (`onTimer`).
+ * A plugin is `export const mapper = plugin({..})` in `src/plugin.js` or `src/plugin.ts`. Its functions turn records into events (`map`),
+ * update the state of each event's key (`onEvent`), and typically write rows when a key's timer fires (`onTimer`).
  *
- * The law: what is said of a record, an event or a firing must be what a fresh instance, given that one alone, would say. So nothing is
- * kept in variables of the module between calls; what is known of a key lies in the key.
+ * The law: results must not depend on batches. What a plugin gives for a record, an event or a firing must be what a fresh instance would
+ * give if it received that one alone. So keep nothing in module variables between calls; keep everything about a key in the key's state.
  *
- * Errors: what a function throws rejects just the record, event or firing that it was called for. The message goes to the dead letters
- * with it, and what the function did before is undone. A rejected firing takes the key's state with it.
+ * Errors: an exception rejects only the record, event or firing that the function was called for. The host dead-letters it with the
+ * exception's message, and everything that the function did for it is undone. A rejected firing also clears the key's state.
  */
 
-/** What a column of a table holds. */
+/** The type of a column. */
 export type ColumnType =
   /** true or false */
   | 'boolean'
-  /** Signed 64 bits: a whole number up to 2^53, or a BigInt. */
+  /** A signed 64-bit integer: a safe integer (below 2^53) or a BigInt. */
   | 'integer'
   /** A number. */
   | 'float'
-  /** A whole number of milliseconds since 1970 UTC. */
+  /** An integer number of milliseconds since 1970 UTC. */
   | 'timestamp'
   | 'text'
   /** Bytes: a Uint8Array. */
   | 'blob'
   | 'text-list'
   | 'integer-list'
-  /** Any value that JSON can carry; the sink converts it by the type of the column in the database. */
+  /** Any value that JSON can represent. The sink converts it to the type of the column in the database. */
   | 'json';
 
-/** A table that rows go to. Its columns have their names in the database. */
+/** An output table. Its columns are named as in the database. */
 export interface Table {
-  /** The primary key: never null, and made of the input alone, so that the same rows come again in a replay. */
+  /** The columns of the primary key. They are never null, and must be derived from the input alone, so that a replay writes the same rows. */
   key: Readonly<Record<string, ColumnType>>;
-  /** The columns outside the primary key. */
+  /** The columns that are not part of the primary key. */
   columns?: Readonly<Record<string, ColumnType>>;
 }
 
-/** What a plugin says of itself. It is read once, when the plugin is built: a mistake in it ends the build. */
+/** A plugin's description. It is read once, when the plugin is built; a mistake in it fails the build. */
 export interface Description<Tables = Readonly<Record<string, Table>>> {
-  /** For people; that of package.json if nothing is said. */
+  /** The plugin's name, for humans. Default: the name in package.json. */
   name?: string;
-  /** For people; that of package.json if nothing is said. */
+  /** The plugin's version, for humans. Default: the version in package.json. */
   version?: string;
-  /** Version of the encoding of values and list items, 1 if nothing is said: raise it with them, and write `migrateValue`, `migrateItem`. */
+  /**
+   * Version of the encoding of values and list items. Default: 1. If you change the encoding, raise the version, and write `migrateValue` and
+   * `migrateItem`.
+   */
   stateVersion?: number;
-  /** The tables, by their names. */
+  /** The output tables, by name. */
   tables?: Tables;
-  /** JSON Schema of the configuration, which the host holds it against. */
+  /** JSON Schema of the configuration. The host validates the configuration against it. */
   configSchema?: object;
-  /** Whether `record.headers()` is wanted: they are not copied otherwise. */
+  /** Whether the plugin calls `record.headers()`. If not, headers are not copied into the sandbox. Default: false. */
   wantsHeaders?: boolean;
 }
 
@@ -67,131 +70,143 @@ type Cell = {
 type Cells<Columns> = { [Name in keyof Columns]: Columns[Name] extends ColumnType ? Cell[Columns[Name]] : never };
 type OrNull<Cells> = { [Name in keyof Cells]: Cells[Name] | null };
 
-/** A row: all columns of its table; null where a column outside the primary key has no value. */
+/** A row: a value for every column of its table. Columns outside the primary key can be null. */
 export type Row<T> = (T extends { key: infer Key } ? Cells<Key> : {}) &
   (T extends { columns: infer Columns extends object } ? OrNull<Cells<Columns>> : {});
 
-/** How a value is kept. Values are written when they are put and read anew each time: to change what was read or put changes nothing. */
+/**
+ * How a value is converted to bytes and back. A value is encoded when it is put, and decoded each time it is read. So changing an object
+ * after putting or reading it does not change the state.
+ */
 export interface Codec<Value> {
+  /** Encodes a value. `what` names it in error messages. */
   readonly write: (value: Value, what: string) => string | Uint8Array;
+  /** Decodes item `i` of a column of the host. */
   readonly read: (items: any, i: number) => Value;
-  readonly again: (written: any) => Value;
+  /** Decodes what `write` has returned in the same call. */
+  readonly readBack: (written: any) => Value;
 }
-/** Whatever JSON can carry: what is kept if nothing else is said. */
+/** The codec for any value that JSON can represent. It is the default. */
 export function json<Value = any>(): Codec<Value>;
-/** A text as it is, without the quotes of JSON: cheaper. */
+/** The codec for strings. It writes them without JSON's quotes, and is faster than `json`. */
 export const text: Codec<string>;
-/** Bytes. */
+/** The codec for bytes. */
 export const bytes: Codec<Uint8Array>;
 
-/** How much a line in the host's log matters. */
+/** The level of a line in the host's log. */
 export type Level = 'error' | 'warn' | 'info' | 'debug';
-/** Says something in the host's log; `console.log` and its like do too. It stays said if the record, event or firing is rejected. */
+/** Writes a line to the host's log, even if the record, event or firing is rejected later. `console.log` and the like do the same. */
 export type Log = (level: Level, message: string) => void;
 
-/** One record of the log. It is of use only until `map` returns. */
+/** One record of the log. It is valid only until `map` returns. */
 export interface LogRecord {
   readonly partition: number;
   readonly offset: number;
-  /** Its timestamp in the log, made non-decreasing per partition; ms since 1970. */
+  /** The record's timestamp in the log or, if that is lower, the append time of the record before it in the partition; ms since 1970 UTC. */
   readonly appendTime: number;
-  /** Its key, if it has one. */
+  /** The record's key, or null. */
   readonly key: Uint8Array | null;
-  /** Its payload; null is a tombstone. */
+  /** The record's payload; null for a tombstone. */
   readonly payload: Uint8Array | null;
-  /** The payload as text; throws where there is none, or none in UTF-8. */
+  /** Returns the payload as a string. Throws if there is no payload, or if it is not UTF-8. */
   text(): string;
-  /** The payload read as JSON; throws where it is none. */
+  /** Parses the payload as JSON. Throws if there is no payload, or if it is not JSON. */
   json(): any;
-  /** The headers in their order: names and values; none unless the description wants them. */
+  /** Returns the headers, as names and values in their order. There are none unless the description sets `wantsHeaders`. */
   headers(): [string, Uint8Array][];
 }
 
-/** Where `map` puts the events of a record. */
+/** Collects the events of a record in `map`. */
 export interface Events<Value> {
-  /** One more event of the record: what happened at `time` (ms since 1970 UTC) is folded under `key`; a number is its decimal text. */
+  /** Adds an event, which is folded under `key`. A number is converted to decimal. `time` is when it happened; ms since 1970 UTC. */
   push(key: string | number | bigint, time: number, value?: Value): void;
   readonly log: Log;
 }
 
-/** One event, on its way into its key. It is of use only until `onEvent` returns. */
+/** One event to be folded into its key. It is valid only until `onEvent` returns. */
 export interface Event<Value> {
-  /** What `map` gave it; undefined where it gave nothing. */
+  /** Returns the value that `map` gave the event, or undefined. */
   value(): Value;
-  /** When it happened; ms since 1970 UTC. */
+  /** When the event happened; ms since 1970 UTC. */
   readonly time: number;
-  /** The watermark before its record; null before the lane's first event. */
+  /** The watermark before the event's record; null before the lane's first event. */
   readonly watermark: number | null;
-  /** Append time of its record; ms since 1970. */
+  /** Append time of the event's record; ms since 1970 UTC. */
   readonly appendTime: number;
   readonly partition: number;
   readonly offset: number;
-  /** Its place among the events of its record, from 0. */
+  /** The event's index among the events of its record, from 0. */
   readonly index: number;
 }
 
-/** A key: its state, its timer, and the rows that it emits. It is of use only until the function returns. */
+/** A key: its state, its timer, and the rows that it emits. It is valid only until the function returns. */
 export interface Key<Value, Item, Tables> {
-  /** The key's text. */
+  /** The key itself. */
   readonly name: string;
-  /** The value, if there is one. */
+  /** Returns the value, or undefined. */
   value(): Value | undefined;
-  /** Puts the value, in place of the former one. */
+  /** Sets the value, and replaces the previous one. */
   put(value: Value): void;
   clearValue(): void;
-  /** Appends an item to the list, at constant cost however long it is. */
+  /** Appends an item to the list. The cost does not depend on the length of the list. */
   append(item: Item): void;
-  /** Clears the list; items that are appended after this stay. */
+  /** Clears the list. Items that are appended later are kept. */
   clearItems(): void;
-  /** Clears value and list. The timer stays. A key that is never cleared is kept for ever. */
+  /** Clears the value and the list, but not the timer. The state of a key is kept until it is cleared. */
   clear(): void;
-  /** The time that the timer is set for, or null. */
+  /** Returns the time of the timer, or null. In `onTimer`, the timer that fired is no longer set. */
   timer(): number | null;
-  /** Sets the timer, in place of the former one. It fires once the watermark is at or past `time`. In `onTimer` it must be later than the one that fired. */
+  /**
+   * Sets the timer, and replaces the previous one. It fires once the watermark is at or past `time`. In `onTimer`, it must be later than the
+   * timer that fired.
+   */
   setTimer(time: number): void;
   clearTimer(): void;
-  /** Emits a row of a table of the description. */
+  /** Emits a row of one of the description's tables. */
   row<Name extends keyof Tables & string>(table: Name, cells: Row<Tables[Name]>): void;
   readonly log: Log;
 }
 
-/** A key whose timer fires: the only place where its list can be read. */
+/** A key whose timer fires. Only here can its list be read. */
 export interface Firing<Value, Item, Tables> extends Key<Value, Item, Tables> {
-  /** The list as it was when the timer fired, in the order in which it was appended. */
+  /** Returns the list as it was when the timer fired, in the order in which the items were appended. */
   items(): Item[];
 }
 
-/** State of a former version, in the forms in which it can be read. */
+/** State in the encoding of an older version, as bytes, as a string or parsed as JSON. */
 export interface Stored {
   readonly bytes: Uint8Array;
   text(): string;
   json(): any;
 }
 
-/** What an author writes. */
-export interface Author<Config, EventValue, Value, Item, Tables> {
+/** The argument of `plugin()`: a plugin's description, codecs and functions. */
+export interface PluginDefinition<Config, EventValue, Value, Item, Tables> {
   describe: Description<Tables> | (() => Description<Tables>);
-  /** How an event carries its value from `map` to `onEvent`; JSON if nothing is said. */
+  /** The codec of the value that an event carries from `map` to `onEvent`. Default: JSON. */
   event?: Codec<EventValue>;
-  /** How a key's value is kept; JSON if nothing is said. */
+  /** The codec of a key's value. Default: JSON. */
   value?: Codec<Value>;
-  /** How an item of a key's list is kept; JSON if nothing is said. */
+  /** The codec of an item of a key's list. Default: JSON. */
   item?: Codec<Item>;
-  /** Takes the pipeline's `plugin.config`. What it returns is handed to the functions below, and cannot be changed. What it throws refuses the configuration. */
+  /**
+   * Receives the pipeline's `plugin.config`. The functions below receive what it returns. Plain objects and arrays in it are frozen. An exception
+   * rejects the configuration.
+   */
   configure?(config: any): Config;
-  /** Makes events of a record: none, one or several. */
+  /** Turns a record into events: none, one or several. */
   map(record: LogRecord, out: Events<EventValue>, config: Config): void;
   /** Folds an event into its key. */
   onEvent(key: Key<Value, Item, Tables>, event: Event<EventValue>, config: Config): void;
-  /** The key's timer, set for `time`, has fired. */
+  /** Handles the key's timer, which was set for `time` and fires now. */
   onTimer(key: Firing<Value, Item, Tables>, time: number, config: Config): void;
-  /** Reads a value of a former state version and gives it back as a present one. */
+  /** Converts a value from an older state version to the current one. */
   migrateValue?(version: number, old: Stored, config: Config): Value;
-  /** Reads a list item of a former state version and gives it back as a present one. */
+  /** Converts a list item from an older state version to the current one. */
   migrateItem?(version: number, old: Stored, config: Config): Item;
 }
 
-/** The contract's interface, made of an author's functions. */
+/** The contract's interface, which `plugin()` implements. */
 export interface Mapper {
   describe(): unknown;
   configure(config: string): void;
@@ -201,11 +216,11 @@ export interface Mapper {
   migrate(stateVersion: number, states: any): any;
 }
 
-/** Makes a plugin: `export const mapper = plugin({..})`. */
+/** Creates a plugin: `export const mapper = plugin({..})`. */
 export function plugin<
   const Tables extends Readonly<Record<string, Table>>,
   Config = any,
   EventValue = any,
   Value = any,
   Item = any,
->(author: Author<Config, EventValue, Value, Item, Tables>): Mapper;
+>(definition: PluginDefinition<Config, EventValue, Value, Item, Tables>): Mapper;

@@ -1,12 +1,12 @@
-// Write keyfold plugins in JavaScript or TypeScript. `plugin()` makes of an author's functions what the contract (wit/keyfold.wit) wants
-// of a component, and keeps for all of them: the rule of `consumed`, the codes of changes, the order of rows, and that a rejected record,
-// event or firing leaves nothing behind.
+// Write keyfold plugins in JavaScript or TypeScript. `plugin()` implements the contract (wit/keyfold.wit) with an author's functions. For every
+// plugin, it stops a key's fold when its timer is due (`consumed`), writes the change codes, keeps rows in order, and undoes everything that
+// a rejected record, event or firing did.
 
-import { Column, Items, Longs, Misuse, NONE, integer, kind, longs, text, time } from './columns.js';
+import { Column, Items, Longs, Misuse, NO_TIME, integer, kind, longs, text, time } from './columns.js';
 import { Draft } from './draft.js';
-import { reason, whole } from './reason.js';
+import { callError, reason } from './reason.js';
 import { Rows, described } from './row.js';
-import { said } from './law.js';
+import { consoleLog } from './law.js';
 import { bytes as bytesCodec, json as jsonCodec, text as textCodec } from './stored.js';
 
 /** @type {import('./index.d.ts').json} */
@@ -17,7 +17,7 @@ export { asText as text };
 
 const LEVELS = { error: 0, warn: 1, info: 2, debug: 3 };
 
-/** One record of the log. One object serves for all of a call. */
+/** One record of the log. One object serves all records of a call. */
 class Record {
   #batch;
   #row = -1;
@@ -36,7 +36,7 @@ class Record {
     this.#appendTimes = new Longs(batch.appendTimes);
   }
 
-  /** Goes on to the next record. */
+  /** Moves to the next record. */
   static next(record) {
     const row = ++record.#row;
     const { nullKeys, nullPayloads } = record.#batch;
@@ -97,14 +97,14 @@ class Record {
   }
 }
 
-/** Where `map` puts the events of a record. */
+/** Collects the events of a record in `map`. */
 class Events {
   /** @type {number[]} */ records = [];
   keys = new Column();
   /** @type {number[]} */ times = [];
   values = new Column();
   record = 0;
-  /** What authors see of it. */
+  /** The object that `map` receives. */
   out;
 
   constructor(codec, lines) {
@@ -128,7 +128,7 @@ class Events {
 }
 
 function decimal(key) {
-  if (typeof key !== 'number' && typeof key !== 'bigint') throw new Misuse(`the key is ${kind(key)}, not a text or a whole number`);
+  if (typeof key !== 'number' && typeof key !== 'bigint') throw new Misuse(`the key is ${kind(key)}, not a string or an integer`);
   return String(integer(key, 'the key'));
 }
 
@@ -140,7 +140,7 @@ function logger(lines) {
   };
 }
 
-/** One event. One object serves for all of a call. */
+/** One event. One object serves all events of a call. */
 class Event {
   #batch;
   #i = 0;
@@ -161,7 +161,7 @@ class Event {
     this.#codec = codec;
   }
 
-  /** Goes to event `i`; gives the watermark before it. */
+  /** Moves to event `i`. Returns the watermark before it. */
   static at(event, i) {
     event.#i = i;
     return event.#watermarks.at(i);
@@ -177,7 +177,7 @@ class Event {
 
   get watermark() {
     const watermark = this.#watermarks.at(this.#i);
-    return watermark === NONE ? null : watermark;
+    return watermark === NO_TIME ? null : watermark;
   }
 
   get appendTime() {
@@ -197,7 +197,7 @@ class Event {
   }
 }
 
-/** A key: its state, its timer, and the rows that it emits. One object serves for all of a call. */
+/** A key: its state, its timer, and the rows that it emits. One object serves all keys of a call. */
 class Key {
   #call;
   log;
@@ -238,7 +238,7 @@ class Key {
 
   items() {
     const { lists } = this.#call;
-    if (!lists) throw new Misuse('a list can be read only in onTimer: to append must not cost more the longer it is');
+    if (!lists) throw new Misuse('a list can be read only in onTimer: reading it for every event would cost more the longer it gets');
     const items = [];
     for (let i = this.#call.key === 0 ? 0 : lists.ends[this.#call.key - 1]; i < lists.ends[this.#call.key]; i++) {
       items.push(this.#call.codecs.item.read(lists.items, i));
@@ -248,17 +248,17 @@ class Key {
 
   timer() {
     const { timer } = this.#call.draft;
-    return timer === NONE ? null : timer;
+    return timer === NO_TIME ? null : timer;
   }
 
   setTimer(at) {
     time(at, "the timer's time");
-    if (at <= this.#call.fired) throw new Misuse(`the timer is set for ${at}, which is not later than the ${this.#call.fired} of the one that fired`);
+    if (at <= this.#call.fired) throw new Misuse(`the timer is set for ${at}: in onTimer it must be later than the timer that fired (${this.#call.fired})`);
     this.#call.draft.setTimer(at);
   }
 
   clearTimer() {
-    this.#call.draft.setTimer(NONE);
+    this.#call.draft.setTimer(NO_TIME);
   }
 
   row(table, cells) {
@@ -266,7 +266,7 @@ class Key {
   }
 }
 
-/** A call of `fold` or `on-timer`, and its answer in the making. */
+/** A call of `fold` or `on-timer`, and its answer while it is built. */
 class Call {
   constructor(spec, batch) {
     this.codecs = spec.codecs;
@@ -275,8 +275,8 @@ class Call {
     this.present = batch.valuePresent;
     this.given = new Longs(batch.timers);
     this.key = 0;
-    /** In `onTimer`: the time of the timer, before which none may be set. */
-    this.fired = NONE;
+    /** In `onTimer`: the time of the timer that fired. A new timer must be later. */
+    this.fired = NO_TIME;
     /** In `onTimer`: the list states. */
     this.lists = null;
     this.logs = [];
@@ -291,10 +291,10 @@ class Call {
     this.newValues = new Column();
     this.timers = new BigInt64Array(keys);
     this.timerWords = new Int32Array(this.timers.buffer);
-    said.lines = this.logs;
+    consoleLog.lines = this.logs;
   }
 
-  /** Runs `one` for an event or a firing; what it did is undone if it throws. Whether it did not. */
+  /** Runs `one` for an event or a firing. If it throws, undoes what it did. Returns whether it was accepted. */
   item(i, one) {
     this.draft.beginEvent();
     this.rows.beginItem(i);
@@ -321,7 +321,7 @@ class Call {
   }
 
   end() {
-    said.lines = null;
+    consoleLog.lines = null;
     return {
       consumed: this.consumed,
       valueChanges: this.valueChanges,
@@ -339,16 +339,16 @@ class Call {
 
 function refusePromise(result) {
   if (typeof result?.then !== 'function') return;
-  throw new Misuse('the function is async: a plugin waits for nothing, what it does must be done when it returns');
+  throw new Misuse('the function is async: a plugin cannot wait, so everything must be done when the function returns');
 }
 
 /** @type {import('./index.d.ts').plugin} */
-export function plugin(author) {
-  const spec = described(author);
+export function plugin(definition) {
+  const spec = described(definition);
   let config;
   let configured = false;
   const ready = () => {
-    if (!configured) throw whole('configure was not called');
+    if (!configured) throw callError('configure was not called');
   };
 
   return {
@@ -358,9 +358,9 @@ export function plugin(author) {
       let given;
       try {
         given = JSON.parse(text);
-        config = frozen(author.configure ? author.configure(given) : given);
+        config = frozen(definition.configure ? definition.configure(given) : given);
       } catch (error) {
-        throw whole(reason(error));
+        throw callError(reason(error));
       }
       configured = true;
     },
@@ -371,19 +371,19 @@ export function plugin(author) {
       const rejections = [];
       const events = new Events(spec.codecs.event, logs);
       const record = new Record(batch);
-      said.lines = logs;
+      consoleLog.lines = logs;
       for (let row = 0; row < batch.offsets.length; row++) {
         const before = events.records.length;
         events.record = row;
         Record.next(record);
         try {
-          refusePromise(author.map(record, events.out, config));
+          refusePromise(definition.map(record, events.out, config));
         } catch (error) {
           events.truncate(before);
           rejections.push({ item: row, reason: reason(error) });
         }
       }
-      said.lines = null;
+      consoleLog.lines = null;
       return {
         records: new Uint32Array(events.records),
         keys: events.keys.finish(),
@@ -399,7 +399,7 @@ export function plugin(author) {
       const call = new Call(spec, batch);
       const key = new Key(call);
       const event = new Event(batch, spec.codecs.event);
-      const one = () => author.onEvent(key, event, config);
+      const one = () => definition.onEvent(key, event, config);
       let i = 0;
       for (let k = 0; k < call.consumed.length; k++) {
         const first = i;
@@ -422,13 +422,13 @@ export function plugin(author) {
       const call = new Call(spec, batch);
       call.lists = { items: new Items(batch.listItems), ends: batch.listEnds };
       const key = new Key(call);
-      const one = () => author.onTimer(key, call.given.safe(call.key, "the timer's time"), config);
+      const one = () => definition.onTimer(key, call.given.safe(call.key, "the timer's time"), config);
       for (let k = 0; k < call.consumed.length; k++) {
         call.key = k;
         call.fired = call.given.at(k);
-        call.draft.beginKey(call, NONE);
+        call.draft.beginKey(call, NO_TIME);
         if (!call.item(k, one)) {
-          // A rejected firing takes the key's state with it.
+          // A rejected firing clears the key's state.
           call.draft.clearValue();
           call.draft.clearItems();
         }
@@ -441,11 +441,11 @@ export function plugin(author) {
       ready();
       try {
         return {
-          values: migrated(values, spec.codecs.value, 'value states', version, author.migrateValue, config),
-          listItems: migrated(listItems, spec.codecs.item, 'list items', version, author.migrateItem, config),
+          values: migrated(values, spec.codecs.value, 'value', version, definition.migrateValue, config),
+          listItems: migrated(listItems, spec.codecs.item, 'list item', version, definition.migrateItem, config),
         };
       } catch (error) {
-        throw whole(reason(error));
+        throw callError(reason(error));
       }
     },
   };
@@ -455,14 +455,17 @@ function migrated(column, codec, what, version, one, config) {
   const items = new Items(column);
   const out = new Column();
   for (let i = 0; i < items.length; i++) {
-    if (!one) throw new Error(`this plugin does not read ${what} of state version ${version}`);
+    if (!one) {
+      const name = what === 'value' ? 'migrateValue' : 'migrateItem';
+      throw new Error(`cannot migrate a ${what} of state version ${version}: the plugin does not define ${name}`);
+    }
     const old = { bytes: items.bytes(i), text: () => asText.read(items, i), json: () => jsonCodec.read(items, i) };
-    out.push(codec.write(one(version, old, config), `what was migrated of ${what}`));
+    out.push(codec.write(one(version, old, config), `the migrated ${what}`));
   }
   return out.finish();
 }
 
-/** What is kept of the configuration cannot be changed: whatever is kept from call to call shows in results. */
+/** Freezes the configuration deeply, so that a plugin cannot keep anything in it from call to call. */
 function frozen(value) {
   const isPlain = Array.isArray(value) || [Object.prototype, null].includes(Object.getPrototypeOf(Object(value)));
   if (typeof value !== 'object' || value === null || !isPlain || Object.isFrozen(value)) return value;

@@ -1,28 +1,29 @@
-// What to say of an error, for people: its message, and where in the author's source it comes from.
+// Converts an exception to the reason of a rejection: its message, and for mistakes in the plugin also the place in the author's source.
 //
-// The text of an `Error` is the author's own word on a record, and stands alone: a line number would change with each edit above it, and a
-// golden test with it. What the engine or the SDK throws (`TypeError`, `Misuse`, ..) is a mistake in the plugin, and says where.
+// An `Error` is how an author rejects a record, so its message is used alone: a line number would change with each edit above it, and golden
+// tests would change too. An error of the engine or the SDK (`TypeError`, `Misuse`, ..) is a mistake in the plugin, so the place is added.
 
-const WORDS = ['Error', 'SyntaxError'];
+const WITHOUT_PLACE = ['Error', 'SyntaxError'];
 
-/** An error of a whole call, which the contract gives as a text. */
-export function whole(message) {
+/** Creates an error that fails the whole call. */
+export function callError(message) {
   return Object.assign(new Error(message), { payload: message });
 }
 
+/** Returns the reason of a rejection for what was thrown. */
 export function reason(error) {
-  // How much memory there is depends on what the instance did before: the host tries again in a fresh one.
-  if (error === 'out of memory') throw whole('out of memory (plugin.memory)');
+  // How much memory is left depends on what the instance did before. If the whole call fails, the host repeats it in a fresh instance.
+  if (error === 'out of memory') throw callError('out of memory (plugin.memory)');
   if (typeof error === 'string') return error;
-  if (!(error instanceof Error)) return `what was thrown is not an Error: ${shown(error)}`;
+  if (!(error instanceof Error)) return `the plugin threw a value that is not an Error: ${formatted(error)}`;
   const message = error.message || error.name;
-  if (WORDS.includes(error.name)) return message;
+  if (WITHOUT_PLACE.includes(error.name)) return message;
   const place = location(error.stack);
   const named = error.name === 'Misuse' || message === error.name ? message : `${error.name}: ${message}`;
   return place ? `${named} (${place})` : named;
 }
 
-function shown(value) {
+function formatted(value) {
   try {
     return JSON.stringify(value) ?? String(value);
   } catch {
@@ -30,7 +31,7 @@ function shown(value) {
   }
 }
 
-/** `src/plugin.js:12` of the first line of a stack that is the author's: the build leaves a table of lines. */
+/** Returns the first place in a stack that is in the author's source, like `src/plugin.js:12`. The build provides the table of lines. */
 function location(stack) {
   const table = globalThis.KEYFOLD_LINES;
   if (!table) return null;

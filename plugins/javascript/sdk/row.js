@@ -1,8 +1,8 @@
-// What a plugin says of itself, and its rows, cell by cell into the columns that leave.
+// A plugin's description, and the rows of a call as columns.
 //
-// Rows of one event must leave in the order in which they were emitted, whatever other events are in the call. A table's rows are
-// therefore spread over as many row-batches as it takes for each event's rows to stand in ascending row-batches; for almost all plugins
-// that is one a table.
+// Rows of one event must be written in the order in which they were emitted, whatever other events are in the call. The contract orders them by
+// row-batch first. A row therefore goes into a row-batch of its table at or after the row-batch of the event's previous row; if there is none,
+// a new one is added. For almost all plugins, that gives one row-batch per table.
 
 /* global KEYFOLD_NAME, KEYFOLD_VERSION */
 
@@ -39,7 +39,7 @@ function lists(rows, finish) {
   return { items: finish(rows.flat()), ends };
 }
 
-/** The types of columns: how a cell is checked, what stands in a null row, and how the cells become the contract's column. */
+/** The types of columns: how a cell is checked, the placeholder for null, and how the cells become the contract's column. */
 const TYPES = {
   boolean: { check: boolean, nothing: 0, finish: (cells) => ({ tag: 'booleans', val: new Uint8Array(cells) }) },
   integer: { check: integer, nothing: 0, finish: (cells) => ({ tag: 'integers', val: longs(cells) }) },
@@ -52,13 +52,13 @@ const TYPES = {
   json: { check: jsonCodec.write, nothing: 'null', finish: (cells) => ({ tag: 'json', val: column(cells) }) },
 };
 
-/** An author's description, held against what it can be: a mistake in it ends the build. */
-export function described(author) {
+/** Checks a plugin's definition, and returns its description. An error here fails the build. */
+export function described(definition) {
   for (const name of ['map', 'onEvent', 'onTimer']) {
-    if (typeof author[name] !== 'function') throw new Misuse(`plugin({..}): ${name} is ${kind(author[name])}, not a function`);
+    if (typeof definition[name] !== 'function') throw new Misuse(`plugin({..}): ${name} is ${kind(definition[name])}, not a function`);
   }
-  const given = typeof author.describe === 'function' ? author.describe() : author.describe;
-  if (typeof given !== 'object' || given === null) throw new Misuse(`plugin({..}): describe is ${kind(given)}, not a description`);
+  const given = typeof definition.describe === 'function' ? definition.describe() : definition.describe;
+  if (typeof given !== 'object' || given === null) throw new Misuse(`plugin({..}): describe is ${kind(given)}, not an object`);
   const tables = Object.entries(given.tables ?? {}).map(([name, table]) => {
     const columns = (of, primaryKey) =>
       Object.entries(of ?? {}).map(([column, type]) => {
@@ -77,7 +77,7 @@ export function described(author) {
     configSchema: JSON.stringify(given.configSchema ?? { type: 'object' }),
     wantsHeaders: given.wantsHeaders ?? false,
   };
-  const codecs = { event: author.event ?? jsonCodec, value: author.value ?? jsonCodec, item: author.item ?? jsonCodec };
+  const codecs = { event: definition.event ?? jsonCodec, value: definition.value ?? jsonCodec, item: definition.item ?? jsonCodec };
   return { raw, tables, codecs };
 }
 
@@ -85,9 +85,9 @@ export function described(author) {
 export class Rows {
   #tables;
   #batches = [];
-  /** The event or key of the call that rows now come from. */
+  /** The event or key of the call that is being processed. */
   #item = 0;
-  /** The row-batch that took this item's last row. */
+  /** Index of the row-batch with this item's last row. */
   #last = 0;
 
   constructor(tables) {
@@ -99,7 +99,7 @@ export class Rows {
     this.#last = 0;
   }
 
-  /** Takes back the rows of the present item. */
+  /** Removes the rows of the current item. */
   undoItem() {
     for (const batch of this.#batches) {
       let kept = batch.items.length;
@@ -116,7 +116,7 @@ export class Rows {
     const table = this.#tables.findIndex((table) => table.name === name);
     if (table < 0) {
       const names = this.#tables.map((table) => table.name).join(', ') || 'none';
-      throw new Misuse(`a row for table ${JSON.stringify(name)}, which is not in the description: its tables are ${names}`);
+      throw new Misuse(`table ${JSON.stringify(name)} is not in the description: its tables are ${names}`);
     }
     const checked = checkedRow(this.#tables[table], cells);
     const batch = this.#batchOf(table);
@@ -136,7 +136,7 @@ export class Rows {
     return this.#batches[this.#last];
   }
 
-  /** The row-batches, without empty ones. */
+  /** Returns the row-batches that are not empty. */
   finish() {
     return this.#batches
       .filter((batch) => batch.items.length > 0)
@@ -148,18 +148,18 @@ export class Rows {
   }
 }
 
-/** A row's cells in the order of the columns, each as its type has it; null where there is no value. */
+/** Checks a row. Returns its cells in the order of the columns, converted to the columns' types, or null. */
 function checkedRow({ name, columns }, cells) {
-  if (typeof cells !== 'object' || cells === null) throw new Misuse(`table ${name}: the row is ${kind(cells)}, not an object of its columns`);
+  if (typeof cells !== 'object' || cells === null) throw new Misuse(`table ${name}: the row is ${kind(cells)}, not an object with its columns`);
   const checked = columns.map(({ name: column, kind: type, primaryKey }) => {
     const value = cells[column];
-    if (value === undefined) throw new Misuse(`table ${name}: the row has no ${column}; null says that there is no value`);
+    if (value === undefined) throw new Misuse(`table ${name}: the row has no ${column}: if it has no value, set it to null`);
     if (value !== null) return TYPES[type].check(value, `table ${name}: ${column}`);
-    if (primaryKey) throw new Misuse(`table ${name}: ${column} is null, and in the primary key`);
+    if (primaryKey) throw new Misuse(`table ${name}: ${column} is part of the primary key and cannot be null`);
     return null;
   });
   for (const column of Object.keys(cells)) {
-    if (!columns.some(({ name }) => name === column)) throw new Misuse(`table ${name}: the row gives ${column}, which is no column of it`);
+    if (!columns.some(({ name }) => name === column)) throw new Misuse(`table ${name}: the row has ${column}, which is not a column of the table`);
   }
   return checked;
 }

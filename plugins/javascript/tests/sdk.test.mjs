@@ -1,4 +1,4 @@
-// The SDK between the contract's columns and an author's functions: `node --test plugins/javascript/tests`.
+// Tests of the SDK, through the contract's columns: `node --test plugins/javascript/tests`.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -68,8 +68,8 @@ function firing(keys) {
 const nothing = () => {};
 const tables = { a: { key: { k: 'text' }, columns: { n: 'integer' } }, b: { key: { k: 'text' } } };
 
-function configured(author, config = {}) {
-  const mapper = plugin({ describe: { tables }, map: nothing, onEvent: nothing, onTimer: nothing, ...author });
+function configured(definition, config = {}) {
+  const mapper = plugin({ describe: { tables }, map: nothing, onEvent: nothing, onTimer: nothing, ...definition });
   mapper.configure(JSON.stringify(config));
   return mapper;
 }
@@ -156,7 +156,7 @@ test('rows of an event leave in the order in which they were emitted', () => {
   assert.deepEqual([...given.rows[0].columns[1].data.val], [2n ** 60n, 2n ** 60n, 2n ** 60n]);
 });
 
-test('a list is read when the timer fires, and a rejected firing takes all', () => {
+test('a list is read when the timer fires, and a rejected firing clears the state', () => {
   const mapper = configured({
     onTimer(key, time) {
       if (key.name === 'bad') throw new TypeError('oh');
@@ -177,10 +177,10 @@ test('a list is read when the timer fires, and a rejected firing takes all', () 
   assert.deepEqual([...given.listChanges], [2, 2, 2, 2, 0]);
   assert.deepEqual([...given.timers], [NONE, NONE, 8n, NONE, NONE]);
   assert.deepEqual(items(given.rows[0].columns[0].data.val), ['1,b', '', '3']);
-  assert.deepEqual(given.rejections.map(({ reason }) => reason), ['TypeError: oh', 'the timer is set for 7, which is not later than the 7 of the one that fired']);
+  assert.deepEqual(given.rejections.map(({ reason }) => reason), ['TypeError: oh', 'the timer is set for 7: in onTimer it must be later than the timer that fired (7)']);
 });
 
-test('cells are held against the description', () => {
+test('cells are checked against the description', () => {
   const types = {
     key: { k: 'text' },
     columns: { b: 'boolean', i: 'integer', f: 'float', t: 'timestamp', o: 'blob', l: 'text-list', m: 'integer-list', j: 'json' },
@@ -195,22 +195,22 @@ test('cells are held against the description', () => {
   assert.deepEqual([whole[4].val[0], items(whole[6].val.items), [...whole[7].val.items], items(whole[8].val)], [-1n, ['x', 'ü'], [1n, 2n], ['{"a":[1]}']]);
   assert.deepEqual([...check({ l: null }).rows[0].columns[6].nulls], [0]);
   for (const [change, words] of [
-    [{ k: null }, 'k is null, and in the primary key'],
-    [{ k: 1 }, 'table t: k is a number, not a text'],
+    [{ k: null }, 'k is part of the primary key and cannot be null'],
+    [{ k: 1 }, 'table t: k is a number, not a string'],
     [{ k: '\ud800' }, 'half of a surrogate pair'],
     [{ b: 1 }, 'b is a number, not a boolean'],
-    [{ i: '1' }, 'i is a text, not an integer'],
-    [{ i: 1.5 }, 'i is 1.5, not a whole number'],
-    [{ i: 2 ** 53 }, 'make it a BigInt'],
+    [{ i: '1' }, 'i is a string, not an integer'],
+    [{ i: 1.5 }, 'i is 1.5, not an integer'],
+    [{ i: 2 ** 53 }, 'use a BigInt'],
     [{ i: 2n ** 63n }, 'does not fit into 64 bits'],
     [{ t: new Date(0) }, 't is an object (Date), not a time'],
     [{ t: NaN }, 't is NaN, not a time'],
-    [{ o: 'x' }, 'o is a text, not a Uint8Array'],
-    [{ l: 'x' }, 'l is a text, not an array'],
-    [{ l: ['x', 1] }, 'l[1] is a number, not a text'],
-    [{ j: { n: 1n } }, 'j cannot be carried by JSON'],
+    [{ o: 'x' }, 'o is a string, not a Uint8Array'],
+    [{ l: 'x' }, 'l is a string, not an array'],
+    [{ l: ['x', 1] }, 'l[1] is a number, not a string'],
+    [{ j: { n: 1n } }, 'j cannot be represented in JSON'],
     [{ i: undefined }, 'the row has no i'],
-    [{ x: 1 }, 'the row gives x, which is no column of it'],
+    [{ x: 1 }, 'the row has x, which is not a column of the table'],
   ]) {
     const { rejections, rows } = check(change);
     assert.ok(rejections[0]?.reason.includes(words), `${words} in ${rejections[0]?.reason}`);
@@ -218,7 +218,7 @@ test('cells are held against the description', () => {
   }
 });
 
-test('what is read is what was put, whatever becomes of the object', () => {
+test('changing an object after it was put does not change the state', () => {
   const mapper = configured({
     onEvent(key) {
       const value = key.value() ?? { seen: [] };
@@ -232,11 +232,11 @@ test('what is read is what was put, whatever becomes of the object', () => {
   assert.deepEqual([given.rejections, items(given.values)], [[], ['{"seen":[1,1]}']]);
 });
 
-test('what cannot be is refused by name', () => {
+test('a mistake is refused by name', () => {
   const reasonOf = (onEvent) => configured({ onEvent }).fold(folding([{ name: 'x', events: [['1', undefined]] }])).rejections[0].reason;
   for (const [onEvent, words] of [
     [(key) => key.put(undefined), 'the value is undefined'],
-    [(key) => key.put(1n), 'the value cannot be carried by JSON'],
+    [(key) => key.put(1n), 'the value cannot be represented in JSON'],
     [(key) => key.setTimer(1.5), "the timer's time is 1.5"],
     [(key) => key.row('c', {}), 'its tables are a, b'],
     [(key) => key.log('loud', 'x'), 'error, warn, info, debug'],
@@ -253,7 +253,7 @@ test('what cannot be is refused by name', () => {
   assert.throws(() => configured({ configure: () => { throw new Error('no'); } }), { payload: 'no' });
 });
 
-test('a lack of memory is one of the whole call, since a fresh instance has more', () => {
+test('running out of memory fails the whole call, since a fresh instance has more memory', () => {
   // The engine throws this text.
   const outOfMemory = () => { throw 'out of memory'; };
   const payload = 'out of memory (plugin.memory)';
@@ -261,10 +261,10 @@ test('a lack of memory is one of the whole call, since a fresh instance has more
   assert.throws(() => configured({ onEvent: outOfMemory }).fold(folding([{ name: 'x', events: [['1', undefined]] }])), { payload });
 });
 
-test('former state is read by migrateValue and migrateItem', () => {
+test('migrateValue and migrateItem convert state of an older version', () => {
   const mapper = configured({ value: text, item: bytes, migrateValue: (version, old) => `${version}${old.json().a}`, migrateItem: (_, old) => old.bytes });
   const given = mapper.migrate(1, { values: column(['{"a":7}', '{"a":"ö"}']), listItems: column(['i']) });
   assert.deepEqual([items(given.values), items(given.listItems)], [['17', '1ö'], ['i']]);
   const states = { values: column(['1']), listItems: column([]) };
-  assert.throws(() => configured({ value: json() }).migrate(3, states), { payload: 'this plugin does not read value states of state version 3' });
+  assert.throws(() => configured({ value: json() }).migrate(3, states), { payload: 'cannot migrate a value of state version 3: the plugin does not define migrateValue' });
 });

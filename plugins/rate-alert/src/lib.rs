@@ -1,9 +1,9 @@
-//! An alert when a key has more than `limit` events in any `window` of event time: at once, not when the watermark comes.
+//! An alert when a key has more than `limit` events in a `window` of event time. It is written at once, and does not wait for the watermark.
 //!
-//! A record is `{"key": <text>, "time": <milliseconds since 1970>}`. Events that lie less than `window` apart share a window. One that
-//! comes out of order counts at its own time, in each window that it lies in. A row says by which time the limit was exceeded, and with how
-//! many events since when. As long as the key stays above its limit, and for `quiet` after that, no further alert is given: a row for
-//! each excess, not for each event. The timer only takes away what cannot count any more.
+//! A record is `{"key": <string>, "time": <milliseconds since 1970>}`. Events less than `window` apart are in the same window. An event that
+//! arrives out of order counts at its own time, in every window that contains it. A row has the start of the window, the time at which the
+//! limit was exceeded, and the number of events between them. While the key stays above the limit, and for `quiet` after that, no further
+//! alert is written. So there is one row per excess and not one per event. The timer only removes state that is no longer needed.
 
 use keyfold_sdk::config::Duration;
 use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record, Row, Stored, Timestamp};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 mod tests;
 
-/// The plugin, and its configuration.
+/// The plugin with its configuration.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateAlert {
@@ -30,30 +30,30 @@ fn none() -> Duration {
 const SCHEMA: &str = r#"{
     "type": "object",
     "properties": {
-        "limit": { "type": "integer", "minimum": 1, "maximum": 65535, "description": "most events in a window" },
-        "window": { "type": ["string", "integer"], "description": "like \"1m\", or in milliseconds" },
-        "quiet": { "type": ["string", "integer"], "default": 0, "description": "like \"10m\", or in milliseconds" }
+        "limit": { "type": "integer", "minimum": 1, "maximum": 65535, "description": "an alert is written when a window has more events than this" },
+        "window": { "type": ["string", "integer"], "description": "length of the window, like \"1m\" or in milliseconds" },
+        "quiet": { "type": ["string", "integer"], "default": 0, "description": "time without a further alert, like \"10m\" or in milliseconds" }
     },
     "required": ["limit", "window"],
     "additionalProperties": false
 }"#;
 
 #[derive(Deserialize)]
-struct Sign {
+struct Signal {
     key: String,
     time: i64,
 }
 
-/// What may count towards an excess that is still to come.
+/// The events that can still count towards an alert.
 #[derive(Default, Serialize, Deserialize, Stored)]
 pub struct Recent {
-    /// The latest time by which the limit was exceeded.
+    /// The latest time at which the limit was exceeded.
     over: Option<i64>,
-    /// The times of events, in order.
+    /// The times of the events, ascending.
     times: Vec<i64>,
 }
 
-/// An alert's time is later than that of any alert of the key before.
+/// An alert. Its time is later than that of all earlier alerts of the key.
 #[derive(Row)]
 #[row(table = "rate_alerts")]
 struct Alert<'a> {
@@ -80,22 +80,22 @@ impl Mapper for RateAlert {
 
     fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
         let payload = record.payload.ok_or("payload is missing: the record is a tombstone")?;
-        let sign: Sign = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-        out.push(sign.key, sign.time, &());
+        let signal: Signal = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        out.push(signal.key, signal.time, &());
         Ok(())
     }
 
     fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
         let (limit, watermark) = (usize::from(self.limit), event.watermark.unwrap_or(i64::MIN));
         if event.time <= watermark {
-            return Err("late: what it would be counted with is forgotten".into());
+            return Err("late: the events of its window are no longer kept".into());
         }
         let Recent { mut over, mut times } = key.value().unwrap_or_default();
-        // Of what is behind the watermark, only so many can share a window that is too full with an event that is not.
+        // A new event that completes a window of `limit` + 1 events is after the watermark. So at most `limit` events up to the watermark count.
         times.drain(..times.partition_point(|time| *time <= watermark).saturating_sub(limit));
         let at = times.partition_point(|time| *time <= event.time);
         times.insert(at, event.time);
-        // Windows with this event in them that are too full: each from an event to the one `limit` places on.
+        // The windows over the limit that contain this event. Each reaches from an event to the one `limit` places later.
         let windows = (at.saturating_sub(limit)..=at).filter_map(|i| Some((times[i], *times.get(i + limit)?)));
         let full: Vec<(i64, i64)> = windows.filter(|(since, time)| time - since < self.window.as_ms()).collect();
         if let [(since, time), ..] = full[..] {

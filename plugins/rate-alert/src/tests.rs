@@ -1,4 +1,4 @@
-//! The plugin in batches of any size; what it gives in the host is in `golden/`.
+//! Native tests of the plugin, in batches of any size. The golden tests in `golden/` run it in the host.
 
 use keyfold_sdk::testing::Log;
 
@@ -11,18 +11,18 @@ const QUIET_MS: i64 = 30_000;
 fn folded(times: impl Iterator<Item = (i64, i64)>) -> Vec<String> {
     let record = |(key, time): (i64, i64)| (time, Some(format!(r#"{{"key": "{key}", "time": {time}}}"#).into_bytes()));
     let log = Log { records: times.map(record).collect(), out_of_orderness_ms: 25_000 };
-    let outcome = log.fold_lawfully::<RateAlert>(r#"{"limit": 5, "window": "20s", "quiet": "30s"}"#);
+    let outcome = log.fold_deterministically::<RateAlert>(r#"{"limit": 5, "window": "20s", "quiet": "30s"}"#);
     assert!(outcome.rejections.is_empty(), "{:?}", outcome.rejections);
     outcome.rows.into_values().flatten().collect()
 }
 
-/// Times of key 1 that come in bursts, by the second.
+/// Event times of key 1, in bursts.
 fn times() -> Vec<i64> {
     (0..2000_i64).filter(|i| i * i % 97 < 20 + i / 25 % 20).map(|i| i * 2_000).collect()
 }
 
 #[test]
-fn in_order_the_alerts_are_those_of_the_definition() {
+fn in_order_alerts_match_the_definition() {
     let times = times();
     let (mut over, mut expect) = (i64::MIN / 2, Vec::new());
     for (i, time) in times.iter().enumerate() {
@@ -40,7 +40,7 @@ fn in_order_the_alerts_are_those_of_the_definition() {
 }
 
 #[test]
-fn out_of_order_the_alerts_are_the_same_in_any_batches() {
+fn out_of_order_alerts_are_the_same_in_any_batches() {
     let times = (0..5000_i64).map(|i| (i * i % 37, (i / 3 + (i * 7919) % 25) * 1000));
     assert!(folded(times).len() > 20);
 }

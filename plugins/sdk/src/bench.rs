@@ -1,8 +1,8 @@
-//! The native side of `keyfold plugin bench`: makes the calls that a host recorded, without a sandbox, and says how long they took.
+//! The native side of `keyfold plugin bench`: makes the calls that a host recorded, without a sandbox, and measures how long they take.
 //!
-//! A recording is the configuration as a text, and then calls: a byte (0 `map-records`, 1 `fold`, 2 `on-timer`) and the columns in the
-//! order in which the contract has them. A text or a plain column is its length (u32) and its items, all little-endian; headers stand
-//! behind a byte that says whether there are any (0 or 1).
+//! A recording is the configuration, followed by calls. A call is a byte for its function (0 `map-records`, 1 `fold`, 2 `on-timer`),
+//! followed by the columns in the contract's order. The configuration and each list of a column are written as a length (u32) and the items,
+//! all little-endian. A byte before the headers says whether there are any (0 or 1).
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use crate::Mapper;
 use crate::glue::Instance;
 use crate::raw::{ByteColumn, FoldBatch, HeaderColumns, RecordBatch, TextColumn, TimerBatch};
 
-/// What the program that `plugin!` makes for the host does: its arguments are the recording's file and how often it is gone through; it
-/// prints the least nanoseconds of each function, and how many events, rows and rejections there were, as JSON.
+/// Runs the benchmark program that `keyfold plugin bench` builds. Its arguments are the recording's file and the number of runs. It prints
+/// as JSON the shortest time of each function, in nanoseconds, and how many events, rows and rejections one run gives.
 #[doc(hidden)]
 pub fn main<M: Mapper>() {
     let mut arguments = std::env::args().skip(1);
-    let file = arguments.next().expect("the host names a recording");
-    let times: u32 = arguments.next().and_then(|times| times.parse().ok()).expect("the host says how often");
-    let recording = std::fs::read(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let file = arguments.next().expect("the host passes a recording");
+    let times: u32 = arguments.next().and_then(|times| times.parse().ok()).expect("the host passes the number of runs");
+    let recording = std::fs::read(&file).unwrap_or_else(|error| panic!("cannot read {file}: {error}"));
     println!("{}", run::<M>(&recording, times));
 }
 
@@ -26,7 +26,7 @@ fn run<M: Mapper>(recording: &[u8], times: u32) -> String {
     let mut reader = Reader(recording);
     let config = String::from_utf8(reader.bytes()).expect("the host writes UTF-8");
     let calls: Vec<Call> = std::iter::from_fn(|| reader.call()).collect();
-    let instance = Instance::<M>::configure(&config).unwrap_or_else(|reason| panic!("configure: {reason}"));
+    let instance = Instance::<M>::configure(&config).unwrap_or_else(|reason| panic!("configure failed: {reason}"));
     let mut least = [Duration::MAX; 3];
     let mut found = Found::default();
     for _ in 0..times.max(1) {
@@ -52,7 +52,7 @@ enum Call {
     OnTimer(TimerBatch),
 }
 
-/// What came back.
+/// How much the calls returned.
 #[derive(Default)]
 struct Found {
     events: usize,
@@ -61,7 +61,7 @@ struct Found {
 }
 
 impl Call {
-    /// Makes the call; gives its function's number.
+    /// Makes the call and returns the number of its function.
     fn make<M: Mapper>(&self, instance: &Instance<M>, found: &mut Found) -> usize {
         let (function, changes) = match self {
             Call::MapRecords(batch) => {
@@ -123,7 +123,7 @@ impl Reader<'_> {
             0 => Call::MapRecords(self.records()),
             1 => Call::Fold(self.events()),
             2 => Call::OnTimer(self.timers()),
-            other => panic!("the recording has a call {other}"),
+            other => panic!("the recording has a call of unknown function {other}"),
         })
     }
 

@@ -1,4 +1,4 @@
-//! What a cell of a row can hold, and how it gets into its column.
+//! The types that a cell of a row can hold, and how a cell is written into its column.
 
 use std::borrow::Cow;
 
@@ -9,20 +9,20 @@ use crate::raw::{self, ByteColumn, ColumnData, ColumnType, TextColumn};
 
 /// A type that a column can hold: the type of a field of a [`Row`](crate::Row).
 ///
-/// | in Rust | column |
+/// | Rust type | column type |
 /// |---|---|
 /// | `bool` | boolean |
-/// | `i64`, and every integer that fits it | integer |
+/// | `i64` and all integers that fit into it | integer |
 /// | `f64`, `f32` | float |
 /// | [`Timestamp`] | timestamp |
 /// | `&str`, `String`, `Cow<str>` | text |
 /// | `&[u8]`, `Vec<u8>` | blob |
-/// | slices, arrays and `Vec`s of texts, and [`Items`] of a list state of texts | text list |
-/// | the same of integers (but `u8`: that is a blob) | integer list |
+/// | slices, arrays and `Vec`s of strings; [`Items`] of a list state of strings | text list |
+/// | slices, arrays and `Vec`s of integers (except `u8`, which gives a blob); [`Items`] of a list state of integers | integer list |
 /// | [`Json`] | json |
-/// | `Option` of one of these | the same, and null for `None` |
+/// | `Option` of one of these | the same, with null for `None` |
 ///
-/// A type of your own is one of them by another name:
+/// A type of your own can write itself as one of these:
 ///
 /// ```
 /// use keyfold_sdk::cell::{Cell, CellWriter, KeyCell};
@@ -38,7 +38,7 @@ use crate::raw::{self, ByteColumn, ColumnData, ColumnType, TextColumn};
 ///     }
 /// }
 ///
-/// impl KeyCell for UserId {} // it may be in a primary key
+/// impl KeyCell for UserId {} // allows it in a primary key
 ///
 /// #[derive(keyfold_sdk::Row)]
 /// #[row(table = "users")]
@@ -50,27 +50,28 @@ use crate::raw::{self, ByteColumn, ColumnData, ColumnType, TextColumn};
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a column",
-    label = "no type of column for this",
-    note = "columns hold `bool`, integers up to `i64`, floats, `Timestamp`, texts, bytes, lists of texts or integers, `Json`, `Option`s",
-    note = "`u64` and `usize` do not fit: cast to `i64`; anything with fields of its own goes into a `Json` or several columns"
+    label = "no column type for this",
+    note = "a column holds a `bool`, an integer up to `i64`, a float, a `Timestamp`, a string, bytes, a list of strings or integers, a `Json`, \
+            or an `Option` of these",
+    note = "`u64` and `usize` do not fit into a column: cast them to `i64`; write a struct as a `Json` or as several columns"
 )]
 pub trait Cell {
-    /// Type of the column.
+    /// The type of the column.
     const KIND: ColumnType;
 
     /// Writes the value.
     fn write_cell(&self, cell: CellWriter<'_>);
 }
 
-/// A type that a column of the primary key can hold: never null, and equal only if it is spelt alike. The example is at [`Cell`].
+/// A type that a primary key column can hold. It is never null, and each value is written in one way only. For an example, see [`Cell`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a column of the primary key",
-    label = "not for a primary key",
-    note = "an `Option` may be null, and two spellings of one JSON value would be two rows"
+    label = "not allowed in a primary key",
+    note = "an `Option` can be null, and the same JSON value can be written in several ways, each of which would be another row"
 )]
 pub trait KeyCell: Cell {}
 
-/// A text or an integer: what lists in columns are of.
+/// A type that can be in a list column: a string or an integer.
 ///
 /// ```
 /// use keyfold_sdk::ColumnType;
@@ -85,20 +86,20 @@ pub trait KeyCell: Cell {}
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be in a list in a column",
-    label = "lists are of texts or of integers",
-    note = "anything else goes into a `Json`"
+    label = "lists hold strings or integers",
+    note = "write a list of anything else as a `Json`"
 )]
 pub trait ListItem {
-    /// Type of a column of lists of it.
+    /// The type of a column of lists of this type.
     #[doc(hidden)]
     const LIST: ColumnType;
 
-    /// Appends it to the list that is being written.
+    /// Appends the item to the list that is being written.
     #[doc(hidden)]
     fn append(&self, lists: &mut ColumnData);
 }
 
-/// A cell that is to be written, once. The example is at [`Cell`].
+/// Writes one cell, once. For an example, see [`Cell`].
 pub struct CellWriter<'a> {
     data: &'a mut ColumnData,
     nulls: &'a mut Vec<u32>,
@@ -111,13 +112,13 @@ impl<'a> CellWriter<'a> {
         CellWriter { data: &mut column.data, nulls: &mut column.nulls, row }
     }
 
-    /// No value.
+    /// Writes null.
     pub(crate) fn null(self) {
         self.nulls.push(self.row);
         push_nothing(self.data);
     }
 
-    /// A list of what can be seen as text.
+    /// Writes a list of strings.
     pub(crate) fn texts<T: AsRef<str>>(self, items: impl IntoIterator<Item = T>) {
         match self.data {
             ColumnData::TextLists(column) => {
@@ -128,7 +129,7 @@ impl<'a> CellWriter<'a> {
         }
     }
 
-    /// A list.
+    /// Writes a list.
     pub(crate) fn list<T: ListItem>(self, items: impl IntoIterator<Item = T>) {
         items.into_iter().for_each(|item| item.append(self.data));
         match self.data {
@@ -139,7 +140,7 @@ impl<'a> CellWriter<'a> {
     }
 }
 
-/// A bug in an author's own [`Cell`]: its `KIND` is not what it writes.
+/// Panics because of a bug in an author's own [`Cell`]: `write_cell` writes another type than `KIND`.
 #[cold]
 fn not_of(data: &ColumnData, kind: ColumnType) -> ! {
     let column = match data {
@@ -154,11 +155,11 @@ fn not_of(data: &ColumnData, kind: ColumnType) -> ! {
         ColumnData::Json(_) => ColumnType::Json,
     };
     panic!(
-        "a cell of a column of {column:?} was given a value for {kind:?}: `Cell::KIND` is not what `write_cell` writes"
+        "cannot write a value of type {kind:?} into a column of type {column:?}: `Cell::KIND` must be the type that `write_cell` writes"
     )
 }
 
-/// The value that a null row has in its column.
+/// Appends the placeholder that stands for null in a column.
 fn push_nothing(data: &mut ColumnData) {
     match data {
         ColumnData::Booleans(values) => values.push(0),
@@ -198,7 +199,7 @@ cells! {
     [u8]: Blob in Blobs, |value, column| column.push(value);
 }
 
-/// A moment: milliseconds since 1970 UTC.
+/// A point in time: milliseconds since 1970 UTC.
 ///
 /// ```
 /// use keyfold_sdk::{Row, Timestamp};
@@ -227,7 +228,7 @@ impl From<i64> for Timestamp {
     }
 }
 
-/// JSON text, for a column that the sink converts by its type in the database: maps, sets, user types.
+/// JSON text. The sink converts it to the type of the column in the database: for maps, sets and user-defined types.
 ///
 /// ```
 /// use keyfold_sdk::{Json, Row};

@@ -1,7 +1,7 @@
-//! Hash maps and sets whose order depends on nothing but what was put into them: the same in every instance and for every map.
+//! Hash maps and sets with a fixed hasher: the same insertions and removals always give the same iteration order.
 //!
-//! Made by `HashMap::default()` or `collect()`; std's `new` is for its random hasher only. Where the order of iteration shows in a row,
-//! prefer `BTreeMap` and `BTreeSet`: their order survives a change of the code before the iteration.
+//! Create them with `HashMap::default()` or `collect()`; std's `new` exists only for its random hasher. If the iteration order affects a
+//! row, prefer `BTreeMap` and `BTreeSet`: their order does not depend on the order of insertions.
 //!
 //! ```
 //! use keyfold_sdk::collections::{HashMap, HashSet};
@@ -14,7 +14,7 @@
 
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
-/// std's hasher without its seed.
+/// std's hasher with a fixed seed.
 ///
 /// ```
 /// use keyfold_sdk::collections::Hasher;
@@ -24,11 +24,11 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 /// ```
 pub type Hasher = BuildHasherDefault<DefaultHasher>;
 
-/// std's map, with a fixed hasher. The example is at [the top](self).
+/// std's map with a fixed hasher. For an example, see [the module](self).
 #[allow(clippy::disallowed_types, reason = "the hasher is fixed")]
 pub type HashMap<K, V> = std::collections::HashMap<K, V, Hasher>;
 
-/// std's set, with a fixed hasher. The example is at [the top](self).
+/// std's set with a fixed hasher. For an example, see [the module](self).
 #[allow(clippy::disallowed_types, reason = "the hasher is fixed")]
 pub type HashSet<K> = std::collections::HashSet<K, Hasher>;
 
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_maps_of_the_same_content_iterate_alike() {
+    fn two_maps_with_the_same_content_iterate_in_the_same_order() {
         let order = || (0..100).map(|i| (i, ())).collect::<HashMap<i32, ()>>().into_keys().collect::<Vec<_>>();
         assert_eq!(order(), order());
     }

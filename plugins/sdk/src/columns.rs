@@ -2,7 +2,7 @@
 
 use crate::raw::{ByteColumn, TextColumn};
 
-/// A number of items as the contract counts them.
+/// Converts a number of items to the contract's type.
 pub(crate) fn count(items: usize) -> u32 {
     u32::try_from(items).expect("a batch lies in a 32-bit memory")
 }
@@ -19,7 +19,7 @@ pub(crate) fn start(ends: &[u32], i: usize) -> usize {
 
 /// A byte or text column that is being written.
 pub(crate) trait Column {
-    /// Bytes and ends.
+    /// The column's bytes and ends.
     fn parts(&mut self) -> (&mut Vec<u8>, &mut Vec<u32>);
 
     /// Appends an item.
@@ -27,7 +27,7 @@ pub(crate) trait Column {
         self.write(|data| data.extend_from_slice(item));
     }
 
-    /// Appends the item that `write` appends to the bytes.
+    /// Appends one item: the bytes that `write` appends.
     fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let (data, ends) = self.parts();
         write(data);
@@ -41,7 +41,7 @@ pub(crate) trait Column {
         data.truncate(start(ends, items));
     }
 
-    /// Removes the items `first..until`, which must not be followed by many others.
+    /// Removes the items `first..until`. It takes time proportional to the items after them.
     fn remove(&mut self, first: usize, until: usize) {
         let (data, ends) = self.parts();
         let (from, to) = (start(ends, first), start(ends, until));
@@ -65,12 +65,12 @@ impl Column for TextColumn {
     }
 }
 
-/// A byte column with room.
+/// An empty byte column with capacity.
 pub(crate) fn bytes(items: usize, data: usize) -> ByteColumn {
     ByteColumn { data: Vec::with_capacity(data), ends: Vec::with_capacity(items) }
 }
 
-/// A text column with room.
+/// An empty text column with capacity.
 pub(crate) fn texts(items: usize, data: usize) -> TextColumn {
     TextColumn { data: Vec::with_capacity(data), ends: Vec::with_capacity(items) }
 }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_is_cut_to_its_first_items() {
+    fn a_column_is_truncated_to_its_first_items() {
         let mut c = column(&["a", "bc", "def"]);
         c.truncate(2);
         assert_eq!(c, column(&["a", "bc"]));

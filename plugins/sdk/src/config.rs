@@ -1,12 +1,12 @@
-//! Configuration by type: [`config()`] reads it, [`Duration`] is a length of time in it.
+//! Typed configuration: [`config()`] reads it, and [`Duration`] is a length of time in it.
 
 use std::fmt;
 
 use serde::de::{DeserializeOwned, Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Reads the configuration that [`Mapper::configure`](crate::Mapper::configure) is given. The error says which key is wrong, by its path,
-/// and what it should be.
+/// Reads the configuration that [`Mapper::configure`](crate::Mapper::configure) receives. The error names the path of the wrong key and
+/// says what its value should be.
 ///
 /// ```
 /// use keyfold_sdk::config::Duration;
@@ -36,9 +36,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// assert!(error.starts_with("windw: unknown field `windw`, expected `window` or `shops`"), "{error}");
 /// ```
 pub fn config<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    // serde would take an array of the values too.
+    // serde would also accept an array of the fields' values.
     if !text.trim_start().starts_with('{') {
-        return Err("the configuration is not a JSON object".into());
+        return Err("the configuration must be a JSON object".into());
     }
     let mut json = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| match error.path() {
@@ -49,14 +49,14 @@ pub fn config<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     Ok(value)
 }
 
-/// What is wrong, without the line and column: the author of a configuration has never seen the JSON that it was made into.
+/// Returns the message without line and column: users write TOML, and never see the JSON that it was converted to.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     text.strip_suffix(&place).map(str::to_owned).unwrap_or(text)
 }
 
-/// A length of time in a configuration: text like `"50s"` (a whole number and a unit: ms, s, m, h) or whole milliseconds.
+/// A length of time in a configuration: a string like `"50s"` (an integer and a unit: ms, s, m or h), or an integer in milliseconds.
 ///
 /// ```
 /// use keyfold_sdk::config::Duration;
@@ -88,23 +88,24 @@ fn without_place(error: &serde_json::Error) -> String {
 pub struct Duration(i64);
 
 impl Duration {
-    /// So many milliseconds; panics if they are negative.
+    /// Creates a duration from milliseconds. Panics if they are negative.
     pub const fn from_ms(ms: i64) -> Duration {
-        assert!(ms >= 0, "a duration is not negative");
+        assert!(ms >= 0, "a duration cannot be negative");
         Duration(ms)
     }
 
-    /// In milliseconds, never negative.
+    /// Returns the duration in milliseconds; never negative.
     pub const fn as_ms(self) -> i64 {
         self.0
     }
 
-    /// Reads a duration from `least` to `most`: for serde's `deserialize_with`.
+    /// Reads a duration and checks that it is from `least` to `most`. For serde's `deserialize_with`.
     pub fn within<'de, D: Deserializer<'de>>(from: D, least: Duration, most: Duration) -> Result<Duration, D::Error> {
         from.deserialize_any(Within { least, most })
     }
 
-    /// Reads a duration from 1 ms to 365 days, as windows, gaps and timeouts are: for serde's `deserialize_with`.
+    /// Reads a duration and checks that it is from 1 ms to 365 days: the right range for most windows, gaps and timeouts. For serde's
+    /// `deserialize_with`.
     ///
     /// ```
     /// use keyfold_sdk::config::Duration;
@@ -124,7 +125,7 @@ impl Duration {
     }
 }
 
-/// In the largest unit that leaves it whole.
+/// Written in the largest unit that gives an integer.
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (ms, unit) = UNITS.iter().rev().find(|(ms, _)| self.0 % ms == 0 && self.0 >= *ms).unwrap_or(&UNITS[0]);
@@ -138,7 +139,7 @@ impl<'de> Deserialize<'de> for Duration {
     }
 }
 
-/// As text with a unit.
+/// Written as a string with a unit.
 impl Serialize for Duration {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
@@ -162,7 +163,7 @@ impl Visitor<'_> for Within {
     type Value = Duration;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text like \"50s\" (units ms, s, m, h) or whole milliseconds")?;
+        f.write_str("a string like \"50s\" (units: ms, s, m, h) or an integer in milliseconds")?;
         if self.most.0 == i64::MAX { Ok(()) } else { write!(f, ", from {} to {}", self.least, self.most) }
     }
 
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_shown_as_it_can_be_read() {
+    fn a_duration_is_written_so_that_it_can_be_read_back() {
         for (ms, text) in
             [(0, "0ms"), (1, "1ms"), (1500, "1500ms"), (60_000, "1m"), (61_000, "61s"), (86_400_000, "24h")]
         {
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_is_one_object_and_nothing_else() {
+    fn a_configuration_must_be_exactly_one_object() {
         for text in ["[]", "", "1", "{", "{}{}", "{} x"] {
             assert!(config::<std::collections::BTreeMap<String, i64>>(text).is_err(), "{text}");
         }

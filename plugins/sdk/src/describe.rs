@@ -1,9 +1,9 @@
-//! What a plugin says of itself, put together by hand-over-hand calls.
+//! A plugin's description, built by chained calls.
 
 use crate::Row;
 use crate::raw::{self, ColumnSpec, ColumnType, TableSpec};
 
-/// Name, version, tables and configuration schema of a plugin.
+/// A plugin's name, version, tables and configuration schema.
 ///
 /// ```
 /// use keyfold_sdk::{Description, Row};
@@ -18,7 +18,7 @@ use crate::raw::{self, ColumnSpec, ColumnType, TableSpec};
 ///
 /// let description = Description::new("counts", "1.0.0")
 ///     .rows::<Count>()
-///     .state_version(2) // the former one is read by `Mapper::migrate_value` and `Mapper::migrate_item`
+///     .state_version(2) // `Mapper::migrate_value` and `Mapper::migrate_item` read version 1
 ///     .config_schema(r#"{"type": "object", "properties": {"window": {"type": "string"}}}"#)
 ///     .with_headers();
 /// let raw = description.into_raw();
@@ -29,7 +29,7 @@ use crate::raw::{self, ColumnSpec, ColumnType, TableSpec};
 pub struct Description(raw::Description);
 
 impl Description {
-    /// A plugin of state version 1 without a table, that takes any JSON object as its configuration and no headers.
+    /// Creates a description with state version 1, no tables, a configuration that may be any JSON object, and no headers.
     pub fn new(name: &str, version: &str) -> Description {
         Description(raw::Description {
             name: name.into(),
@@ -41,45 +41,45 @@ impl Description {
         })
     }
 
-    /// One more output table, that of a [`Row`]. One of the same name is there already? That is a bug of the plugin, and a panic.
+    /// Adds the output table of a [`Row`]. Panics if there already is a table of that name.
     #[track_caller]
     pub fn rows<R: Row>(self) -> Description {
         let name = R::SHAPE.table;
-        assert!(self.0.tables.iter().all(|table| table.name != name), "table {name} is in the description already");
+        assert!(self.0.tables.iter().all(|table| table.name != name), "table {name} is already in the description");
         self.table(Table(R::SHAPE.spec()))
     }
 
-    /// One more output table, for rows that are given cell by cell: [`Key::row`](crate::Key::row) names it by its place, from 0.
+    /// Adds an output table for rows that are written cell by cell. [`Key::row`](crate::Key::row) refers to it by its index, from 0.
     pub fn table(mut self, table: Table) -> Description {
         self.0.tables.push(table.0);
         self
     }
 
-    /// Version of the encoding of value states and list items: raise it with them.
+    /// Sets the version of the encoding of value states and list items. Raise it when that encoding changes.
     pub fn state_version(mut self, version: u32) -> Description {
         self.0.state_version = version;
         self
     }
 
-    /// JSON Schema of the configuration.
+    /// Sets the JSON Schema of the configuration.
     pub fn config_schema(mut self, schema: &str) -> Description {
         self.0.config_schema = schema.into();
         self
     }
 
-    /// Asks for the records' headers.
+    /// Requests the headers of records.
     pub fn with_headers(mut self) -> Description {
         self.0.wants_headers = true;
         self
     }
 
-    /// The contract's form of it.
+    /// Returns the description in the contract's form.
     pub fn into_raw(self) -> raw::Description {
         self.0
     }
 }
 
-/// An output table, for rows that are given cell by cell: its columns in the order in which rows give them.
+/// An output table for rows that are written cell by cell, with its columns in the order in which rows write them.
 ///
 /// ```
 /// use keyfold_sdk::{ColumnType, Description, Table};
@@ -92,17 +92,17 @@ impl Description {
 pub struct Table(TableSpec);
 
 impl Table {
-    /// A table without columns.
+    /// Creates a table without columns.
     pub fn new(name: &str) -> Table {
         Table(TableSpec { name: name.into(), columns: Vec::new() })
     }
 
-    /// A column of the primary key: never null, and made of the input alone, so that the same rows come again in a replay.
+    /// Adds a column of the primary key. It is never null, and must be derived from the input alone, so that a replay writes the same rows.
     pub fn key(self, name: &str, kind: ColumnType) -> Table {
         self.with(name, kind, true)
     }
 
-    /// A column outside the primary key.
+    /// Adds a column that is not part of the primary key.
     pub fn column(self, name: &str, kind: ColumnType) -> Table {
         self.with(name, kind, false)
     }

@@ -1,7 +1,6 @@
-//! What becomes of one key during a call: its value, list and timer as they stand, and as they stood before the present event, which a
-//! rejection brings back.
+//! The state of one key during a call: its current value, list and timer, and those before the current event, which a rejection restores.
 
-use crate::NONE;
+use crate::NO_TIME;
 use crate::columns::Column;
 use crate::raw::ByteColumn;
 
@@ -11,16 +10,16 @@ const APPEND: u8 = 1;
 const CLEAR: u8 = 2;
 const CLEAR_THEN_APPEND: u8 = 3;
 
-/// A key's state in the making. One is used for all keys of a call, so that its buffers are.
+/// A key's state during a call. One draft serves all keys of a call, so that they share its buffers.
 pub(crate) struct Draft {
     /// The value state, if `marks.present`.
     value: Vec<u8>,
-    /// The value state before the present event, if that event changed it.
+    /// The value state before the current event, if that event changed it.
     value_before: Vec<u8>,
     value_touched: bool,
     marks: Marks,
     before: Marks,
-    /// Where this key's items begin among those that the call appends.
+    /// Index of this key's first item among the items that the call appends.
     first_item: usize,
 }
 
@@ -30,20 +29,20 @@ struct Marks {
     value_change: u8,
     list_change: u8,
     timer: i64,
-    /// Items of this key before this one were cleared after they had been appended.
+    /// Index of this key's first live item: earlier ones were appended in this call and then cleared.
     live_from: usize,
-    /// Where the next item will lie.
+    /// Index of the next item.
     items: usize,
 }
 
 impl Draft {
     pub(crate) fn new() -> Draft {
         let marks =
-            Marks { present: false, value_change: KEEP, list_change: KEEP, timer: NONE, live_from: 0, items: 0 };
+            Marks { present: false, value_change: KEEP, list_change: KEEP, timer: NO_TIME, live_from: 0, items: 0 };
         Draft { value: Vec::new(), value_before: Vec::new(), value_touched: false, marks, before: marks, first_item: 0 }
     }
 
-    /// Takes up a key; `items` is how many items the call has appended for others.
+    /// Begins a key; `items` is how many items the call has appended for earlier keys.
     pub(crate) fn begin_key(&mut self, value: Option<&[u8]>, timer: i64, items: usize) {
         self.value.clear();
         self.value.extend_from_slice(value.unwrap_or_default());
@@ -52,13 +51,13 @@ impl Draft {
             Marks { present: value.is_some(), value_change: KEEP, list_change: KEEP, timer, live_from: items, items };
     }
 
-    /// What follows can be undone.
+    /// Begins an event or firing, which `undo` can undo.
     pub(crate) fn begin_event(&mut self) {
         self.before = self.marks;
         self.value_touched = false;
     }
 
-    /// Undoes what was done since `begin_event`.
+    /// Undoes everything since `begin_event`.
     pub(crate) fn undo(&mut self, items: &mut ByteColumn) {
         if self.value_touched {
             std::mem::swap(&mut self.value, &mut self.value_before);
@@ -67,9 +66,9 @@ impl Draft {
         items.truncate(self.marks.items);
     }
 
-    /// Whether the timer is due at this watermark; none is due before there is one.
+    /// Whether the timer is due at this watermark. Without a watermark, no timer is due.
     pub(crate) fn is_due(&self, watermark: i64) -> bool {
-        self.marks.timer != NONE && watermark != NONE && watermark >= self.marks.timer
+        self.marks.timer != NO_TIME && watermark != NO_TIME && watermark >= self.marks.timer
     }
 
     pub(crate) fn value(&self) -> Option<&[u8]> {
@@ -95,7 +94,7 @@ impl Draft {
         (self.marks.present, self.marks.value_change) = (false, CLEAR);
     }
 
-    /// Sets the value aside, once per event, and empties it.
+    /// Keeps a copy of the value for `undo`, once per event, and empties it.
     fn touch_value(&mut self) {
         if !self.value_touched {
             self.value_touched = true;
@@ -118,8 +117,8 @@ impl Draft {
         self.marks.list_change = CLEAR;
     }
 
-    /// Drops the items that were appended and then cleared; gives the codes of the value's and the list's change, the value to put and
-    /// the timer.
+    /// Drops the items that were appended and then cleared. Returns the change codes of the value and the list, the value to put, and the
+    /// timer.
     pub(crate) fn end_key(&mut self, items: &mut ByteColumn) -> (u8, u8, &[u8], i64) {
         if self.marks.live_from > self.first_item {
             items.remove(self.first_item, self.marks.live_from);

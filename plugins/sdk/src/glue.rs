@@ -1,7 +1,7 @@
-//! Between the contract's columns and [`Mapper`]: what a plugin exports, as functions that run natively too.
+//! The adapter between the contract's columns and [`Mapper`]: the functions that a plugin exports. They also run natively.
 //!
-//! Keeps, for every mapper: the rule of `consumed`, the codes of changes, the order of rows, and that a rejected record, event or firing
-//! leaves nothing behind.
+//! For every mapper, it stops a key's fold when its timer is due (`consumed`), writes the change codes, keeps rows in order, and undoes
+//! everything that a rejected record, event or firing did.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -15,18 +15,19 @@ use crate::raw::{
 use crate::record::{Events, Records};
 use crate::rows::Rows;
 use crate::stored::Migrated;
-use crate::{Mapper, NONE};
+use crate::{Mapper, NO_TIME};
 
-/// The description of a mapper, in the contract's form. The example is at [`Instance`].
+/// Returns the description of a mapper in the contract's form. For an example, see [`Instance`].
 pub fn describe<M: Mapper>() -> raw::Description {
     M::describe().into_raw()
 }
 
-/// What [`plugin!`](crate::plugin) takes.
+/// Compiles only for the types that [`plugin!`](crate::plugin) accepts.
 #[doc(hidden)]
 pub fn is_mapper<M: Mapper>() {}
 
-/// A configured mapper that takes batches: what [`plugin!`](crate::plugin) exports, and what a plugin in another form may use of it.
+/// A configured mapper that processes batches. [`plugin!`](crate::plugin) exports it; a plugin that implements the contract itself can build
+/// on it.
 ///
 /// ```
 /// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
@@ -44,7 +45,7 @@ pub fn is_mapper<M: Mapper>() {}
 /// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
 /// # }
 ///
-/// // The plugin's logic by its trait, and one thing that the trait cannot say.
+/// // A mapper, and one thing that a mapper cannot do: fail a whole call.
 /// struct Exports(Instance<Plugin>);
 ///
 /// impl Exports {
@@ -82,17 +83,17 @@ pub struct Instance<M: Mapper> {
 }
 
 impl<M: Mapper> Instance<M> {
-    /// Makes the mapper from its configuration.
+    /// Creates the mapper from its configuration.
     pub fn configure(config: &str) -> Result<Instance<M>, String> {
         Ok(Instance { mapper: M::configure(config)?, tables: describe::<M>().tables.into() })
     }
 
-    /// The mapper.
+    /// Returns the mapper.
     pub fn mapper(&self) -> &M {
         &self.mapper
     }
 
-    /// The contract's `map-records`.
+    /// Implements the contract's `map-records`.
     pub fn map_records(&self, batch: &RecordBatch) -> EventBatch {
         let records = batch.offsets.len();
         let mut out = EventBatch {
@@ -116,7 +117,7 @@ impl<M: Mapper> Instance<M> {
         out
     }
 
-    /// The contract's `fold`.
+    /// Implements the contract's `fold`.
     pub fn fold(&self, batch: &FoldBatch) -> ChangeBatch {
         let keys = batch.timers.len();
         let mut call = Call::new(&self.tables, keys, batch.event_values.data.len(), batch.event_times.len());
@@ -132,7 +133,7 @@ impl<M: Mapper> Instance<M> {
         call.end()
     }
 
-    /// Folds a key's events until its timer is due; gives how many those were.
+    /// Folds a key's events until its timer is due. Returns how many it folded.
     fn fold_key(&self, call: &mut Call, name: &[u8], batch: &FoldBatch, events: Range<usize>) -> u32 {
         for i in events.clone() {
             if call.draft.is_due(batch.watermarks[i]) {
@@ -146,19 +147,19 @@ impl<M: Mapper> Instance<M> {
         count(events.len())
     }
 
-    /// The contract's `on-timer`.
+    /// Implements the contract's `on-timer`.
     pub fn on_timer(&self, batch: &TimerBatch) -> ChangeBatch {
         let keys = batch.timers.len();
         let mut call = Call::new(&self.tables, keys, 0, 0);
         for i in 0..keys {
-            call.begin_key(value(&batch.value_present, &batch.values, i), NONE);
+            call.begin_key(value(&batch.value_present, &batch.values, i), NO_TIME);
             call.begin_item(count(i));
             let name = item(&batch.keys.data, &batch.keys.ends, i);
             let key = Key::of(name, &mut call.draft, &mut call.output);
             let mut firing = Firing::of(key, Items::of(&batch.list_items, &batch.list_ends, i));
             let result = self.mapper.on_timer(&mut firing, batch.timers[i]);
             if !call.end_item(count(i), result) {
-                // A rejected firing takes the key's state with it.
+                // A rejected firing clears the key's state.
                 call.draft.clear_value();
                 call.draft.clear_items();
             }
@@ -167,7 +168,7 @@ impl<M: Mapper> Instance<M> {
         call.end()
     }
 
-    /// The contract's `migrate`.
+    /// Implements the contract's `migrate`.
     pub fn migrate(&self, version: u32, states: &StateBatch) -> Result<StateBatch, String> {
         Ok(StateBatch {
             values: migrate(&states.values, |old, new| {
@@ -200,7 +201,7 @@ fn value<'a>(present: &[u8], values: &'a ByteColumn, i: usize) -> Option<&'a [u8
     (present[i] != 0).then(|| item(&values.data, &values.ends, i))
 }
 
-/// The answer to a call, in the making.
+/// The answer to a call, while it is built.
 struct Call {
     draft: Draft,
     output: Output,
@@ -235,7 +236,7 @@ impl Call {
         self.output.rows.begin_item(item);
     }
 
-    /// Ends an event or a firing: undoes it if it was rejected, and says whether it was not.
+    /// Ends an event or a firing, and undoes it if it was rejected. Returns whether it was accepted.
     fn end_item(&mut self, item: u32, result: Result<(), String>) -> bool {
         match result {
             Ok(()) => {

@@ -1,11 +1,11 @@
-//! Flat JSON objects, field by field and eight bytes at a time: twice as fast as serde_json on what most topics hold.
+//! A fast reader for flat JSON objects: about twice as fast as serde_json on typical payloads.
 //!
-//! [`Flat`] reads plain documents only: an object whose fields are texts without escapes, integers, booleans and nulls. It never says what
-//! is wrong with a document: on anything unusual it gives up, with `None`, and the document is for serde_json, which knows all of JSON and
-//! says what is wrong in words. What it does read it reads as serde_json would.
+//! [`Flat`] reads only plain documents: an object whose fields are strings without escapes, integers, booleans and nulls. For any other
+//! document, valid or not, it returns `None` and no reason. Pass such a document to serde_json, which reads all of JSON and reports errors.
+//! If `Flat` reads a document, it returns the same values as serde_json.
 
-/// A reader of a flat object. Each name is followed by exactly one call for its value; a document of which `name` has said `Some(None)` is
-/// JSON and UTF-8 to its end.
+/// A reader of a flat JSON object. After each name, call exactly one method for its value. Once `name` has returned `Some(None)`, the whole
+/// document is known to be JSON and UTF-8.
 ///
 /// ```
 /// use keyfold_sdk::json::Flat;
@@ -43,7 +43,7 @@
 /// assert_eq!((fast(nested), action(nested).unwrap().user), (None, "ann"));
 /// ```
 ///
-/// The other two kinds of value:
+/// The methods for bytes and booleans:
 ///
 /// ```
 /// # use keyfold_sdk::json::Flat;
@@ -61,14 +61,14 @@
 pub struct Flat<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Whether all strings up to here are ASCII; what is outside of them is.
+    /// Whether all strings so far are ASCII. Everything outside of strings is.
     ascii: bool,
-    /// Whether the next name is the first.
+    /// Whether the next name is the first one.
     first: bool,
 }
 
 impl<'a> Flat<'a> {
-    /// The object that a document is, if it begins like one.
+    /// Begins to read a document; `None` if it does not begin with `{`.
     #[inline]
     pub fn of(document: &'a [u8]) -> Option<Flat<'a>> {
         let mut flat = Flat { bytes: document, at: 0, ascii: true, first: true };
@@ -77,7 +77,7 @@ impl<'a> Flat<'a> {
         Some(flat)
     }
 
-    /// The next field's name; `Some(None)` at the end of the document.
+    /// Reads the next field's name; `Some(None)` at the end of the document.
     #[inline]
     pub fn name(&mut self) -> Option<Option<&'a [u8]>> {
         self.space();
@@ -96,20 +96,20 @@ impl<'a> Flat<'a> {
         Some(Some(name))
     }
 
-    /// A text.
+    /// Reads a string.
     #[inline]
     pub fn text(&mut self) -> Option<&'a str> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 
-    /// The bytes of a text; whether they are UTF-8 is known at the end of the document.
+    /// Reads a string as bytes. They are known to be UTF-8 only at the end of the document.
     #[inline]
     pub fn bytes(&mut self) -> Option<&'a [u8]> {
         self.take(b'"')?;
         self.string()
     }
 
-    /// An integer of at most 18 digits.
+    /// Reads an integer of at most 18 digits.
     #[inline]
     pub fn integer(&mut self) -> Option<i64> {
         let negative = self.peek() == Some(b'-');
@@ -128,7 +128,7 @@ impl<'a> Flat<'a> {
         plain.then(|| if negative { -value } else { value })
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     #[inline]
     pub fn boolean(&mut self) -> Option<bool> {
         let value = self.peek()? == b't';
@@ -136,7 +136,7 @@ impl<'a> Flat<'a> {
         Some(value)
     }
 
-    /// A value that nobody wants: a text, an integer, `true`, `false` or `null`.
+    /// Skips a value: a string, an integer, `true`, `false` or `null`.
     #[inline]
     pub fn skip(&mut self) -> Option<()> {
         match self.peek()? {
@@ -148,7 +148,7 @@ impl<'a> Flat<'a> {
         }
     }
 
-    /// Whether nothing but space follows, and all is UTF-8.
+    /// Whether only whitespace follows, and the whole document is UTF-8.
     #[inline]
     fn is_whole(&mut self) -> bool {
         self.space();
@@ -183,7 +183,7 @@ impl<'a> Flat<'a> {
         self.bytes[self.at..].starts_with(word).then(|| self.at += word.len())
     }
 
-    /// The rest of a string, without its quote; none for one with an escape or a control character.
+    /// Reads the rest of a string, without the quotes; `None` for a string with an escape or a control character.
     #[inline]
     fn string(&mut self) -> Option<&'a [u8]> {
         let start = self.at;
@@ -192,7 +192,7 @@ impl<'a> Flat<'a> {
             let stop = stops(word);
             if stop != 0 {
                 let before = stop.trailing_zeros() / 8;
-                // Only what stands before the stop is of this string.
+                // Only the bytes before the stop belong to this string.
                 self.ascii &= word & HIGH_BITS & !(u64::MAX << (8 * before)) == 0;
                 self.at += before as usize;
                 break;
@@ -213,7 +213,7 @@ impl<'a> Flat<'a> {
 const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
-/// The high bit of each byte that ends a plain string: quote, backslash, control character. Bits above the lowest one may be wrong.
+/// Sets the high bit of each byte that ends a plain string: a quote, a backslash or a control character. Only the lowest set bit is reliable.
 #[inline]
 fn stops(word: u64) -> u64 {
     let zeros = |word: u64| word.wrapping_sub(LOW_BITS) & !word;

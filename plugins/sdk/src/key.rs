@@ -1,4 +1,4 @@
-//! A key as `on_event` and `on_timer` see it.
+//! Keys and events, as `on_event` and `on_timer` see them.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -9,9 +9,9 @@ use crate::raw::{ByteColumn, FoldBatch, LogLine};
 use crate::row::{Row, RowBuilder};
 use crate::rows::Rows;
 use crate::stored::read;
-use crate::{Level, Mapper, NONE, Stored};
+use crate::{Level, Mapper, NO_TIME, Stored};
 
-/// One event, on its way into its key.
+/// One event to be folded into its key.
 ///
 /// ```
 /// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
@@ -32,28 +32,28 @@ use crate::{Level, Mapper, NONE, Stored};
 ///         return Err(format!("amount is {amount}, at offset {} of partition {}", event.offset, event.partition));
 ///     }
 ///     key.put(&(key.value().unwrap_or(0) + amount));
-///     // By the watermark where there is one: a late event does not keep the key waiting.
+///     // Counts from the watermark if there is one, so that the time of a single event does not decide when the timer fires.
 ///     key.set_timer(event.watermark.unwrap_or(event.time) + 60_000);
 ///     Ok(())
 /// }
 /// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
 /// # }
-/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_lawfully::<Plugin>("{}");
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_deterministically::<Plugin>("{}");
 /// # assert_eq!(outcome.timers["ann"], 60_007);
 /// ```
 pub struct Event<'a, M: Mapper> {
     value: &'a [u8],
-    /// When it happened; ms since 1970 UTC.
+    /// When the event happened; ms since 1970 UTC.
     pub time: i64,
-    /// The watermark before its record; none before the lane's first event.
+    /// The watermark before the event's record; `None` before the lane's first event.
     pub watermark: Option<i64>,
-    /// Append time of its record; ms since 1970.
+    /// Append time of the event's record; ms since 1970 UTC.
     pub append_time: i64,
-    /// Partition of its record.
+    /// Partition of the event's record.
     pub partition: u32,
-    /// Offset of its record.
+    /// Offset of the event's record.
     pub offset: u64,
-    /// Its place among the events of its record, from 0.
+    /// The event's index among the events of its record, from 0.
     pub index: u32,
     mapper: PhantomData<fn(&M)>,
 }
@@ -65,7 +65,7 @@ impl<'a, M: Mapper> Event<'a, M> {
         Event {
             value: item(&batch.event_values.data, &batch.event_values.ends, i),
             time: batch.event_times[i],
-            watermark: (watermark != NONE).then_some(watermark),
+            watermark: (watermark != NO_TIME).then_some(watermark),
             append_time: batch.append_times[i],
             partition: batch.partitions[i],
             offset: batch.offsets[i],
@@ -74,13 +74,13 @@ impl<'a, M: Mapper> Event<'a, M> {
         }
     }
 
-    /// What [`Mapper::map`] gave it.
+    /// Returns the value that [`Mapper::map`] gave the event.
     pub fn value(&self) -> <M::Event as Stored>::Read<'a> {
         read::<M::Event>("an event's value", self.value)
     }
 }
 
-/// What all keys of a call write into.
+/// The output that all keys of a call share.
 pub(crate) struct Output {
     pub(crate) items: ByteColumn,
     pub(crate) rows: Rows,
@@ -89,7 +89,7 @@ pub(crate) struct Output {
 
 /// A key: its state, its timer, and the rows that it emits.
 ///
-/// State is bytes between events: what is read is always what a fresh instance would read.
+/// State is stored as bytes even between two events of a call, so reading it always gives what a fresh instance would read.
 ///
 /// ```
 /// # use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Record, Row, Table};
@@ -101,7 +101,7 @@ pub(crate) struct Output {
 ///     count: u32,
 /// }
 ///
-/// const LINES: usize = 1; // the second table
+/// const LINES: usize = 1; // index of the second table
 ///
 /// # struct Plugin;
 /// # impl Mapper for Plugin {
@@ -117,15 +117,15 @@ pub(crate) struct Output {
 /// #         out.push("ann", record.append_time, std::str::from_utf8(record.payload.unwrap()).unwrap());
 /// #         Ok(())
 /// #     }
-/// // An event is a word, a key's value their number, its list the words themselves.
+/// // An event is a word. A key's value counts the words, and its list holds them.
 /// fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
 ///     match event.value() {
 ///         "" => {
 ///             key.clear(); // value and list
 ///             key.clear_timer();
 ///         }
-///         "forget the words" => key.clear_items(),
-///         "forget the number" => key.clear_value(),
+///         "clear the words" => key.clear_items(),
+///         "clear the count" => key.clear_value(),
 ///         "now" => {
 ///             let (user, count) = (key.name(), key.value().unwrap_or(0));
 ///             key.emit(&Words { user, count });
@@ -144,7 +144,7 @@ pub(crate) struct Output {
 /// }
 /// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
 /// # }
-/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "a"), (8, "b"), (9, "now")]).fold_lawfully::<Plugin>("{}");
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "a"), (8, "b"), (9, "now")]).fold_deterministically::<Plugin>("{}");
 /// # assert_eq!(outcome.rows["ann"], [r#"words(user="ann", count=2)"#, r#"lines(user="ann")"#]);
 /// # assert_eq!(outcome.timers["ann"], 60_007);
 /// ```
@@ -160,17 +160,17 @@ impl<'a, M: Mapper> Key<'a, M> {
         Key { name, draft, output, mapper: PhantomData }
     }
 
-    /// The key's text.
+    /// Returns the key itself, as text.
     pub fn name(&self) -> &'a str {
-        std::str::from_utf8(self.name).expect("the host gives keys in UTF-8")
+        std::str::from_utf8(self.name).expect("the host passes keys in UTF-8")
     }
 
-    /// The value state, if there is one.
+    /// Returns the value state, if there is one.
     pub fn value(&self) -> Option<<M::Value as Stored>::Read<'_>> {
         self.draft.value().map(|bytes| read::<M::Value>("a value state", bytes))
     }
 
-    /// Puts the value state, in place of the former one.
+    /// Sets the value state, and replaces the previous one.
     pub fn put(&mut self, value: &M::Value) {
         self.draft.put_value(|bytes| value.write(bytes));
     }
@@ -185,54 +185,53 @@ impl<'a, M: Mapper> Key<'a, M> {
         self.draft.append_item(&mut self.output.items, |bytes| item.write(bytes));
     }
 
-    /// Clears the list state; items that are appended after this stay.
+    /// Clears the list state. Items that are appended later are kept.
     pub fn clear_items(&mut self) {
         self.draft.clear_items();
     }
 
-    /// Clears value state and list state. The timer stays.
+    /// Clears the value state and the list state, but not the timer.
     pub fn clear(&mut self) {
         self.clear_value();
         self.clear_items();
     }
 
-    /// The time that the timer is set for. None in `on_timer`, until it is set anew: a timer that fires is used up.
+    /// Returns the time of the timer, if one is set. In `on_timer`, the timer that fired is no longer set.
     pub fn timer(&self) -> Option<i64> {
-        Some(self.draft.timer()).filter(|time| *time != NONE)
+        Some(self.draft.timer()).filter(|time| *time != NO_TIME)
     }
 
-    /// Sets the timer, in place of the former one. It fires once the watermark is at or past `time`; one that is due already fires
-    /// before the key's next event. In `on_timer` it must be later than the timer that fired.
+    /// Sets the timer, and replaces the previous one. It fires once the watermark is at or past `time`. A timer that is already due fires
+    /// before the key's next event. In `on_timer`, it must be later than the timer that fired.
     pub fn set_timer(&mut self, time: i64) {
-        // The least s64 says "none".
-        self.draft.set_timer(time.max(NONE + 1));
+        // The smallest i64 means "none".
+        self.draft.set_timer(time.max(NO_TIME + 1));
     }
 
-    /// Takes the timer back.
+    /// Removes the timer.
     pub fn clear_timer(&mut self) {
-        self.draft.set_timer(NONE);
+        self.draft.set_timer(NO_TIME);
     }
 
-    /// Emits a row, of the table that its type names. A table that the description has not is a bug of the plugin, and a panic that names
-    /// it.
+    /// Emits a row of the table that its type names. Panics if the description has no such table, or one with other columns.
     #[track_caller]
     pub fn emit<R: Row>(&mut self, row: &R) {
         self.output.rows.emit(row);
     }
 
-    /// Begins a row of the description's table `table`, counted from 0, that is given cell by cell.
+    /// Begins a row that is written cell by cell. `table` is the table's index in the description, from 0. Panics if there is no such table.
     #[track_caller]
     pub fn row(&mut self, table: usize) -> RowBuilder<'_> {
         self.output.rows.begin(table)
     }
 
-    /// Says something in the host's log. It stays said if the event is rejected.
+    /// Writes a line to the host's log, even if the event or firing is rejected later.
     pub fn log(&mut self, level: Level, message: impl Into<String>) {
         self.output.logs.push(level.line(message));
     }
 }
 
-/// A key whose timer fires: the only place where its list state can be read. Beside this it is a [`Key`].
+/// A key whose timer fires. It has all methods of [`Key`], and is the only place where a key's list state can be read.
 ///
 /// ```
 /// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
@@ -243,7 +242,7 @@ impl<'a, M: Mapper> Key<'a, M> {
 /// struct Visit<'a> {
 ///     #[row(key)]
 ///     user: &'a str,
-///     pages: Items<'a, str>, // a list of texts, written in place
+///     pages: Items<'a, str>, // a list of strings, written without a copy in between
 ///     longest: u32,
 /// }
 ///
@@ -270,7 +269,7 @@ impl<'a, M: Mapper> Key<'a, M> {
 ///     Ok(())
 /// }
 /// # }
-/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "A"), (8, "BC"), (9, "D")]).fold_lawfully::<Plugin>("{}");
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "A"), (8, "BC"), (9, "D")]).fold_deterministically::<Plugin>("{}");
 /// # assert_eq!(outcome.rows["ann"], [r#"visits(user="ann", pages=["A", "BC", "D"], longest=2)"#]);
 /// ```
 pub struct Firing<'a, M: Mapper> {
@@ -283,13 +282,13 @@ impl<'a, M: Mapper> Firing<'a, M> {
         Firing { key, items }
     }
 
-    /// The list state as it was when the timer fired, in the order in which it was appended.
+    /// Returns the list state as it was when the timer fired, in the order in which the items were appended.
     pub fn items(&self) -> Items<'a, M::Item> {
         self.items.clone()
     }
 
-    /// [`Key::emit`].
-    // Not by `DerefMut` alone: so the row may be made of what the key gives.
+    /// Emits a row, as [`Key::emit`] does.
+    // `DerefMut` alone would not let the row borrow from the key.
     #[track_caller]
     pub fn emit<R: Row>(&mut self, row: &R) {
         self.key.emit(row);
@@ -310,7 +309,8 @@ impl<'a, M: Mapper> DerefMut for Firing<'a, M> {
     }
 }
 
-/// The items of a list state, read one by one and in place; a list in a row as it is. The example is at [`Firing`].
+/// An iterator over the items of a list state. It reads them one by one, without a copy, and can itself be a list column of a row. For an
+/// example, see [`Firing`].
 pub struct Items<'a, T: ?Sized> {
     column: &'a ByteColumn,
     next: usize,
@@ -319,7 +319,7 @@ pub struct Items<'a, T: ?Sized> {
 }
 
 impl<'a, T: ?Sized> Items<'a, T> {
-    /// Row `i` of lists that end at `ends` in `column`.
+    /// The `i`-th of the lists that end at `ends` in `column`.
     pub(crate) fn of(column: &'a ByteColumn, ends: &[u32], i: usize) -> Items<'a, T> {
         Items { column, next: start(ends, i), end: ends[i] as usize, kind: PhantomData }
     }

@@ -1,19 +1,19 @@
-//! Keeps a panic's text where the host finds it: a trap ends the call, and a plugin imports nothing to say why.
+//! Stores the text of a panic where the host can find it. A trap ends the call, and a plugin has no import through which it could report why.
 //!
-//! The text lies in a static of the data section: the 16 bytes of [`MARKER`], its length (u32, little-endian; 0 until a panic), and at
-//! most [`TEXT_BYTES`] bytes of UTF-8. The host looks for the marker in the trap's core dump.
+//! The text is in a static variable in the data section: the 16 bytes of [`MARKER`], the length of the text (u32, little-endian; 0 until a
+//! panic), and at most [`TEXT_BYTES`] bytes of UTF-8. The host looks for the marker in the trap's core dump.
 //!
-//! A serialised core dump cuts memory into chunks of 4096 bytes and drops the zeros at both ends of each. So the buffer lies within one
-//! such chunk, and a byte that is not zero stands behind it: what follows the marker in the dump is always the length.
+//! A serialized core dump cuts memory into chunks of 4096 bytes, and drops the zeros at both ends of each chunk. Therefore the variable lies
+//! within one chunk and ends with a nonzero byte, so that the length always follows the marker in the dump.
 
 use std::panic::PanicHookInfo;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-/// What the host looks for.
+/// The bytes that the host looks for.
 pub const MARKER: [u8; 16] = *b"%%KEYFOLD-PANIC%";
 
-/// How much of a text is kept.
+/// The greatest length of a stored text, in bytes.
 pub const TEXT_BYTES: usize = 1024;
 
 #[repr(C, align(2048))]
@@ -24,19 +24,19 @@ struct LastWords {
     end: u8,
 }
 
-// Atomics, for a static that can be written without `unsafe`; `used`, so that the writes, which nobody here reads, are kept.
+// Atomics allow writing to a static variable without `unsafe`. `used` keeps the compiler from removing writes that this program never reads.
 #[used]
 static LAST_WORDS: LastWords =
     LastWords { marker: MARKER, length: AtomicU32::new(0), text: [const { AtomicU8::new(0) }; TEXT_BYTES], end: 1 };
 
-/// From now on a panic leaves its text. To be called before anything that may panic; more than once does no harm.
+/// Installs the panic hook that stores the text. Call it before anything that can panic; calling it again has no effect.
 pub fn keep_text() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| std::panic::set_hook(Box::new(|info| write(&text(info)))));
 }
 
 fn text(info: &PanicHookInfo<'_>) -> String {
-    let message = info.payload_as_str().unwrap_or("a panic without a text");
+    let message = info.payload_as_str().unwrap_or("panic without a message");
     match info.location() {
         Some(at) => format!("{message} ({}:{})", at.file(), at.line()),
         None => message.into(),
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_text_is_cut_between_characters() {
+    fn a_long_text_is_truncated_between_characters() {
         write(&"ä".repeat(TEXT_BYTES));
         assert_eq!(LAST_WORDS.length.load(Ordering::Relaxed), 1024);
         write(&format!("x{}", "ä".repeat(TEXT_BYTES)));

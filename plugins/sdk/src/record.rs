@@ -1,4 +1,4 @@
-//! Records as `map` sees them, and the events that it makes.
+//! Records, as `map` sees them, and the events that it creates.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -13,12 +13,12 @@ use crate::{Mapper, Stored};
 /// ```
 /// use keyfold_sdk::Record;
 ///
-/// /// What a `map` may do first.
+/// /// The first step of a `map`.
 /// fn payload<'a>(record: &Record<'a>) -> Result<&'a [u8], String> {
 ///     if record.headers().any(|(name, value)| name == "kind" && value == b"test") {
-///         return Err("a test".into());
+///         return Err("the record is a test".into());
 ///     }
-///     record.payload.ok_or_else(|| format!("a tombstone of {:?}", record.key))
+///     record.payload.ok_or_else(|| format!("the record is a tombstone of key {:?}", record.key))
 /// }
 ///
 /// let record = Record::new(0, 7, 1_727_873_508_000, Some(b"hello"));
@@ -26,26 +26,27 @@ use crate::{Mapper, Stored};
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// Its partition.
+    /// The record's partition.
     pub partition: u32,
-    /// Its offset in the partition.
+    /// The record's offset in the partition.
     pub offset: u64,
-    /// Its timestamp in the log, made non-decreasing per partition; ms since 1970.
+    /// The record's timestamp in the log or, if that is lower, the append time of the record before it in the partition; ms since 1970 UTC.
     pub append_time: i64,
-    /// Its key, if it has one.
+    /// The record's key, if it has one.
     pub key: Option<&'a [u8]>,
-    /// Its payload; none is a tombstone.
+    /// The record's payload; `None` for a tombstone.
     pub payload: Option<&'a [u8]>,
     headers: Option<(&'a HeaderColumns, usize)>,
 }
 
 impl<'a> Record<'a> {
-    /// A record without headers, for tests.
+    /// Creates a record without key and headers, for tests.
     pub fn new(partition: u32, offset: u64, append_time: i64, payload: Option<&'a [u8]>) -> Record<'a> {
         Record { partition, offset, append_time, key: None, payload, headers: None }
     }
 
-    /// The headers in their order; none unless the description asks for them.
+    /// Returns the headers in their order. There are none unless the description requests them
+    /// ([`Description::with_headers`](crate::Description::with_headers)).
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
         let (columns, range) = match self.headers {
             Some((columns, i)) => (Some(columns), start(&columns.ends, i)..columns.ends[i] as usize),
@@ -55,14 +56,14 @@ impl<'a> Record<'a> {
             let columns = columns?;
             let name = item(&columns.names.data, &columns.names.ends, i);
             Some((
-                std::str::from_utf8(name).expect("the host gives names in UTF-8"),
+                std::str::from_utf8(name).expect("the host passes names in UTF-8"),
                 item(&columns.values.data, &columns.values.ends, i),
             ))
         })
     }
 }
 
-/// The records of a batch, one after another.
+/// An iterator over the records of a batch.
 pub(crate) struct Records<'a> {
     batch: &'a RecordBatch,
     next: usize,
@@ -98,21 +99,21 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// How much a log line matters. The example is at [`Events`].
+/// The level of a log line. For an example, see [`Events`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Somebody must act.
+    /// An operator must act.
     Error,
-    /// Somebody should know.
+    /// An operator should look.
     Warn,
-    /// Worth knowing.
+    /// Worth knowing in normal operation.
     Info,
-    /// For the plugin's author.
+    /// Useful to the plugin's author only.
     Debug,
 }
 
 impl Level {
-    /// A line for the host's log.
+    /// Creates a line for the host's log.
     pub(crate) fn line(self, message: impl Into<String>) -> LogLine {
         let level = match self {
             Level::Error => 0,
@@ -124,7 +125,7 @@ impl Level {
     }
 }
 
-/// What can be an event's key: text, a whole number in decimal, or `format_args!(..)` for a key of several parts.
+/// A type that can be an event's key: a string, an integer (written in decimal), or `format_args!(..)` for a key of several parts.
 ///
 /// ```
 /// use keyfold_sdk::KeyText;
@@ -141,10 +142,11 @@ impl Level {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an event's key",
     label = "not a key",
-    note = "a key is a text, an integer, or `format_args!(..)` of several parts; `&key` or `&*key` often makes a text of it"
+    note = "a key is a string, an integer, or `format_args!(..)` of several parts; for other types, try `&key` or `&*key`, which often give a \
+            string"
 )]
 pub trait KeyText {
-    /// Appends the key's UTF-8.
+    /// Appends the key's UTF-8 bytes.
     fn write_key(&self, out: &mut Vec<u8>);
 }
 
@@ -204,7 +206,7 @@ impl<T: ToOwned + KeyText + ?Sized> KeyText for Cow<'_, T> {
 
 impl KeyText for std::fmt::Arguments<'_> {
     fn write_key(&self, out: &mut Vec<u8>) {
-        out.write_fmt(*self).expect("a Vec takes all that is written");
+        out.write_fmt(*self).expect("writing to a Vec cannot fail");
     }
 }
 
@@ -214,7 +216,7 @@ impl<T: KeyText + ?Sized> KeyText for &T {
     }
 }
 
-/// Where [`Mapper::map`] puts the events of a record.
+/// Collects the events of a record in [`Mapper::map`].
 ///
 /// ```
 /// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Level, Mapper, Record};
@@ -241,7 +243,7 @@ impl<T: KeyText + ?Sized> KeyText for &T {
 /// #     }
 /// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
 /// # }
-/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "to be"), (8, "")]).fold_lawfully::<Plugin>("{}");
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "to be"), (8, "")]).fold_deterministically::<Plugin>("{}");
 /// # assert_eq!(outcome.timers.keys().collect::<Vec<_>>(), ["/0", "be/1", "to/0"]);
 /// ```
 pub struct Events<'a, M: Mapper> {
@@ -255,7 +257,7 @@ impl<'a, M: Mapper> Events<'a, M> {
         Events { out, record, mapper: PhantomData }
     }
 
-    /// One more event of the record: what happened at `time` (ms since 1970 UTC, in the years 1 to 9999) is folded under `key`.
+    /// Adds an event, which is folded under `key`. `time` is when it happened (ms since 1970 UTC, in the years 1 to 9999).
     pub fn push(&mut self, key: impl KeyText, time: i64, value: &M::Event) {
         self.out.records.push(self.record);
         self.out.keys.write(|bytes| key.write_key(bytes));
@@ -263,7 +265,7 @@ impl<'a, M: Mapper> Events<'a, M> {
         self.out.values.write(|bytes| value.write(bytes));
     }
 
-    /// Says something in the host's log.
+    /// Writes a line to the host's log, even if the record is rejected later.
     pub fn log(&mut self, level: Level, message: impl Into<String>) {
         self.out.logs.push(level.line(message));
     }

@@ -1,14 +1,14 @@
-//! Rows: a struct for each table, or cell by cell.
+//! Rows: derived from a struct per table, or written cell by cell.
 
 use crate::cell::{Cell, CellWriter, Json, KeyCell, Timestamp};
 use crate::columns::count;
 use crate::raw::{self, ColumnSpec, ColumnType, RowBatch, TableSpec};
 
-/// A struct as the rows of a table: its fields are the columns, in their order, with the types that [`Cell`] lists.
+/// A struct that is a row of a table. Its fields are the table's columns, in the same order; [`Cell`] lists the possible types.
 ///
-/// It is derived, and never implemented by hand. `#[row(table = "..")]` names the table; `#[row(key)]` stands above each field of the
-/// primary key; `#[row(name = "..")]` gives a column another name than its field has. [`Description::rows`](crate::Description::rows)
-/// declares the table, [`Key::emit`](crate::Key::emit) writes a row:
+/// Always derive this trait; do not implement it by hand. `#[row(table = "..")]` above the struct names the table. `#[row(key)]` above a
+/// field makes it part of the primary key. `#[row(name = "..")]` above a field gives its column another name.
+/// [`Description::rows`](crate::Description::rows) declares the table, and [`Key::emit`](crate::Key::emit) writes a row:
 ///
 /// ```
 /// use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record, Row, Timestamp};
@@ -22,7 +22,7 @@ use crate::raw::{self, ColumnSpec, ColumnType, RowBatch, TableSpec};
 ///     until: Timestamp,
 ///     #[row(name = "how_many")]
 ///     actions: u32,
-///     /// Null for those who have none.
+///     /// Null if the user has none.
 ///     nick_name: Option<String>,
 /// }
 ///
@@ -51,25 +51,25 @@ use crate::raw::{self, ColumnSpec, ColumnType, RowBatch, TableSpec};
 ///         Ok(())
 ///     }
 /// }
-/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_lawfully::<Counts>("{}");
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_deterministically::<Counts>("{}");
 /// # assert_eq!(outcome.rows["ann"], [r#"counts(user="ann", until=7, how_many=3, nick_name=null)"#]);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a row",
     label = "not a row",
-    note = "write `#[derive(keyfold_sdk::Row)]` and `#[row(table = \"..\")]` above the struct"
+    note = "add `#[derive(keyfold_sdk::Row)]` and `#[row(table = \"..\")]` above the struct"
 )]
 pub trait Row {
     /// The table and its columns.
     #[doc(hidden)]
     const SHAPE: &'static Shape;
 
-    /// Writes every cell.
+    /// Writes all cells of the row.
     #[doc(hidden)]
     fn write_row(&self, cells: &mut Cells<'_>);
 }
 
-/// A table, as a derived [`Row`] has it.
+/// The table of a derived [`Row`].
 #[doc(hidden)]
 pub struct Shape {
     pub table: &'static str,
@@ -77,7 +77,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The contract's form of it.
+    /// Returns the table in the contract's form.
     pub(crate) fn spec(&self) -> TableSpec {
         let columns = self.columns.iter().map(|column| ColumnSpec {
             name: column.name.into(),
@@ -87,12 +87,12 @@ impl Shape {
         TableSpec { name: self.table.into(), columns: columns.collect() }
     }
 
-    /// In what a declared table of this name differs.
+    /// Returns the first difference from the declared table of this name, if any.
     pub(crate) fn differs(&self, declared: &TableSpec) -> Option<String> {
         let (spec, table) = (self.spec(), self.table);
         if spec.columns.len() != declared.columns.len() {
             let (has, gives) = (declared.columns.len(), spec.columns.len());
-            return Some(format!("table {table}: the description has {has} columns, the row {gives}"));
+            return Some(format!("table {table}: the description has {has} columns, but the row has {gives}"));
         }
         let of = |column: &ColumnSpec| {
             let key = if column.primary_key { ", primary key" } else { "" };
@@ -100,11 +100,11 @@ impl Shape {
         };
         let mut pairs = declared.columns.iter().map(of).zip(spec.columns.iter().map(of)).zip(1..);
         let ((has, gives), place) = pairs.find(|((has, gives), _)| has != gives)?;
-        Some(format!("table {table}: column {place} is {has} in the description, and {gives} in the row"))
+        Some(format!("table {table}: column {place} is {has} in the description, but {gives} in the row"))
     }
 }
 
-/// A column, as a derived [`Row`] has it.
+/// A column of a derived [`Row`].
 #[doc(hidden)]
 pub struct Column {
     name: &'static str,
@@ -124,7 +124,7 @@ impl Column {
     }
 }
 
-/// The cells of a row, filled from the first to the last.
+/// The cells of a row, written from first to last.
 #[doc(hidden)]
 pub struct Cells<'a> {
     columns: std::slice::IterMut<'a, raw::Column>,
@@ -132,7 +132,7 @@ pub struct Cells<'a> {
 }
 
 impl<'a> Cells<'a> {
-    /// The cells of the last row of a batch.
+    /// Begins the cells of the last row of a batch.
     pub(crate) fn of(batch: &'a mut RowBatch) -> Cells<'a> {
         Cells { row: count(batch.items.len() - 1), columns: batch.columns.iter_mut() }
     }
@@ -140,19 +140,19 @@ impl<'a> Cells<'a> {
     #[doc(hidden)]
     #[inline]
     pub fn put(&mut self, value: &impl Cell) {
-        let column = self.columns.next().expect("the shape was compared with the table");
+        let column = self.columns.next().expect("the row has as many columns as its table");
         value.write_cell(CellWriter::of(column, self.row));
     }
 }
 
-/// A row in the making: one call per column, in the order of the description, then [`RowBuilder::end`]. A name or type that is not the
-/// description's is a bug of the plugin, and a panic that names both. [`Row`] finds it when the plugin is compiled.
+/// Writes a row cell by cell: call one method per column, in the order of the description, then [`RowBuilder::end`]. Panics if a name or a
+/// type differs from the description. Prefer [`Row`], with which such a mistake cannot happen.
 ///
 /// ```
 /// # use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Mapper, Record};
 /// use keyfold_sdk::{RowBuilder, Table};
 ///
-/// const ALL: usize = 0; // the first table
+/// const ALL: usize = 0; // index of the first table
 ///
 /// # struct Plugin;
 /// # impl Mapper for Plugin {
@@ -181,12 +181,12 @@ impl<'a> Cells<'a> {
 /// }
 /// #     fn on_timer(&self, _: &mut Firing<'_, Self>, _: i64) -> Result<(), String> { Ok(()) }
 /// # }
-/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_lawfully::<Plugin>("{}");
+/// # let outcome = keyfold_sdk::testing::Log::new(0, &[(7, "")]).fold_deterministically::<Plugin>("{}");
 /// # assert_eq!(outcome.rows["ann"], [
 /// #     r#"all(k="ann", at=7, yes=true, n=1, x=0.5, bytes=[97, 98], map={}, none=null, words=["a", "b"], numbers=[1, 2])"#
 /// # ]);
 /// ```
-#[must_use = "a row is finished by `.end()`"]
+#[must_use = "a row must be finished with `.end()`"]
 pub struct RowBuilder<'a> {
     spec: &'a TableSpec,
     batch: &'a mut RowBatch,
@@ -207,53 +207,53 @@ macro_rules! cells {
 }
 
 impl<'a> RowBuilder<'a> {
-    /// Begins a row, which is open until it is ended.
+    /// Begins a row, which stays open until it is ended.
     pub(crate) fn of(spec: &'a TableSpec, batch: &'a mut RowBatch, open: &'a mut bool) -> RowBuilder<'a> {
         *open = true;
         RowBuilder { spec, batch, column: 0, open }
     }
 
     cells! {
-        /// true or false
+        /// Writes a boolean.
         boolean(bool) = bool;
-        /// A signed 64-bit integer.
+        /// Writes a signed 64-bit integer.
         integer(i64) = i64;
-        /// A 64-bit float.
+        /// Writes a 64-bit float.
         float(f64) = f64;
-        /// Milliseconds since 1970 UTC.
+        /// Writes a time, in milliseconds since 1970 UTC.
         timestamp(i64) = Timestamp;
-        /// Text.
+        /// Writes a string.
         text(&str) = &str;
-        /// Bytes.
+        /// Writes bytes.
         blob(&[u8]) = &[u8];
     }
 
-    /// JSON text, for a column that the sink converts by its type in the database.
+    /// Writes JSON text. The sink converts it to the type of the column in the database.
     #[track_caller]
     pub fn json(mut self, name: &str, value: &str) -> Self {
         Json(value).write_cell(self.next(name, ColumnType::Json));
         self
     }
 
-    /// A list of texts.
+    /// Writes a list of strings.
     #[track_caller]
     pub fn texts<T: AsRef<str>>(mut self, name: &str, items: impl IntoIterator<Item = T>) -> Self {
         self.next(name, ColumnType::TextList).texts(items);
         self
     }
 
-    /// A list of integers.
+    /// Writes a list of integers.
     #[track_caller]
     pub fn integers(mut self, name: &str, items: impl IntoIterator<Item = i64>) -> Self {
         self.next(name, ColumnType::IntegerList).list(items);
         self
     }
 
-    /// No value, whatever the column's type; a column of the primary key has one always.
+    /// Writes null, whatever the column's type. Panics if the column is part of the primary key.
     #[track_caller]
     pub fn null(mut self, name: &str) -> Self {
         let Some(spec) = self.spec.columns.get(self.column) else { self.too_many(name) };
-        assert!(!spec.primary_key, "table {}: {name} is null, and in the primary key", self.spec.name);
+        assert!(!spec.primary_key, "table {}: {name} is part of the primary key and cannot be null", self.spec.name);
         self.next(name, spec.kind).null();
         self
     }
@@ -264,21 +264,21 @@ impl<'a> RowBuilder<'a> {
         let missing = self.spec.columns.get(self.column);
         assert!(
             missing.is_none(),
-            "table {}: the row ends before {}",
+            "table {}: the row ends before column {}",
             self.spec.name,
             missing.map_or("", |column| column.name.as_str())
         );
         *self.open = false;
     }
 
-    /// The cell that is written next, if its column is of this name and type.
+    /// Returns the next cell. Panics if its column has another name or type.
     #[inline]
     #[track_caller]
     fn next(&mut self, name: &str, kind: ColumnType) -> CellWriter<'_> {
         let Some(spec) = self.spec.columns.get(self.column) else { self.too_many(name) };
         if spec.name != name || spec.kind != kind {
             panic!(
-                "table {}: column {} is {} ({:?}), the row gives {name} ({kind:?})",
+                "table {}: column {} is {} ({:?}), but the row writes {name} ({kind:?})",
                 self.spec.name,
                 self.column + 1,
                 spec.name,
@@ -292,6 +292,6 @@ impl<'a> RowBuilder<'a> {
 
     #[track_caller]
     fn too_many(&self, name: &str) -> ! {
-        panic!("table {}: the row gives {name} after its last column", self.spec.name)
+        panic!("table {}: the row writes {name} after the last column", self.spec.name)
     }
 }

@@ -1,8 +1,8 @@
-//! The rows of a call, in the columns that leave.
+//! The rows of a call, as columns.
 //!
-//! Rows of one event must leave in the order in which they were emitted, whatever other events are in the call. A table's rows are
-//! therefore spread over as many row-batches as it takes for each event's rows to stand in ascending row-batches; for almost all plugins
-//! that is one a table.
+//! Rows of one event must be written in the order in which they were emitted, whatever other events are in the call. The contract orders
+//! them by row-batch first. A row therefore goes into a row-batch of its table at or after the row-batch of the event's previous row; if there
+//! is none, a new one is added. For almost all plugins, that gives one row-batch per table.
 
 use std::rc::Rc;
 
@@ -14,13 +14,13 @@ use crate::row::{Cells, Row, RowBuilder, Shape};
 pub(crate) struct Rows {
     tables: Rc<[TableSpec]>,
     batches: Vec<RowBatch>,
-    /// The event or key of the call that rows now come from.
+    /// The event or key of the call that is being processed.
     item: u32,
-    /// The row-batch that took this item's last row.
+    /// Index of the row-batch with this item's last row.
     last: usize,
     /// Whether a row was begun and not ended.
     open: bool,
-    /// Shapes that were compared with their tables.
+    /// Row types that match their tables, with the tables' indexes.
     known: Vec<(&'static Shape, usize)>,
 }
 
@@ -29,19 +29,19 @@ impl Rows {
         Rows { tables, batches: Vec::new(), item: 0, last: 0, open: false, known: Vec::new() }
     }
 
-    /// Rows come from this event or key of the call from now on.
+    /// Begins the rows of this event or key of the call.
     pub(crate) fn begin_item(&mut self, item: u32) {
         self.item = item;
         self.last = 0;
     }
 
-    /// Refuses a row that was begun and not ended.
+    /// Panics if a row was begun and not ended.
     #[track_caller]
     pub(crate) fn end_item(&self) {
-        assert!(!self.open, "a row was begun and not ended: finish it with `.end()`");
+        assert!(!self.open, "a row was not finished: call `.end()` after its last column");
     }
 
-    /// Takes back the rows of the present item.
+    /// Removes the rows of the current item.
     pub(crate) fn undo_item(&mut self) {
         self.open = false;
         for batch in &mut self.batches {
@@ -53,7 +53,7 @@ impl Rows {
         }
     }
 
-    /// The row-batches, without empty ones.
+    /// Returns the row-batches that are not empty.
     pub(crate) fn into_batches(mut self) -> Vec<RowBatch> {
         self.batches.retain(|batch| !batch.items.is_empty());
         self.batches
@@ -63,8 +63,8 @@ impl Rows {
     #[track_caller]
     pub(crate) fn begin(&mut self, table: usize) -> RowBuilder<'_> {
         self.end_item();
-        let given = self.tables.len();
-        assert!(table < given, "a row for table {table}, where the description has {given}");
+        let tables = self.tables.len();
+        assert!(table < tables, "there is no table {table}: the description has {tables} tables, counted from 0");
         self.push(table);
         RowBuilder::of(&self.tables[table], &mut self.batches[self.last], &mut self.open)
     }
@@ -78,12 +78,15 @@ impl Rows {
         row.write_row(&mut Cells::of(self.push(table)));
     }
 
-    /// The table of a shape, which must be like it.
+    /// Returns the index of a row type's table. Panics if there is none, or if its columns differ.
     #[track_caller]
     fn find(&mut self, shape: &'static Shape) -> usize {
         let Some(table) = self.tables.iter().position(|spec| spec.name == shape.table) else {
             let tables = self.tables.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
-            panic!("a row for table {}, which the description has not: its tables are [{tables}]", shape.table);
+            panic!(
+                "table {} is not in the description, which has [{tables}]: add it with `.rows::<..>()`",
+                shape.table
+            );
         };
         if let Some(difference) = shape.differs(&self.tables[table]) {
             panic!("{difference}");
@@ -92,7 +95,7 @@ impl Rows {
         table
     }
 
-    /// One more row of a table, without cells: the row-batch that it is in.
+    /// Adds a row without cells to a table. Returns its row-batch.
     #[inline]
     fn push(&mut self, table: usize) -> &mut RowBatch {
         let number = count(table);
@@ -126,7 +129,7 @@ fn empty_data(kind: ColumnType) -> ColumnData {
     }
 }
 
-/// Keeps the first `rows` rows of a column, which may have one more than its neighbours.
+/// Keeps the first `rows` rows of a column. If a row was left unfinished, some columns have one row more than the others.
 fn truncate(column: &mut Column, rows: usize) {
     let nulls = column.nulls.partition_point(|null| (*null as usize) < rows);
     column.nulls.truncate(nulls);

@@ -1,22 +1,22 @@
-//! How typed values become bytes and come back.
+//! Converts typed values to bytes and back.
 //!
-//! Three ways, from the plainest: a type that has it (`str`, `[u8]`, numbers, `bool`, [`Timestamp`], `()`); a type of your own by
-//! `#[derive(Stored)]` beside serde's derives; a type of your own by hand, as small as you like, and readable in place.
+//! There are three ways, the simplest first. Use a type that implements [`Stored`]: `str`, `[u8]`, numbers, `bool`, [`Timestamp`], `()`.
+//! Derive `Stored` for your own type, beside serde's derives. Or implement it by hand, for a smaller encoding or to read it without a copy.
 
 use std::marker::PhantomData;
 
 use crate::Timestamp;
 
-/// A type that can be written to bytes and read back, possibly in place.
+/// A type that can be written to bytes and read back, possibly without a copy.
 ///
-/// The encoding of a value state or list item is stored: a change of it raises the description's state version. Reading takes exactly
-/// what [`Stored::write`] wrote; what it refuses can only be a bug, and becomes a panic that says so.
+/// The encoding of value states and list items is stored. If you change it, raise the description's state version. `read` must accept
+/// exactly what [`Stored::write`] writes. If it returns an error for stored bytes, that is a bug in the plugin, and the SDK panics.
 ///
-/// # By serde
-/// With the feature `serde`, which is on by default. The bytes are [postcard]'s: numbers as varints, texts with their length before them,
-/// fields one behind another without names. So a field more, less or in another place, and a variant before others, is another encoding,
-/// and another state version. What serde is told to leave out (`skip_serializing_if`) or to find out by looking (`untagged`, `flatten`)
-/// cannot be read back.
+/// # With serde
+/// The derive needs the feature `serde`, which is on by default. It uses [postcard]'s encoding: numbers are varints, strings have their length
+/// before them, and fields follow each other without names. So if you add, remove or reorder fields, or insert a variant before others,
+/// the encoding changes, and with it the state version. The serde attributes `skip_serializing_if`, `untagged` and `flatten` do not work,
+/// because values written with them cannot be read back.
 ///
 /// ```
 /// use keyfold_sdk::Stored;
@@ -67,30 +67,30 @@ use crate::Timestamp;
 ///
 /// [postcard]: https://docs.rs/postcard
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be kept: it does not implement `Stored`",
-    label = "neither an event's value nor state",
-    note = "a type of your own: `#[derive(serde::Serialize, serde::Deserialize, keyfold_sdk::Stored)]`, or implement `Stored` by hand",
-    note = "a text: `str` in the place of `String`; bytes: `[u8]`; nothing: `()`"
+    message = "`{Self}` does not implement `Stored`",
+    label = "cannot be an event's value, a value state or a list item",
+    note = "for a type of your own, add `#[derive(serde::Serialize, serde::Deserialize, keyfold_sdk::Stored)]`, or implement `Stored` by hand",
+    note = "for a string, use `str` instead of `String`; for bytes, use `[u8]`; if there is nothing to store, use `()`"
 )]
 pub trait Stored {
-    /// What reading gives: often `Self`, for `str` a `&str` in place.
+    /// The type that reading gives: usually `Self`; for `str`, a `&str` into the stored bytes.
     type Read<'a>;
 
-    /// Appends the encoding.
+    /// Appends the encoding to `out`.
     fn write(&self, out: &mut Vec<u8>);
 
-    /// Takes an encoding, all of it.
+    /// Reads an encoding, which must be all of `bytes`.
     fn read(bytes: &[u8]) -> Result<Self::Read<'_>, String>;
 }
 
-/// "None": no bytes.
+/// No bytes.
 impl Stored for () {
     type Read<'a> = ();
 
     fn write(&self, _out: &mut Vec<u8>) {}
 
     fn read(bytes: &[u8]) -> Result<(), String> {
-        if bytes.is_empty() { Ok(()) } else { Err(format!("{} bytes where none belong", bytes.len())) }
+        if bytes.is_empty() { Ok(()) } else { Err(format!("expected no bytes for (), found {}", bytes.len())) }
     }
 }
 
@@ -130,7 +130,7 @@ macro_rules! stored_numbers {
 
             fn read(bytes: &[u8]) -> Result<$number, String> {
                 let bytes = bytes.try_into().map_err(|_| {
-                    format!("{} bytes, not the {} of {}", bytes.len(), size_of::<$number>(), stringify!($number))
+                    format!("expected {} bytes for {}, found {}", size_of::<$number>(), stringify!($number), bytes.len())
                 })?;
                 Ok(<$number>::from_le_bytes(bytes))
             }
@@ -151,12 +151,12 @@ impl Stored for bool {
         match bytes {
             [0] => Ok(false),
             [1] => Ok(true),
-            _ => Err(format!("{bytes:?}, neither [0] nor [1]")),
+            _ => Err(format!("expected [0] or [1] for bool, found {bytes:?}")),
         }
     }
 }
 
-/// Like its milliseconds.
+/// Its milliseconds, little-endian.
 impl Stored for Timestamp {
     type Read<'a> = Timestamp;
 
@@ -169,11 +169,11 @@ impl Stored for Timestamp {
     }
 }
 
-/// What `derive(Stored)` asks of a type: in its own words, since serde's say nothing of this derive.
+/// The bound of `derive(Stored)`, with an error message of its own: serde's message would not mention the derive.
 #[cfg(feature = "serde")]
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "`derive(Stored)` is by serde, which does not know `{Self}`",
+    message = "`derive(Stored)` uses serde, and `{Self}` does not implement serde's traits",
     label = "serde's derives are missing",
     note = "derive all three: `#[derive(serde::Serialize, serde::Deserialize, keyfold_sdk::Stored)]`"
 )]
@@ -183,7 +183,7 @@ pub trait BySerde: serde::Serialize + serde::de::DeserializeOwned {}
 #[diagnostic::do_not_recommend]
 impl<T: serde::Serialize + serde::de::DeserializeOwned> BySerde for T {}
 
-/// Appends what `derive(Stored)` writes.
+/// Writes a value for `derive(Stored)`.
 #[cfg(feature = "serde")]
 #[doc(hidden)]
 pub fn to_bytes<T: BySerde>(value: &T, out: &mut Vec<u8>) {
@@ -208,27 +208,29 @@ pub fn to_bytes<T: BySerde>(value: &T, out: &mut Vec<u8>) {
     }
 
     if let Err(error) = postcard::serialize_with_flavor(value, Append(out)) {
-        panic!("{} cannot be written: {error}", std::any::type_name::<T>());
+        panic!("cannot encode a {}: {error}", std::any::type_name::<T>());
     }
 }
 
-/// Reads what [`to_bytes`] wrote, and nothing behind it.
+/// Reads a value that [`to_bytes`] wrote. Further bytes after it are an error.
 #[cfg(feature = "serde")]
 #[doc(hidden)]
 pub fn from_bytes<T: BySerde>(bytes: &[u8]) -> Result<T, String> {
     let (value, rest) = postcard::take_from_bytes(bytes).map_err(|error| error.to_string())?;
-    if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes behind the value", rest.len())) }
+    if rest.is_empty() { Ok(value) } else { Err(format!("{} extra bytes after the value", rest.len())) }
 }
 
-/// Reads state, or panics with what is wrong with it: its encoding is the plugin's own.
+/// Reads stored bytes. Panics if they cannot be read, because the plugin itself has written them.
 pub(crate) fn read<'a, T: Stored + ?Sized>(what: &str, bytes: &'a [u8]) -> T::Read<'a> {
     match T::read(bytes) {
         Ok(value) => value,
-        Err(reason) => panic!("{what} cannot be read back: {reason}"),
+        Err(reason) => {
+            panic!("cannot decode {what}: {reason}; was its encoding changed without raising the state version?")
+        }
     }
 }
 
-/// Where a migrated state goes.
+/// Receives a value state or list item in its current type, during a migration.
 ///
 /// ```
 /// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record};
@@ -239,11 +241,11 @@ pub(crate) fn read<'a, T: Stored + ?Sized>(what: &str, bytes: &'a [u8]) -> T::Re
 /// type Value = u64;
 /// type Item = str;
 ///
-/// // The first version had 32 bits for the value, and items that were bytes.
+/// // In version 1, the value was a u32, and items were bytes.
 /// fn migrate_value(&self, version: u32, old: &[u8], new: &mut Migrated<'_, u64>) -> Result<(), String> {
 ///     match version {
 ///         1 => new.put(&u32::read(old)?.into()),
-///         other => return Err(format!("version {other} never was")),
+///         other => return Err(format!("there is no state version {other}")),
 ///     }
 ///     Ok(())
 /// }
@@ -271,20 +273,20 @@ pub struct Migrated<'a, T: ?Sized> {
 }
 
 impl<'a, T: Stored + ?Sized> Migrated<'a, T> {
-    /// Appends to `bytes` what is put.
+    /// Creates a receiver that appends to `bytes`.
     pub(crate) fn new(bytes: &'a mut Vec<u8>) -> Migrated<'a, T> {
         Migrated { bytes, put: false, kind: PhantomData }
     }
 
-    /// Gives the state in its present form; exactly once.
+    /// Sets the migrated state. Call it exactly once.
     pub fn put(&mut self, state: &T) {
-        assert!(!self.put, "a state was migrated into two");
+        assert!(!self.put, "`Migrated::put` was called twice for one state: call it exactly once");
         self.put = true;
         state.write(self.bytes);
     }
 
-    /// Refuses a migration that put nothing.
+    /// Returns an error if nothing was put.
     pub(crate) fn done(self) -> Result<(), String> {
-        if self.put { Ok(()) } else { Err("a state was migrated into none".into()) }
+        if self.put { Ok(()) } else { Err("`Migrated::put` was not called for a state: call it exactly once".into()) }
     }
 }

@@ -1,7 +1,7 @@
-//! A small host for the tests of plugins: it folds a log natively, in whatever batches, and holds a mapper to the law.
+//! A small host for unit tests of plugins: it folds a log natively, in batches of any sizes, and checks that the results are the same.
 //!
-//! It keeps the semantics of one lane with late events dropped; it has no limits, no sandbox, no checkpoints. Rows are listed by key, in
-//! the order in which each key emitted them, as text: `sessions(session_id=7, user_id=1, pages=["A"])`.
+//! It behaves like one lane that drops late events. It has no limits, no sandbox and no checkpoints. It lists rows by key, in the order in
+//! which each key emitted them, as text: `sessions(session_id=7, user_id=1, pages=["A"])`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,9 +9,9 @@ use std::fmt::Write;
 use crate::columns::{Column as _, bytes, count, item, start, texts};
 use crate::glue::{Instance, describe};
 use crate::raw::{ByteColumn, ChangeBatch, Column, ColumnData, FoldBatch, RecordBatch, TableSpec, TimerBatch};
-use crate::{Mapper, NONE};
+use crate::{Mapper, NO_TIME};
 
-/// Records of one partition, from offset 0, and how their time passes.
+/// The records of one partition, from offset 0 on, and the out-of-orderness of their event times.
 ///
 /// ```
 /// # use keyfold_sdk::{Description, Event, Events, Firing, Key, Mapper, Record, Row};
@@ -42,8 +42,8 @@ use crate::{Mapper, NONE};
 /// let mut log = Log::new(10_000, &[(1_727_873_508_000, "ann")]);
 /// log.records.push((1_727_873_509_000, None)); // a tombstone
 ///
-/// // In batches of many sizes, all of which must give the same.
-/// let outcome: Outcome = log.fold_lawfully::<Plugin>("{}");
+/// // In batches of several sizes, all of which must give the same outcome.
+/// let outcome: Outcome = log.fold_deterministically::<Plugin>("{}");
 /// assert_eq!(outcome.rows["ann"], [r#"seen(user="ann")"#]);
 /// assert_eq!(outcome.rejections, ["record 1: payload is missing"]);
 ///
@@ -52,31 +52,31 @@ use crate::{Mapper, NONE};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Log {
-    /// Append time (ms) and payload of each record; no payload is a tombstone.
+    /// Append time (ms since 1970 UTC) and payload of each record; `None` for a tombstone.
     pub records: Vec<(i64, Option<Vec<u8>>)>,
-    /// The watermark stays this far behind the greatest event time.
+    /// How far the watermark stays behind the greatest event time.
     pub out_of_orderness_ms: i64,
 }
 
-/// What became of a log. The example is at [`Log`].
+/// The results of folding a log. For an example, see [`Log`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Rows of each key, in the order in which they were emitted.
+    /// The rows of each key, in the order in which they were emitted.
     pub rows: BTreeMap<String, Vec<String>>,
-    /// `record <offset>: <reason>`, `event <offset>.<index>: <reason>`, `timer of <key> at <time>: <reason>`, sorted.
+    /// The rejections, sorted: `record <offset>: <reason>`, `event <offset>.<index>: <reason>`, `timer of <key> at <time>: <reason>`.
     pub rejections: Vec<String>,
-    /// Keys whose timer is still set, and its time.
+    /// The keys whose timer is still set, with its time.
     pub timers: BTreeMap<String, i64>,
 }
 
 impl Log {
-    /// A log of texts.
+    /// Creates a log from append times and payloads.
     pub fn new(out_of_orderness_ms: i64, records: &[(i64, &str)]) -> Log {
         let records = records.iter().map(|(time, payload)| (*time, Some(payload.as_bytes().to_vec()))).collect();
         Log { records, out_of_orderness_ms }
     }
 
-    /// Folds the log in batches of these sizes (over and over), each in a fresh instance of the mapper.
+    /// Folds the log in batches of these sizes, repeated as often as needed, with a fresh mapper for each batch.
     pub fn fold<M: Mapper>(&self, config: &str, cuts: &[usize]) -> Result<Outcome, String> {
         let mut host = Host::new(self.out_of_orderness_ms);
         let (mut first, mut cuts) = (0, cuts.iter().cycle());
@@ -89,15 +89,16 @@ impl Log {
         Ok(host.outcome())
     }
 
-    /// Folds the log whole, by 1, by 7 and in irregular batches; panics where what comes out differs. Gives what comes out.
-    pub fn fold_lawfully<M: Mapper>(&self, config: &str) -> Outcome {
-        let fold = |cuts: &[usize]| self.fold::<M>(config, cuts).expect("the configuration is right");
+    /// Folds the log four times: one record at a time, seven at a time, in irregular batches and as one batch. Panics if the outcomes differ;
+    /// otherwise returns the outcome.
+    pub fn fold_deterministically<M: Mapper>(&self, config: &str) -> Outcome {
+        let fold = |cuts: &[usize]| self.fold::<M>(config, cuts).expect("the mapper accepts the configuration");
         let alone = fold(&[1]);
         for cuts in [&[7][..], &[3, 1, 11, 2, 5, 64], &[self.records.len()]] {
             assert_eq!(
                 fold(cuts),
                 alone,
-                "what is folded in batches of {cuts:?} differs from what is folded one by one"
+                "batches of {cuts:?} give other results than one record at a time (left: in batches, right: one at a time)"
             );
         }
         alone
@@ -146,7 +147,7 @@ struct Host {
 
 impl Host {
     fn new(out_of_orderness_ms: i64) -> Host {
-        Host { out_of_orderness_ms, watermark: NONE, keys: BTreeMap::new(), rejections: Vec::new() }
+        Host { out_of_orderness_ms, watermark: NO_TIME, keys: BTreeMap::new(), rejections: Vec::new() }
     }
 
     fn outcome(mut self) -> Outcome {
@@ -181,7 +182,7 @@ impl Host {
         }
     }
 
-    /// Maps records, drops late events, moves the watermark; gives the rest by key.
+    /// Maps records, drops late events and advances the watermark. Returns the other events by key.
     fn events<M: Mapper>(
         &mut self,
         instance: &Instance<M>,
@@ -197,7 +198,7 @@ impl Host {
             if *of != record {
                 (record, index, before) = (*of, 0, after);
             }
-            if before == NONE || *time > before {
+            if before == NO_TIME || *time > before {
                 let event = PendingEvent {
                     value: item(&events.values.data, &events.values.ends, i).to_vec(),
                     time: *time,
@@ -237,7 +238,7 @@ impl Host {
             batch.keys.push(key.as_bytes());
             batch.value_present.push(u8::from(state.value.is_some()));
             batch.values.push(state.value.as_deref().unwrap_or_default());
-            batch.timers.push(state.timer.unwrap_or(NONE));
+            batch.timers.push(state.timer.unwrap_or(NO_TIME));
             events.iter().for_each(|event| batch.event_values.push(&event.value));
             batch.event_ends.push(count(batch.event_values.ends.len()));
         }
@@ -245,7 +246,8 @@ impl Host {
     }
 
     fn due(&self) -> Option<String> {
-        let due = |state: &KeyState| self.watermark != NONE && state.timer.is_some_and(|time| time <= self.watermark);
+        let due =
+            |state: &KeyState| self.watermark != NO_TIME && state.timer.is_some_and(|time| time <= self.watermark);
         self.keys.iter().find(|(_, state)| due(state)).map(|(key, _)| key.clone())
     }
 
@@ -269,7 +271,10 @@ impl Host {
         }
         self.apply::<M>(&[key.to_owned()], &changes, |_| 0);
         let set = self.keys[key].timer;
-        assert!(set.is_none_or(|next| next > time), "the timer of {key} fired at {time} and set one for {set:?}");
+        assert!(
+            set.is_none_or(|next| next > time),
+            "the timer of {key} fired at {time}, and on_timer set a timer for {set:?}: it must be later"
+        );
     }
 
     fn apply<M: Mapper>(&mut self, keys: &[String], changes: &ChangeBatch, key_of: impl Fn(u32) -> usize) {
@@ -286,7 +291,7 @@ impl Host {
             let appended = start(&changes.list_ends, i)..changes.list_ends[i] as usize;
             let appended = appended.map(|i| item(&changes.list_items.data, &changes.list_items.ends, i).to_vec());
             state.items.extend(appended);
-            state.timer = Some(changes.timers[i]).filter(|time| *time != NONE);
+            state.timer = Some(changes.timers[i]).filter(|time| *time != NO_TIME);
         }
         let tables = describe::<M>().tables;
         let mut rows = Vec::new();
@@ -311,7 +316,7 @@ fn row_text(table: &TableSpec, columns: &[Column], row: usize) -> String {
     let mut out = format!("{}(", table.name);
     for (i, (spec, column)) in table.columns.iter().zip(columns).enumerate() {
         let comma = if i == 0 { "" } else { ", " };
-        write!(out, "{comma}{}={}", spec.name, cell_text(column, row)).expect("a String takes all that is written");
+        write!(out, "{comma}{}={}", spec.name, cell_text(column, row)).expect("writing to a String cannot fail");
     }
     out.push(')');
     out

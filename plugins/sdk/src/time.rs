@@ -1,7 +1,9 @@
-//! Times as texts have them.
+//! Parsing of times.
 
-/// `YYYY-MM-DDTHH:MM:SS`, then perhaps a fraction of 1 to 9 digits, then perhaps `Z`, `+HH:MM` or `-HH:MM`; UTC where nothing is said.
-/// In ms since 1970 UTC, rounded down. The day must be one of the calendar; there are no leap seconds. None for whatever is not such a time.
+/// Parses an ISO 8601 time, and returns it in ms since 1970 UTC, rounded down.
+///
+/// The form is `YYYY-MM-DDTHH:MM:SS`, an optional fraction of 1 to 9 digits, and an optional `Z`, `+HH:MM` or `-HH:MM`. Without an offset,
+/// the time is in UTC. Leap seconds are not allowed. Returns `None` for anything else, and for days that do not exist.
 ///
 /// ```
 /// use keyfold_sdk::time::iso_ms;
@@ -27,7 +29,7 @@ pub fn iso_ms(text: impl AsRef<[u8]>) -> Option<i64> {
     Some(days_since_1970(year, month, day) * 86_400_000 + clock + fraction_ms - offset_ms(rest)?)
 }
 
-/// `HH:MM` from `at`.
+/// Parses `HH:MM` at index `at`.
 fn clock_ms(text: &[u8], at: usize) -> Option<i64> {
     Some(up_to(two_digits(text, at)?, 23)? * 3_600_000 + up_to(two_digits(text, at + 3)?, 59)? * 60_000)
 }
@@ -42,7 +44,7 @@ fn fraction_ms(text: &[u8]) -> Option<(i64, &[u8])> {
     Some((digit(0) * 100 + digit(1) * 10 + digit(2), &fraction[digits..]))
 }
 
-/// What a time of this offset is ahead of UTC.
+/// Parses an offset from UTC, in ms.
 fn offset_ms(text: &[u8]) -> Option<i64> {
     match text {
         [] | [b'Z'] => Some(0),
@@ -71,7 +73,7 @@ fn days_of(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days of the Gregorian calendar, counted in eras of 400 years that begin on the first of March.
+/// Counts days in the Gregorian calendar. It is computed in eras of 400 years that begin on the first of March.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -88,7 +90,7 @@ mod tests {
     const NOON: i64 = 1_727_873_508_000;
 
     #[test]
-    fn times_are_of_the_calendar_and_rounded_down() {
+    fn times_are_parsed_and_rounded_down() {
         for (text, ms) in [
             ("1970-01-01T00:00:00", 0),
             ("1969-12-31T23:59:59.9999", -1),
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn days_follow_one_another_for_800_years() {
+    fn days_are_consecutive_for_800_years() {
         let mut day = days_since_1970(1600, 1, 1);
         for year in 1600..2400 {
             for month in 1..=12 {
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn anything_else_is_refused() {
         for text in [
             "",
             "2024-10-02",

@@ -1,14 +1,14 @@
-//! Every public item of the SDK is shown by an example that compiles.
+//! Every public item of the SDK has an example that compiles.
 //!
-//! The rule: a function, type, trait, constant or macro has an example in its own documentation that names it. A method is called by an
-//! example in its file. Either may say "The example is at" another item or the module instead; then some example names it. Lines of an
-//! example that readers do not see do not count. What is `#[doc(hidden)]` or generated needs none.
+//! The rule: the documentation of a function, type, trait, constant or macro has an example that names the item. A method is called by an
+//! example in its file. The documentation of either may say "For an example, see" another item or the module instead; then an example
+//! anywhere must name the item. Hidden lines of an example do not count. Items that are `#[doc(hidden)]` or generated need no example.
 
 use std::path::Path;
 
 use syn::{Attribute, Expr, ImplItem, Item, Lit, Meta, TraitItem, Visibility};
 
-/// What is public in a file, and what its examples show.
+/// The public items of a file, and its examples.
 #[derive(Default)]
 struct Source {
     examples: String,
@@ -35,7 +35,7 @@ fn docs(attributes: &[Attribute]) -> String {
     attributes.iter().filter_map(line).collect()
 }
 
-/// The lines of the examples that a reader sees.
+/// Returns the lines of the examples that a reader sees.
 fn examples(docs: &str) -> String {
     let parts = docs.split("```").skip(1).step_by(2).filter(|part| part.starts_with('\n'));
     let lines = parts.flat_map(str::lines).filter(|line| !matches!(line.trim_start(), "#" | "") && !is_hidden(line));
@@ -52,7 +52,7 @@ fn names(code: &str, name: &str) -> bool {
     code.match_indices(name).any(|(at, _)| !code[..at].ends_with(word) && !code[at + name.len()..].starts_with(word))
 }
 
-/// Whether code calls or defines a function of this name, or gives it to serde by its path.
+/// Whether code calls or defines a function of this name, or passes its path to serde.
 fn calls(code: &str, name: &str) -> bool {
     [".", "::", "fn "]
         .iter()
@@ -108,7 +108,7 @@ impl Source {
         }
     }
 
-    /// A method of the type itself; those of traits are shown where the trait is.
+    /// Adds a method of the type itself; the methods of a trait are added with the trait.
     fn method(&mut self, item: &ImplItem) {
         match item {
             ImplItem::Fn(item) if matches!(item.vis, Visibility::Public(_)) && !is_hidden_item(&item.attrs) => {
@@ -124,14 +124,14 @@ impl Source {
         self.needed.push(Needed { name: name.into(), docs, method });
     }
 
-    /// What is not shown; `all` are the examples of all files.
+    /// Returns the items without an example; `all` are the examples of all files.
     fn missing(&self, all: &str) -> impl Iterator<Item = &str> {
         let shown = move |item: &&Needed| {
             let at_its_place = match item.method {
                 true => calls(&self.examples, &item.name),
                 false => names(&examples(&item.docs), &item.name),
             };
-            let elsewhere = item.docs.split_whitespace().collect::<Vec<_>>().join(" ").contains("The example is at");
+            let elsewhere = item.docs.split_whitespace().collect::<Vec<_>>().join(" ").contains("For an example, see");
             at_its_place || elsewhere && names(all, &item.name)
         };
         self.needed.iter().filter(move |item| !shown(item)).map(|item| item.name.as_str())
@@ -144,7 +144,7 @@ fn every_public_item_is_shown_by_an_example() {
     let mut sources = Vec::new();
     for file in std::fs::read_dir(folder).expect("the sources are there") {
         let path = file.expect("the folder is readable").path();
-        // Hidden as a whole.
+        // The whole module is hidden.
         if path.file_name().is_some_and(|name| name == "panic.rs") {
             continue;
         }
@@ -177,9 +177,9 @@ fn an_item_without_an_example_is_found() {
         ["c"]
     );
     assert_eq!(
-        source("/// The example is at [`A`].\npub struct B;\n/// ```\n/// A(B);\n/// ```\npub struct A(B);"),
+        source("/// For an example, see [`A`].\npub struct B;\n/// ```\n/// A(B);\n/// ```\npub struct A(B);"),
         [""; 0]
     );
-    assert_eq!(source("/// The example is at [`A`].\npub struct B;\n/// ```\n/// A;\n/// ```\npub struct A;"), ["B"]);
+    assert_eq!(source("/// For an example, see [`A`].\npub struct B;\n/// ```\n/// A;\n/// ```\npub struct A;"), ["B"]);
     assert_eq!(source("#[macro_export]\nmacro_rules! a { () => {}; }\nmacro_rules! b { () => {}; }"), ["a"]);
 }

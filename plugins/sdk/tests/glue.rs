@@ -1,13 +1,15 @@
-//! The glue keeps the contract's rules for whatever a mapper does.
+//! The glue keeps the contract's rules, whatever a mapper does.
 
 use keyfold_sdk::glue::Instance;
 use keyfold_sdk::raw::{
     ByteColumn, ChangeBatch, ColumnData, FoldBatch, HeaderColumns, RecordBatch, StateBatch, TextColumn, TimerBatch,
 };
 use keyfold_sdk::testing::Log;
-use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Migrated, NONE, Record, Table};
+use keyfold_sdk::{
+    ColumnType, Description, Event, Events, Firing, Key, Level, Mapper, Migrated, NO_TIME, Record, Table,
+};
 
-/// Does what the text of an event says, word by word.
+/// A mapper whose events are scripts: it executes them word by word.
 struct Script;
 
 impl Mapper for Script {
@@ -118,7 +120,7 @@ fn texts(items: &[&str]) -> TextColumn {
 fn fold(value: Option<&str>, timer: i64, events: &[(i64, &str)]) -> ChangeBatch {
     let n = events.len();
     let count = u32::try_from(n).expect("few");
-    Instance::<Script>::configure("{}").expect("takes all").fold(&FoldBatch {
+    Instance::<Script>::configure("{}").expect("any configuration is valid").fold(&FoldBatch {
         keys: texts(&["k"]),
         value_present: vec![u8::from(value.is_some())],
         values: bytes(&[value.unwrap_or("")]),
@@ -134,7 +136,7 @@ fn fold(value: Option<&str>, timer: i64, events: &[(i64, &str)]) -> ChangeBatch 
     })
 }
 
-/// Codes of the changes, value, items and timer.
+/// Returns the change codes, the value, the items and the timer.
 fn state(changes: &ChangeBatch) -> (u8, &str, u8, Vec<&str>, i64) {
     let text = |bytes| std::str::from_utf8(bytes).expect("texts");
     let ends = &changes.list_items.ends;
@@ -150,14 +152,14 @@ fn state(changes: &ChangeBatch) -> (u8, &str, u8, Vec<&str>, i64) {
 }
 
 #[test]
-fn a_key_stops_before_the_event_that_its_timer_precedes() {
+fn a_key_stops_before_the_event_at_which_its_timer_is_due() {
     for (timer, events, consumed) in [
-        (NONE, &[(100, "log"), (200, "log")][..], 2),
+        (NO_TIME, &[(100, "log"), (200, "log")][..], 2),
         (50, &[(49, "log"), (50, "log")], 1),
         (50, &[(50, "log")], 0),
-        (50, &[(NONE, "log"), (49, "log")], 2),
-        (NONE, &[(100, "timer+10"), (100, "log")], 1),
-        (NONE, &[(9, "timer+10"), (9, "timer+10"), (10, "log"), (11, "log")], 3),
+        (50, &[(NO_TIME, "log"), (49, "log")], 2),
+        (NO_TIME, &[(100, "timer+10"), (100, "log")], 1),
+        (NO_TIME, &[(9, "timer+10"), (9, "timer+10"), (10, "log"), (11, "log")], 3),
         (50, &[(40, "untimer"), (60, "log")], 2),
         (50, &[(40, "untimer err"), (60, "log")], 1),
     ] {
@@ -166,9 +168,9 @@ fn a_key_stops_before_the_event_that_its_timer_precedes() {
 }
 
 #[test]
-fn changes_have_the_codes_of_what_was_done() {
+fn each_change_has_its_code() {
     let codes = |value, script| {
-        let changes = fold(value, 5, &[(NONE, script)]);
+        let changes = fold(value, 5, &[(NO_TIME, script)]);
         let (value_change, value, list_change, items, timer) = state(&changes);
         (value_change, value.to_owned(), list_change, items.join(","), timer)
     };
@@ -184,7 +186,7 @@ fn changes_have_the_codes_of_what_was_done() {
     assert_eq!(codes(None, "append:a append:b empty append:c"), of(0, "", 3, "c", 5));
     assert_eq!(codes(None, "empty append:c empty"), of(0, "", 2, "", 5));
     assert_eq!(codes(None, "timer+7"), of(0, "", 0, "", 7));
-    assert_eq!(codes(None, "untimer"), of(0, "", 0, "", NONE));
+    assert_eq!(codes(None, "untimer"), of(0, "", 0, "", NO_TIME));
 }
 
 #[test]
@@ -201,38 +203,38 @@ fn a_rejected_event_leaves_nothing_behind_but_its_reason_and_its_logs() {
 }
 
 #[test]
-fn rows_of_an_event_stand_in_ascending_row_batches() {
-    let changes = fold(None, NONE, &[(1, "two one two"), (1, "one two"), (1, "two one two"), (1, "one err")]);
+fn rows_of_an_event_are_in_ascending_row_batches() {
+    let changes = fold(None, NO_TIME, &[(1, "two one two"), (1, "one two"), (1, "two one two"), (1, "one err")]);
     let batches: Vec<_> = changes.rows.iter().map(|batch| (batch.table, batch.items.clone())).collect();
     assert_eq!(batches, [(1, vec![0, 2]), (0, vec![0, 1, 2]), (1, vec![0, 1, 2])]);
     for batch in &changes.rows {
         assert!(batch.columns.len() == 2 && batch.columns.iter().all(|column| column.nulls.is_empty()));
     }
-    let changes = fold(None, NONE, &[(1, "null"), (1, "two"), (1, "null err"), (1, "null")]);
+    let changes = fold(None, NO_TIME, &[(1, "null"), (1, "two"), (1, "null err"), (1, "null")]);
     assert_eq!(changes.rows[0].columns[1].nulls, [0, 2]);
     assert_eq!(changes.rows[0].columns[1].data, ColumnData::Integers(vec![0, 1, 0]));
 }
 
 #[test]
-fn a_row_that_is_not_of_its_table_panics_with_what_is_wrong() {
+fn a_row_that_does_not_match_its_table_panics_with_the_difference() {
     for (word, text) in [
-        ("short", "table two: the row ends before n"),
-        ("long", "table two: the row gives m after its last column"),
-        ("misnamed", "table two: column 1 is k (ColumnType::Text), the row gives n (ColumnType::Integer)"),
-        ("mistyped", "table two: column 2 is n (ColumnType::Integer), the row gives n (ColumnType::Text)"),
-        ("nullkey", "table two: k is null, and in the primary key"),
-        ("foreign", "a row for table 2, where the description has 2"),
-        ("open", "a row was begun and not ended: finish it with `.end()`"),
-        ("open one", "a row was begun and not ended: finish it with `.end()`"),
+        ("short", "table two: the row ends before column n"),
+        ("long", "table two: the row writes m after the last column"),
+        ("misnamed", "table two: column 1 is k (ColumnType::Text), but the row writes n (ColumnType::Integer)"),
+        ("mistyped", "table two: column 2 is n (ColumnType::Integer), but the row writes n (ColumnType::Text)"),
+        ("nullkey", "table two: k is part of the primary key and cannot be null"),
+        ("foreign", "there is no table 2: the description has 2 tables, counted from 0"),
+        ("open", "a row was not finished: call `.end()` after its last column"),
+        ("open one", "a row was not finished: call `.end()` after its last column"),
     ] {
-        let panic = std::panic::catch_unwind(|| fold(None, NONE, &[(1, word)])).expect_err(word);
+        let panic = std::panic::catch_unwind(|| fold(None, NO_TIME, &[(1, word)])).expect_err(word);
         let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         assert_eq!(said, Some(text));
     }
 }
 
 fn fire(value: &str) -> ChangeBatch {
-    Instance::<Script>::configure("{}").expect("takes all").on_timer(&TimerBatch {
+    Instance::<Script>::configure("{}").expect("any configuration is valid").on_timer(&TimerBatch {
         keys: texts(&["k"]),
         value_present: vec![1],
         values: bytes(&[value]),
@@ -243,24 +245,24 @@ fn fire(value: &str) -> ChangeBatch {
 }
 
 #[test]
-fn a_firing_reads_the_list_and_uses_its_timer_up() {
+fn a_firing_reads_the_list_and_its_timer_is_used_up() {
     let changes = fire("");
-    assert_eq!((state(&changes), &changes.consumed[..]), ((1, "fired", 2, vec![], NONE), &[0][..]));
+    assert_eq!((state(&changes), &changes.consumed[..]), ((1, "fired", 2, vec![], NO_TIME), &[0][..]));
     assert_eq!((changes.rows.len(), &changes.rows[0].items[..]), (1, &[0][..]));
     assert_eq!(state(&fire("again")), (1, "fired", 0, vec![], 55));
 }
 
 #[test]
-fn a_rejected_firing_takes_the_state_with_it() {
+fn a_rejected_firing_clears_the_state() {
     let changes = fire("err");
-    assert_eq!(state(&changes), (2, "", 2, vec![], NONE));
+    assert_eq!(state(&changes), (2, "", 2, vec![], NO_TIME));
     assert!(changes.rows.is_empty());
     assert_eq!((changes.rejections[0].item, &*changes.rejections[0].reason), (0, "err of k"));
 }
 
 #[test]
 fn a_rejected_record_gives_no_events_and_headers_are_its_own() {
-    let events = Instance::<Script>::configure("{}").expect("takes all").map_records(&RecordBatch {
+    let events = Instance::<Script>::configure("{}").expect("any configuration is valid").map_records(&RecordBatch {
         partitions: vec![0; 4],
         offsets: vec![0, 1, 2, 3],
         append_times: vec![0; 4],
@@ -283,7 +285,7 @@ fn a_rejected_record_gives_no_events_and_headers_are_its_own() {
 
 #[test]
 fn state_is_migrated_item_by_item_or_refused() {
-    let instance = Instance::<Script>::configure("{}").expect("takes all");
+    let instance = Instance::<Script>::configure("{}").expect("any configuration is valid");
     let states = StateBatch { values: bytes(&[]), list_items: bytes(&["a", "", "b"]) };
     let migrated = instance.migrate(1, &states).expect("items are taken");
     assert_eq!(migrated, StateBatch { values: bytes(&[]), list_items: bytes(&["new a", "new ", "new b"]) });
@@ -293,7 +295,7 @@ fn state_is_migrated_item_by_item_or_refused() {
 }
 
 #[test]
-fn whatever_is_done_the_batches_do_not_show() {
+fn results_do_not_depend_on_batches() {
     let words = [
         "put:a",
         "add:b",
@@ -329,7 +331,7 @@ fn whatever_is_done_the_batches_do_not_show() {
         payloads.push(events.join("|"));
     }
     let log = Log::new(4, &payloads.iter().map(|payload| (0, payload.as_str())).collect::<Vec<_>>());
-    let outcome = log.fold_lawfully::<Script>("{}");
+    let outcome = log.fold_deterministically::<Script>("{}");
     assert_eq!(outcome.rows.len(), 5);
     assert!(outcome.rows.values().all(|rows| rows.len() > 300));
     assert!(outcome.rejections.iter().any(|reason| reason.starts_with("timer of")));

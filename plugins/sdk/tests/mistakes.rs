@@ -1,9 +1,9 @@
-//! What the compiler says of an author's common mistakes: where, and what to write instead.
+//! Compiler errors for common mistakes: they point at the mistake, and say what to write instead.
 //!
-//! Each file in `mistakes/` is one; beside it is what the compiler of `rust-toolchain.toml` says. After a change that is meant, run this with
-//! `TRYBUILD=overwrite`, and read what is written.
+//! Each file in `mistakes/` is a mistake. The file beside it has the errors of the compiler in `rust-toolchain.toml`. After an intended change,
+//! run this test with `TRYBUILD=overwrite` and read the difference.
 
 #[test]
-fn a_common_mistake_is_told_where_it_is_and_what_to_do() {
+fn errors_for_common_mistakes_say_where_they_are_and_what_to_do() {
     trybuild::TestCases::new().compile_fail("tests/mistakes/*.rs");
 }

@@ -1,4 +1,4 @@
-//! Derived rows: every type of column, and what is said of a row that is not of its table.
+//! Derived rows: every type of column, and the panics for rows that do not match their table.
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,7 +69,7 @@ struct Foreign {
     key: i64,
 }
 
-/// Emits what the text of an event says; its firing emits lists.
+/// Emits the rows that an event names; a firing emits lists.
 struct Plugin;
 
 impl Mapper for Plugin {
@@ -150,7 +150,7 @@ fn full(time: i64) -> Nulls<'static> {
 
 fn outcome(scripts: &[&str]) -> Outcome {
     let records: Vec<_> = (100..).zip(scripts.iter().copied()).collect();
-    Log::new(0, &records).fold_lawfully::<Plugin>("{}")
+    Log::new(0, &records).fold_deterministically::<Plugin>("{}")
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn the_description_has_the_columns_of_the_struct() {
     assert_eq!((columns(0)[13].0.as_str(), columns(0)[9].1), ("ref", ColumnType::Timestamp));
 }
 
-/// What a panic says, and the line of this file that it blames.
+/// Returns the message of a panic, and the line of this file that it points at.
 fn panic(call: impl FnOnce()) -> (String, u32) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     static LINE: Mutex<u32> = Mutex::new(0);
@@ -215,7 +215,7 @@ fn panic(call: impl FnOnce()) -> (String, u32) {
 }
 
 #[test]
-fn a_row_that_is_not_of_its_table_panics_with_names_and_the_authors_line() {
+fn a_row_that_does_not_match_its_table_panics_at_the_authors_line() {
     let line = |text: &str| {
         let at = include_str!("rows.rs").lines().position(|line| line.contains(text)).expect("it is above");
         u32::try_from(at).expect("a short file") + 1
@@ -223,20 +223,20 @@ fn a_row_that_is_not_of_its_table_panics_with_names_and_the_authors_line() {
     for (script, words, place) in [
         (
             "foreign",
-            "a row for table foreign, which the description has not: its tables are [every, lists, by hand, nulls]",
+            "table foreign is not in the description, which has [every, lists, by hand, nulls]: add it with `.rows::<..>()`",
             "key.emit(&Foreign",
         ),
-        ("other", "table nulls: the description has 5 columns, the row 2", "key.emit(&OtherNulls"),
+        ("other", "table nulls: the description has 5 columns, but the row has 2", "key.emit(&OtherNulls"),
     ] {
         let (said, blamed) = panic(|| drop(outcome(&[script])));
         assert_eq!((said.as_str(), blamed), (words, line(place)));
     }
     let twice = || drop(Description::new("twice", "1").rows::<Foreign>().rows::<Foreign>());
-    assert_eq!(panic(twice), ("table foreign is in the description already".to_owned(), line("let twice = ")));
+    assert_eq!(panic(twice), ("table foreign is already in the description".to_owned(), line("let twice = ")));
 }
 
 #[test]
-fn a_table_that_is_declared_by_hand_must_be_like_the_struct() {
+fn a_table_that_is_declared_by_hand_must_match_the_struct() {
     struct ByHand;
 
     impl Mapper for ByHand {
@@ -268,6 +268,6 @@ fn a_table_that_is_declared_by_hand_must_be_like_the_struct() {
     }
 
     let (said, _) = panic(|| drop(Log::new(0, &[(0, "")]).fold::<ByHand>("{}", &[1])));
-    let words = "table foreign: column 1 is key (ColumnType::Text) in the description, and key (ColumnType::Integer, primary key) in the row";
+    let words = "table foreign: column 1 is key (ColumnType::Text) in the description, but key (ColumnType::Integer, primary key) in the row";
     assert_eq!(said, words);
 }

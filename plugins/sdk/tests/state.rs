@@ -1,4 +1,4 @@
-//! Derived state comes back as it was written, and from nothing else.
+//! Derived state is read back as it was written, and other bytes are refused.
 
 use keyfold_sdk::{Stored, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ fn phases() -> [Phase; 3] {
 }
 
 #[test]
-fn what_was_written_comes_back() {
+fn state_is_read_back_as_it_was_written() {
     for phase in phases() {
         assert_eq!(Phase::read(&bytes(&phase)), Ok(phase));
     }
@@ -31,20 +31,20 @@ fn what_was_written_comes_back() {
 }
 
 #[test]
-fn less_more_and_other_bytes_are_refused() {
+fn missing_extra_and_other_bytes_are_refused() {
     for phase in phases() {
         let mut bytes = bytes(&phase);
         for end in 0..bytes.len() {
             assert!(Phase::read(&bytes[..end]).is_err(), "the first {end} bytes of {phase:?}");
         }
         bytes.push(0);
-        assert_eq!(Phase::read(&bytes), Err("1 bytes behind the value".to_owned()));
+        assert_eq!(Phase::read(&bytes), Err("1 extra bytes after the value".to_owned()));
     }
     assert!(Phase::read(&[3]).is_err(), "there is no fourth variant");
     assert!(bool::read(&[2]).is_err() && bool::read(&[]).is_err());
 }
 
-// The guide's sample, plugins/README.md.
+// The sample in plugins/README.md.
 #[derive(Default, Serialize, Deserialize, Stored)]
 struct Basket {
     items: Vec<String>,
@@ -52,7 +52,7 @@ struct Basket {
 }
 
 #[test]
-fn the_guide_s_basket_comes_back() {
+fn the_basket_of_the_guide_is_read_back() {
     let basket = Basket { items: vec!["a".into()], paid: Some(7) };
     let read = Basket::read(&bytes(&basket)).expect("it was written");
     assert_eq!((read.items, read.paid), (basket.items, basket.paid));

@@ -11,7 +11,7 @@ pub const SCHEMA: &str = r#"{
   "additionalProperties": false,
   "properties": {
     "session_timeout": {
-      "description": "A session ends when its user makes no visit for this long, in event time: a whole number with a unit (ms, s, m, h), or milliseconds. From 1 ms to 8760 h.",
+      "description": "A session ends when its user has no visit for this long, in event time. An integer with a unit (ms, s, m, h) or in milliseconds, from 1 ms to 8760 h.",
       "default": "50s",
       "oneOf": [
         {"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"},
@@ -19,17 +19,17 @@ pub const SCHEMA: &str = r#"{
       ]
     },
     "session_id": {
-      "description": "What a session's id is a hash of. record: its user and first record, so that no two sessions share one. append-second: the second in which its first record was appended, as the system did that this one replaces; sessions of one user that begin within one second share it, and the later replaces the earlier.",
+      "description": "The input of the hash that is the session's id. record: the user and the session's first record, so that ids are unique. append-second: the second in which the session's first record was appended, for compatibility with older ids; two sessions of one user that begin in the same second get the same id, and the later one overwrites the earlier one.",
       "default": "record",
       "enum": ["record", "append-second"]
     }
   }
 }"#;
 
-/// A year: a session that stays open for longer is a mistake in the unit.
+/// A year: a longer timeout is probably a wrong unit.
 const LONGEST_TIMEOUT_MS: i64 = 365 * 24 * 3_600_000;
 
-/// What a session's id is a hash of.
+/// The input of the hash that is a session's id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionId {
@@ -44,16 +44,16 @@ pub enum SessionId {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// How long a user makes no visit before the session ends; event time.
+    /// How long a user has no visit before the session ends, in event time.
     #[serde(rename = "session_timeout", default = "default_timeout_ms", deserialize_with = "timeout_ms")]
     pub session_timeout_ms: i64,
-    /// What ids are made of.
+    /// The input of session ids.
     #[serde(default)]
     pub session_id: SessionId,
 }
 
 impl Config {
-    /// Reads the JSON document; the error says which key is wrong and what it should be.
+    /// Reads the JSON document. The error names the wrong key and says what its value should be.
     pub fn parse(json: &str) -> Result<Config, String> {
         keyfold_sdk::config(json).map_err(|error| format!("configuration of visits: {error}"))
     }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_has_its_default() {
+    fn omitted_keys_have_their_defaults() {
         let config = Config { session_timeout_ms: 50_000, session_id: SessionId::Record };
         assert_eq!(Config::parse("{}"), Ok(config));
     }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_by_name() {
+    fn an_invalid_value_is_refused_by_name() {
         for (json, word) in [
             (r#"{"session_timeout": "0s"}"#, "session_timeout"),
             (r#"{"session_timeout": "8761h"}"#, "session_timeout"),

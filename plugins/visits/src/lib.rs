@@ -1,7 +1,7 @@
-//! Sessions of page visits: a user's visits, until there is none for `session_timeout` of event time, make one row.
+//! Sessions of page visits. A session ends when its user has no visit for `session_timeout` of event time, and gives one row.
 //!
-//! A record's payload is `{"user_id": <integer>, "page": <text>, "event_time": <ISO 8601>}` ([`parse`] says exactly what it takes). Its
-//! event's key is the user id in decimal, its value the page. The table is `sessions (session_id, user_id, pages)`.
+//! A record's payload is `{"user_id": <integer>, "page": <string>, "event_time": <ISO 8601>}`; [`parse`] defines the exact format. The key of
+//! its event is the user id in decimal, and the value is the page. The table is `sessions (session_id, user_id, pages)`.
 
 pub mod config;
 pub mod parse;
@@ -17,7 +17,7 @@ pub struct Visits {
     config: Config,
 }
 
-/// A session that is over.
+/// A session that has ended.
 #[derive(Row)]
 #[row(table = "sessions")]
 struct Session<'a> {
@@ -59,9 +59,9 @@ impl Mapper for Visits {
     }
 
     fn on_timer(&self, key: &mut Firing<'_, Self>, _time: i64) -> Result<(), String> {
-        let first = key.value().ok_or("the timer of a user without an open session fired")?;
+        let first = key.value().ok_or("the timer fired, but the user has no open session")?;
         let session_id = first.session_id(self.config.session_id, key.name());
-        let user_id = key.name().parse().map_err(|_| "the key is not a user id: a whole number of 64 bits")?;
+        let user_id = key.name().parse().map_err(|_| "the key is not a user id: it must be a 64-bit integer")?;
         key.emit(&Session { session_id, user_id, pages: key.items() });
         key.clear();
         Ok(())

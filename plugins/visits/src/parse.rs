@@ -1,12 +1,12 @@
-//! Payloads to visits.
+//! Parses payloads into visits.
 //!
-//! [`visit`] takes a JSON object, in UTF-8, with
-//! - `user_id`: an integer literal within 64 bits, signed (no text, no fraction, no exponent; `-0` is 0);
-//! - `page`: a text;
-//! - `event_time`: a text as [`iso_ms`] takes it.
+//! A payload is a JSON object in UTF-8 with these fields:
+//! - `user_id`: a signed 64-bit integer (not a string; no fraction, no exponent; `-0` is 0);
+//! - `page`: a string;
+//! - `event_time`: a string that [`iso_ms`] accepts.
 //!
-//! The last of duplicate fields counts, other fields are ignored; all of them must be JSON. What the document is, is serde_json's word
-//! ([`careful`]); [`fast`] knows only plain documents, and leaves all others, and every refusal, to it.
+//! If a field occurs twice, the last one counts. Other fields are ignored, but must be valid JSON. There are two parsers: [`fast`] reads only
+//! plain documents. All others, and all invalid ones, go to [`careful`], which uses serde_json and reports what is wrong.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,18 +18,18 @@ use serde::{Deserialize, Deserializer};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-/// One visit of a page.
+/// One visit to a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Visit<'a> {
-    /// Whose.
+    /// The user.
     pub user_id: i64,
-    /// Of what; in place, but where the document has escapes.
+    /// The page; borrowed from the payload unless it has escapes.
     pub page: Cow<'a, str>,
-    /// When; ms since 1970 UTC.
+    /// When the visit happened; ms since 1970 UTC.
     pub event_time: i64,
 }
 
-/// The visit that a payload tells of, or what is wrong with it.
+/// Parses a payload. The error says what is wrong with it.
 pub fn visit(payload: &[u8]) -> Result<Visit<'_>, String> {
     match fast(payload) {
         Some(visit) => Ok(visit),
@@ -39,7 +39,7 @@ pub fn visit(payload: &[u8]) -> Result<Visit<'_>, String> {
 
 // ---- any document
 
-/// [`visit`] by serde_json.
+/// Parses any payload, with serde_json.
 pub fn careful(payload: &[u8]) -> Result<Visit<'_>, String> {
     if payload.is_empty() {
         return Err("payload is empty".into());
@@ -57,7 +57,7 @@ pub fn careful(payload: &[u8]) -> Result<Visit<'_>, String> {
     })
 }
 
-/// The last of each field, as it stands in the document.
+/// The last occurrence of each field, as JSON text.
 #[derive(Default)]
 struct Fields<'a> {
     user_id: Option<&'a RawValue>,
@@ -110,7 +110,11 @@ fn integer(name: &str, value: Option<&RawValue>) -> Result<i64, String> {
     let literal = value.ok_or_else(|| missing(name))?.get();
     let digits = literal.strip_prefix('-').unwrap_or(literal);
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("{name} is {}, not an integer", kind(literal)));
+        let found = match kind(literal) {
+            "a number" => "a number with a fraction or an exponent",
+            other => other,
+        };
+        return Err(format!("{name} is {found}, not an integer"));
     }
     literal.parse().map_err(|_| format!("{name} does not fit into 64 bits"))
 }
@@ -121,7 +125,7 @@ fn text<'a>(name: &str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, Str
 
     let literal = value.ok_or_else(|| missing(name))?.get();
     if !literal.starts_with('"') {
-        return Err(format!("{name} is {}, not a text", kind(literal)));
+        return Err(format!("{name} is {}, not a string", kind(literal)));
     }
     let text: Text<'_> = serde_json::from_str(literal).map_err(|error| format!("{name}: {error}"))?;
     Ok(text.0)
@@ -133,23 +137,23 @@ fn missing(name: &str) -> String {
 
 fn kind(literal: &str) -> &'static str {
     match literal.as_bytes().first() {
-        Some(b'"') => "a text",
+        Some(b'"') => "a string",
         Some(b'{') => "an object",
         Some(b'[') => "an array",
         Some(b't' | b'f') => "a boolean",
         Some(b'n') => "null",
-        _ => "a number with a fraction or an exponent",
+        _ => "a number",
     }
 }
 
 fn not_a_time(text: &str) -> String {
     let shown: String = text.chars().take(64).collect();
-    format!("event_time is {shown:?}, not a time as YYYY-MM-DDTHH:MM:SS[.fraction][Z or +HH:MM or -HH:MM]")
+    format!("event_time is {shown:?}, not a time of the form YYYY-MM-DDTHH:MM:SS[.fraction][Z or +HH:MM or -HH:MM]")
 }
 
 // ---- plain documents
 
-/// [`visit`] for a document that [`Flat`] reads; none for any other and for whatever is wrong.
+/// Parses a payload that [`Flat`] can read; `None` for any other payload, valid or not.
 pub fn fast(payload: &[u8]) -> Option<Visit<'_>> {
     let (mut user_id, mut page, mut event_time) = (None, None, None);
     let mut fields = Flat::of(payload)?;

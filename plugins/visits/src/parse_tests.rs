@@ -1,4 +1,4 @@
-//! The two readers agree, and serde_json with them.
+//! The two parsers agree with each other and with serde_json.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn refused(document: &[u8], word: &str) {
 }
 
 #[test]
-fn a_plain_document_is_read_in_place() {
+fn a_plain_document_is_read_without_a_copy() {
     let expected = Visit { user_id: 42, page: Cow::Borrowed("A.html"), event_time: PLAIN_TIME };
     assert_eq!(fast(PLAIN.as_bytes()), Some(expected.clone()));
     assert_eq!(careful(PLAIN.as_bytes()), Ok(expected));
@@ -25,7 +25,7 @@ fn a_plain_document_is_read_in_place() {
 }
 
 #[test]
-fn fields_come_in_any_order_beside_others() {
+fn fields_can_be_in_any_order_and_among_others() {
     for other in [r#""x""#, r#""äöü €""#, "12", "-0", "true", "false", "null"] {
         let document =
             format!(r#"{{"a":{other},"event_time":"2024-10-02T12:51:48Z","page":"","user_id":-7,"z":{other}}}"#);
@@ -75,7 +75,7 @@ fn user_ids_are_integer_literals_of_64_bits() {
         ("9223372036854775808", "64 bits"),
         ("-9223372036854775809", "64 bits"),
         ("123456789012345678901234567890", "64 bits"),
-        ("\"42\"", "user_id is a text"),
+        ("\"42\"", "user_id is a string, not an integer"),
         ("42.0", "user_id is a number with a fraction"),
         ("42e0", "user_id is a number with a fraction"),
         ("null", "user_id is null"),
@@ -92,7 +92,7 @@ fn user_ids_are_integer_literals_of_64_bits() {
 }
 
 #[test]
-fn what_is_not_a_visit_is_refused_with_its_field() {
+fn an_invalid_payload_is_refused_with_its_field() {
     for (document, word) in [
         (&b""[..], "empty"),
         (b" ", "not JSON"),
@@ -105,7 +105,7 @@ fn what_is_not_a_visit_is_refused_with_its_field() {
         (br#"{"page":"a","event_time":"2024-10-02T12:51:48"}"#, "user_id is missing"),
         (br#"{"user_id":1,"event_time":"2024-10-02T12:51:48"}"#, "page is missing"),
         (br#"{"user_id":1,"page":"a"}"#, "event_time is missing"),
-        (br#"{"user_id":1,"page":2,"event_time":"2024-10-02T12:51:48"}"#, "page is"),
+        (br#"{"user_id":1,"page":2,"event_time":"2024-10-02T12:51:48"}"#, "page is a number, not a string"),
         (br#"{"user_id":1,"page":null,"event_time":"2024-10-02T12:51:48"}"#, "page is null"),
         (br#"{"user_id":1,"page":"a","event_time":1727873508}"#, "event_time is"),
         (br#"{"user_id":1,"page":"a","event_time":"yesterday"}"#, "\"yesterday\""),
@@ -122,7 +122,7 @@ fn what_is_not_a_visit_is_refused_with_its_field() {
 }
 
 #[test]
-fn deep_documents_and_long_ones_are_no_danger() {
+fn deep_and_long_documents_do_no_harm() {
     let deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(1_000_000), "]".repeat(1_000_000));
     refused(deep.as_bytes(), "missing");
     let long = PLAIN.replace("A.html", &"p".repeat(10 << 20));
@@ -131,7 +131,7 @@ fn deep_documents_and_long_ones_are_no_danger() {
     assert!(visit(never.as_bytes()).expect_err("no time").len() < 300);
 }
 
-/// What [`serde_json::Value`] makes of a document; `None` where it cannot say.
+/// Parses a document with [`serde_json::Value`]; `None` if that cannot decide.
 fn oracle(document: &[u8]) -> Option<Result<(i64, String, i64), ()>> {
     let text = std::str::from_utf8(document).unwrap_or("not JSON");
     // A `Value` has no -0, no numbers beyond a float, no lone surrogates.

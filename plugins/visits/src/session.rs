@@ -1,4 +1,4 @@
-//! What an open session remembers of its first record, and the id that it gets from it.
+//! The first record of an open session, and the session's id, which is derived from it.
 
 use std::hash::Hasher;
 
@@ -11,23 +11,23 @@ use crate::config::SessionId;
 /// The first record of an open session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First {
-    /// Its append time; ms since 1970.
+    /// The record's append time; ms since 1970 UTC.
     pub append_time: i64,
-    /// Its partition.
+    /// The record's partition.
     pub partition: u32,
-    /// Its offset.
+    /// The record's offset.
     pub offset: u64,
-    /// The place of the session's first event among the events of that record.
+    /// The index of the session's first event among the events of that record.
     pub index: u32,
 }
 
 impl First {
-    /// The record of this event.
+    /// Takes the record of this event.
     pub fn of(event: &Event<'_, Visits>) -> First {
         First { append_time: event.append_time, partition: event.partition, offset: event.offset, index: event.index }
     }
 
-    /// The id of the session of the user with this key.
+    /// Returns the session's id, for the user with this key.
     pub fn session_id(&self, form: SessionId, key: &str) -> i64 {
         let mut hash = SipHasher24::new_with_keys(0, 0);
         match form {
@@ -44,7 +44,7 @@ impl First {
         hash.finish().cast_signed()
     }
 
-    /// Append time (s64), partition (u32), offset (u64), event index (u32), little-endian.
+    /// Encodes append time (i64), partition (u32), offset (u64) and event index (u32), little-endian.
     fn encoded(&self) -> [u8; 24] {
         let mut bytes = [0; 24];
         bytes[..8].copy_from_slice(&self.append_time.to_le_bytes());
@@ -64,7 +64,7 @@ impl Stored for First {
 
     fn read(bytes: &[u8]) -> Result<First, String> {
         let [a, b, c, d, e, f, g, h, p, q, r, s, offset @ .., i, j, k, l] = bytes else {
-            return Err(format!("{} bytes, not 24", bytes.len()));
+            return Err(format!("expected 24 bytes, found {}", bytes.len()));
         };
         Ok(First {
             append_time: i64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
@@ -82,7 +82,7 @@ mod tests {
     const FIRST: First = First { append_time: 1_727_873_508_000, partition: 3, offset: 1 << 40, index: 2 };
 
     #[test]
-    fn the_first_record_comes_back_from_its_24_bytes() {
+    fn the_first_record_is_read_back_from_its_24_bytes() {
         let mut bytes = Vec::new();
         FIRST.write(&mut bytes);
         assert_eq!(bytes.len(), 24);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ids_of_the_published_table_come_from_the_append_second() {
+    fn the_ids_of_the_published_table_are_derived_from_the_append_second() {
         for (append_time, id) in [
             (1_727_873_508_000, -1_700_334_822_881_806_003),
             (1_727_873_508_999, -1_700_334_822_881_806_003),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_s_id_differs_with_every_part_of_it() {
+    fn an_id_changes_with_every_part_of_the_record() {
         let id = |first: First, key: &str| first.session_id(SessionId::Record, key);
         let mut ids = vec![
             id(FIRST, "1"),

@@ -1,4 +1,4 @@
-//! The plugin as a whole, in batches of any size.
+//! Tests of the whole plugin, in batches of any size.
 
 use keyfold_sdk::testing::Log;
 
@@ -15,20 +15,20 @@ fn log(records: &[(i64, String)]) -> Log {
 }
 
 #[test]
-fn the_published_table_comes_out() {
+fn the_walkthrough_gives_the_published_table() {
     let outcome = log(&[
         (1_727_873_508_000, payload(1, "A.html", "12:51:48")),
         (1_727_873_540_000, payload(1, "B.html", "12:52:20")),
         (1_727_873_555_000, payload(1, "C.html", "12:52:35")),
         (1_727_873_775_000, payload(2, "D.html", "12:56:15")),
     ])
-    .fold_lawfully::<Visits>(r#"{"session_timeout": "50s", "session_id": "append-second"}"#);
+    .fold_deterministically::<Visits>(r#"{"session_timeout": "50s", "session_id": "append-second"}"#);
     assert_eq!(
         outcome.rows["1"],
         [r#"sessions(session_id=-1700334822881806003, user_id=1, pages=["A.html", "B.html", "C.html"])"#]
     );
     assert_eq!(outcome.rows["2"], [r#"sessions(session_id=9081782675340903552, user_id=2, pages=["D.html"])"#]);
-    // D's session counts from the watermark before it, and is over once D has moved the watermark.
+    // The timeout of D's session counts from the watermark before D, so the session ends as soon as D moves the watermark.
     assert_eq!((outcome.rows.len(), outcome.timers.len()), (2, 0));
 }
 
@@ -36,20 +36,20 @@ fn the_published_table_comes_out() {
 fn a_session_ends_at_the_watermark_of_its_last_visit_plus_the_timeout() {
     let times = ["12:00:00", "12:00:40", "12:01:20.001"];
     let records: Vec<_> = times.iter().map(|time| (0, payload(1, time, time))).collect();
-    // The first visit counts by its own time, the second by the watermark before it, 11:59:50.
-    let outcome = log(&records).fold_lawfully::<Visits>("{}");
+    // The timeout counts from the first visit's own time, and then from the watermark before the second visit, 11:59:50.
+    let outcome = log(&records).fold_deterministically::<Visits>("{}");
     let last = 1_727_870_400_000;
     assert_eq!(outcome.timers["1"], last + 30_000 + 50_000);
     assert!(outcome.rows.is_empty());
-    let outcome = log(&records).fold_lawfully::<Visits>(r#"{"session_timeout": "30s"}"#);
+    let outcome = log(&records).fold_deterministically::<Visits>(r#"{"session_timeout": "30s"}"#);
     assert!(outcome.rows["1"][0].ends_with(r#"pages=["12:00:00", "12:00:40"])"#), "{outcome:?}");
 }
 
 #[test]
-fn bad_records_are_rejected_and_move_nothing() {
+fn bad_records_are_rejected_and_change_nothing() {
     let mut log = log(&[(0, payload(1, "A", "12:00:00")), (0, "{}".into()), (0, String::new())]);
     log.records.push((0, None));
-    let outcome = log.fold_lawfully::<Visits>("{}");
+    let outcome = log.fold_deterministically::<Visits>("{}");
     assert_eq!(
         outcome.rejections,
         [
@@ -61,7 +61,7 @@ fn bad_records_are_rejected_and_move_nothing() {
 }
 
 #[test]
-fn many_users_in_any_batches_have_the_same_sessions() {
+fn sessions_are_the_same_in_any_batches() {
     let mut records = Vec::new();
     for i in 0..5000_i64 {
         let (user, second) = (i * i % 37, i / 3 + (i * 7919) % 25);
@@ -69,7 +69,7 @@ fn many_users_in_any_batches_have_the_same_sessions() {
         let user = u32::try_from(user).expect("below 37");
         records.push((i, payload(user, &format!("p{i}"), &time)));
     }
-    let outcome = log(&records).fold_lawfully::<Visits>(r#"{"session_timeout": 4000}"#);
+    let outcome = log(&records).fold_deterministically::<Visits>(r#"{"session_timeout": 4000}"#);
     let sessions: usize = outcome.rows.values().map(Vec::len).sum();
     assert!(sessions > 500, "{sessions}");
 }

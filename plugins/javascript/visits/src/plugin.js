@@ -1,7 +1,7 @@
 // @ts-check
-// Sessions of page visits: a user's visits, until there is none for `session_timeout` of event time, make one row. The built-in plugin
-// `builtin:visits` (plugins/visits) in JavaScript: the same configuration, rows and state, so a pipeline can go from one to the other and
-// back. It differs on documents nested more than 127 deep, which that one refuses.
+// Sessions of page visits. A session ends when its user has no visit for `session_timeout` of event time, and gives one row. This is the
+// built-in plugin `builtin:visits` (plugins/visits) in JavaScript. It has the same configuration, rows and state, so a pipeline can switch
+// between the two. The only difference: `builtin:visits` rejects documents nested more than 127 levels deep.
 
 import { bytes, plugin, text } from 'keyfold-sdk';
 import { sipHash } from './siphash.js';
@@ -18,7 +18,7 @@ const configSchema = {
   properties: {
     session_timeout: {
       description:
-        'A session ends when its user makes no visit for this long, in event time: a whole number with a unit (ms, s, m, h), or milliseconds. From 1 ms to 8760 h.',
+        'A session ends when its user has no visit for this long, in event time. An integer with a unit (ms, s, m, h) or in milliseconds, from 1 ms to 8760 h.',
       default: '50s',
       oneOf: [
         { type: 'string', pattern: '^[0-9]+(ms|s|m|h)$' },
@@ -27,7 +27,7 @@ const configSchema = {
     },
     session_id: {
       description:
-        "What a session's id is a hash of. record: its user and first record. append-second: the second in which its first record was appended.",
+        "The input of the hash that is the session's id. record: the user and the session's first record. append-second: the second in which the session's first record was appended.",
       default: 'record',
       enum: ['record', 'append-second'],
     },
@@ -39,11 +39,11 @@ function timeoutMs(timeout) {
   const [, count, unit] = /^([0-9]+)(ms|s|m|h)$/.exec(String(timeout)) ?? [];
   const ms = typeof timeout === 'number' ? timeout : Number(count) * UNITS_MS[/** @type {keyof typeof UNITS_MS} */ (unit)];
   if (Number.isInteger(ms) && ms >= 1 && ms <= YEAR_MS) return ms;
-  throw new Error(`session_timeout is ${JSON.stringify(timeout)}, not a time from 1 ms to 8760 h`);
+  throw new Error(`session_timeout is ${JSON.stringify(timeout)}, not a duration from 1 ms to 8760 h`);
 }
 
 /**
- * What an open session remembers of its first record: append time (s64), partition (u32), offset (u64), event index (u32), little-endian.
+ * Encodes the first record of an open session: append time (i64), partition (u32), offset (u64) and event index (u32), little-endian.
  * @param {import('keyfold-sdk').Event<string>} event
  */
 function first(event) {
@@ -58,7 +58,7 @@ function first(event) {
 const encoder = new TextEncoder();
 
 /**
- * @param {string} form What the id is a hash of.
+ * @param {string} form The input of the hash: `record` or `append-second`.
  * @param {string} user
  * @param {Uint8Array} first
  */
@@ -100,7 +100,7 @@ export const mapper = plugin({
 
   onTimer(key, time, config) {
     const first = key.value();
-    if (first === undefined) throw new Error('the timer of a user without an open session fired');
+    if (first === undefined) throw new Error('the timer fired, but the user has no open session');
     key.row('sessions', { session_id: sessionId(config.form, key.name, first), user_id: BigInt(key.name), pages: key.items() });
     key.clear();
   },

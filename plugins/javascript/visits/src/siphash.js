@@ -1,13 +1,13 @@
 // @ts-check
-// SipHash-2-4 with a key of zeros, in halves of 32 bits and in variables of one function: the engine only interprets, so BigInts, calls
-// and arrays would cost several times as much as the arithmetic.
+// SipHash-2-4 with a zero key. It computes in 32-bit halves, in local variables of a single function: the engine only interprets, so BigInts,
+// calls and arrays would cost several times as much as the arithmetic.
 
 /**
- * The hash as a signed number of 64 bits.
+ * Returns the hash as a signed 64-bit integer.
  * @param {Uint8Array} bytes
  */
 export function sipHash(bytes) {
-  // "somepseudorandomlygeneratedbytes", as its authors chose.
+  // SipHash's initial state, "somepseudorandomlygeneratedbytes".
   let [a, A, b, B] = [0x70736575, 0x736f6d65, 0x6e646f6d, 0x646f7261];
   let [c, C, d, D] = [0x6e657261, 0x6c796765, 0x79746573, 0x74656462];
   const padded = new Int32Array(((bytes.length & ~7) + 8) / 4);

@@ -1,10 +1,10 @@
 // @ts-check
-// Payloads to visits: a JSON object with
-// - `user_id`: an integer literal within 64 bits, signed (no text, no fraction, no exponent; `-0` is 0);
-// - `page`: a text;
-// - `event_time`: a text as `timeMs` takes it.
+// Parses payloads into visits. A payload is a JSON object with these fields:
+// - `user_id`: a signed 64-bit integer (not a string; no fraction, no exponent; `-0` is 0);
+// - `page`: a string;
+// - `event_time`: a string that `timeMs` accepts.
 //
-// The last of duplicate fields counts, other fields are ignored.
+// If a field occurs twice, the last one counts. Other fields are ignored.
 
 /** @param {string} payload */
 export function visit(payload) {
@@ -13,9 +13,9 @@ export function visit(payload) {
   if (typeof fields !== 'object' || fields === null || Array.isArray(fields)) throw new Error('payload is not a JSON object');
   const { user_id, page, event_time } = fields;
   if (typeof user_id !== 'number') throw wrong('user_id', user_id, 'an integer');
-  if (typeof page !== 'string') throw wrong('page', page, 'a text');
+  if (typeof page !== 'string') throw wrong('page', page, 'a string');
   if (!page.isWellFormed()) throw new Error('page has half of a surrogate pair');
-  if (typeof event_time !== 'string') throw wrong('event_time', event_time, 'a text');
+  if (typeof event_time !== 'string') throw wrong('event_time', event_time, 'a string');
   return { user: integer('user_id', literal(payload, 'user_id')), page, time: timeMs(event_time) };
 }
 
@@ -38,7 +38,7 @@ function parsed(payload) {
 }
 
 /**
- * The decimal text of a literal that is an integer of 64 bits.
+ * Checks that a JSON literal is a 64-bit integer, and returns it in decimal.
  * @param {string} name
  * @param {string} literal
  */
@@ -49,7 +49,7 @@ function integer(name, literal) {
 }
 
 /**
- * How a number stands in the document: a parsed one has lost its digits beyond 2^53, and whether it had a fraction.
+ * Finds the JSON literal of a number field. A parsed number is not enough: it has lost digits beyond 2^53, and whether it had a fraction.
  * @param {string} payload A JSON object that has the field.
  * @param {string} name
  */
@@ -89,15 +89,17 @@ const TIME =
   /^\d{4}-(?:0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.(\d{1,9}))?(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))?$/;
 
 /**
- * `YYYY-MM-DDTHH:MM:SS`, then perhaps a fraction of 1 to 9 digits, then perhaps `Z`, `+HH:MM` or `-HH:MM`; UTC where nothing is said.
- * In ms since 1970 UTC, rounded down. The day must be one of the calendar; there are no leap seconds.
+ * Parses an ISO 8601 time, and returns it in ms since 1970 UTC, rounded down.
+ *
+ * The form is `YYYY-MM-DDTHH:MM:SS`, an optional fraction of 1 to 9 digits, and an optional `Z`, `+HH:MM` or `-HH:MM`. Without an offset, the
+ * time is in UTC. Leap seconds and days that do not exist are not allowed.
  * @param {string} text
  */
 function timeMs(text) {
   const parts = TIME.exec(text);
   if (parts === null) throw notATime(text);
   const seconds = Date.parse(`${text.slice(0, 19)}Z`);
-  // Of a day that its month has not, some engines make one of the next.
+  // Some engines turn a day that does not exist into one of the next month.
   if (parts[1] > '28' && new Date(seconds).getUTCDate() !== Number(parts[1])) throw notATime(text);
   const fraction = parts[2] === undefined ? 0 : Number(parts[2].slice(0, 3).padEnd(3, '0'));
   if (parts[3] === undefined) return seconds + fraction;
@@ -107,5 +109,5 @@ function timeMs(text) {
 
 /** @param {string} text */
 function notATime(text) {
-  return new Error(`event_time is ${JSON.stringify(text.slice(0, 64))}, not a time as YYYY-MM-DDTHH:MM:SS[.fraction][Z or +HH:MM or -HH:MM]`);
+  return new Error(`event_time is ${JSON.stringify(text.slice(0, 64))}, not a time of the form YYYY-MM-DDTHH:MM:SS[.fraction][Z or +HH:MM or -HH:MM]`);
 }

@@ -1,6 +1,6 @@
-//! The derive macros of `keyfold-sdk`, which re-exports them and says in its own documentation what they do.
+//! The derive macros of `keyfold-sdk`, which re-exports and documents them.
 //!
-//! What they refuse, they refuse at the place in the source that is to be changed, and say what to write there.
+//! Their errors point at the place in the source that must change, and say what to write there.
 
 mod row;
 mod stored;
@@ -8,14 +8,14 @@ mod stored;
 use proc_macro::TokenStream;
 use syn::{DeriveInput, Error, parse_macro_input};
 
-/// `keyfold_sdk::Row`: a struct as the rows of a table.
+/// Derives `keyfold_sdk::Row` for a struct that is a row of a table.
 #[proc_macro_derive(Row, attributes(row))]
 pub fn row(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
     row::expand(&input).unwrap_or_else(Error::into_compile_error).into()
 }
 
-/// `keyfold_sdk::Stored`, by serde.
+/// Derives `keyfold_sdk::Stored`, using serde.
 #[proc_macro_derive(Stored)]
 pub fn stored(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

@@ -1,4 +1,4 @@
-//! `derive(Row)`: the columns of a table are the fields of a struct, in their order.
+//! `derive(Row)`: the fields of a struct are the columns of a table, in the same order.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -12,7 +12,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let columns = columns(input)?;
     let shape = columns.iter().map(Column::shape);
     let cells = columns.iter().map(|column| {
-        // What is wrong is the type: an error about this line points at it.
+        // If this line does not compile, the field's type is wrong: let the error point at the type.
         let place = column.field.ty.span();
         let mut field = column.field.ident.clone();
         field.iter_mut().for_each(|name| name.set_span(place));
@@ -33,7 +33,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     })
 }
 
-/// A field, as a column.
+/// A field and its column.
 struct Column<'a> {
     field: &'a Field,
     name: LitStr,
@@ -41,7 +41,7 @@ struct Column<'a> {
 }
 
 impl Column<'_> {
-    /// Errors about the field's type point at it.
+    /// Returns the code for the column. Errors about the field's type point at the type.
     fn shape(&self) -> TokenStream {
         let (name, kind) = (&self.name, &self.field.ty);
         if self.key {
@@ -57,7 +57,7 @@ fn only_lifetimes(input: &DeriveInput) -> Result<()> {
         None => Ok(()),
         Some(parameter) => Err(Error::new_spanned(
             parameter,
-            "a table has one type per column: put the type in the place of the parameter (lifetimes are welcome)",
+            "a row cannot be generic over types, because each column has one type: replace the parameter by a type (lifetimes are allowed)",
         )),
     }
 }
@@ -67,7 +67,7 @@ fn table(input: &DeriveInput) -> Result<LitStr> {
     for attribute in input.attrs.iter().filter(|attribute| attribute.path().is_ident("row")) {
         attribute.parse_nested_meta(|meta| {
             if !meta.path.is_ident("table") {
-                return Err(meta.error("a struct says `#[row(table = \"..\")]`, and nothing else"));
+                return Err(meta.error("unknown attribute for a struct: the only one is `#[row(table = \"..\")]`"));
             }
             table = Some(meta.value()?.parse::<LitStr>()?);
             Ok(())
@@ -76,17 +76,20 @@ fn table(input: &DeriveInput) -> Result<LitStr> {
     table.ok_or_else(|| {
         Error::new_spanned(
             &input.ident,
-            format!("which table? write `#[row(table = \"..\")]` above `struct {}`", input.ident),
+            format!("the table's name is missing: add `#[row(table = \"..\")]` above `struct {}`", input.ident),
         )
     })
 }
 
 fn columns(input: &DeriveInput) -> Result<Vec<Column<'_>>> {
     let Data::Struct(data) = &input.data else {
-        return Err(Error::new_spanned(&input.ident, "a row is a struct: each of its fields is a column"));
+        return Err(Error::new_spanned(&input.ident, "a row must be a struct, whose fields are the columns"));
     };
     let Fields::Named(fields) = &data.fields else {
-        return Err(Error::new_spanned(&input.ident, "a row's fields have names: each is the name of its column"));
+        return Err(Error::new_spanned(
+            &input.ident,
+            "a row must have named fields, whose names are the names of the columns",
+        ));
     };
     let columns = fields.named.iter().map(column).collect::<Result<Vec<_>>>()?;
     for (i, column) in columns.iter().enumerate() {
@@ -97,7 +100,7 @@ fn columns(input: &DeriveInput) -> Result<Vec<Column<'_>>> {
     if !columns.iter().any(|column| column.key) {
         return Err(Error::new_spanned(
             &input.ident,
-            "no field is in the primary key: write `#[row(key)]` above each that tells this row from others",
+            "the primary key is missing: add `#[row(key)]` above each field that is part of it",
         ));
     }
     Ok(columns)
@@ -113,7 +116,9 @@ fn column(field: &Field) -> Result<Column<'_>> {
             } else if meta.path.is_ident("name") {
                 column.name = meta.value()?.parse()?;
             } else {
-                return Err(meta.error("a field says `#[row(key)]`, `#[row(name = \"..\")]`, or both"));
+                return Err(
+                    meta.error("unknown attribute for a field: use `#[row(key)]`, `#[row(name = \"..\")]` or both")
+                );
             }
             Ok(())
         })?;
@@ -121,13 +126,13 @@ fn column(field: &Field) -> Result<Column<'_>> {
     match &field.ty {
         kind if column.key && is_option(kind) => Err(Error::new_spanned(
             kind,
-            "a column of the primary key always has a value: take the `Option` off, or `#[row(key)]`",
+            "a column of the primary key cannot be null: remove the `Option` or the `#[row(key)]`",
         )),
         _ => Ok(column),
     }
 }
 
-/// As far as it can be seen: an alias is found by the compiler, in worse words.
+/// Recognizes `Option` by its name. For a type alias of it, the compiler reports an error that is less clear.
 fn is_option(kind: &Type) -> bool {
     matches!(kind, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Option"))
 }

@@ -1,4 +1,4 @@
-//! `derive(Stored)`: the bytes are serde's, in the format of `keyfold_sdk::stored`.
+//! `derive(Stored)`: encodes with serde, in the format of `keyfold_sdk::stored`.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -9,9 +9,9 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     if let Some(parameter) = input.generics.params.first() {
         let message = match parameter {
             GenericParam::Lifetime(_) => {
-                "what is stored owns what it holds: `String` in the place of `&str`, `Vec<u8>` in the place of `&[u8]`"
+                "a stored type cannot borrow: use `String` instead of `&str`, and `Vec<u8>` instead of `&[u8]`"
             }
-            _ => "`Stored` is derived for one type: put the type in the place of the parameter",
+            _ => "a stored type cannot be generic: replace the parameter by a type",
         };
         return Err(Error::new_spanned(parameter, message));
     }

@@ -1,0 +1,249 @@
+//! The server of the admin API: routes, the token, status codes. What is done is [`crate::rollout::order`]'s.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+
+use super::wire::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
+use crate::config::{self, Admin, Config};
+use crate::deployment::Author;
+use crate::failure::{Check, Exit, Failure, first_refused};
+use crate::observe::board::Board;
+use crate::observe::status::{self, Status};
+use crate::observe::{health, metrics};
+use crate::report;
+use crate::rollout::order::{self, PluginFile};
+
+/// What the handlers share.
+struct Host {
+    config: Config,
+    /// The configuration file, to load it with other values for some keys.
+    file: Option<PathBuf>,
+    /// SHA-256 of the token.
+    token: Option<[u8; 32]>,
+    /// Limit of a request, bytes.
+    upload_bytes: usize,
+    stuck_after: Duration,
+    board: Arc<Board>,
+}
+
+/// Starts the server. Returns its address, whose port may have been chosen by the system.
+pub fn serve(
+    config: &Config,
+    admin: &Admin,
+    file: Option<PathBuf>,
+    (runtime, board): (&Handle, &Arc<Board>),
+) -> Result<SocketAddr, Failure> {
+    let refused =
+        |e: std::io::Error| Failure::new(Exit::Outside, format!("cannot listen on admin.listen {}: {e}", admin.listen));
+    let listener = TcpListener::bind(admin.listen).map_err(refused)?;
+    listener.set_nonblocking(true).map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    let host = Arc::new(Host {
+        config: config.clone(),
+        file,
+        token: admin.token.as_ref().map(|token| Sha256::digest(token).into()),
+        upload_bytes: admin.upload_bytes,
+        stuck_after: admin.stuck_after,
+        board: Arc::clone(board),
+    });
+    let inside = runtime.enter();
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
+    drop(inside);
+    runtime.spawn(async move {
+        if let Err(error) = axum::serve(listener, routes(host)).await {
+            tracing::error!(event = "admin-api-failed", %error, "admin API stopped");
+        }
+    });
+    Ok(address)
+}
+
+fn routes(host: Arc<Host>) -> Router {
+    let probes = Router::new()
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .route("/startupz", get(startup))
+        .route("/metrics", get(metrics_page))
+        .with_state(Arc::clone(&host));
+    Router::new()
+        .route("/v1/deployments", get(deployments).post(deploy))
+        .route("/v1/withdraw", post(withdraw))
+        .route("/v1/shadow", get(shadow_report).delete(drop_shadow))
+        .route(STATUS, get(status_of_host))
+        .layer(DefaultBodyLimit::max(host.upload_bytes))
+        .layer(from_fn_with_state(Arc::clone(&host), allow))
+        .with_state(host)
+        .merge(probes)
+}
+
+/// Checks size and token. Without a configured token only reading is allowed. A refusal here comes before the body is read: a client that
+/// sent `Expect: 100-continue` has not sent it yet.
+async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if let Some(length) = length.filter(|length: &usize| *length > host.upload_bytes) {
+        let message = format!("the request has {length} bytes, but admin.upload_limit allows {}", host.upload_bytes);
+        return error(StatusCode::PAYLOAD_TOO_LARGE, &message, Exit::Config);
+    }
+    if !host.board.has_started() && request.uri().path() != STATUS {
+        return error(StatusCode::SERVICE_UNAVAILABLE, "the host is starting", Exit::Outside);
+    }
+    let Some(token) = &host.token else {
+        if request.method() == Method::GET {
+            return next.run(request).await;
+        }
+        let message = "the admin API is read-only: admin.token is not configured";
+        return error(StatusCode::FORBIDDEN, message, Exit::Config);
+    };
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.strip_prefix("Bearer ")).map(|given| Sha256::digest(given.trim()));
+    // Compares digests, so that the time it takes reveals nothing about the token.
+    if given.is_some_and(|given| given[..] == token[..]) {
+        return next.run(request).await;
+    }
+    error(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong", Exit::Config)
+}
+
+fn error(status: StatusCode, message: &str, exit: Exit) -> Response {
+    (status, Json(json!({"error": message, "exit": exit as u8}))).into_response()
+}
+
+/// Runs `work` on a thread that may block, and answers with its result.
+async fn answer<T: Serialize + Send + 'static>(
+    host: Arc<Host>,
+    work: impl FnOnce(&Host) -> Result<(StatusCode, T), Failure> + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(move || work(&host)).await {
+        Ok(Ok((status, value))) => (status, Json(value)).into_response(),
+        Ok(Err(failure)) => {
+            let status = match failure.exit {
+                Exit::Config => StatusCode::BAD_REQUEST,
+                Exit::Outside => StatusCode::SERVICE_UNAVAILABLE,
+                Exit::Plugin | Exit::State => StatusCode::CONFLICT,
+                Exit::Unexpected => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            error(status, &failure.message, failure.exit)
+        }
+        Err(_) => error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal error: the request panicked; please report it",
+            Exit::Unexpected,
+        ),
+    }
+}
+
+async fn live(State(host): State<Arc<Host>>) -> Response {
+    probe(&health::live(&host.board, host.stuck_after))
+}
+
+async fn ready(State(host): State<Arc<Host>>) -> Response {
+    probe(&health::ready(&host.board))
+}
+
+async fn startup(State(host): State<Arc<Host>>) -> Response {
+    probe(&health::startup(&host.board))
+}
+
+fn probe(checks: &[Check]) -> Response {
+    let status = if health::is_well(checks) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, report::check_lines(checks) + "\n").into_response()
+}
+
+async fn metrics_page(State(host): State<Arc<Host>>) -> Response {
+    ([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], metrics::page(&host.board, host.stuck_after)).into_response()
+}
+
+async fn status_of_host(State(host): State<Arc<Host>>) -> Json<Status> {
+    Json(status::of_host(&host.board, host.stuck_after))
+}
+
+async fn deployments(State(host): State<Arc<Host>>) -> Response {
+    answer(host, |host| Ok((StatusCode::OK, order::deployments(&host.config)?))).await
+}
+
+async fn deploy(State(host): State<Arc<Host>>, Json(wanted): Json<Wanted>) -> Response {
+    answer(host, |host| {
+        let dry_run = wanted.dry_run;
+        let ordered = order::deploy(&host.config, &wanted.request(host)?)?;
+        let done = ordered.order.is_some() || dry_run && first_refused(&ordered.checks).is_none();
+        let answer = Answer::of(&ordered);
+        tracing::info!(event = "admin-request", order = answer.order, "admin request received");
+        Ok((if done { StatusCode::OK } else { StatusCode::CONFLICT }, answer))
+    })
+    .await
+}
+
+async fn withdraw(State(host): State<Arc<Host>>, Json(wanted): Json<Withdrawal>) -> Response {
+    answer(host, move |host| {
+        let author = Author { by: wanted.by, reason: wanted.reason };
+        Ok((StatusCode::OK, json!({"withdrawn": order::withdraw(&host.config, wanted.n, &author)?})))
+    })
+    .await
+}
+
+async fn shadow_report(State(host): State<Arc<Host>>) -> Response {
+    answer(host, |host| {
+        let (shadow, report) = order::shadow(&host.config)?;
+        Ok((StatusCode::OK, ShadowAnswer { shadow, report }))
+    })
+    .await
+}
+
+async fn drop_shadow(State(host): State<Arc<Host>>) -> Response {
+    answer(host, |host| Ok((StatusCode::OK, json!({"dropped": order::drop_shadow(&host.config)?.id})))).await
+}
+
+impl Wanted {
+    fn request(self, host: &Host) -> Result<order::Request, Failure> {
+        let bad = |message: String| Failure::new(Exit::Config, message);
+        let plugin = match (self.plugin_base64, self.plugin) {
+            (Some(_), Some(_)) => return Err(bad("plugin and plugin_base64 are both given; give one of them".into())),
+            (Some(text), None) => {
+                let bytes = STANDARD.decode(text).map_err(|e| bad(format!("plugin_base64 is not base64: {e}")))?;
+                Some(PluginFile::Bytes(bytes))
+            }
+            (None, Some(name)) if name.starts_with("builtin:") => Some(PluginFile::Named(name)),
+            (None, Some(_)) => {
+                return Err(bad(
+                    "plugin names a file, which the host does not read; send its bytes as plugin_base64".into()
+                ));
+            }
+            (None, None) => None,
+        };
+        let keys: Vec<String> = self.set.keys().cloned().collect();
+        order::settable(&keys)?;
+        let set = match &host.file {
+            _ if keys.is_empty() => None,
+            Some(file) => {
+                let variables = self.set.into_iter().map(|(key, value)| (config::variable(&key), value));
+                Some((keys, config::load(file, config::environment().chain(variables))?))
+            }
+            None => return Err(bad("set needs a configuration file, and this host was started without one".into())),
+        };
+        Ok(order::Request {
+            plugin,
+            config: self.config,
+            like: self.like,
+            set,
+            at: self.at,
+            reprocess: self.reprocess,
+            shadow: self.shadow,
+            promote: self.promote,
+            dry_run: self.dry_run,
+            author: Author { by: self.by, reason: self.reason },
+        })
+    }
+}

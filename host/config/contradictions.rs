@@ -1,0 +1,114 @@
+//! Problems between keys that are valid on their own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::keys;
+use super::read::Given;
+use super::values::Values;
+
+/// Reports all contradictions.
+pub(super) fn find(given: &mut Given, values: &Values) {
+    source_file(given, values);
+    cql_credentials(given);
+    dead_letters(given);
+    shared_files(given, values);
+    admin(given, values);
+    telemetry(given, values);
+}
+
+/// The collector is reached by plain HTTP.
+fn telemetry(given: &mut Given, values: &Values) {
+    let Some(text) = values.text("telemetry.otlp") else { return };
+    if !text.starts_with("http://") {
+        let message = format!("telemetry.otlp: expected a URL like \"http://collector:4318\", found {text:?}");
+        given.problem(given.origin("telemetry.otlp"), message);
+    }
+}
+
+/// The admin API listens on loopback, or requires a token.
+fn admin(given: &mut Given, values: &Values) {
+    if !given.has("admin") {
+        return;
+    }
+    let token = given.has("admin.token") || given.has("admin.token_file");
+    let text = values.text("admin.listen").unwrap_or_default();
+    let message = match text.parse::<SocketAddr>() {
+        Ok(listen) if listen.ip().is_loopback() || token => return,
+        Ok(_) => format!("admin.listen = {text:?} is not a loopback address, so admin.token is required"),
+        Err(_) => format!("admin.listen: expected an address like \"127.0.0.1:9640\", found {text:?}"),
+    };
+    given.problem(given.origin("admin.listen"), message);
+}
+
+fn source_file(given: &mut Given, values: &Values) {
+    let payloads = values.text("source.file.format").as_deref() == Some("payloads");
+    let start = given.has("source.file.timestamp_start");
+    if given.has("source.file") && payloads && !start {
+        let message =
+            "source.file.timestamp_start is missing: format = \"payloads\" needs the first line's timestamp in ms";
+        given.problem(given.origin("source.file"), message);
+    }
+    if start && values.text("source.file.format").as_deref() == Some("records") {
+        let message =
+            "source.file.timestamp_start requires format = \"payloads\"; records carry their own \"timestamp\"";
+        given.problem(given.origin("source.file.timestamp_start"), message);
+    }
+}
+
+fn cql_credentials(given: &mut Given) {
+    let password = given.has("sink.cql.password") || given.has("sink.cql.password_file");
+    let pairs = [
+        ("sink.cql.user", given.has("sink.cql.user"), "sink.cql.password", password),
+        (
+            "sink.cql.tls.certificate",
+            given.has("sink.cql.tls.certificate"),
+            "sink.cql.tls.key",
+            given.has("sink.cql.tls.key"),
+        ),
+    ];
+    for (one, has_one, other, has_other) in pairs {
+        if has_one != has_other {
+            let (there, absent) = if has_one { (one, other) } else { (other, one) };
+            given.problem(given.origin(there), format!("{there} requires {absent}"));
+        }
+    }
+}
+
+fn dead_letters(given: &mut Given) {
+    let topic = given.has("dead_letters.topic");
+    if topic && given.has("dead_letters.file") {
+        let message = "dead_letters.topic and dead_letters.file are both set; keep one";
+        given.problem(given.origin("dead_letters.topic"), message);
+    }
+    for path in ["dead_letters.brokers", "dead_letters.properties"] {
+        if given.has(path) && !topic {
+            given.problem(given.origin(path), format!("{path} requires dead_letters.topic"));
+        }
+    }
+    if topic && !given.has("source.kafka") && !given.has("dead_letters.brokers") {
+        let message = "dead_letters.brokers is missing: the source has no brokers for the topic";
+        given.problem(given.origin("dead_letters.topic"), message);
+    }
+}
+
+/// No file is both read and written, and none is written twice.
+fn shared_files(given: &mut Given, values: &Values) {
+    let dead_letters = !given.has("dead_letters.topic");
+    let active = |path: &&str| match *path {
+        "dead_letters.file" => dead_letters,
+        other => keys::sections(other).last().is_some_and(|section| given.has(section)),
+    };
+    let paths = ["source.file.path", "sink.sqlite.path", "sink.ndjson.path", "dead_letters.file"];
+    let files: Vec<(&str, PathBuf)> = paths
+        .into_iter()
+        .filter(active)
+        .filter_map(|path| Some((path, values.path(path)?)))
+        .filter(|(_, file)| file != Path::new("-"))
+        .collect();
+    for (at, (path, file)) in files.iter().enumerate() {
+        for (other, _) in files[..at].iter().filter(|(_, other)| other == file) {
+            given.problem(given.origin(path), format!("{path} and {other} are the same file {}", file.display()));
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! From the values of keys to a [`Config`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::keys;
+use super::model::{
+    Admin, Config, CqlSink, CqlTls, DeadLetters, FileFormat, FileSource, KafkaSource, Late, Limits, NdjsonSink,
+    OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State, Telemetry, Time, WithdrawnRows,
+};
+use super::read::Given;
+use super::value::Typed;
+
+/// The values of keys, each with the type of its key.
+pub(super) struct Values(pub(super) BTreeMap<&'static str, Typed>);
+
+impl Values {
+    pub(super) fn config(&self, given: &Given) -> Option<Config> {
+        let name = self.text("name")?;
+        let source = self.source(given, &name)?;
+        let dead_letters = self.dead_letters(&source)?;
+        Some(Config {
+            admin: if given.has("admin") { self.admin() } else { None },
+            telemetry: self.telemetry(),
+            time: self.time()?,
+            plugin: self.plugin()?,
+            state: State {
+                url: self.url("state.url")?,
+                checkpoint_interval: self.duration("state.checkpoint_interval")?,
+            },
+            sink: self.sink(given)?,
+            run: self.run()?,
+            name,
+            source,
+            dead_letters,
+        })
+    }
+
+    fn source(&self, given: &Given, name: &str) -> Option<Source> {
+        if given.has("source.file") {
+            return Some(Source::File(FileSource {
+                path: self.path("source.file.path")?,
+                format: match self.text("source.file.format")?.as_str() {
+                    "payloads" => FileFormat::Payloads,
+                    _ => FileFormat::Records,
+                },
+                timestamp_start_ms: self.integer("source.file.timestamp_start"),
+                ordering: self.ordering("source.file.ordering")?,
+            }));
+        }
+        Some(Source::Kafka(KafkaSource {
+            brokers: self.text("source.kafka.brokers")?,
+            topic: self.text("source.kafka.topic")?,
+            group: self.text("source.kafka.group").unwrap_or_else(|| name.to_owned()),
+            ordering: self.ordering("source.kafka.ordering")?,
+            properties: self.properties("source.kafka.properties")?,
+        }))
+    }
+
+    fn ordering(&self, path: &str) -> Option<Ordering> {
+        Some(match self.text(path)?.as_str() {
+            "partition" => Ordering::Partition,
+            _ => Ordering::Topic,
+        })
+    }
+
+    fn time(&self) -> Option<Time> {
+        Some(Time {
+            out_of_orderness_ms: self.ms("time.out_of_orderness")?,
+            late: match self.text("time.late")?.as_str() {
+                "dead-letter" => Late::DeadLetter,
+                "process" => Late::Process,
+                _ => Late::Drop,
+            },
+            future_limit_ms: self.ms("time.future_limit")?,
+            clock_skew_ms: self.ms("time.clock_skew")?,
+            idle_timeout_ms: self.ms("time.idle_timeout"),
+        })
+    }
+
+    fn plugin(&self) -> Option<Plugin> {
+        Some(Plugin {
+            component: match self.0.get("plugin.component")? {
+                Typed::Component(component) => component.clone(),
+                _ => return None,
+            },
+            config: match self.0.get("plugin.config")? {
+                Typed::Json(config) => config.clone(),
+                _ => return None,
+            },
+            limits: Limits {
+                memory_bytes: self.size("plugin.memory")?,
+                fuel: self.count("plugin.fuel")?,
+                output_rows: self.count("plugin.output_rows")?,
+                output_bytes: self.size("plugin.output_bytes")?,
+            },
+            on_strike: match self.text("plugin.on_strike")?.as_str() {
+                "halt" => OnStrike::Halt,
+                "withdraw" => OnStrike::Withdraw,
+                _ => OnStrike::DeadLetter,
+            },
+            probation_ms: self.ms("plugin.probation")?,
+            withdrawn_rows: match self.text("plugin.withdrawn_rows")?.as_str() {
+                "list" => WithdrawnRows::List,
+                _ => WithdrawnRows::Delete,
+            },
+            audit: self.count("plugin.audit"),
+            log_rate: self.count("plugin.log_rate")?,
+        })
+    }
+
+    fn sink(&self, given: &Given) -> Option<Sink> {
+        if given.has("sink.cql") {
+            return self.cql(given).map(Sink::Cql);
+        }
+        if given.has("sink.sqlite") {
+            let sink = SqliteSink { path: self.path("sink.sqlite.path")?, now: self.texts("sink.sqlite.now")? };
+            return Some(Sink::Sqlite(sink));
+        }
+        if given.has("sink.ndjson") {
+            let sink = NdjsonSink { path: self.path("sink.ndjson.path")?, now: self.texts("sink.ndjson.now")? };
+            return Some(Sink::Ndjson(sink));
+        }
+        Some(Sink::Discard)
+    }
+
+    fn cql(&self, given: &Given) -> Option<CqlSink> {
+        let tls = CqlTls {
+            ca: self.path("sink.cql.tls.ca"),
+            certificate: self.path("sink.cql.tls.certificate").zip(self.path("sink.cql.tls.key")),
+            verify: self.flag("sink.cql.tls.verify")?,
+        };
+        Some(CqlSink {
+            nodes: self.texts("sink.cql.nodes")?,
+            keyspace: self.text("sink.cql.keyspace")?,
+            now: self.texts("sink.cql.now")?,
+            user: self.text("sink.cql.user"),
+            password: self.text("sink.cql.password"),
+            tls: given.has("sink.cql.tls").then_some(tls),
+            consistency: self.text("sink.cql.consistency")?,
+            in_flight: usize::try_from(self.count("sink.cql.in_flight")?).ok()?,
+        })
+    }
+
+    fn dead_letters(&self, source: &Source) -> Option<DeadLetters> {
+        let Some(topic) = self.text("dead_letters.topic") else {
+            return self.path("dead_letters.file").map(DeadLetters::File);
+        };
+        let kafka = match source {
+            Source::Kafka(kafka) => Some(kafka),
+            Source::File(_) => None,
+        };
+        let brokers = self.text("dead_letters.brokers").or_else(|| kafka.map(|kafka| kafka.brokers.clone()))?;
+        let properties = self.properties("dead_letters.properties");
+        let properties = properties.or_else(|| kafka.map(|kafka| kafka.properties.clone())).unwrap_or_default();
+        Some(DeadLetters::Topic { brokers, topic, properties })
+    }
+
+    fn admin(&self) -> Option<Admin> {
+        Some(Admin {
+            listen: self.text("admin.listen")?.parse().ok()?,
+            token: self.text("admin.token"),
+            upload_bytes: usize::try_from(self.size("admin.upload_limit")?).ok()?,
+            stuck_after: self.duration("admin.stuck_after")?,
+        })
+    }
+
+    fn telemetry(&self) -> Option<Telemetry> {
+        let otlp = self.text("telemetry.otlp")?.trim_end_matches('/').to_owned();
+        Some(Telemetry { otlp, sample: self.count("telemetry.sample")? })
+    }
+
+    fn run(&self) -> Option<Run> {
+        let workers = self.count("run.workers").and_then(|count| usize::try_from(count).ok());
+        Some(Run {
+            workers: workers.unwrap_or_else(default_workers),
+            batch_records: usize::try_from(self.count("run.batch_records")?).ok()?,
+            startup_timeout: self.duration("run.startup_timeout")?,
+            deploy_on_start: self.flag("run.deploy_on_start")?,
+        })
+    }
+
+    pub(super) fn text(&self, path: &str) -> Option<String> {
+        if let Some(Typed::Text(text)) = self.0.get(path) { Some(text.clone()) } else { None }
+    }
+
+    pub(super) fn path(&self, path: &str) -> Option<PathBuf> {
+        if let Some(Typed::Path(file)) = self.0.get(path) { Some(file.clone()) } else { None }
+    }
+
+    fn url(&self, path: &str) -> Option<url::Url> {
+        if let Some(Typed::Url(url)) = self.0.get(path) { Some(url.clone()) } else { None }
+    }
+
+    fn integer(&self, path: &str) -> Option<i64> {
+        if let Some(Typed::Integer(number)) = self.0.get(path) { Some(*number) } else { None }
+    }
+
+    fn count(&self, path: &str) -> Option<u64> {
+        self.integer(path).and_then(|number| u64::try_from(number).ok())
+    }
+
+    fn flag(&self, path: &str) -> Option<bool> {
+        if let Some(Typed::Flag(flag)) = self.0.get(path) { Some(*flag) } else { None }
+    }
+
+    fn size(&self, path: &str) -> Option<u64> {
+        if let Some(Typed::Size(bytes)) = self.0.get(path) { Some(*bytes) } else { None }
+    }
+
+    fn duration(&self, path: &str) -> Option<Duration> {
+        if let Some(Typed::Duration(duration)) = self.0.get(path) { Some(*duration) } else { None }
+    }
+
+    fn ms(&self, path: &str) -> Option<i64> {
+        self.duration(path).and_then(|duration| i64::try_from(duration.as_millis()).ok())
+    }
+
+    fn texts(&self, path: &str) -> Option<Vec<String>> {
+        if let Some(Typed::Texts(texts)) = self.0.get(path) { Some(texts.clone()) } else { None }
+    }
+
+    fn properties(&self, path: &str) -> Option<BTreeMap<String, String>> {
+        if let Some(Typed::Properties(properties)) = self.0.get(path) { Some(properties.clone()) } else { None }
+    }
+}
+
+/// Returns the number of the machine's threads, up to a limit.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(keys::MOST_DEFAULT_WORKERS)
+}

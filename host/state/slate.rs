@@ -1,0 +1,148 @@
+//! The real form of a database: SlateDB on an object store. Keeps I8: a host that lost its lane to another can write nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::join_all;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use slatedb::config::{CompactorOptions, DbReaderOptions, GarbageCollectorOptions, Settings};
+use slatedb::{CloseReason, Db, DbReadOps, DbReader, DbReaderMode, ErrorKind, WriteBatch};
+use tokio::runtime::Handle;
+
+use crate::state::database::{CONCURRENT_READS, Change, Database, Entries, Error, Visit};
+
+/// How long a reader stays with what it found first: longer than anything that is read.
+const PINNED: Duration = Duration::from_secs(24 * 3600);
+
+/// An open SlateDB database: `Db` to read and write it, `DbReader` to read it beside its owner.
+pub struct Slate<D> {
+    db: D,
+    runtime: Handle,
+    name: String,
+    /// Whether a write was refused because another owner opened the database. SlateDB's own status says so a moment later.
+    fenced: AtomicBool,
+}
+
+impl Slate<Db> {
+    /// Opens the database at `path`, and creates it if it does not exist. Its former owner is fenced.
+    pub fn open(objects: Arc<dyn ObjectStore>, path: &str, runtime: Handle) -> Result<Slate<Db>, Error> {
+        let settings = Settings {
+            // Each write is flushed by its writer, which waits for it. No timer has to flush.
+            flush_interval: Some(Duration::from_secs(1)),
+            compactor_options: Some(CompactorOptions::default()),
+            garbage_collector_options: Some(GarbageCollectorOptions::default()),
+            ..Settings::default()
+        };
+        let builder = Db::builder(Path::from(path), objects).with_settings(settings);
+        let db = runtime.block_on(builder.build()).map_err(|e| error_of(path, &e))?;
+        Ok(Slate { db, runtime, name: path.to_owned(), fenced: AtomicBool::new(false) })
+    }
+}
+
+impl Slate<DbReader> {
+    /// Opens the database at `path` for reading, if it exists. Its owner is not fenced, and later writes are not seen: everything that is
+    /// read belongs to one checkpoint.
+    pub fn open_reader(
+        objects: &Arc<dyn ObjectStore>,
+        path: &str,
+        runtime: &Handle,
+    ) -> Result<Option<Slate<DbReader>>, Error> {
+        let location = Path::from(path);
+        if runtime.block_on(objects.list(Some(&location)).next()).is_none() {
+            return Ok(None);
+        }
+        let options = DbReaderOptions {
+            manifest_poll_interval: PINNED,
+            checkpoint_lifetime: PINNED * 2,
+            ..DbReaderOptions::default()
+        };
+        let builder = DbReader::builder(location, Arc::clone(objects));
+        let builder = builder.with_reader_mode(DbReaderMode::FollowLatest).with_options(options);
+        let db = runtime.block_on(builder.build()).map_err(|e| error_of(path, &e))?;
+        let fenced = AtomicBool::new(false);
+        Ok(Some(Slate { db, runtime: runtime.clone(), name: path.to_owned(), fenced }))
+    }
+}
+
+impl<D: DbReadOps + Send + Sync> Entries for Slate<D> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn get(&self, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>, Error> {
+        let mut values = Vec::with_capacity(keys.len());
+        for part in keys.chunks(CONCURRENT_READS) {
+            let reads = join_all(part.iter().map(|key| self.db.get(key)));
+            for value in self.runtime.block_on(reads) {
+                values.push(value.map_err(|e| error_of(&self.name, &e))?);
+            }
+        }
+        Ok(values)
+    }
+
+    fn scan(&self, prefix: &[u8], from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
+        let scan = async {
+            let mut found = self.db.scan_prefix(prefix, from.to_vec()..).await?;
+            while let Some(entry) = found.next().await? {
+                if visit(&entry.key, &entry.value).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        self.runtime.block_on(scan).map_err(|e| error_of(&self.name, &e))
+    }
+}
+
+impl Database for Slate<Db> {
+    fn write(&self, changes: Vec<Change>) -> Result<(), Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::new();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.put_bytes(key.into(), value.into()),
+                None => batch.delete(key),
+            }
+        }
+        let write = async {
+            let handle = self.db.write(batch).await?;
+            self.db.flush().await?;
+            handle.await_durable().await
+        };
+        let written = self.runtime.block_on(write).map_err(|e| error_of(&self.name, &e));
+        if let Err(Error::Fenced(_)) = written {
+            self.fenced.store(true, Ordering::Relaxed);
+        }
+        written
+    }
+
+    fn check_ownership(&self) -> Result<(), Error> {
+        match self.db.status().close_reason {
+            _ if self.fenced.load(Ordering::Relaxed) => Err(Error::Fenced(self.name.clone())),
+            None => Ok(()),
+            Some(CloseReason::Fenced) => Err(Error::Fenced(self.name.clone())),
+            Some(reason) => {
+                let name = &self.name;
+                Err(Error::Outside(format!("state.url: the database {name} was closed: {reason:?}; restart the host")))
+            }
+        }
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        self.runtime.block_on(self.db.close()).map_err(|e| error_of(&self.name, &e))
+    }
+}
+
+fn error_of(name: &str, error: &slatedb::Error) -> Error {
+    match error.kind() {
+        ErrorKind::Closed(CloseReason::Fenced) => Error::Fenced(name.to_owned()),
+        ErrorKind::Data => Error::Unreadable(format!("state.url: cannot read {name}: {error}")),
+        _ => Error::Outside(format!("state.url: cannot read or write {name}: {error}")),
+    }
+}
