@@ -14,6 +14,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
 
 /// Sleeps. Every other module waits through this function, so that the places that block can be found.
+#[expect(clippy::disallowed_methods, reason = "the one door to sleeping")]
 pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }

@@ -1,6 +1,8 @@
 //! The clock: the only file that may ask for the time. No row depends on it; it serves intervals, `now` columns, and questions to
 //! partitions. What a simulation must control takes a [`Clock`]; the rest calls the functions.
 
+#![expect(clippy::disallowed_methods, reason = "the one door to the machine's clock")]
+
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -32,7 +32,7 @@ pub fn check(file: &Path, config: &Value) -> Result<Checked, Failure> {
     let (size, began) = (bytes.len(), clock::instant());
     let loaded = Plugin::load(&engine(2, DEFAULT_LIMITS.memory_bytes)?, bytes, config, DEFAULT_LIMITS, None);
     let plugin = loaded.map_err(|error| {
-        let Failure { exit, message } = Failure::from(error);
+        let Failure { exit, message } = error;
         Failure::new(exit, format!("{}: {message}", file.display()))
     })?;
     Ok(Checked { plugin, bytes: size, took: clock::since(began) })

@@ -211,3 +211,118 @@ fn note_images(notes: &mut ImageNotes, sink: &mut dyn Sink, rows: &Rows) -> Resu
     let images = sink.images(rows, &first)?;
     Ok(notes.write(&images)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::backoff::Outage;
+    use crate::row::Image;
+    use crate::sink::samples;
+
+    /// A sink, or a place for dead letters, that acknowledges nothing until it is let.
+    #[derive(Clone, Default)]
+    struct Gate {
+        open: Arc<AtomicBool>,
+        reached: Arc<AtomicBool>,
+    }
+
+    impl Gate {
+        fn pass(&self) {
+            self.reached.store(true, Ordering::SeqCst);
+            while !self.open.load(Ordering::SeqCst) {
+                backoff::pause(POLL);
+            }
+        }
+    }
+
+    impl Sink for Gate {
+        fn write(&mut self, _: &Rows) -> Result<Vec<Refusal>, Failure> {
+            self.pass();
+            Ok(Vec::new())
+        }
+
+        fn length(&mut self) -> Result<Option<u64>, Failure> {
+            Ok(None)
+        }
+
+        fn truncate(&mut self, _: u64) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn images(&mut self, _: &Rows, _: &[usize]) -> Result<Vec<Image>, Failure> {
+            Ok(Vec::new())
+        }
+
+        fn restore(&mut self, _: &[Image]) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn outage(&self) -> Arc<Outage> {
+            Arc::default()
+        }
+    }
+
+    impl DeadLetterWriter for Gate {
+        fn write(&mut self, _: &[DeadLetter]) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn flush(&mut self) -> Result<(), Failure> {
+            self.pass();
+            Ok(())
+        }
+
+        fn length(&mut self) -> Result<Option<u64>, Failure> {
+            Ok(None)
+        }
+
+        fn truncate(&mut self, _: u64) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn outage(&self) -> Arc<Outage> {
+            Arc::default()
+        }
+    }
+
+    /// Hands a batch over, and checks that a sync is answered after `holds` opens and not before.
+    fn check_sync_waits(sink: &Gate, letters: &Gate, holds: &Gate) {
+        let board = Arc::new(Board::new("pipeline", &Arc::default()));
+        let (writer, thread) =
+            Writer::start(Box::new(sink.clone()), Box::new(letters.clone()), &board).expect("it starts");
+        let lane = writer.of_lane(&board.lane("topic"));
+        let letter = dead_letter(samples_refusal(), "digest");
+        let batch = (samples::sessions(&[(1, 2, &["A"])]), vec![letter]);
+        assert!(lane.write(batch, "digest", None, || true).expect("the thread lives"));
+        // Patience lasts until the write is held up for sure.
+        let held = lane.sync(|| !holds.reached.load(Ordering::SeqCst)).expect("the thread lives");
+        assert_eq!(held, None, "answered before all was acknowledged");
+        holds.open.store(true, Ordering::SeqCst);
+        assert_eq!(lane.sync(|| true).expect("the thread lives"), Some(Lengths::default()));
+        drop((writer, lane));
+        thread.join().expect("the thread ends with its last handle");
+    }
+
+    fn samples_refusal() -> Refusal {
+        let row = samples::sessions(&[(1, 2, &["A"])]).order[0];
+        Refusal { row, json: "{}".to_owned(), reason: "refused".to_owned() }
+    }
+
+    fn open() -> Gate {
+        Gate { open: Arc::new(AtomicBool::new(true)), ..Gate::default() }
+    }
+
+    #[test]
+    fn i2_a_sync_is_answered_once_the_rows_before_it_are_acknowledged() {
+        let sink = Gate::default();
+        check_sync_waits(&sink, &open(), &sink);
+    }
+
+    #[test]
+    fn i3_a_sync_is_answered_once_the_dead_letters_before_it_are_acknowledged() {
+        let letters = Gate::default();
+        check_sync_waits(&open(), &letters, &letters);
+    }
+}

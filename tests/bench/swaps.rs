@@ -7,6 +7,8 @@
 //! The gap is the host's own figure: from the end of the last fold by the former logic to the start of the first by the new one, in one
 //! batch, so without waiting for input or sink. Skipped, with a loud line, where no broker can be had.
 
+#![expect(clippy::disallowed_methods, reason = "real processes are waited for by the machine's clock")]
+
 #[path = "../support/mod.rs"]
 #[allow(unused_imports, reason = "the tests use the rest")]
 mod support;

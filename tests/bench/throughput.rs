@@ -9,6 +9,8 @@
 //! database's are not. Variants take turns within a repetition, so that a machine that gets slower does so for all. Numbers of one
 //! machine say little: the ratios to `plain` are what can be compared. Skipped, with a loud line, where no broker can be had.
 
+#![expect(clippy::disallowed_methods, reason = "real processes are waited for by the machine's clock")]
+
 #[path = "../support/mod.rs"]
 #[allow(unused_imports, reason = "the tests use the rest")]
 mod support;

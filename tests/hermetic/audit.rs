@@ -107,7 +107,7 @@ fn run(mode: &str, every: u64, batch_records: usize) -> (Pipeline, Outcome) {
 }
 
 #[test]
-fn a_plugin_whose_rows_depend_on_its_batch_halts_the_lane_at_the_first_that_differs() {
+fn i1_a_plugin_whose_rows_depend_on_its_batch_halts_the_lane_at_the_first_that_differs() {
     for mode in ["static-counter", "std-hashmap"] {
         for batch_records in [100, 50_000] {
             let (pipeline, outcome) = run(mode, 1, batch_records);

@@ -490,7 +490,7 @@ fn no_fault_is_found_with_a_plugin_that_keeps_the_law() {
 // ---- limits belong to one item
 
 #[test]
-fn limits_are_of_one_item_and_not_of_a_call() {
+fn i7_limits_are_of_one_item_and_not_of_a_call() {
     let records = in_order(&small_log());
     let want = innocent(&records);
     for limits in [Limits { output_rows: 3, ..LIMITS }, Limits { output_bytes: 64, ..LIMITS }] {
@@ -544,7 +544,7 @@ fn one_event(v: i64) -> FoldInput {
 }
 
 #[test]
-fn instances_share_nothing() {
+fn i1_instances_share_nothing() {
     let plugin = hostile(&json!({"mode": "static-counter"}), LIMITS);
     let mut first = Instance::new(&plugin).expect("a place in the pool");
     let mut second = Instance::new(&plugin).expect("a place in the pool");

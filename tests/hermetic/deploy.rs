@@ -80,7 +80,7 @@ fn check_all(case: &Case) {
 }
 
 #[test]
-fn each_row_is_made_by_the_logic_that_holds_at_its_instant() {
+fn i9_each_row_is_made_by_the_logic_that_holds_at_its_instant() {
     check_all(&case(None));
 }
 

@@ -309,7 +309,7 @@ fn text(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_no_plugin_is_refused_with_the_reason() {
+fn i6_what_imports_or_is_no_plugin_is_refused_with_the_reason() {
     with_plugin(b"hello, I am text").expect_code(4).expect_said(&["plugin.wasm"]);
     with_plugin(b"").expect_code(4).expect_said(&["plugin.wasm"]);
     with_plugin(b"\0asm\x01\0\0\0").expect_code(4).expect_said(&["plugin.wasm", "component-type"]);

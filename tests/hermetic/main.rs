@@ -1,5 +1,7 @@
 //! Tests that need nothing but this repository.
 
+#![expect(clippy::disallowed_methods, reason = "real processes are waited for by the machine's clock")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

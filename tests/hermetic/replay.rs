@@ -104,7 +104,7 @@ fn a_large_log_gives_the_same_rows_record_by_record() {
 }
 
 #[test]
-fn a_large_log_gives_the_same_rows_cut_by_7() {
+fn i5_a_large_log_gives_the_same_rows_cut_by_7() {
     vary(Way { batch_records: 7, ..Way::PLAIN });
 }
 

@@ -1,6 +1,8 @@
 //! Tests on real services, which they start by themselves. `kafka()` and `cassandra()` give addresses, or nothing where a test is to be
 //! skipped.
 
+#![expect(clippy::disallowed_methods, reason = "real processes are waited for by the machine's clock")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
