@@ -1,63 +1,66 @@
-//! One lane: a thread that takes arrivals, performs what the pure parts decide ([`merge`](crate::source::merge), [`time`], [`batch`]) and
-//! checkpoints. Owns the order of effects: floors before the fold, strikes and frontier before rows, rows before the checkpoint, the
-//! checkpoint before Kafka's offsets.
+//! A lane: one thread that gathers records, folds them and makes the results durable. This file owns the order of effects, and nothing else:
+//!
+//! 1. floors, before the record that they move is folded (I4),
+//! 2. reservations, before a record is folded (I9),
+//! 3. strikes, then the frontier, before the rows and dead letters that rest on them (I4),
+//! 4. rows and dead letters acknowledged, before the checkpoint that covers them (I2, I3),
+//! 5. the checkpoint, before the offsets that tell others of it.
+//!
+//! What happens between these effects is decided elsewhere: [`gather`] fills batches, [`core`] maps and folds them, [`residency`] knows which
+//! keys are in memory, [`succession`] which logic folds, [`probation`] what its rows replace, and [`checkpoint`] when one is due.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use self::audit::Auditor;
-use self::core::{Core, Output, Prepared};
-use crate::clock;
+use self::batch::Prepared;
+use self::checkpoint::{Checkpoints, Patience};
+use self::context::Context;
+use self::core::{Core, Output};
+use self::gather::Gather;
+use self::interrupt::{Interrupt, Signals};
+use self::probation::Probation;
+use self::succession::Succession;
+use crate::clock::Clock;
 use crate::config::OnStrike;
 use crate::counts::Counts;
 use crate::deployment::follow::{Back, Follower, Logic};
-use crate::event_time::{AppendTime, EventTime};
+use crate::event_time::AppendTime;
 use crate::failure::{Exit, Failure};
 use crate::observe::board::{Activity, LaneBoard};
-use crate::observe::progress::Progress;
 use crate::plugin::Fault;
 use crate::position::{Offset, Partition};
 use crate::record::Records;
-use crate::row::Image;
-use crate::row::Origin;
-use crate::sink::writer::{Lengths, SharedImages, Writer};
-use crate::source::merge::{Merge, Released};
-use crate::source::{Arrival, Source};
-use crate::source::{BATCH_BYTES, QUEUED_BATCHES};
+use crate::row::{Image, Origin};
+use crate::sink::writer::Writer;
+use crate::source::Source;
+use crate::source::merge::Merge;
 use crate::state::Shard;
-use crate::state::checkpoint::{Checkpoint, FORMAT, PartitionProgress};
 use crate::state::journal::Journal;
 use crate::state::store::Store;
 use crate::strike::{Strike, StrikeItem};
 
 pub mod audit;
+mod batch;
+mod checkpoint;
+mod context;
 pub mod core;
+mod gather;
+pub mod interrupt;
 pub mod law;
+mod letters;
+mod map;
 mod migration;
+mod place;
+mod probation;
+pub mod residency;
 mod shard;
+mod succession;
 pub mod time;
 
-/// How long a batch that is not full waits for more.
-const FILL_WAIT: Duration = Duration::from_millis(2);
-/// The same while the log is known to hold more.
-const BACKLOG_WAIT: Duration = Duration::from_millis(200);
-/// The same of a file, which holds more until it ends.
-const FILE_WAIT: Duration = Duration::from_secs(5);
-/// How long an idle lane sleeps at most before it looks at its clock again.
-const IDLE_WAIT: Duration = Duration::from_millis(50);
-/// Least time between two live idle advances: each is an entry in the journal.
-const IDLE_ADVANCE_EVERY_MS: i64 = 1000;
-/// How long a stopping lane waits for the sink to acknowledge.
-const DRAIN: Duration = Duration::from_secs(8);
-/// Keys brought into memory after a restart between two batches, until all are there.
-const LOAD_KEYS: usize = 20_000;
-/// Keys looked at between two batches for state of a former version, until all have the plugin's.
+/// Keys looked at between two batches for state of an earlier version, until all have the plugin's.
 const MIGRATE_KEYS: usize = 5_000;
-/// Keys read from the store between two signs of life.
-const READ_KEYS: usize = 4_096;
 
 /// What a lane is made of.
 pub struct Lane {
@@ -69,11 +72,11 @@ pub struct Lane {
     pub merge: Merge,
     /// Its pure part.
     pub core: Core,
-    /// What folds it.
+    /// The logic in force.
     pub logic: Logic,
-    /// Strikes that the journal knows of deployments which the lane has not reached.
+    /// Strikes that the journal knows, of deployments that the lane has not reached.
     pub strikes: BTreeMap<u64, BTreeMap<StrikeItem, String>>,
-    /// Where it learns what folds it next.
+    /// Where it learns which logic comes next.
     pub deployments: Follower,
     /// Its keyed state.
     pub store: Store,
@@ -81,7 +84,7 @@ pub struct Lane {
     pub journal: Journal,
     /// Sink and dead letters.
     pub writer: Writer,
-    /// What was noted, in former lives of this lane, of rows that deployments on probation replaced.
+    /// Images noted in earlier lives of this lane, of rows that deployments on probation replaced.
     pub noted: BTreeMap<u64, Vec<Image>>,
     /// `plugin.on_strike`
     pub on_strike: OnStrike,
@@ -91,15 +94,15 @@ pub struct Lane {
     pub batch_records: usize,
     /// `state.checkpoint_interval`
     pub checkpoint_interval: Duration,
-    /// Raised by a signal, or when another lane failed.
-    pub stop: Arc<AtomicBool>,
-    /// Raised when all lanes must begin again at an earlier point of the log.
-    pub back: Arc<AtomicBool>,
-    /// What those who watch may know of it.
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// What lanes and host tell each other.
+    pub signals: Signals,
+    /// What observers may know of it.
     pub board: Arc<LaneBoard>,
     /// `plugin.log_rate`
     pub log_rate: u64,
-    /// Records that were in the log at the start and not yet folded, about; none where nobody knows (a file: until its end).
+    /// Records in the log at the start that were not folded yet, roughly; none if unknown (a file: until its end).
     pub backlog: Option<u64>,
 }
 
@@ -118,89 +121,448 @@ pub struct Summary {
     pub floors: u64,
     /// Deployments entered.
     pub swaps: u64,
-    /// The longest time in which nothing was folded because of one, microseconds.
+    /// The longest time in which nothing was folded because of a swap, microseconds.
     pub longest_gap_us: u64,
 }
 
 /// A lane at work.
-pub struct Running {
-    lane: Lane,
-    records: Records,
-    summary: Summary,
-    /// Whether a release since the last durable frontier was a bet. After a restart: unknown, so yes.
-    asked: bool,
-    /// Whether anything happened since the last checkpoint.
-    dirty: bool,
-    next_checkpoint: Instant,
-    started: Instant,
-    progress: Progress,
-    /// Which stored timers are in memory.
-    timers: Timers,
-    /// Where bringing keys into memory goes on.
-    keys_loaded: Vec<u8>,
-    idle_advanced_ms: i64,
-    reported_ahead: Option<i64>,
+struct Running {
+    context: Context,
+    gather: Gather,
+    core: Core,
+    succession: Succession,
+    probation: Probation,
+    checkpoints: Checkpoints,
+    audit: Auditor,
+    on_strike: OnStrike,
+    store: Store,
+    journal: Journal,
+    writer: Writer,
+    /// The origin of rows that no record of a batch causes.
     last_record: Origin,
-    /// What rows of the deployment in force replace, while it can be withdrawn.
-    images: Option<(u64, SharedImages)>,
-    /// Deployments of which that need not be known any more.
-    stale_images: Vec<u64>,
-    /// When the former logic had folded its last record, until the new one folds its first.
-    swapped: Option<Instant>,
-    /// Whether the stop came before the sink acknowledged.
-    abandoned: bool,
-}
-
-/// Which stored timers are in memory, with their keys.
-#[derive(Clone, Copy)]
-enum Timers {
-    /// Those before this one; none: not even the first.
-    Before(Option<EventTime>),
-    All,
-}
-
-enum Step {
-    GoOn,
-    Finished,
+    counts: Counts,
+    batches: u64,
+    largest_batch: u64,
 }
 
 impl Lane {
-    /// From now on the plugin is called, and logs, in the name of this lane.
-    fn call_in_its_name(&mut self) {
-        let Lane { logic, board, .. } = self;
-        logic.plugin = Arc::new(logic.plugin.of_lane(&self.name, self.log_rate));
-        board.deploy(logic.plugin.deployed(logic.n), logic.plugin.called());
-        self.core.switch(Arc::clone(&logic.plugin), logic.time);
-    }
-
-    fn is_called_off(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.back.load(Ordering::Relaxed)
-    }
-
-    /// Runs until the source ends or `stop` is raised; then a final checkpoint.
+    /// Runs until the source ends, a stop is requested or the lanes rewind.
     pub fn run(self) -> Result<Summary, Failure> {
-        let (name, board) = (self.name.clone(), Arc::clone(&self.board));
         let mut running = Running::new(self);
-        running.lane.call_in_its_name();
-        running.note_images();
-        running.work()?;
-        board.end_batch(Activity::Off);
-        let Running { lane, summary, mut progress, .. } = running;
-        progress.finish();
-        let audits = lane.audit.audits();
-        lane.journal.close()?;
-        lane.store.close()?;
-        let Summary { counts, batches, largest_batch, checkpoints, floors, swaps, longest_gap_us } = summary;
+        match running.work() {
+            Ok(()) | Err(Interrupt::Rewind) => {} // after a rewind, what was folded since the checkpoint may never have been
+            Err(Interrupt::Abandoned) => tracing::warn!(
+                event = "lane-abandoned",
+                lane = running.context.name,
+                "stopped before the sink acknowledged everything; the next start resumes from the last checkpoint"
+            ),
+            Err(Interrupt::Failed(failure)) => return Err(failure),
+        }
+        running.close()
+    }
+}
+
+impl Running {
+    fn new(lane: Lane) -> Running {
+        let Lane { name, clock, signals, board, core, journal, .. } = lane;
+        let context = Context { name, clock, signals, board };
+        let nowhere = Origin { partition: Partition(0), offset: Offset(0), event: None };
+        let last_record = lane.merge.last().map_or(nowhere, |last| Origin {
+            partition: last.partition,
+            offset: last.offset,
+            event: None,
+        });
+        let mut running = Running {
+            gather: Gather::new(lane.source, lane.merge, lane.batch_records, lane.backlog, &context),
+            core,
+            succession: Succession::new(lane.logic, lane.strikes, lane.deployments, lane.log_rate),
+            probation: Probation::new(lane.noted),
+            checkpoints: Checkpoints::new(lane.checkpoint_interval, &context),
+            audit: lane.audit,
+            on_strike: lane.on_strike,
+            store: lane.store,
+            journal,
+            writer: lane.writer,
+            last_record,
+            counts: Counts::default(),
+            batches: 0,
+            largest_batch: 0,
+            context,
+        };
+        running.succession.attribute_plugin(&running.context, &mut running.core);
+        running.probation.begin(running.succession.on_probation(), &running.journal, &running.core);
+        running
+    }
+
+    /// Works until the source has ended or a stop is requested, and then writes a last checkpoint.
+    fn work(&mut self) -> Result<(), Interrupt> {
+        loop {
+            self.context.signals.check_rewind()?;
+            if self.context.signals.stop_requested() {
+                return self.checkpoint();
+            }
+            if !self.step()? {
+                self.keep_frontier()?; // what was released last relied on nothing more being there
+                return self.checkpoint();
+            }
+        }
+    }
+
+    /// Gathers and folds a batch, or waits for one; false when the source has ended.
+    fn step(&mut self) -> Result<bool, Interrupt> {
+        let (journal, due_at) = (&self.journal, self.checkpoints.due_at());
+        self.gather.fill(&self.context, due_at, |floors| Ok(journal.write_floors(floors)?))?; // I4
+        self.context.board.enter(Activity::Store);
+        let records = self.gather.take();
+        if records.is_empty() {
+            self.gather.give_back(records);
+            let back = self.succession.look()?;
+            self.rewind_for(back)?;
+            if self.gather.finished() {
+                return Ok(false);
+            }
+            self.gather.ask_partitions(&self.context, self.succession.time());
+            self.advance_idle()?;
+        } else {
+            self.fold(records)?;
+        }
+        self.context.signals.check_rewind()?;
+        self.load_more_keys()?;
+        self.migrate_more_keys(MIGRATE_KEYS)?;
+        if self.checkpoints.is_due(&self.context) {
+            self.checkpoint()?;
+            self.journal.check_ownership()?;
+            self.store.check_ownership()?;
+        }
+        Ok(true)
+    }
+
+    // ---- fold
+
+    /// Folds a batch, cut where deployments take effect.
+    fn fold(&mut self, mut records: Records) -> Result<(), Interrupt> {
+        let last = *records.append_times.last().expect("a batch has records");
+        self.batches += 1;
+        self.context.board.batches.add(1);
+        self.largest_batch = self.largest_batch.max(records.len() as u64);
+        self.succession.reserve(last)?; // I9
+        while let Some(t) = self.succession.due(last) {
+            let split = records.append_times.partition_point(|&time| time < t);
+            let (mut before, mut rest) = (Records::default(), Records::default());
+            rest.append(&records, split..records.len());
+            before.append(&records, 0..split);
+            self.fold_records(&before)?;
+            self.context.signals.check_rewind()?;
+            self.swap(t)?;
+            records = rest;
+        }
+        let back = self.succession.may_fold(last)?;
+        self.rewind_for(back)?;
+        self.fold_records(&records)?;
+        self.gather.report_progress(&self.context);
+        self.gather.give_back(records);
+        Ok(())
+    }
+
+    /// Folds records of one logic.
+    fn fold_records(&mut self, records: &Records) -> Result<(), Interrupt> {
+        let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
+        self.succession.end_gap(&self.context);
+        self.context.board.enter(Activity::Map);
+        let prepared = match self.core.prepare(records) {
+            Ok(prepared) => prepared,
+            Err(fault) => return Err(self.failed(fault)),
+        };
+        let (partition, offset) = (Partition(records.partitions[last]), Offset(records.offsets[last]));
+        self.last_record = Origin { partition, offset, event: None };
+        self.complete_fold(prepared)
+    }
+
+    fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Interrupt> {
+        let board = Arc::clone(&self.context.board);
+        board.enter(Activity::Store);
+        residency::load_missing(&mut self.core, &prepared, &self.store, &board)?;
+        board.enter(Activity::Fold);
+        let audit = self.audit.begin(&mut self.core, &prepared);
+        board.audits.add(u64::from(audit.is_some()));
+        let output = match self.core.fold(prepared) {
+            Ok(output) => output,
+            Err(fault) => return Err(self.failed(fault)),
+        };
+        if let Some(audit) = audit
+            && let Err(fault) = audit.finish(&self.core, &output)
+        {
+            return Err(self.failed(fault));
+        }
+        self.release(output)
+    }
+
+    /// Makes durable what an output rests on, and hands it to the writer.
+    fn release(&mut self, output: Output) -> Result<(), Interrupt> {
+        self.checkpoints.touch();
+        self.context.board.enter(Activity::Store);
+        self.journal_strikes(&output.strikes)?;
+        self.context.signals.check_rewind()?;
+        self.send(output)
+    }
+
+    fn send(&mut self, output: Output) -> Result<(), Interrupt> {
+        self.counts.add(&output.counts);
+        let (board, stages) = (&self.context.board, output.letters.iter().map(|letter| letter.stage));
+        board.add_batch(&output.counts, self.succession.time().late, stages);
+        board.set_time(self.core.time);
+        if output.rows.is_empty() && output.letters.is_empty() {
+            return Ok(());
+        }
+        self.keep_frontier()?;
+        self.context.board.enter(Activity::Write);
+        let patience = Patience::new(&self.context);
+        let leaving = (output.rows, output.letters);
+        let digest = &self.succession.plugin().digest.0;
+        if !self.writer.write(leaving, digest, self.probation.images(), || patience.lasts())? {
+            return Err(patience.ended());
+        }
+        self.context.board.enter(Activity::Store);
+        Ok(())
+    }
+
+    /// Makes the frontier durable, if something rests on an asked partition's word (I4).
+    fn keep_frontier(&mut self) -> Result<(), Interrupt> {
+        let journal = &self.journal;
+        Ok(self.gather.keep_frontier(|frontier| journal.write_frontier(frontier))?)
+    }
+
+    /// Makes new strikes durable, unless they stop the lane or withdraw the deployment.
+    fn journal_strikes(&mut self, strikes: &[Strike]) -> Result<(), Interrupt> {
+        let Some(first) = strikes.first() else { return Ok(()) };
+        strikes.iter().for_each(|strike| self.context.board.strikes.add(strike.item.stage(), 1));
+        let plugin = Arc::clone(self.succession.plugin());
+        let (name, version) = (&plugin.description.name, &plugin.description.version);
+        if self.on_strike == OnStrike::Halt {
+            let message = format!(
+                "plugin {name} {version} struck on {first}: {}; it was not folded. Fix the plugin, or set plugin.on_strike = \
+                 \"dead-letter\"",
+                first.reason
+            );
+            return Err(Interrupt::Failed(Failure::new(Exit::Plugin, message)));
+        }
+        if self.on_strike == OnStrike::Withdraw {
+            self.withdraw(&format!("it struck on {first}: {}", first.reason))?;
+        }
+        self.journal.write_strikes(strikes, self.succession.n())?;
+        tracing::warn!(
+            event = "strike",
+            lane = self.context.name,
+            plugin = name,
+            version,
+            strikes = strikes.len(),
+            item = %first,
+            key = first.key,
+            reason = first.reason,
+            "plugin failed on a single item in a fresh instance; dead-lettering it"
+        );
+        self.core.strikes.extend(strikes.iter().map(|strike| (strike.item.clone(), strike.reason.clone())));
+        Ok(())
+    }
+
+    /// Returns how the lane stops on a fault that no strike can isolate: it halts, unless the deployment can be withdrawn.
+    fn failed(&mut self, fault: Fault) -> Interrupt {
+        let reason = fault.text();
+        if self.on_strike == OnStrike::Withdraw
+            && let Err(interrupt) = self.withdraw(&reason)
+        {
+            return interrupt;
+        }
+        let plugin = &self.succession.plugin().description;
+        let message =
+            format!("lane {} halts on plugin {} {}: {reason}", self.context.name, plugin.name, plugin.version);
+        Interrupt::Failed(Failure::new(Exit::Plugin, message))
+    }
+
+    // ---- rewind
+
+    /// Withdraws the deployment in force, if it can be withdrawn, and then rewinds.
+    fn withdraw(&mut self, reason: &str) -> Result<(), Interrupt> {
+        if !self.succession.withdraw(reason)? {
+            return Ok(());
+        }
+        let deployment = self.succession.n();
+        tracing::warn!(
+            event = "deployment-withdrawn",
+            lane = self.context.name,
+            deployment,
+            reason,
+            "deployment withdrawn"
+        );
+        self.rewind_for(Some(Back::Withdrawn(deployment)))
+    }
+
+    /// Rewinds all lanes, if there is a reason to.
+    fn rewind_for(&self, reason: Option<Back>) -> Result<(), Interrupt> {
+        let lane = &self.context.name;
+        match reason {
+            Some(Back::Withdrawn(deployment)) => tracing::warn!(
+                event = "rewind-withdrawn",
+                lane,
+                deployment,
+                "deployment was withdrawn; rewinding to the checkpoint before it"
+            ),
+            Some(Back::Anew(deployment)) => tracing::warn!(
+                event = "rewind-reprocess",
+                lane,
+                deployment,
+                "reprocessing ordered; rewinding to the beginning of the log"
+            ),
+            None => return Ok(()),
+        }
+        Err(self.context.signals.request_rewind())
+    }
+
+    // ---- swap
+
+    /// Enters the deployment that holds from `t` on: everything before it was folded. An idle lane's time first advances to `t` under the
+    /// previous logic, wherever the lane looked at its clock in between, so that every replay fires the same timers with the same logic.
+    fn swap(&mut self, t: i64) -> Result<(), Interrupt> {
+        let ended = self.context.clock.monotonic();
+        self.advance_to(t)?;
+        self.context.signals.check_rewind()?;
+        let logic = self.succession.next()?;
+        let version = self.succession.plugin().description.state_version;
+        if logic.plugin.description.state_version != version {
+            self.migrate_all_keys()?;
+        }
+        self.succession.enter(logic, t, ended, &self.context, &mut self.core);
+        self.probation.begin(self.succession.on_probation(), &self.journal, &self.core);
+        self.checkpoints.touch();
+        Ok(())
+    }
+
+    /// Advances an idle lane's time to what the clock says, once every partition was found empty.
+    fn advance_idle(&mut self) -> Result<(), Interrupt> {
+        let Some(instant) = self.gather.advance_idle(self.succession.time(), self.core.time) else { return Ok(()) };
+        self.keep_frontier()?;
+        self.succession.reserve(instant)?; // I9
+        while let Some(t) = self.succession.due(instant) {
+            self.swap(t)?;
+        }
+        let back = self.succession.may_fold(instant)?;
+        self.rewind_for(back)?;
+        self.advance_to(instant)
+    }
+
+    /// The lane's time becomes what a record appended at `instant` would make of it first.
+    fn advance_to(&mut self, instant: i64) -> Result<(), Interrupt> {
+        if self.succession.time().idle_timeout_ms.is_none() {
+            return Ok(());
+        }
+        let none = Records::default();
+        let prepared = self.core.prepare_idle(AppendTime::at(instant), &none, self.last_record);
+        self.complete_fold(prepared)
+    }
+
+    // ---- state
+
+    fn load_more_keys(&mut self) -> Result<(), Interrupt> {
+        if !self.core.residency.is_complete() {
+            self.context.board.enter(Activity::Store);
+            residency::load_more_keys(&mut self.core, &self.store)?;
+            self.count_state();
+        }
+        Ok(())
+    }
+
+    /// Migrates keys that no record and no timer touches, after a deployment whose plugin has another state version.
+    fn migrate_more_keys(&mut self, count: usize) -> Result<(), Interrupt> {
+        if !self.core.residency.is_complete() || !self.core.is_migrating() {
+            return Ok(());
+        }
+        self.context.board.enter(Activity::Fold);
+        match self.core.migrate(count, self.last_record) {
+            Ok(output) => self.release(output),
+            Err(fault) => Err(self.failed(fault)),
+        }
+    }
+
+    /// Migrates every key: each deployment's plugin migrates all state that it finds, so that no row depends on which keys were touched
+    /// between two deployments.
+    fn migrate_all_keys(&mut self) -> Result<(), Interrupt> {
+        while self.core.is_migrating() {
+            self.context.signals.check_rewind()?;
+            self.load_more_keys()?;
+            self.migrate_more_keys(usize::MAX)?;
+        }
+        self.context.signals.check_rewind()
+    }
+
+    /// Publishes how much state is in memory.
+    fn count_state(&self) {
+        let shards = &self.core.shards;
+        self.context.board.keys.set(shards.iter().map(|shard| shard.keys() as u64).sum());
+        self.context.board.state_bytes.set(shards.iter().map(Shard::bytes).sum());
+    }
+
+    // ---- checkpoint and end
+
+    /// Waits until all rows and dead letters are acknowledged, writes the state, and only then commits offsets (I2, I3).
+    fn checkpoint(&mut self) -> Result<(), Interrupt> {
+        let (clock, board) = (Arc::clone(&self.context.clock), Arc::clone(&self.context.board));
+        if !self.checkpoints.begin(&self.context) {
+            board.covered.set(Some(clock.now_ms()));
+            return Ok(());
+        }
+        let (began, covered_ms) = (clock.monotonic(), clock.now_ms());
+        board.enter(Activity::Write);
+        let patience = Patience::new(&self.context);
+        let Some(lengths) = self.writer.sync(|| patience.lasts())? else { return Err(patience.ended()) };
+        board.enter(Activity::Checkpoint);
+        let checkpoint = checkpoint::describe(self.gather.merge(), self.core.time, self.succession.n(), lengths);
+        let on_probation = self.succession.on_probation();
+        let bytes = self.store.write_checkpoint(&checkpoint, &mut self.core.shards, on_probation)?; // I2, I3, I10
+        if on_probation.is_none() {
+            self.probation.end(&self.core);
+        }
+        self.probation.forget_stale(&self.journal)?;
+        let next: Vec<_> = checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset.next())).collect();
+        self.gather.commit(&next);
+        self.checkpoints.end();
+        board.checkpoints.add(1);
+        let took = clock.monotonic().saturating_sub(began);
+        board.checkpoint_us.set(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        board.checkpoint_bytes.set(bytes);
+        board.covered.set(Some(covered_ms));
+        self.count_state();
+        Ok(())
+    }
+
+    /// Closes journal and state, and reports what the lane did.
+    fn close(mut self) -> Result<Summary, Failure> {
+        self.context.board.end_batch(Activity::Off);
+        self.gather.finish_progress();
+        let (swaps, longest_gap_us) = self.succession.swaps();
+        let summary = Summary {
+            counts: self.counts,
+            batches: self.batches,
+            largest_batch: self.largest_batch,
+            checkpoints: self.checkpoints.written(),
+            floors: self.gather.floors(),
+            swaps,
+            longest_gap_us,
+        };
+        let audits = self.audit.audits();
+        self.journal.close()?;
+        self.store.close()?;
+        let Counts { records, events, rejected, late, rows, firings, calls } = summary.counts;
+        let Summary { batches, largest_batch, checkpoints, floors, .. } = summary;
         tracing::info!(
             event = "lane-stopped",
-            lane = name,
-            records = counts.records,
-            events = counts.events,
-            rejected = counts.rejected,
-            late = counts.late,
-            rows = counts.rows,
-            firings = counts.firings,
-            calls = counts.calls,
+            lane = self.context.name,
+            records,
+            events,
+            rejected,
+            late,
+            rows,
+            firings,
+            calls,
             batches,
             largest_batch,
             checkpoints,
@@ -211,645 +573,5 @@ impl Lane {
             "lane stopped"
         );
         Ok(summary)
-    }
-}
-
-impl Running {
-    fn new(lane: Lane) -> Running {
-        let now = clock::instant();
-        Running {
-            next_checkpoint: now + lane.checkpoint_interval,
-            started: now,
-            progress: Progress::new(lane.backlog.unwrap_or(0)),
-            timers: if lane.core.complete { Timers::All } else { Timers::Before(None) },
-            keys_loaded: Vec::new(),
-            records: Records::default(),
-            summary: Summary::default(),
-            asked: true,
-            dirty: false,
-            idle_advanced_ms: 0,
-            reported_ahead: None,
-            last_record: lane.merge.last().map_or(
-                Origin { partition: Partition(0), offset: Offset(0), event: None },
-                |last| Origin { partition: last.partition, offset: last.offset, event: None },
-            ),
-            images: None,
-            stale_images: Vec::new(),
-            swapped: None,
-            abandoned: false,
-            lane,
-        }
-    }
-
-    fn work(&mut self) -> Result<(), Failure> {
-        loop {
-            if self.abandoned {
-                tracing::warn!(
-                    event = "lane-abandoned",
-                    lane = self.lane.name,
-                    "stopped before the sink acknowledged everything; the next start resumes from the last checkpoint"
-                );
-                return Ok(());
-            }
-            if self.is_called_back() {
-                return Ok(()); // what it folded since the checkpoint may never have been
-            }
-            if self.lane.stop.load(Ordering::Relaxed) {
-                self.checkpoint()?;
-                if !self.abandoned {
-                    return Ok(());
-                }
-                continue;
-            }
-            if let Step::Finished = self.step()? {
-                return self.finish();
-            }
-        }
-    }
-
-    fn step(&mut self) -> Result<Step, Failure> {
-        let released = self.gather()?;
-        self.lane.board.enter(Activity::Store);
-        if self.records.is_empty() {
-            let back = self.lane.deployments.look()?;
-            if self.goes_back(back) {
-                return Ok(Step::GoOn);
-            }
-            if self.lane.merge.finished() {
-                return Ok(Step::Finished);
-            }
-            self.wait_for_partitions();
-            self.advance_idle()?;
-        } else {
-            self.fold(released)?;
-        }
-        if self.is_called_back() {
-            return Ok(Step::GoOn);
-        }
-        self.load_more_keys()?;
-        self.migrate_more_keys(MIGRATE_KEYS)?;
-        if clock::instant() >= self.next_checkpoint {
-            self.checkpoint()?;
-            self.lane.journal.check_ownership()?;
-            self.lane.store.check_ownership()?;
-        }
-        Ok(Step::GoOn)
-    }
-
-    // ---- in
-
-    /// Fills a batch with what may be released, until it is full or nothing comes for a moment. Where it is cut decides no row.
-    fn gather(&mut self) -> Result<Released, Failure> {
-        self.lane.board.end_batch(Activity::Gather);
-        let (most, most_bytes) = (self.lane.batch_records, BATCH_BYTES);
-        self.lane.source.hold(&self.lane.merge.overfull(most * QUEUED_BATCHES, most_bytes * QUEUED_BATCHES));
-        self.records.clear();
-        let mut all = Released::default();
-        loop {
-            let released = self.lane.merge.release(most, most_bytes, &mut self.records);
-            all.records += released.records;
-            all.asked |= released.asked;
-            let full = self.records.len() >= most || self.records.bytes() >= most_bytes;
-            if full || self.lane.merge.finished() || self.lane.is_called_off() {
-                return Ok(all);
-            }
-            let Some(arrival) = self.lane.source.next(self.patience())? else { return Ok(all) };
-            let answered = matches!(arrival, Arrival::Empty { .. });
-            self.arrive(arrival)?;
-            if answered && (self.lane.merge.drained() || self.lane.merge.blocked().is_some()) {
-                return Ok(all);
-            }
-        }
-    }
-
-    /// How long the next arrival is waited for: until the next checkpoint or thereabouts with nothing in hand; for a batch that is not full
-    /// a moment, or more while the log is known to hold more.
-    fn patience(&self) -> Duration {
-        let gathered = self.records.len() as u64;
-        if gathered == 0 {
-            let until_checkpoint = self.next_checkpoint.saturating_duration_since(clock::instant());
-            return IDLE_WAIT.min(until_checkpoint.max(FILL_WAIT));
-        }
-        let Some(backlog) = self.lane.backlog else { return FILE_WAIT };
-        let known = self.summary.counts.records + gathered;
-        if known < backlog { BACKLOG_WAIT } else { FILL_WAIT }
-    }
-
-    fn arrive(&mut self, arrival: Arrival) -> Result<(), Failure> {
-        match arrival {
-            Arrival::Empty { partition, asked_ms } => self.lane.merge.empty(partition, asked_ms),
-            Arrival::End { partition } => self.lane.merge.end(partition),
-            Arrival::Records { partition, records } => {
-                let floors = self.lane.merge.push(partition, records);
-                if let Some(first) = floors.first() {
-                    self.lane.board.enter(Activity::Store);
-                    self.lane.journal.write_floors(&floors)?; // I4
-                    self.lane.board.enter(Activity::Gather);
-                    self.lane.board.floors.add(floors.len() as u64);
-                    self.summary.floors += floors.len() as u64;
-                    tracing::warn!(
-                        event = "floor-recorded",
-                        lane = self.lane.name,
-                        partition = partition.0,
-                        offset = first.offset.0,
-                        append_time = first.append_time.ms(),
-                        records = floors.len(),
-                        why = "they became visible after later ones were folded; they are sorted behind those, now and in every replay",
-                        "records became visible behind the frontier; floor recorded"
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks the partitions for which heads wait.
-    fn wait_for_partitions(&mut self) {
-        let Some(blocked) = self.lane.merge.blocked() else {
-            if self.lane.logic.time.idle_timeout_ms.is_some() {
-                let all = self.lane.source.partitions().to_vec();
-                self.lane.source.ask(&all, clock::now_ms());
-            }
-            return;
-        };
-        self.lane.source.ask(&blocked.partitions, blocked.after_ms);
-        let ahead_ms = blocked.after_ms - self.lane.logic.time.clock_skew_ms - clock::now_ms();
-        if ahead_ms > self.lane.logic.time.clock_skew_ms && self.reported_ahead != Some(blocked.after_ms) {
-            self.reported_ahead = Some(blocked.after_ms);
-            tracing::warn!(
-                event = "record-ahead-of-clock",
-                lane = self.lane.name,
-                ahead_ms,
-                "record timestamp is ahead of this host's clock; the lane waits until the clock passes it: check the clocks of producer and broker"
-            );
-        }
-    }
-
-    // ---- fold
-
-    fn fold(&mut self, released: Released) -> Result<(), Failure> {
-        self.asked |= released.asked;
-        let mut records = std::mem::take(&mut self.records);
-        let last = *records.append_times.last().expect("a batch has records");
-        self.summary.batches += 1;
-        self.lane.board.batches.add(1);
-        self.summary.largest_batch = self.summary.largest_batch.max(records.len() as u64);
-        self.lane.deployments.reserve(last)?; // I9
-        while let Some(t) = self.lane.deployments.due(last) {
-            let split = records.append_times.partition_point(|&time| time < t);
-            let mut rest = Records::default();
-            rest.append(&records, split..records.len());
-            let mut before = Records::default();
-            before.append(&records, 0..split);
-            self.fold_records(&before)?;
-            if self.is_called_back() || !self.swap(t)? {
-                return Ok(());
-            }
-            records = rest;
-        }
-        let back = self.lane.deployments.may_fold(last)?;
-        if self.goes_back(back) {
-            return Ok(());
-        }
-        self.fold_records(&records)?;
-        let done = self.summary.counts.records;
-        let elapsed = u64::try_from(clock::since(self.started).as_millis()).unwrap_or(u64::MAX);
-        if let Some(backlog) = self.lane.backlog {
-            self.progress.update(done, backlog.saturating_sub(done), elapsed);
-        }
-        self.records = records;
-        Ok(())
-    }
-
-    /// Folds records that one logic folds.
-    fn fold_records(&mut self, records: &Records) -> Result<(), Failure> {
-        let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
-        self.end_gap();
-        self.lane.board.enter(Activity::Map);
-        let plugin = Arc::clone(&self.lane.logic.plugin);
-        let prepared = match self.lane.core.prepare(records, &plugin) {
-            Ok(prepared) => prepared,
-            Err(fault) => return self.failed(fault),
-        };
-        self.last_record = Origin {
-            partition: Partition(records.partitions[last]),
-            offset: Offset(records.offsets[last]),
-            event: None,
-        };
-        self.complete_fold(prepared)
-    }
-
-    /// Enters the deployment that holds from `t` on: all before it was folded. What an idle lane's time reaches up to `t` is the former
-    /// logic's, wherever the lane looked at its clock in between, so that every replay fires the same timers with the same logic. False if the
-    /// lane was called back meanwhile, and did not enter it.
-    fn swap(&mut self, t: i64) -> Result<bool, Failure> {
-        let ended = clock::instant();
-        self.advance_to(t)?;
-        if self.is_called_back() {
-            return Ok(false);
-        }
-        let logic = self.lane.deployments.enter()?;
-        if logic.plugin.description.state_version != self.lane.logic.plugin.description.state_version {
-            self.migrate_all_keys()?;
-            if self.is_called_back() {
-                return Ok(false);
-            }
-        }
-        self.lane.logic = logic;
-        self.lane.call_in_its_name();
-        self.lane.core.strikes = self.lane.strikes.remove(&self.lane.logic.n).unwrap_or_default();
-        self.note_images();
-        self.dirty = true;
-        self.summary.swaps += 1;
-        self.lane.board.swaps.add(1);
-        self.swapped.get_or_insert(ended);
-        let Logic { n, plugin, .. } = &self.lane.logic;
-        let description = &plugin.description;
-        tracing::info!(
-            event = "deployment-entered",
-            lane = self.lane.name,
-            deployment = n,
-            plugin = description.name,
-            version = description.version,
-            digest = plugin.digest.0,
-            t,
-            "deployment in force"
-        );
-        Ok(true)
-    }
-
-    /// Has it noted what rows of the deployment in force replace, if it can be withdrawn.
-    fn note_images(&mut self) {
-        self.forget_images();
-        self.images = self.lane.deployments.on_probation().map(|n| {
-            let known = self.lane.noted.remove(&n).unwrap_or_default();
-            (n, Arc::new(Mutex::new(self.lane.journal.images(n, &known))))
-        });
-    }
-
-    fn forget_images(&mut self) {
-        let Some((n, images)) = self.images.take() else { return };
-        self.stale_images.push(n);
-        self.lane.core.drop_aside(images);
-    }
-
-    /// The new logic is about to fold its first record.
-    fn end_gap(&mut self) {
-        let Some(ended) = self.swapped.take() else { return };
-        let gap_us = u64::try_from(clock::since(ended).as_micros()).unwrap_or(u64::MAX);
-        self.summary.longest_gap_us = self.summary.longest_gap_us.max(gap_us);
-        self.lane.board.longest_gap_us.set(self.summary.longest_gap_us);
-        tracing::info!(
-            event = "swap-finished",
-            lane = self.lane.name,
-            deployment = self.lane.logic.n,
-            gap_us,
-            "swap finished"
-        );
-    }
-
-    fn complete_fold(&mut self, prepared: Prepared<'_>) -> Result<(), Failure> {
-        self.lane.board.enter(Activity::Store);
-        self.load_missing(&prepared)?;
-        self.lane.board.enter(Activity::Fold);
-        let audit = self.lane.audit.begin(&mut self.lane.core, &prepared);
-        self.lane.board.audits.add(u64::from(audit.is_some()));
-        let output = match self.lane.core.fold(prepared) {
-            Ok(output) => output,
-            Err(fault) => return self.failed(fault),
-        };
-        if let Some(audit) = audit
-            && let Err(fault) = audit.finish(&self.lane.core, &output)
-        {
-            return self.failed(fault);
-        }
-        self.dirty = true;
-        self.lane.board.enter(Activity::Store);
-        self.judge_strikes(&output.strikes)?;
-        if self.is_called_back() {
-            return Ok(());
-        }
-        self.send(output)
-    }
-
-    /// What leaves: the frontier is durable first, if the order was a bet.
-    fn send(&mut self, output: Output) -> Result<(), Failure> {
-        self.summary.counts.add(&output.counts);
-        let (board, stages) = (&self.lane.board, output.letters.iter().map(|letter| letter.stage));
-        board.add_batch(&output.counts, self.lane.logic.time.late, stages);
-        board.set_time(self.lane.core.time);
-        if output.rows.is_empty() && output.letters.is_empty() {
-            return Ok(());
-        }
-        self.keep_frontier()?;
-        self.lane.board.enter(Activity::Write);
-        let patience = Patience::new(&self.lane);
-        let images = self.images.as_ref().map(|(_, images)| images);
-        let leaving = (output.rows, output.letters);
-        let digest = &self.lane.logic.plugin.digest.0;
-        self.abandoned |= !self.lane.writer.write(leaving, digest, images, || patience.lasts())?;
-        self.lane.board.enter(Activity::Store);
-        Ok(())
-    }
-
-    fn keep_frontier(&mut self) -> Result<(), Failure> {
-        if let Some(frontier) = self.lane.merge.frontier().filter(|_| self.asked) {
-            self.lane.journal.write_frontier(&frontier)?; // I4
-            self.asked = false;
-        }
-        Ok(())
-    }
-
-    fn judge_strikes(&mut self, strikes: &[Strike]) -> Result<(), Failure> {
-        let Some(first) = strikes.first() else { return Ok(()) };
-        strikes.iter().for_each(|strike| self.lane.board.strikes.add(strike.item.stage(), 1));
-        let logic = self.lane.logic.clone();
-        let plugin = &logic.plugin.description;
-        if self.lane.on_strike == OnStrike::Halt {
-            let message = format!(
-                "plugin {} {} struck on {first}: {}; it was not folded. Mend the plugin, or set plugin.on_strike = \"dead-letter\"",
-                plugin.name, plugin.version, first.reason
-            );
-            return Err(Failure::new(Exit::Plugin, message));
-        }
-        let withdraws = self.lane.on_strike == OnStrike::Withdraw;
-        if withdraws && self.withdraw(&format!("it struck on {first}: {}", first.reason))? {
-            return Ok(());
-        }
-        self.lane.journal.write_strikes(strikes, logic.n)?;
-        tracing::warn!(
-            event = "strike", lane = self.lane.name,
-            plugin = plugin.name,
-            version = plugin.version,
-            strikes = strikes.len(),
-            item = %first,
-            key = first.key,
-            reason = first.reason,
-            "plugin failed on a single item in a fresh instance; dead-lettering it"
-        );
-        let known = strikes.iter().map(|strike| (strike.item.clone(), strike.reason.clone()));
-        self.lane.core.strikes.extend(known);
-        Ok(())
-    }
-
-    /// What no strike can tell apart halts the lane, unless the deployment can be withdrawn.
-    fn failed(&mut self, fault: Fault) -> Result<(), Failure> {
-        let reason = fault.text();
-        if self.lane.on_strike == OnStrike::Withdraw && self.withdraw(&reason)? {
-            return Ok(());
-        }
-        let plugin = &self.lane.logic.plugin.description;
-        let message = format!("lane {} halts on plugin {} {}: {reason}", self.lane.name, plugin.name, plugin.version);
-        Err(Failure::new(Exit::Plugin, message))
-    }
-
-    // ---- going back
-
-    fn is_called_back(&self) -> bool {
-        self.lane.back.load(Ordering::Relaxed)
-    }
-
-    /// Withdraws the deployment in force, if that can be.
-    fn withdraw(&mut self, reason: &str) -> Result<bool, Failure> {
-        if !self.lane.deployments.withdraw(reason)? {
-            return Ok(false);
-        }
-        tracing::warn!(
-            event = "deployment-withdrawn",
-            lane = self.lane.name,
-            deployment = self.lane.logic.n,
-            reason,
-            "deployment withdrawn"
-        );
-        let back = Some(Back::Withdrawn(self.lane.logic.n));
-        Ok(self.goes_back(back))
-    }
-
-    /// Whether the lane must go back: then all lanes do.
-    fn goes_back(&self, back: Option<Back>) -> bool {
-        match back {
-            Some(Back::Withdrawn(deployment)) => {
-                tracing::warn!(
-                    event = "rewind-withdrawn",
-                    lane = self.lane.name,
-                    deployment,
-                    "deployment was withdrawn; rewinding to the checkpoint before it"
-                );
-            }
-            Some(Back::Anew(deployment)) => {
-                tracing::warn!(
-                    event = "rewind-reprocess",
-                    lane = self.lane.name,
-                    deployment,
-                    "reprocessing ordered; rewinding to the beginning of the log"
-                );
-            }
-            None => return false,
-        }
-        self.lane.back.store(true, Ordering::Relaxed);
-        true
-    }
-
-    // ---- state that is not in memory
-
-    fn load_missing(&mut self, prepared: &Prepared<'_>) -> Result<(), Failure> {
-        if self.lane.core.complete {
-            return Ok(());
-        }
-        for (shard, slots) in self.lane.core.shards.iter_mut().zip(&prepared.missing) {
-            for slots in slots.chunks(READ_KEYS) {
-                self.lane.board.enter(Activity::Store);
-                self.lane.store.fill(shard, slots)?;
-            }
-        }
-        if let (Some(watermark), Timers::Before(next)) = (prepared.watermark, self.timers)
-            && Some(watermark) >= next
-        {
-            let next = self.lane.store.load_timers(&mut self.lane.core.shards, next, watermark)?;
-            self.timers = next.map_or(Timers::All, |next| Timers::Before(Some(next)));
-        }
-        Ok(())
-    }
-
-    /// After a restart keys are read when they are met; between batches the others follow, until all are in memory and no new key costs a
-    /// look into the store.
-    fn load_more_keys(&mut self) -> Result<(), Failure> {
-        if self.lane.core.complete {
-            return Ok(());
-        }
-        self.lane.board.enter(Activity::Store);
-        match self.lane.store.load_keys(&mut self.lane.core.shards, &self.keys_loaded, LOAD_KEYS)? {
-            Some(last) => self.keys_loaded = last,
-            None => {
-                self.lane.core.complete = true;
-                self.timers = Timers::All;
-            }
-        }
-        self.count_state();
-        Ok(())
-    }
-
-    /// After a deployment of a plugin with another state version: the keys that no record and no timer touches.
-    fn migrate_more_keys(&mut self, count: usize) -> Result<(), Failure> {
-        if !self.lane.core.complete || !self.lane.core.is_migrating() {
-            return Ok(());
-        }
-        self.lane.board.enter(Activity::Fold);
-        let output = match self.lane.core.migrate(count, self.last_record) {
-            Ok(output) => output,
-            Err(fault) => return self.failed(fault),
-        };
-        self.dirty = true;
-        self.lane.board.enter(Activity::Store);
-        self.judge_strikes(&output.strikes)?;
-        if self.is_called_back() {
-            return Ok(());
-        }
-        self.send(output)
-    }
-
-    /// No state of a version before the present one is left: each deployment's plugin migrates all state that it finds, so that no row
-    /// depends on which keys were touched between two deployments.
-    fn migrate_all_keys(&mut self) -> Result<(), Failure> {
-        while self.lane.core.is_migrating() && !self.is_called_back() {
-            self.load_more_keys()?;
-            self.migrate_more_keys(usize::MAX)?;
-        }
-        Ok(())
-    }
-
-    // ---- idle advance
-
-    /// With nothing to fold and every partition found empty, the lane's time may follow the clock, which the journal then knows.
-    fn advance_idle(&mut self) -> Result<(), Failure> {
-        if self.lane.logic.time.idle_timeout_ms.is_none() || !self.lane.merge.drained() {
-            return Ok(());
-        }
-        let Some(empty_at) = self.lane.merge.all_empty_at_ms() else { return Ok(()) };
-        let instant = empty_at - self.lane.logic.time.clock_skew_ms;
-        let mut then = self.lane.core.time;
-        then.idle(&self.lane.logic.time, AppendTime::at(instant));
-        if then.watermark <= self.lane.core.time.watermark || instant < self.idle_advanced_ms + IDLE_ADVANCE_EVERY_MS {
-            return Ok(());
-        }
-        self.idle_advanced_ms = instant;
-        self.lane.merge.raise(AppendTime::at(instant));
-        self.asked = true;
-        self.keep_frontier()?;
-        self.lane.deployments.reserve(instant)?; // I9
-        while let Some(t) = self.lane.deployments.due(instant) {
-            if !self.swap(t)? {
-                return Ok(());
-            }
-        }
-        let back = self.lane.deployments.may_fold(instant)?;
-        if self.goes_back(back) {
-            return Ok(());
-        }
-        self.advance_to(instant)
-    }
-
-    /// The lane's time becomes what a record appended at `instant` would make of it first.
-    fn advance_to(&mut self, instant: i64) -> Result<(), Failure> {
-        if self.lane.logic.time.idle_timeout_ms.is_none() {
-            return Ok(());
-        }
-        let (none, plugin) = (Records::default(), Arc::clone(&self.lane.logic.plugin));
-        let prepared = self.lane.core.prepare_idle(AppendTime::at(instant), &none, &plugin, self.last_record);
-        self.complete_fold(prepared)
-    }
-
-    // ---- checkpoint and end
-
-    /// All rows and dead letters acknowledged, then state, then offsets. A sink that does not acknowledge is waited for until a stop and
-    /// [`DRAIN`] more; then the lane is abandoned: nothing is lost, the next start goes on from the checkpoint before.
-    fn checkpoint(&mut self) -> Result<(), Failure> {
-        self.next_checkpoint = clock::instant() + self.lane.checkpoint_interval;
-        let board = Arc::clone(&self.lane.board);
-        if !self.dirty || self.abandoned {
-            if !self.abandoned {
-                board.covered.set(Some(clock::now_ms()));
-            }
-            return Ok(());
-        }
-        let (began, covered_ms) = (clock::uptime_us(), clock::now_ms());
-        board.enter(Activity::Write);
-        let patience = Patience::new(&self.lane);
-        let Some(lengths) = self.lane.writer.sync(|| patience.lasts())? else {
-            self.abandoned = true;
-            return Ok(());
-        };
-        board.enter(Activity::Checkpoint);
-        let checkpoint = self.describe(lengths);
-        let probation = self.lane.deployments.on_probation();
-        let bytes = self.lane.store.write_checkpoint(&checkpoint, &mut self.lane.core.shards, probation)?; // I2, I3, I10
-        if probation.is_none() {
-            self.forget_images();
-        }
-        self.stale_images.drain(..).try_for_each(|n| self.lane.journal.forget_images(n))?;
-        self.lane
-            .source
-            .commit(&checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset.next())).collect::<Vec<_>>());
-        self.dirty = false;
-        self.summary.checkpoints += 1;
-        board.checkpoints.add(1);
-        board.checkpoint_us.set(clock::uptime_us().saturating_sub(began));
-        board.checkpoint_bytes.set(bytes);
-        board.covered.set(Some(covered_ms));
-        self.count_state();
-        Ok(())
-    }
-
-    /// Puts up how much state there is in memory.
-    fn count_state(&self) {
-        let shards = &self.lane.core.shards;
-        self.lane.board.keys.set(shards.iter().map(|shard| shard.keys() as u64).sum());
-        self.lane.board.state_bytes.set(shards.iter().map(Shard::bytes).sum());
-    }
-
-    fn describe(&self, lengths: Lengths) -> Checkpoint {
-        let progress = self.lane.merge.resume().into_iter().filter_map(|(partition, resume)| {
-            Some((partition, PartitionProgress { envelope: resume.envelope?, last: resume.last? }))
-        });
-        Checkpoint {
-            format: FORMAT,
-            partitions: progress.collect::<BTreeMap<_, _>>(),
-            last: self.lane.merge.last(),
-            time: self.lane.core.time,
-            deployment: self.lane.logic.n,
-            sink_length: lengths.sink,
-            letters_length: lengths.letters,
-        }
-    }
-
-    /// The source has ended: what was released last was on the word that nothing more is there.
-    fn finish(&mut self) -> Result<(), Failure> {
-        self.keep_frontier()?;
-        self.checkpoint()
-    }
-}
-
-/// Patience without end until a stop, and then for [`DRAIN`]; none when the lane goes back.
-struct Patience<'a> {
-    stop: &'a AtomicBool,
-    back: &'a AtomicBool,
-    stopped: Cell<Option<Instant>>,
-}
-
-impl Patience<'_> {
-    fn new(lane: &Lane) -> Patience<'_> {
-        Patience { stop: &lane.stop, back: &lane.back, stopped: Cell::new(None) }
-    }
-
-    fn lasts(&self) -> bool {
-        if self.back.load(Ordering::Relaxed) {
-            return false;
-        }
-        if !self.stop.load(Ordering::Relaxed) {
-            return true;
-        }
-        let stopped = self.stopped.get().unwrap_or_else(clock::instant);
-        self.stopped.set(Some(stopped));
-        clock::since(stopped) < DRAIN
     }
 }

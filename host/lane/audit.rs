@@ -3,7 +3,8 @@
 //! the lane halts before anything of the batch leaves. What is copied is the state of the batch's keys, and nothing when it is off.
 
 use crate::event_time::LaneTime;
-use crate::lane::core::{Core, Output, Prepared};
+use crate::lane::batch::Prepared;
+use crate::lane::core::{Core, Output};
 use crate::lane::law::{Leaving, Violation, first_difference};
 use crate::plugin::Fault;
 use crate::record::Records;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::lane::core::lost_state;
+use crate::lane::letters::lost_state;
 use crate::plugin::{Fault, Instance, Plugin, call};
 use crate::record::ByteColumn;
 use crate::state::SlotId;

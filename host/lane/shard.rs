@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use crate::event_time::{EventTime, cell};
-use crate::lane::core::{Batch, Letter, Place, PlacedRow};
+use crate::lane::batch::Batch;
+use crate::lane::letters::Letter;
 use crate::lane::migration::bring_up;
+use crate::lane::place::{Place, PlacedRow};
 use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, call, change};
 use crate::row::{Origin, Part};
 use crate::state::SlotId;

@@ -12,12 +12,14 @@ use tokio::runtime::Runtime;
 
 use crate::backoff;
 use crate::clock;
+use crate::clock::SystemClock;
 use crate::config::{self, Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic, News};
 use crate::deployment::{PipelineLog, Standing, Verdict};
 use crate::failure::{Exit, Failure};
 use crate::lane::audit::Auditor;
 use crate::lane::core::Core;
+use crate::lane::interrupt::Signals;
 use crate::lane::{Lane, Summary};
 use crate::observe::board::{Board, Phase};
 use crate::observe::telemetry;
@@ -529,8 +531,8 @@ impl Opened {
             audit: Auditor::new(opening.config.plugin.audit),
             batch_records: opening.config.run.batch_records,
             checkpoint_interval: opening.config.state.checkpoint_interval,
-            stop: Arc::clone(opening.stop),
-            back: Arc::clone(opening.back),
+            clock: Arc::new(SystemClock),
+            signals: Signals::new(opening.stop, opening.back),
             backlog,
         })
     }

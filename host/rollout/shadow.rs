@@ -19,6 +19,7 @@ use crate::deployment::follow::{Loader, Logic};
 use crate::deployment::shadow::{Report, Shadow};
 use crate::failure::{Exit, Failure};
 use crate::lane::core::{Core, Output};
+use crate::lane::residency::Residency;
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{Plugin, halted};
 use crate::position::{Offset, Partition};
@@ -161,7 +162,7 @@ impl Pipeline {
             let plugin = plugin.of_lane(&format!("shadow of {name}"), self.config.plugin.log_rate);
             let mut core = Core::new(Arc::new(plugin), Arc::clone(workers), *time);
             core.restore(checkpoint.time);
-            core.complete = true; // all of it is here
+            core.residency = Residency::All; // all of it is here
             keys.iter().for_each(|key| core.take_over(&key.key, key.state.clone(), key.stored.clone()));
             core
         });

@@ -155,7 +155,7 @@ fn fold(plugin: &Arc<Plugin>, records: &Records, way: &Way<'_>) -> Folded {
         let end = records.len().min(first.saturating_add(way.cut));
         let mut batch = Records::default();
         batch.append(records, first..end);
-        let prepared = core.prepare(&batch, plugin).expect("no fault of the host");
+        let prepared = core.prepare(&batch).expect("no fault of the host");
         let output = core.fold(prepared).expect("no fault of the host");
         for &row in &output.rows.order {
             let cells = output.rows.cells(row).map(|cell| match cell {

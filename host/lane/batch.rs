@@ -1,0 +1,178 @@
+//! A batch between `map` and `fold`: its records, the events that `map` made of them, and its timeline. Pure data with the questions
+//! that a shard asks about an event.
+
+use std::sync::Arc;
+
+use crate::counts::Counts;
+use crate::event_time::{EventTime, LaneTime};
+use crate::lane::letters::Letter;
+use crate::lane::map::MappedChunk;
+use crate::lane::place::Place;
+use crate::lane::time::Timeline;
+use crate::plugin::{Events, FoldInput, Plugin};
+use crate::position::{Offset, Partition};
+use crate::record::{ByteColumn, Records};
+use crate::row::Origin;
+use crate::state::SlotId;
+use crate::strike::{Stage, Strike, StrikeItem};
+
+/// The events of a batch, concatenated from the calls of `map`.
+#[derive(Debug, Default)]
+pub(super) struct EventColumns {
+    /// The record of each event, ascending.
+    pub(super) records: Vec<u32>,
+    /// Its index in that record.
+    pub(super) indexes: Vec<u32>,
+    pub(super) keys: ByteColumn,
+    pub(super) times: Vec<i64>,
+    pub(super) values: ByteColumn,
+}
+
+impl EventColumns {
+    fn append(&mut self, events: Events) {
+        if self.records.is_empty() {
+            (self.records, self.keys, self.times, self.values) =
+                (events.records, events.keys, events.event_times, events.values);
+            return;
+        }
+        self.records.extend_from_slice(&events.records);
+        self.times.extend_from_slice(&events.event_times);
+        self.keys.append(&events.keys, 0..events.keys.len());
+        self.values.append(&events.values, 0..events.values.len());
+    }
+
+    /// Numbers the events within their records.
+    pub(super) fn number(&mut self) {
+        self.indexes.clear();
+        let (mut record, mut index) = (u32::MAX, 0);
+        for &r in &self.records {
+            index = if r == record { index + 1 } else { 0 };
+            record = r;
+            self.indexes.push(index);
+        }
+    }
+}
+
+/// A batch between `map` and `fold`.
+pub(super) struct Batch<'a> {
+    pub(super) records: &'a Records,
+    pub(super) plugin: Arc<Plugin>,
+    pub(super) events: EventColumns,
+    pub(super) hashes: Vec<u64>,
+    pub(super) line: Timeline,
+    /// The origin of rows of a batch without records: a live idle advance.
+    idle_origin: Origin,
+}
+
+impl<'a> Batch<'a> {
+    /// Creates a batch of `records` without events.
+    pub(super) fn new(records: &'a Records, plugin: Arc<Plugin>, idle_origin: Origin) -> Batch<'a> {
+        Batch {
+            records,
+            plugin,
+            events: EventColumns::default(),
+            hashes: Vec::new(),
+            line: Timeline::default(),
+            idle_origin,
+        }
+    }
+
+    /// The watermark before the record of an event.
+    pub(super) fn watermark_of(&self, event: u32) -> i64 {
+        self.line.before(self.events.records[event as usize] as usize)
+    }
+
+    /// Appends an event to the input of `fold`.
+    pub(super) fn lower_event(&self, event: usize, input: &mut FoldInput) {
+        let record = self.events.records[event] as usize;
+        input.event_values.push(self.events.values.get(event));
+        input.event_times.push(self.events.times[event]);
+        input.watermarks.push(self.line.before(record));
+        input.append_times.push(self.records.append_times[record]);
+        input.partitions.push(self.records.partitions[record]);
+        input.offsets.push(self.records.offsets[record]);
+        input.indexes.push(self.events.indexes[event]);
+    }
+
+    pub(super) fn event_place(&self, event: u32) -> Place {
+        Place::of_event(self.events.records[event as usize], self.events.indexes[event as usize])
+    }
+
+    pub(super) fn event_origin(&self, event: u32) -> Origin {
+        let record = self.events.records[event as usize] as usize;
+        let (partition, offset) = (self.records.partitions[record], self.records.offsets[record]);
+        Origin {
+            partition: Partition(partition),
+            offset: Offset(offset),
+            event: Some(self.events.indexes[event as usize]),
+        }
+    }
+
+    pub(super) fn event_strike(&self, event: u32) -> StrikeItem {
+        let Origin { partition, offset, event } = self.event_origin(event);
+        StrikeItem::Event { partition, offset, event: event.expect("an event's origin names it") }
+    }
+
+    /// The record whose watermark made a step.
+    pub(super) fn step_origin(&self, step: usize) -> Origin {
+        match self.records.offsets.get(step / 2) {
+            Some(&offset) => {
+                let partition = Partition(self.records.partitions[step / 2]);
+                Origin { partition, offset: Offset(offset), event: None }
+            }
+            None => self.idle_origin,
+        }
+    }
+}
+
+/// A batch that was mapped, timed and grouped. Once its missing state is in memory, it is ready for
+/// [`Core::fold`](crate::lane::core::Core::fold).
+pub struct Prepared<'a> {
+    pub(super) batch: Batch<'a>,
+    pub(super) letters: Vec<Letter>,
+    pub(super) strikes: Vec<Strike>,
+    pub(super) counts: Counts,
+    /// Per shard, the slots whose state must be read from the store before the fold.
+    pub missing: Vec<Vec<SlotId>>,
+    /// The watermark after the batch: stored timers up to it must be in memory.
+    pub watermark: Option<EventTime>,
+    /// Event time before the batch.
+    pub began: LaneTime,
+}
+
+impl<'a> Prepared<'a> {
+    /// Creates a batch that has nothing but its records.
+    pub(super) fn new(batch: Batch<'a>, began: LaneTime) -> Prepared<'a> {
+        Prepared {
+            batch,
+            letters: Vec::new(),
+            strikes: Vec::new(),
+            counts: Counts::default(),
+            missing: Vec::new(),
+            watermark: began.watermark,
+            began,
+        }
+    }
+
+    /// The batch's records; empty for an idle advance.
+    pub(super) fn records(&self) -> &'a Records {
+        self.batch.records
+    }
+
+    /// Takes over what a worker mapped. Chunks come in the order of their records.
+    pub(super) fn take(&mut self, chunk: MappedChunk) {
+        let records = self.batch.records;
+        for (record, reason, struck) in chunk.rejected {
+            if struck {
+                let (partition, offset) = (Partition(records.partitions[record]), Offset(records.offsets[record]));
+                let item = StrikeItem::Record { partition, offset };
+                let strike = Strike { item, key: None, record: Some((partition, offset)), reason: reason.clone() };
+                self.strikes.push(strike);
+            }
+            let place = Place::of_record(record);
+            self.letters.push(self.batch.record_letter(record, place, Stage::Map, None, reason));
+        }
+        self.batch.hashes.extend_from_slice(&chunk.hashes);
+        self.batch.events.append(chunk.events);
+    }
+}

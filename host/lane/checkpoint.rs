@@ -1,0 +1,140 @@
+//! Checkpoints of a lane: when one is due, what it describes, and how long the sink is waited for. The order of its effects is `lane.rs`'s.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::event_time::LaneTime;
+use crate::lane::context::Context;
+use crate::lane::interrupt::Interrupt;
+use crate::sink::writer::Lengths;
+use crate::source::merge::Merge;
+use crate::state::checkpoint::{Checkpoint, FORMAT, PartitionProgress};
+
+/// How long a stopping lane waits for the sink to acknowledge.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// When the next checkpoint is due, and whether there is anything to write.
+pub(super) struct Checkpoints {
+    interval: Duration,
+    due_at: Duration,
+    dirty: bool,
+    written: u64,
+}
+
+impl Checkpoints {
+    /// One each `interval` from now on.
+    pub(super) fn new(interval: Duration, context: &Context) -> Checkpoints {
+        Checkpoints { interval, due_at: context.clock.monotonic() + interval, dirty: false, written: 0 }
+    }
+
+    /// When the next one is due, on the clock's monotonic time.
+    pub(super) fn due_at(&self) -> Duration {
+        self.due_at
+    }
+
+    /// Whether one is due.
+    pub(super) fn is_due(&self, context: &Context) -> bool {
+        context.clock.monotonic() >= self.due_at
+    }
+
+    /// Something happened that the last checkpoint does not cover.
+    pub(super) fn touch(&mut self) {
+        self.dirty = true;
+    }
+
+    /// Begins one, and sets when the next is due; false if nothing happened since the last.
+    pub(super) fn begin(&mut self, context: &Context) -> bool {
+        self.due_at = context.clock.monotonic() + self.interval;
+        self.dirty
+    }
+
+    /// One was written.
+    pub(super) fn end(&mut self) {
+        self.dirty = false;
+        self.written += 1;
+    }
+
+    /// How many were written.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+}
+
+/// Describes how far the lane has come.
+pub(super) fn describe(merge: &Merge, time: LaneTime, deployment: u64, lengths: Lengths) -> Checkpoint {
+    let progress = merge.resume().into_iter().filter_map(|(partition, resume)| {
+        Some((partition, PartitionProgress { envelope: resume.envelope?, last: resume.last? }))
+    });
+    Checkpoint {
+        format: FORMAT,
+        partitions: progress.collect::<BTreeMap<_, _>>(),
+        last: merge.last(),
+        time,
+        deployment,
+        sink_length: lengths.sink,
+        letters_length: lengths.letters,
+    }
+}
+
+/// How long the sink is waited for: for ever, or after a stop for [`DRAIN`]; not at all if the lane rewinds.
+pub(super) struct Patience<'a> {
+    context: &'a Context,
+    stopped_at: Cell<Option<Duration>>,
+}
+
+impl Patience<'_> {
+    /// Starts to wait.
+    pub(super) fn new(context: &Context) -> Patience<'_> {
+        Patience { context, stopped_at: Cell::new(None) }
+    }
+
+    /// Whether to go on waiting.
+    pub(super) fn lasts(&self) -> bool {
+        let Context { clock, signals, .. } = self.context;
+        if signals.rewind_requested() {
+            return false;
+        }
+        if !signals.stop_requested() {
+            return true;
+        }
+        let now = clock.monotonic();
+        let stopped_at = self.stopped_at.get().unwrap_or(now);
+        self.stopped_at.set(Some(stopped_at));
+        now.saturating_sub(stopped_at) < DRAIN
+    }
+
+    /// Why it ended.
+    pub(super) fn ended(&self) -> Interrupt {
+        if self.context.signals.rewind_requested() { Interrupt::Rewind } else { Interrupt::Abandoned }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::lane::interrupt::Signals;
+
+    #[test]
+    fn the_sink_is_waited_for_until_a_stop_and_then_for_a_bounded_time() {
+        let (stop, rewind) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let clock = Arc::new(ManualClock::default());
+        let signals = Signals::new(&stop, &rewind);
+        let context = Context { name: "test".into(), clock: Arc::clone(&clock) as _, signals, board: Arc::default() };
+        let patience = Patience::new(&context);
+        clock.advance(Duration::from_secs(3600));
+        assert!(patience.lasts(), "an outage is waited for without a bound");
+        stop.store(true, Ordering::Relaxed);
+        assert!(patience.lasts());
+        clock.advance(DRAIN);
+        assert!(!patience.lasts());
+        assert_eq!(patience.ended(), Interrupt::Abandoned);
+        rewind.store(true, Ordering::Relaxed);
+        assert!(!Patience::new(&context).lasts());
+        assert_eq!(patience.ended(), Interrupt::Rewind);
+    }
+}
