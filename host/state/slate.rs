@@ -1,22 +1,44 @@
 //! The real form of a database: SlateDB on an object store. Keeps I8: a host that lost its lane to another can write nothing.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use futures::future::join_all;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use slatedb::config::{CompactorOptions, DbReaderOptions, GarbageCollectorOptions, Settings};
 use slatedb::{CloseReason, Db, DbReadOps, DbReader, DbReaderMode, ErrorKind, WriteBatch};
+use slatedb_common::clock::{SystemClock, SystemClockTicker};
 use tokio::runtime::Handle;
 
 use crate::state::database::{CONCURRENT_READS, Change, Database, Entries, Error, Visit};
 
 /// How long a reader stays with what it found first: longer than anything that is read.
 const PINNED: Duration = Duration::from_secs(24 * 3600);
+
+/// A clock that stands still. SlateDB's reader looks for newer state at once when it is opened and then every interval, so by the machine's
+/// clock the first reads could belong to two checkpoints; by this one the first interval never ends before [`PINNED`].
+#[derive(Debug)]
+struct StandingClock;
+
+impl SystemClock for StandingClock {
+    fn now(&self) -> DateTime<Utc> {
+        DateTime::<Utc>::MIN_UTC
+    }
+
+    fn sleep<'a>(&'a self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+
+    fn ticker<'a>(&'a self, duration: Duration) -> SystemClockTicker<'a> {
+        SystemClockTicker::new(self, duration)
+    }
+}
 
 /// An open SlateDB database: `Db` to read and write it, `DbReader` to read it beside its owner.
 pub struct Slate<D> {
@@ -62,6 +84,7 @@ impl Slate<DbReader> {
         };
         let builder = DbReader::builder(location, Arc::clone(objects));
         let builder = builder.with_reader_mode(DbReaderMode::FollowLatest).with_options(options);
+        let builder = builder.with_system_clock(Arc::new(StandingClock));
         let db = runtime.block_on(builder.build()).map_err(|e| error_of(path, &e))?;
         let fenced = AtomicBool::new(false);
         Ok(Some(Slate { db, runtime: runtime.clone(), name: path.to_owned(), fenced }))

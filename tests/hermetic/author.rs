@@ -124,8 +124,8 @@ const DEFECTS: &[Defect] = &[
         &[(".rows::<Count<'_>>()", "")],
         &[
             "FAIL  first: other rows than expected",
-            "a row for table counts",
-            "the description has not",
+            "table counts is not in the description",
+            "add it with `.rows::<..>()`",
             "src/lib.rs:92",
         ],
     ),

@@ -153,7 +153,7 @@ fn visits(place: &Pipeline) -> PathBuf {
     for folder in ["sdk", "visits"] {
         copy(&root().join("plugins/javascript").join(folder), &place.path(folder));
     }
-    copy(&root().join("wit"), &place.path("wit"));
+    copy(&root().join("wit"), &place.path("sdk/wit"));
     let commands = "npm install --no-audit --no-fund && node node_modules/keyfold-sdk/build.mjs";
     let mut shell = Command::new("bash");
     shell.args(["-euc", commands]).current_dir(place.path("visits")).stdin(Stdio::null());
