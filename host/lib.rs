@@ -1,8 +1,8 @@
 #![doc = include_str!("ARCHITECTURE.md")]
-// The order of the modules is the life of a record, from the vocabulary up.
+// The order of the modules is that of the layers: each uses only those above it.
 pub mod record;
-pub mod position;
 pub mod event_time;
+pub mod position;
 pub mod strike;
 pub mod row;
 pub mod counts;

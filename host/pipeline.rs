@@ -1,3 +1,4 @@
 //! A pipeline at work: from a checked configuration to lanes, and back on a signal.
 
+mod open;
 pub mod run;

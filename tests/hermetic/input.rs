@@ -345,7 +345,7 @@ fn a_configuration_that_does_not_fit_the_plugins_schema_is_refused_by_path() {
     ]);
     with("session_timeout", "session_timout")
         .expect_code(4)
-        .expect_said(&["plugin.config.session_timout", "the nearest is session_timeout"]);
+        .expect_said(&["plugin.config.session_timout", "did you mean session_timeout"]);
 }
 
 #[test]

@@ -114,9 +114,9 @@ fn a_file_that_is_no_plugin_of_this_contract_is_refused_before_t() {
         refused(&pipeline, &[&path], 4, &[&["FAIL  plugin", name], words].concat());
     };
     let wasi = component_importing("wasi:cli/environment@0.2.0");
-    refuse("wasi.wasm", &wasi, &["wasi:cli/environment@0.2.0", "may import nothing", "wasm32-unknown-unknown"]);
+    refuse("wasi.wasm", &wasi, &["wasi:cli/environment@0.2.0", "must not import anything", "wasm32-unknown-unknown"]);
     let module = core_module_importing("wasi_snapshot_preview1", "fd_write");
-    refuse("module.wasm", &module, &["wasi_snapshot_preview1.fd_write", "may import nothing"]);
+    refuse("module.wasm", &module, &["wasi_snapshot_preview1.fd_write", "must not import anything"]);
     refuse("world.wasm", b"\0asm\x0d\0\x01\0", &["another world", "keyfold:mapper/mapper@1.0.0", "exports nothing"]);
     refuse("bare.wasm", b"\0asm\x01\0\0\0", &["component-type", "keyfold_sdk::plugin!"]);
     refuse("cut.wasm", &of_version("1.0.0")[..10_000], &["not valid WebAssembly"]);

@@ -285,7 +285,7 @@ mod tests {
         );
         check(
             &[("pages", "static", "list<text>")],
-            "column pages is static: the rows of a partition would overwrite each other's",
+            "column pages is static: the rows of a partition would overwrite each other's values",
         );
         let two = "column user_id is varint, but the plugin declares integer, which needs bigint; \
                    column pages is text, but the plugin declares text-list, which needs list<text>";

@@ -1,0 +1,354 @@
+//! Opening lanes: takes each lane's state and journal over, undoes what a withdrawn deployment left, truncates files to what the state covers,
+//! starts the sources, and puts the lanes together.
+
+use crate::clock;
+use crate::clock::SystemClock;
+use crate::config::{self, Config, WithdrawnRows};
+use crate::deployment::follow::{Follower, Loader, Logic, News};
+use crate::deployment::{PipelineLog, Verdict};
+use crate::failure::{Exit, Failure};
+use crate::lane::Lane;
+use crate::lane::audit::Auditor;
+use crate::lane::core::Core;
+use crate::lane::interrupt::Signals;
+use crate::observe::board::Board;
+use crate::position::{Offset, Partition};
+use crate::sink::writer::Writer;
+use crate::source::log_source::LogSource;
+use crate::source::merge::Merge;
+use crate::source::{Source, Start, file, kafka};
+use crate::state::checkpoint::Checkpoint;
+use crate::state::checkpoint::resume_of;
+use crate::state::journal::{Beginning, Contents, Journal};
+use crate::state::objects::delete_under;
+use crate::state::store::Store;
+use crate::{dead_letter, sink};
+use object_store::ObjectStore;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use std::time::Instant;
+use tokio::runtime::Runtime;
+
+/// What opening a lane needs of the pipeline.
+pub(super) struct Opening<'a> {
+    pub(super) config: &'a Config,
+    pub(super) until_end: bool,
+    pub(super) deadline: Instant,
+    pub(super) log: &'a PipelineLog,
+    pub(super) news: &'a Arc<News>,
+    /// The deployment that holds from the beginning of the log.
+    pub(super) first: u64,
+    pub(super) loader: &'a Arc<Loader>,
+    pub(super) runtime: &'a Runtime,
+    pub(super) objects: &'a Arc<dyn ObjectStore>,
+    pub(super) source: &'a LogSource,
+    pub(super) board: &'a Arc<Board>,
+    pub(super) stop: &'a Arc<AtomicBool>,
+    pub(super) back: &'a Arc<AtomicBool>,
+}
+
+/// A source with the offsets at which it started.
+type Started = (Box<dyn Source>, Vec<(Partition, Offset)>);
+
+/// A lane whose state and journal are open and read.
+struct Opened {
+    name: String,
+    partitions: Vec<Partition>,
+    store: Store,
+    checkpoint: Option<Checkpoint>,
+    journal: Journal,
+    contents: Contents,
+}
+
+impl Opening<'_> {
+    /// All lanes, and the thread that writes for them.
+    pub(super) fn lanes(
+        &self,
+        mut sink: Box<dyn sink::Sink>,
+        mut letters: Box<dyn dead_letter::DeadLetterWriter>,
+        workers: &Arc<rayon::ThreadPool>,
+    ) -> Result<(Vec<Lane>, JoinHandle<()>), Failure> {
+        let mut opened = Vec::new();
+        for partitions in self.source.lanes(self.config) {
+            self.board.lane(&self.source.lane_name(self.config, &partitions));
+            opened.push(self.lane(partitions)?);
+        }
+        for lane in &mut opened {
+            self.put_back(lane, &mut *sink)?;
+        }
+        if let [lane] = opened.as_mut_slice() {
+            lane.cut_files(&mut *sink, &mut *letters)?;
+        }
+        let lengths = (sink.length()?, letters.length()?);
+        let (writer, writing) = Writer::start(sink, letters, self.board)?;
+        let mut lanes = Vec::new();
+        for lane in opened {
+            lanes.push(lane.assemble(self, &writer, workers, lengths)?);
+        }
+        Ok((lanes, writing))
+    }
+
+    /// The state of a lane as this history knows it: without what a withdrawn deployment made, and empty if another history made it.
+    fn state(&self, name: &str) -> Result<(Store, Option<Checkpoint>), Failure> {
+        let path = format!("lanes/{name}");
+        let open = || Store::open(Arc::clone(self.objects), &path, self.runtime.handle().clone());
+        let mut store = open()?;
+        if let Some(deployment) = store.undo_of()
+            && self.log.is_withdrawn(deployment)?
+        {
+            store.take_back()?; // I10
+            tracing::info!(
+                event = "state-restored",
+                lane = name,
+                deployment,
+                "state restored to before the withdrawn deployment"
+            );
+        }
+        let checkpoint = store.checkpoint()?;
+        let Some(n) = checkpoint.as_ref().map(|checkpoint| checkpoint.deployment) else { return Ok((store, None)) };
+        if n < self.first {
+            store.close()?;
+            self.runtime.block_on(delete_under(self.objects, &path)).map_err(|e| {
+                Failure::new(
+                    Exit::Outside,
+                    format!("state.url: the checkpoints of a former history cannot be deleted: {e}"),
+                )
+            })?;
+            tracing::info!(
+                event = "lane-reprocessing",
+                lane = name,
+                deployment = self.first,
+                "lane restarts at the beginning of the log: a deployment holds from there"
+            );
+            return Ok((open()?, None));
+        }
+        if self.log.is_withdrawn(n)? {
+            let message = format!(
+                "the checkpoint of lane {name} was made by deployment {n}, which was withdrawn, and what takes it back is missing: run \
+                 `keyfold reset`, and the next run folds the log from its beginning"
+            );
+            return Err(Failure::new(Exit::State, message));
+        }
+        Ok((store, checkpoint))
+    }
+
+    /// Puts back, in the sink, what rows of withdrawn deployments replaced; forgets what rows of deployments that stay did.
+    fn put_back(&self, lane: &mut Opened, sink: &mut dyn sink::Sink) -> Result<(), Failure> {
+        for (deployment, mut images) in std::mem::take(&mut lane.contents.images) {
+            let (verdict, is_of_this_history) = (self.log.verdict(deployment)?, deployment >= self.first);
+            if is_of_this_history && verdict.is_none() {
+                lane.contents.images.insert(deployment, images);
+                continue;
+            }
+            if is_of_this_history && matches!(verdict, Some(Verdict::Withdrawn(_))) {
+                if self.config.plugin.withdrawn_rows == WithdrawnRows::List {
+                    images.retain(|image| image.row.is_some() || !list(deployment, image));
+                }
+                sink.restore(&images)?; // I10
+                let rows = images.len();
+                tracing::info!(
+                    event = "rows-restored",
+                    lane = lane.name,
+                    deployment,
+                    rows,
+                    "rows restored to before the withdrawn deployment"
+                );
+            }
+            lane.journal.forget_images(deployment)?;
+        }
+        Ok(())
+    }
+
+    fn lane(&self, partitions: Vec<Partition>) -> Result<Opened, Failure> {
+        let name = self.source.lane_name(self.config, &partitions);
+        let handle = self.runtime.handle();
+        let (journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
+        let (store, checkpoint) = self.state(&name)?;
+        self.log.own(&name)?;
+        let opened = Opened { name, partitions, store, checkpoint, journal, contents };
+        self.check_frontier(&opened)?;
+        Ok(opened)
+    }
+
+    /// What was released once must still be there.
+    fn check_frontier(&self, lane: &Opened) -> Result<(), Failure> {
+        let known = lane.contents.beginning.as_ref().map(|b| b.offsets.keys().copied().collect::<Vec<_>>());
+        if known.as_ref().is_some_and(|known| *known != lane.partitions) {
+            let message = format!(
+                "the source has partitions {:?}, this pipeline began with {:?}: a grown topic needs a pipeline (state.url) of its own",
+                numbers(&lane.partitions),
+                numbers(&known.unwrap_or_default())
+            );
+            return Err(Failure::new(Exit::State, message));
+        }
+        for (&partition, &next) in lane.contents.frontier.iter().flat_map(|f| &f.next) {
+            if self.source.high(partition).is_none_or(|high| high >= next) {
+                continue;
+            }
+            // Another host may have folded on since the topic was looked at; now that the journal is this host's, none does.
+            let now = LogSource::inspect(self.config, self.deadline)?.high(partition);
+            if let Some(high) = now.filter(|&high| high < next) {
+                let message = format!(
+                    "partition {partition} ends at offset {high}, but records up to {next} were folded before: the topic was truncated or \
+                     made anew; give it a pipeline (state.url) of its own"
+                );
+                return Err(Failure::new(Exit::State, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The started source, and the first offset of each partition.
+    fn source(&self, starts: &[Start]) -> Result<Started, Failure> {
+        // What was put back in the sink before may have taken long.
+        let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
+        Ok(match &self.config.source {
+            config::Source::Kafka(kafka) => {
+                let source = kafka::KafkaSource::open(kafka, starts, self.until_end, deadline)?;
+                let first = source.first_offsets();
+                (Box::new(source), first)
+            }
+            config::Source::File(file) => {
+                let source = file::FileSource::open(self.source.index(file)?, starts)?;
+                let first = source.first_offsets();
+                (Box::new(source), first)
+            }
+        })
+    }
+}
+
+impl Opened {
+    /// Cuts the files of sink and dead letters back to what the state covers; what is behind is written again.
+    fn cut_files(
+        &mut self,
+        sink: &mut dyn sink::Sink,
+        letters: &mut dyn dead_letter::DeadLetterWriter,
+    ) -> Result<(), Failure> {
+        let (to_sink, to_letters) = match (&self.checkpoint, &self.contents.beginning) {
+            (Some(checkpoint), _) => (checkpoint.sink_length, checkpoint.letters_length),
+            (None, Some(beginning)) => (beginning.sink_length, beginning.letters_length),
+            (None, None) => return Ok(()),
+        };
+        if let Some(length) = cut("sink", sink.length()?, to_sink)? {
+            sink.truncate(length)?;
+        }
+        if let Some(length) = cut("dead letters", letters.length()?, to_letters)? {
+            letters.truncate(length)?;
+        }
+        Ok(())
+    }
+
+    fn starts(&self) -> Vec<Start> {
+        let start = |&partition: &Partition| {
+            let progress = self.checkpoint.as_ref().and_then(|c| c.partitions.get(&partition));
+            let beginning = self.contents.beginning.as_ref().and_then(|b| b.offsets.get(&partition).copied());
+            let next = progress.map(|p| p.last.offset.next()).or(beginning);
+            Start { partition, next, last: progress.map(|p| p.last.clone()) }
+        };
+        self.partitions.iter().map(start).collect()
+    }
+
+    fn assemble(
+        self,
+        opening: &Opening<'_>,
+        writer: &Writer,
+        workers: &Arc<rayon::ThreadPool>,
+        lengths: (Option<u64>, Option<u64>),
+    ) -> Result<Lane, Failure> {
+        let starts = self.starts();
+        let (source, first_offsets) = opening.source(&starts)?;
+        let Opened { name, store, checkpoint, journal, mut contents, .. } = self;
+        if contents.beginning.is_none() {
+            let offsets = first_offsets.iter().copied().collect();
+            journal.write_beginning(&Beginning { offsets, sink_length: lengths.0, letters_length: lengths.1 })?;
+        }
+        let ahead =
+            |&(p, first): &(Partition, Offset)| opening.source.high(p).map(|high| high.0.saturating_sub(first.0));
+        let backlog = first_offsets.iter().map(ahead).sum::<Option<u64>>();
+        let resume = |&(partition, _): &(Partition, Offset)| (partition, resume_of(checkpoint.as_ref(), partition));
+        let resumes: Vec<_> = first_offsets.iter().map(resume).collect();
+        let in_force = checkpoint.as_ref().map_or(opening.first, |c| c.deployment);
+        let logic = opening.loader.load(in_force)?;
+        let followed = (opening.log.clone(), Arc::clone(opening.news));
+        let deployments = Follower::open(followed, Arc::clone(opening.loader), &name, in_force)?;
+        let last = checkpoint.as_ref().and_then(|c| c.last);
+        let merge = Merge::new(&resumes, logic.time.clock_skew_ms, last, contents.frontier, contents.floors);
+        let mut core = Core::new(Arc::clone(&logic.plugin), Arc::clone(workers), logic.time);
+        core.strikes = contents.strikes.remove(&in_force).unwrap_or_default();
+        if let Some(checkpoint) = &checkpoint {
+            core.restore(checkpoint.time);
+        }
+        let board = opening.board.lane(&name);
+        board.start(source.ends(), core.time);
+        log_start(&name, &logic, checkpoint.is_some(), backlog);
+        Ok(Lane {
+            name,
+            source,
+            merge,
+            core,
+            logic,
+            deployments,
+            store,
+            journal,
+            writer: writer.of_lane(&board),
+            board,
+            log_rate: opening.config.plugin.log_rate,
+            strikes: contents.strikes,
+            noted: contents.images,
+            on_strike: opening.config.plugin.on_strike,
+            audit: Auditor::new(opening.config.plugin.audit),
+            batch_records: opening.config.run.batch_records,
+            checkpoint_interval: opening.config.state.checkpoint_interval,
+            clock: Arc::new(SystemClock),
+            signals: Signals::new(opening.stop, opening.back),
+            backlog,
+        })
+    }
+}
+
+/// The length to cut a file to, if it is longer.
+fn cut(what: &str, is: Option<u64>, covered: Option<u64>) -> Result<Option<u64>, Failure> {
+    let (Some(is), Some(covered)) = (is, covered) else { return Ok(None) };
+    if is < covered {
+        let message = format!(
+            "the file of {what} has {is} bytes, the state covers {covered}: it was cut or replaced; put it back, or run `keyfold reset` to \
+             write it anew from the beginning of the log"
+        );
+        return Err(Failure::new(Exit::State, message));
+    }
+    tracing::info!(event = "file-truncated", file = what, bytes = is - covered, "file truncated to the checkpoint");
+    Ok(Some(covered))
+}
+
+fn numbers(partitions: &[Partition]) -> Vec<u32> {
+    partitions.iter().map(|partition| partition.0).collect()
+}
+
+/// Tells of a row that is left in the sink; true.
+fn list(deployment: u64, image: &crate::row::Image) -> bool {
+    let (table, key) = (&image.table, &image.key);
+    tracing::warn!(
+        event = "withdrawn-row-left",
+        deployment,
+        table,
+        key,
+        "row written only by the withdrawn deployment left in place"
+    );
+    true
+}
+
+fn log_start(lane: &str, logic: &Logic, from_checkpoint: bool, backlog: Option<u64>) {
+    let Logic { n, plugin, .. } = logic;
+    tracing::info!(
+        event = "lane-started",
+        lane,
+        from_checkpoint,
+        backlog,
+        deployment = n,
+        plugin = plugin.description.name,
+        version = plugin.description.version,
+        digest = plugin.digest.0,
+        "lane started"
+    );
+}
