@@ -1,5 +1,7 @@
 //! The command line: commands, options and help. Performs nothing.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "clap shows these comments as help, where brackets are text")]
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};

@@ -6,7 +6,7 @@
 //! Configuration and start-up questions are `broker.rs`'s, emptiness is `emptiness.rs`'s,
 //! recreated topics are `identity.rs`'s.
 //!
-//! Memory: at most [`ARRIVALS`] arrivals of [`reader::CHUNK_RECORDS`] records or [`reader::CHUNK_BYTES`] each wait in the channel; behind it librdkafka
+//! Memory: at most [`ARRIVALS`] arrivals of [`reader::CHUNK_RECORDS`] records or `CHUNK_BYTES` each wait in the channel; behind it librdkafka
 //! holds what its `queued.max.messages.kbytes` (64 MiB) allows. A full channel stops the reading thread, a full queue the fetching.
 
 mod broker;

@@ -181,7 +181,7 @@ fn what_is_wrong_with_a_keyspace_is_told_and_mended() {
     tables.create_keyspace("doctor");
 
     let findings = expect(&pipeline, 3, &[Symptom::TableMissing, Symptom::ReplicationOne]);
-    let create = found(&findings, "table").split("one that fits: ").nth(1).expect("the statement is there").to_owned();
+    let create = found(&findings, "table").split("create it: ").nth(1).expect("the statement is there").to_owned();
     tables.execute(&create);
     expect(&pipeline, 0, &[Symptom::ReplicationOne, Symptom::ListNotFrozen]);
     tables.execute("DROP TABLE doctor.sessions");

@@ -1,5 +1,7 @@
 //! Options that several commands share, and the parsers of their values.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "clap shows these comments as help, where brackets are text")]
+
 use std::path::PathBuf;
 
 use clap::Args;

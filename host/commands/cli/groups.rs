@@ -1,5 +1,7 @@
 //! The commands of two words: `deployment`, `state`, `dead-letters` and `plugin`.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "clap shows these comments as help, where brackets are text")]
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
