@@ -110,7 +110,7 @@ impl Loader {
             plugin::engine(self.instances, limits.memory_bytes)?
         };
         let loaded = Plugin::load(&engine, bytes, &settings.config, limits, self.cache.as_deref());
-        let plugin = loaded.map_err(|error| refused(error.into()))?;
+        let plugin = loaded.map_err(refused)?;
         Ok((Arc::new(plugin), settings.time(self.configured)))
     }
 
