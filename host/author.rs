@@ -1,16 +1,16 @@
-//! For authors of plugins: a new one in a folder of its own, its build, its golden tests, and a run on the records of standard input. Owns
-//! what lies in such a folder, and the commands `keyfold plugin new`, `build`, `check`, `test`, `bench` and `run`; what a plugin is, [`crate::plugin`] says.
+//! Tools for authors of plugins: `keyfold plugin new`, `build`, `check`, `test`, `bench` and `run`. Owns the layout of a plugin's folder; what
+//! a plugin is, [`crate::plugin`] says.
 //!
-//! | in the folder | what it is |
+//! | path | content |
 //! |---|---|
 //! | `src/`, `Cargo.toml` or `package.json` | the plugin |
-//! | `golden/<case>/` | a test: records, and the rows, dead letters and logs that they give |
-//! | `keyfold.toml` | a pipeline with it, ready to run |
-//! | `.keyfold/` | the SDK and the contract, from the `keyfold` binary |
+//! | `golden/<case>/` | a golden test: records, and the rows, dead letters and log lines that they must give |
+//! | `keyfold.toml` | a pipeline that runs the plugin |
+//! | `.keyfold/` | the SDK and the contract, copied from the `keyfold` binary |
 
 use std::path::{Path, PathBuf};
 
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
 pub mod bench;
 pub mod build;
@@ -22,7 +22,7 @@ pub mod trial;
 mod child;
 mod npm;
 
-/// What a plugin is written in.
+/// The language of a plugin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Language {
     /// Rust, built by cargo.
@@ -33,7 +33,7 @@ pub enum Language {
 }
 
 impl Language {
-    /// The file that says so in a plugin's folder.
+    /// Returns the file by which a plugin's folder is recognized.
     const fn manifest(self) -> &'static str {
         match self {
             Language::Rust => "Cargo.toml",
@@ -41,7 +41,7 @@ impl Language {
         }
     }
 
-    /// Where the plugin itself is, with its explanations.
+    /// Returns the path of the plugin's source, which explains itself.
     pub const fn source(self) -> &'static str {
         match self {
             Language::Rust => "src/lib.rs",
@@ -50,21 +50,23 @@ impl Language {
     }
 }
 
-/// What an operation on a file of the folder ended with.
-fn about(path: &Path) -> impl Fn(std::io::Error) -> Failure {
+/// Turns an I/O error into a failure that names the file.
+fn io_failure(path: &Path) -> impl Fn(std::io::Error) -> Failure {
     let path = path.display().to_string();
-    move |error| Failure::new(Exit::Config, format!("{path}: {error}"))
+    move |error| Failure::config(format!("{path}: {error}"))
 }
 
-/// A folder that holds a plugin, and what that is written in.
+/// Returns the absolute path of a plugin's folder, and its language.
 fn plugin_folder(folder: &Path) -> Result<(PathBuf, Language), Failure> {
-    let folder = folder.canonicalize().map_err(about(folder))?;
+    let folder = folder.canonicalize().map_err(io_failure(folder))?;
     let languages = [Language::Rust, Language::Javascript];
     if let Some(language) = languages.into_iter().find(|language| folder.join(language.manifest()).is_file()) {
         return Ok((folder, language));
     }
-    let manifests = languages.map(Language::manifest).join(" and no ");
-    let message =
-        format!("{} has no {manifests}: `keyfold plugin new NAME` makes a folder with a plugin", folder.display());
-    Err(Failure::new(Exit::Config, message))
+    let manifests = languages.map(Language::manifest).join(" or ");
+    let message = format!(
+        "{} is not a plugin's folder: it has no {manifests}; create one with `keyfold plugin new NAME`",
+        folder.display()
+    );
+    Err(Failure::config(message))
 }

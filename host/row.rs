@@ -1,6 +1,6 @@
 //! Rows: what a plugin emits and a sink writes. Owns the typed columns and the order of a batch's rows; knows no database.
 //!
-//! Rows stay in the columns in which the sandbox returned them; only their order ([`Rows::order`]) is made by the host.
+//! Rows stay in the columns that the sandbox returned; the host adds only their order ([`Rows::order`]).
 
 pub(crate) mod json;
 
@@ -10,7 +10,7 @@ use crate::position::{Offset, Partition};
 use crate::record::ByteColumn;
 use serde::{Deserialize, Serialize};
 
-/// Type of an output column, as a plugin declares it.
+/// The type of an output column, as a plugin declares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ColumnType {
     /// true or false
@@ -34,7 +34,7 @@ pub enum ColumnType {
 }
 
 impl ColumnType {
-    /// The contract's name of the type.
+    /// Returns the contract's name of the type.
     pub fn name(self) -> &'static str {
         match self {
             ColumnType::Boolean => "boolean",
@@ -66,16 +66,16 @@ pub struct ColumnSpec {
 pub struct Table {
     /// Table name.
     pub name: String,
-    /// Columns in the order in which rows carry them.
+    /// Its columns, in the order of a row's values.
     pub columns: Vec<ColumnSpec>,
 }
 
-/// Text items; the UTF-8 was checked when the column came out of the sandbox.
+/// Text items. They were checked to be UTF-8 when the column left the sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextColumn(ByteColumn);
 
 impl TextColumn {
-    /// Takes a column whose items must be UTF-8; gives back the index of the first that is not.
+    /// Takes a column whose items must be UTF-8. The error is the index of the first item that is not.
     pub fn new(column: ByteColumn) -> Result<TextColumn, usize> {
         if std::str::from_utf8(&column.data).is_ok()
             && column.ends.iter().all(|&e| is_boundary(&column.data, e as usize))
@@ -88,27 +88,27 @@ impl TextColumn {
         }
     }
 
-    /// Item `i`.
+    /// Returns item `i`.
     pub fn get(&self, i: usize) -> &str {
         std::str::from_utf8(self.0.get(i)).expect("checked by TextColumn::new")
     }
 
-    /// How many items there are.
+    /// Returns how many items there are.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is no item.
+    /// Returns whether there are no items.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The bytes and ends.
+    /// Returns the bytes and ends.
     pub fn bytes(&self) -> &ByteColumn {
         &self.0
     }
 
-    /// The bytes and ends, unwrapped.
+    /// Unwraps the bytes and ends.
     pub fn into_bytes(self) -> ByteColumn {
         self.0
     }
@@ -154,7 +154,7 @@ pub enum ColumnData {
 /// One output column of a [`Part`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
-    /// One value per row; a null row has a value that is not read.
+    /// One value per row; the value of a null row is not read.
     pub data: ColumnData,
     /// Rows that are null, ascending.
     pub nulls: Vec<u32>,
@@ -169,14 +169,14 @@ pub struct Part {
     pub columns: Vec<Column>,
 }
 
-/// Where a row comes from: its identity beside its primary key.
+/// What caused a row: its identity beside the primary key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Partition of the record that caused the row.
     pub partition: Partition,
     /// Offset of that record.
     pub offset: Offset,
-    /// The event of that record; none for a row of a timer which that record's watermark made due.
+    /// The index of the event in that record; none if a timer caused the row, which the record's watermark made due.
     pub event: Option<u32>,
 }
 
@@ -235,7 +235,7 @@ pub enum Cell<'a> {
     Json(&'a str),
 }
 
-/// A list of texts in place.
+/// A list of texts, borrowed from its column.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TextListRef<'a> {
     items: &'a TextColumn,
@@ -244,14 +244,14 @@ pub struct TextListRef<'a> {
 }
 
 impl<'a> TextListRef<'a> {
-    /// The items in order.
+    /// Returns the items in order.
     pub fn iter(self) -> impl ExactSizeIterator<Item = &'a str> {
         (self.first..self.end).map(move |i| self.items.get(i))
     }
 }
 
 impl Column {
-    /// The value of row `row`.
+    /// Returns the value of row `row`.
     pub fn cell(&self, row: usize) -> Cell<'_> {
         if u32::try_from(row).is_ok_and(|row| self.nulls.binary_search(&row).is_ok()) {
             return Cell::Null;
@@ -278,40 +278,40 @@ impl Column {
 }
 
 impl Rows {
-    /// No rows, of these tables.
+    /// Returns a batch without rows.
     pub fn new(tables: Arc<[Table]>) -> Rows {
         Rows { tables, parts: Vec::new(), order: Vec::new() }
     }
 
-    /// How many rows there are.
+    /// Returns how many rows there are.
     pub fn len(&self) -> usize {
         self.order.len()
     }
 
-    /// Whether there is no row.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
-    /// The table of row `row`.
+    /// Returns the table of row `row`, and its index.
     pub fn table(&self, row: RowRef) -> (usize, &Table) {
         let table = self.parts[row.part as usize].table as usize;
         (table, &self.tables[table])
     }
 
-    /// The values of row `row`, in the order of its table's columns.
+    /// Returns the values of row `row`, in the order of its table's columns.
     pub fn cells(&self, row: RowRef) -> impl ExactSizeIterator<Item = Cell<'_>> {
         self.parts[row.part as usize].columns.iter().map(move |c| c.cell(row.row as usize))
     }
 }
 
-/// What a sink holds under one primary key, in words that only the same kind of sink reads.
+/// What a sink stores under one primary key, encoded so that only the same kind of sink reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// The table's name.
     pub table: String,
-    /// The primary key as a JSON object, its columns in declared order; within a table equal text if and only if equal key.
+    /// The primary key as a JSON object, its columns in declared order. Within a table, keys are equal if and only if their texts are.
     pub key: String,
-    /// All columns of the row, those that no plugin knows included; none if there is no such row.
+    /// All columns of the row, including those that no plugin declares; none if there is no such row.
     pub row: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! `keyfold plugin bench`: what a plugin costs per event, where it goes, and what the same logic costs without a sandbox. It folds the
-//! records of the folder's pipeline on one thread, over and over; the least time counts.
+//! `keyfold plugin bench`: what a plugin costs per event, by call, and what the same logic costs in native code. It folds the records of the
+//! folder's pipeline repeatedly on one thread, and reports the fastest repetition.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::author::{Language, about, build, plugin_folder};
+use crate::author::{Language, build, io_failure, plugin_folder};
 use crate::clock;
 use crate::config::overrides::overridden;
 use crate::config::{self, Component, Config};
 use crate::counts::Counts;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::lane::core::Core;
 use crate::observe::meter::{Call, Cost};
 use crate::plugin::Plugin;
@@ -32,30 +32,30 @@ mod recording;
 /// What to measure.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// The folder of the plugin, whose keyfold.toml says with which records, configuration and time
+    /// The plugin's folder; its keyfold.toml sets records, configuration and time
     #[arg(default_value = ".")]
     pub folder: PathBuf,
-    /// The records of this file or topic instead.
+    /// Read records from this file or topic instead of those in keyfold.toml
     #[arg(long, value_name = "FILE|TOPIC")]
     pub from: Option<String>,
-    /// This file instead of what the folder builds; then nothing is compared with native code.
+    /// Measure this file instead of building the folder; skips the comparison with native code
     #[arg(long, value_name = "FILE")]
     pub plugin: Option<PathBuf>,
-    /// How often the records are folded.
+    /// How often to fold the records
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,
 }
 
-/// What is measured: folding from no state migrates none.
+/// The calls that are measured. A fold that starts without state never calls `migrate`.
 const CALLS: [Call; 4] = [Call::Configure, Call::MapRecords, Call::Fold, Call::OnTimer];
-/// Below this the calls themselves cost more than the events in them.
+/// With fewer events, the calls themselves cost more than the events in them.
 const FEW: u64 = 10_000;
 
 /// Measures a plugin.
 pub fn bench(options: &Options) -> Result<Measurement, Failure> {
     let (folder, language) = plugin_folder(&options.folder)?;
     let file = match &options.plugin {
-        Some(file) => file.canonicalize().map_err(about(file))?,
+        Some(file) => file.canonicalize().map_err(io_failure(file))?,
         None => build::build(&folder)?,
     };
     let mut config = config::load_for_replay(&folder.join("keyfold.toml"), config::environment())?;
@@ -79,7 +79,7 @@ pub fn bench(options: &Options) -> Result<Measurement, Failure> {
     Ok(Measurement { plugin, loaded, counts, sandboxed, native })
 }
 
-/// The records, by lane and batch.
+/// Reads the records, by lane and batch.
 fn read(config: &Config) -> Result<Vec<Vec<Records>>, Failure> {
     let deadline = clock::instant() + config.run.startup_timeout;
     let log = LogSource::inspect(config, deadline)?;
@@ -102,14 +102,14 @@ struct Bench {
     config: Config,
 }
 
-/// What folding all records cost.
+/// The cost of folding all records once.
 struct Measured {
     whole: Duration,
     calls: [Cost; CALLS.len()],
 }
 
 impl Bench {
-    /// Folds all once, from no state.
+    /// Folds all records once, starting without state.
     fn fold(&self, plugin: &Arc<Plugin>) -> Result<Counts, Failure> {
         let mut counts = Counts::default();
         for batches in &self.lanes {
@@ -123,7 +123,7 @@ impl Bench {
         Ok(counts)
     }
 
-    /// Folds all once and keeps what the calls were given.
+    /// Folds all records once, and records the input of each call.
     fn record(&self, plugin: Plugin, recording: &Arc<Mutex<Recording>>) -> Result<(Arc<Plugin>, Counts), Failure> {
         let (kept, headers) = (Arc::clone(recording), plugin.description.wants_headers);
         let listener = move |input: crate::plugin::Input<'_>| {
@@ -151,22 +151,24 @@ impl Bench {
     }
 }
 
-/// The nanoseconds of each function in native code.
+/// The time of each function in native code, ns.
 struct Native([u64; 3]);
 
-/// Builds a program of the plugin's own crate that makes the recorded calls, and runs it.
+/// Builds a native program from the plugin's crate, and runs the recorded calls in it.
 fn native(folder: &Path, recording: &Recording, repetitions: u32, counts: Counts) -> Result<Native, Failure> {
     let place = folder.join("target/native-bench");
     let write = |name: &str, bytes: &[u8]| {
         let path = place.join(name);
-        fs::create_dir_all(path.parent().unwrap_or(&place)).and_then(|()| fs::write(&path, bytes)).map_err(about(&path))
+        fs::create_dir_all(path.parent().unwrap_or(&place))
+            .and_then(|()| fs::write(&path, bytes))
+            .map_err(io_failure(&path))
     };
     write("Cargo.toml", manifest(folder)?.as_bytes())?;
     write("src/main.rs", b"fn main() {\n    plugin::keyfold_bench();\n}\n")?;
     write("calls", recording.bytes())?;
-    // The versions that the plugin is built with.
+    // So that native code uses the same versions as the plugin.
     let lock = folder.join("Cargo.lock");
-    write("Cargo.lock", &fs::read(&lock).map_err(about(&lock))?)?;
+    write("Cargo.lock", &fs::read(&lock).map_err(io_failure(&lock))?)?;
     let mut command = Command::new(build::cargo());
     command.args(["run", "--release", "--quiet", "--manifest-path"]).arg(place.join("Cargo.toml"));
     if std::env::var_os("CARGO_TARGET_DIR").is_none() {
@@ -176,25 +178,25 @@ fn native(folder: &Path, recording: &Recording, repetitions: u32, counts: Counts
     let output = command.stderr(Stdio::inherit()).output().map_err(build::cargo_not_run)?;
     let said: Option<Value> = output.status.success().then(|| serde_json::from_slice(&output.stdout).ok()).flatten();
     let Some(said) = said else {
-        let message = format!("{}: the plugin does not run natively, cargo says why", place.display());
-        return Err(Failure::new(Exit::Plugin, message));
+        let message = format!("{}: cannot run the plugin natively; see cargo's output above", place.display());
+        return Err(Failure::plugin(message));
     };
     let number = |name: &str| said[name].as_u64().unwrap_or_default();
     let (found, expected) = ((number("events"), number("rows")), (counts.events, counts.rows));
     if found != expected {
         let message = format!(
-            "natively the plugin gives {} events and {} rows, in the sandbox {} and {}: it is not a function of its input",
+            "the plugin is not a function of its input: natively it gives {} events and {} rows, but in the sandbox {} and {}",
             found.0, found.1, expected.0, expected.1
         );
-        return Err(Failure::new(Exit::Plugin, message));
+        return Err(Failure::plugin(message));
     }
     Ok(Native(["map-records", "fold", "on-timer"].map(number)))
 }
 
 fn manifest(folder: &Path) -> Result<String, Failure> {
     let path = folder.join("Cargo.toml");
-    let text = fs::read_to_string(&path).map_err(about(&path))?;
-    let wrong = |what: &str| Failure::new(Exit::Config, format!("{}: {what}", path.display()));
+    let text = fs::read_to_string(&path).map_err(io_failure(&path))?;
+    let wrong = |what: &str| Failure::config(format!("{}: {what}", path.display()));
     let manifest: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(&error.to_string()))?;
     let name = manifest.get("package").and_then(|package| package.get("name")).and_then(toml::Value::as_str);
     let name = toml::Value::from(name.ok_or_else(|| wrong("[package] has no name"))?);
@@ -205,9 +207,9 @@ fn manifest(folder: &Path) -> Result<String, Failure> {
     ))
 }
 
-// ---- the answer
+// ---- the report
 
-/// What a plugin costs.
+/// The measured cost of a plugin.
 pub struct Measurement {
     plugin: Arc<Plugin>,
     /// Time to compile the plugin and try it.

@@ -1,4 +1,4 @@
-//! `keyfold plugin build`: the folder's plugin by the author's own tools; here by cargo, other languages have files of their own.
+//! `keyfold plugin build`: builds a folder's plugin with the author's own tools. This file runs cargo; [`npm`] builds JavaScript.
 
 use std::ffi::OsString;
 use std::io::BufRead;
@@ -8,12 +8,12 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::author::{Language, npm, plugin_folder};
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
-/// The target of plugins in Rust.
+/// The compilation target of plugins in Rust.
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Builds the plugin in `folder`, with the tools' own words on standard error; gives the file.
+/// Builds the plugin in `folder`, and returns the file. The tools' output goes to standard error.
 pub fn build(folder: &Path) -> Result<PathBuf, Failure> {
     match plugin_folder(folder)? {
         (folder, Language::Rust) => cargo_build(&folder),
@@ -30,28 +30,29 @@ fn cargo_build(folder: &Path) -> Result<PathBuf, Failure> {
     let messages = std::io::BufReader::new(cargo.stdout.take().expect("it is piped"));
     let built = messages.lines().map_while(Result::ok).filter_map(|line| artifact(&line, &manifest)).last();
     if !cargo.wait().map_err(cargo_not_run)?.success() {
-        let hint = format!("if the target is missing, `rustup target add {TARGET}` installs it");
-        return Err(Failure::new(Exit::Plugin, format!("{}: the plugin does not build; {hint}", folder.display())));
+        let hint = format!("if the target is missing, install it with `rustup target add {TARGET}`");
+        return Err(Failure::plugin(format!("{}: the plugin does not build: see above; {hint}", folder.display())));
     }
     built.ok_or_else(|| {
         let message = format!(
-            "{}: cargo made no .wasm file: [lib] needs crate-type = [\"cdylib\", \"rlib\"]",
+            "{}: cargo built no .wasm file; set crate-type = [\"cdylib\", \"rlib\"] under [lib]",
             manifest.display()
         );
-        Failure::new(Exit::Plugin, message)
+        Failure::plugin(message)
     })
 }
 
-/// The author's cargo.
+/// Returns the author's cargo.
 pub(super) fn cargo() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
+/// The failure of a cargo that cannot be started.
 pub(super) fn cargo_not_run(error: std::io::Error) -> Failure {
-    Failure::new(Exit::Outside, format!("cargo cannot be run: {error}; https://rustup.rs installs it"))
+    Failure::outside(format!("cannot run cargo: {error}; install Rust from https://rustup.rs"))
 }
 
-/// The module that a message of cargo names, if it is this package's.
+/// Returns the module that a message of cargo names, if it belongs to this package.
 fn artifact(line: &str, manifest: &Path) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(line).ok()?;
     let is_ours = message["reason"] == "compiler-artifact" && message["manifest_path"].as_str() == manifest.to_str();
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_module_of_the_package_is_found_among_the_messages() {
+    fn the_packages_module_is_found_among_cargos_messages() {
         let manifest = Path::new("/a/Cargo.toml");
         let line = |reason: &str, manifest: &str, file: &str| {
             serde_json::json!({"reason": reason, "manifest_path": manifest, "filenames": ["/a/x.rlib", file]})

@@ -1,4 +1,4 @@
-//! `keyfold plugin check`: whether a file is a plugin that would run, and what it declares, with the tables that its rows need.
+//! `keyfold plugin check`: loads a plugin as a host would, and prints what it declares and the tables that its rows need.
 
 use std::fmt;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::author::about;
+use crate::author::io_failure;
 use crate::clock;
 use crate::config::{Component, DEFAULT_LIMITS};
 use crate::failure::Failure;
@@ -15,7 +15,7 @@ use crate::plugin::{Description, INTERFACE, Plugin, engine};
 use crate::row::{ColumnSpec, Table};
 use crate::sink;
 
-/// A plugin that would run.
+/// A plugin that a host accepts.
 pub struct Checked {
     plugin: Plugin,
     bytes: usize,
@@ -27,7 +27,7 @@ pub fn check(file: &Path, config: &Value) -> Result<Checked, Failure> {
     let component = Component::named(&file.to_string_lossy(), Path::new(""));
     let bytes = match &component {
         Component::Builtin(_) => sandbox::component(&component)?.0,
-        Component::File(file) => std::fs::read(file).map_err(about(file))?,
+        Component::File(file) => std::fs::read(file).map_err(io_failure(file))?,
     };
     let (size, began) = (bytes.len(), clock::instant());
     let loaded = Plugin::load(&engine(2, DEFAULT_LIMITS.memory_bytes)?, bytes, config, DEFAULT_LIMITS, None);
@@ -82,7 +82,7 @@ fn declared(table: &Table) -> String {
     format!("table {}: {}", table.name, columns.join(", "))
 }
 
-/// A JSON Schema by lines. It was read before.
+/// Returns a JSON Schema with line breaks and indentation.
 fn readable(schema: &str) -> String {
     let value = serde_json::from_str::<serde_json::Value>(schema);
     value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| schema.to_owned())

@@ -1,4 +1,4 @@
-//! The host on a configuration file, as a process of its own: what an author's test sees is the real thing, which can be killed.
+//! The host in a process of its own, for golden tests: it is the real program, and can be killed.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -9,19 +9,19 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::backoff;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
-/// What a host said until it ended.
+/// The output of a host that has ended.
 pub(super) struct Ended {
-    /// What it said in words, if it failed.
+    /// Its error message, if it failed.
     pub(super) failure: Option<String>,
     /// Its log lines.
     pub(super) logs: Vec<Value>,
 }
 
-/// Runs `keyfold run -c config` to its end, or kills it.
+/// Runs `keyfold run -c config` until it ends, or kills it after a while.
 pub(super) fn run(config: &Path, kill_after: Option<Duration>) -> Result<Ended, Failure> {
-    let outside = |error: std::io::Error| Failure::new(Exit::Unexpected, format!("the host cannot be run: {error}"));
+    let outside = |error: std::io::Error| Failure::unexpected(format!("cannot run the host: {error}"));
     let mut said = tempfile::tempfile().map_err(outside)?;
     let mut command = Command::new(std::env::current_exe().map_err(outside)?);
     for (name, _) in std::env::vars_os() {
@@ -35,7 +35,7 @@ pub(super) fn run(config: &Path, kill_after: Option<Duration>) -> Result<Ended, 
     let mut host = command.spawn().map_err(outside)?;
     if let Some(moment) = kill_after {
         backoff::pause(moment);
-        // It may have ended before.
+        // The host may have ended already.
         let _ = host.kill();
     }
     let status = host.wait().map_err(outside)?;

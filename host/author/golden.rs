@@ -1,5 +1,5 @@
-//! `keyfold plugin test`: golden tests. A case is a folder of records and of what they give; the host folds them as it would fold a topic,
-//! cut in several ways, after lost checkpoints and through kills, and each time the same must leave it.
+//! `keyfold plugin test`: golden tests. A case is a folder with records and the output that they must give. The host folds them as it would
+//! fold a topic: in batches of several sizes, without its checkpoints, and through kills. The output must be the same each time.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use similar::TextDiff;
 
 use crate::author::child::{self, Ended};
-use crate::author::{about, build, plugin_folder};
+use crate::author::{build, io_failure, plugin_folder};
 use crate::clock;
 use crate::config;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::lane::law::{self, Chance};
 use crate::plugin::sandbox::load_plugin;
 use crate::source::recent::recent;
@@ -22,39 +22,39 @@ use crate::source::recent::recent;
 /// What to test.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
-    /// Only cases whose names contain one of these.
+    /// Run only cases whose names contain one of these
     pub cases: Vec<String>,
-    /// The folder of the plugin [default: the present one]
+    /// The plugin's folder
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     pub folder: PathBuf,
-    /// This file instead of what the folder builds.
+    /// Test this file instead of building the folder
     #[arg(long, value_name = "FILE")]
     pub plugin: Option<PathBuf>,
-    /// Write what leaves the plugin as what is expected of it.
+    /// Write the plugin's output as the expected output
     #[arg(long)]
     pub update: bool,
-    /// Tell what each case gave, the plugin's logs included.
+    /// Print the output of each case, including the plugin's log
     #[arg(short, long)]
     pub verbose: bool,
 }
 
-/// The files of what is expected, and of what they are.
+/// The files with expected output, and what they hold.
 const EXPECTED: [(&str, &str); 3] =
-    [("rows.ndjson", "rows"), ("dead-letters.ndjson", "dead letters"), ("logs.ndjson", "lines of its log")];
-/// Most differing lines that are told of a case.
+    [("rows.ndjson", "rows"), ("dead-letters.ndjson", "dead letters"), ("logs.ndjson", "log lines")];
+/// The most differing lines that are printed for a case.
 const LINES: usize = 40;
-/// Kills of one case.
+/// How often one case is killed.
 const KILLS: u32 = 3;
-/// More than a golden test holds.
+/// The most records that are read; a golden test has fewer.
 const RECORDS: u64 = 1_000_000;
 
-/// What left the host: rows, dead letters, lines of the plugin's log.
+/// The output of a host: rows, dead letters, lines of the plugin's log.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Given([Vec<String>; 3]);
 
-/// How a case went, in words; an error is what is wrong with it.
+/// The result of a case as text; an error says what differs.
 type Verdict = Result<String, String>;
-/// A way to fold a case once more, with its name.
+/// Another way to fold a case, with its name.
 type Way<'a> = (&'a str, &'a dyn Fn() -> Result<Verdict, Failure>);
 
 /// The result of one case.
@@ -78,11 +78,11 @@ impl std::fmt::Display for CaseResult {
 pub fn test(options: &Options, mut tell: impl FnMut(&CaseResult)) -> Result<bool, Failure> {
     let (folder, _) = plugin_folder(&options.folder)?;
     let plugin = match &options.plugin {
-        Some(file) => file.canonicalize().map_err(about(file))?,
+        Some(file) => file.canonicalize().map_err(io_failure(file))?,
         None => build::build(&folder)?,
     };
     let cases = cases(&folder.join("golden"), &options.cases)?;
-    let place = tempfile::tempdir().map_err(about(Path::new("a temporary folder")))?;
+    let place = tempfile::tempdir().map_err(io_failure(Path::new("a temporary folder")))?;
     let mut all = true;
     for folder in cases {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -95,7 +95,7 @@ pub fn test(options: &Options, mut tell: impl FnMut(&CaseResult)) -> Result<bool
 }
 
 fn cases(folder: &Path, wanted: &[String]) -> Result<Vec<PathBuf>, Failure> {
-    let entries = fs::read_dir(folder).map_err(about(folder))?;
+    let entries = fs::read_dir(folder).map_err(io_failure(folder))?;
     let is_wanted = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()))
@@ -107,17 +107,16 @@ fn cases(folder: &Path, wanted: &[String]) -> Result<Vec<PathBuf>, Failure> {
         .collect();
     found.sort();
     if found.is_empty() {
-        let message =
-            format!("{}: there is no such case; a case is a folder with records.ndjson in it", folder.display());
-        return Err(Failure::new(Exit::Config, message));
+        let message = format!("{}: no case found; a case is a folder that contains records.ndjson", folder.display());
+        return Err(Failure::config(message));
     }
     Ok(found)
 }
 
-/// What stays from run to run in the folder where cases are run: the plugin as the host has compiled it, which may take it many seconds.
+/// The folder that is kept between runs: the compiled plugin. Compiling it may take many seconds.
 const COMPILED: &str = "state/cache";
 
-/// A case, and where it is run.
+/// A case, and the folder where it runs.
 struct Case<'a> {
     folder: PathBuf,
     plugin: PathBuf,
@@ -132,14 +131,14 @@ impl<'a> Case<'a> {
     fn new(folder: PathBuf, plugin: &Path, place: &'a Path) -> Result<Case<'a>, Failure> {
         let records = folder.join("records.ndjson");
         let records: Vec<String> =
-            fs::read_to_string(&records).map_err(about(&records))?.lines().map(str::to_owned).collect();
+            fs::read_to_string(&records).map_err(io_failure(&records))?.lines().map(str::to_owned).collect();
         let file = folder.join("case.toml");
-        let text = if file.exists() { fs::read_to_string(&file).map_err(about(&file))? } else { String::new() };
+        let text = if file.exists() { fs::read_to_string(&file).map_err(io_failure(&file))? } else { String::new() };
         let settings: toml::Table =
-            text.parse().map_err(|error| Failure::new(Exit::Config, format!("{}: {error}", file.display())))?;
+            text.parse().map_err(|error| Failure::config(format!("{}: {error}", file.display())))?;
         if let Some(key) = settings.keys().find(|key| !["time", "plugin"].contains(&key.as_str())) {
-            let message = format!("{}: {key}: a case has [time] and [plugin]", file.display());
-            return Err(Failure::new(Exit::Config, message));
+            let message = format!("{}: unknown key {key}; a case may set [time] and [plugin]", file.display());
+            return Err(Failure::config(message));
         }
         Ok(Case { folder, plugin: plugin.to_owned(), records, settings, place })
     }
@@ -158,20 +157,20 @@ impl<'a> Case<'a> {
             return Ok(Err(difference));
         }
         let ways: [Way<'_>; 5] = [
-            ("cut by 1", &|| self.again(&whole, 1)),
-            ("cut by 7", &|| self.again(&whole, 7)),
+            ("folded in batches of 1", &|| self.again(&whole, 1)),
+            ("folded in batches of 7", &|| self.again(&whole, 7)),
             ("stopped at random", &|| self.stopped(&whole)),
             ("replayed", &|| self.replayed(&whole)),
             ("killed", &|| self.killed(&whole)),
         ];
         for (way, run) in ways {
             if let Err(difference) = run()? {
-                return Ok(Err(format!("{way}, it gives something else\n{difference}")));
+                return Ok(Err(format!("{way}: the output differs\n{difference}")));
             }
         }
         let counts = EXPECTED.iter().zip(&whole.0).map(|((_, what), lines)| format!("{} {what}", lines.len()));
         let mut words = format!(
-            "{}; whole, cut by 1 and by 7, stopped at random, replayed, killed",
+            "{}; the same when folded whole, in batches of 1 and of 7, stopped at random, replayed, killed",
             counts.collect::<Vec<_>>().join(", ")
         );
         if options.verbose {
@@ -180,32 +179,34 @@ impl<'a> Case<'a> {
         Ok(Ok(words))
     }
 
-    // ---- what is expected
+    // ---- expected output
 
     fn update(&self, whole: &Given) -> Result<(), Failure> {
         for ((file, _), lines) in EXPECTED.iter().zip(&whole.0) {
             let path = self.folder.join(file);
             if lines.is_empty() && *file != EXPECTED[0].0 {
                 if path.exists() {
-                    fs::remove_file(&path).map_err(about(&path))?;
+                    fs::remove_file(&path).map_err(io_failure(&path))?;
                 }
                 continue;
             }
-            fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).map_err(about(&path))?;
+            fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+                .map_err(io_failure(&path))?;
         }
         Ok(())
     }
 
     fn unexpected(&self, whole: &Given) -> Result<Option<String>, Failure> {
         if !self.folder.join(EXPECTED[0].0).exists() {
-            let words = "there is no rows.ndjson to hold it against: run `keyfold plugin test --update`, and read what it wrote";
+            let words =
+                "there is no rows.ndjson to compare with; run `keyfold plugin test --update` and read what it wrote";
             return Ok(Some(words.to_owned()));
         }
         let mut expected = Given::default();
         for ((file, _), lines) in EXPECTED.iter().zip(&mut expected.0) {
             let path = self.folder.join(file);
             if path.exists() {
-                let text = fs::read_to_string(&path).map_err(about(&path))?;
+                let text = fs::read_to_string(&path).map_err(io_failure(&path))?;
                 *lines = text.lines().map(|line| normal(line).unwrap_or_else(|| line.to_owned())).collect();
             }
         }
@@ -214,7 +215,7 @@ impl<'a> Case<'a> {
 
     // ---- ways
 
-    /// Folded in one go, on one thread: what the other ways are held against.
+    /// Folds all records in one batch on one thread: the other ways are compared with this.
     fn whole(&self) -> Result<Result<Given, String>, Failure> {
         self.begin(&self.records)?;
         self.host("workers = 1", None)
@@ -226,7 +227,7 @@ impl<'a> Case<'a> {
         Ok(given.and_then(|given| same(whole, &given)))
     }
 
-    /// Stopped where chance has it, and gone on from the checkpoint.
+    /// Stops at random records, and resumes from the checkpoint.
     fn stopped(&self, whole: &Given) -> Result<Verdict, Failure> {
         self.begin(&[])?;
         let (mut chance, mut end) = (Chance::new(), self.with_all_partitions().saturating_sub(1));
@@ -240,7 +241,7 @@ impl<'a> Case<'a> {
         Ok(same(whole, &self.given(Vec::new())?))
     }
 
-    /// How many of the first records it takes to have one of each partition: a pipeline keeps those that it began with.
+    /// Returns how many of the first records contain one of each partition. A pipeline cannot get new partitions later.
     fn with_all_partitions(&self) -> usize {
         let mut seen = BTreeSet::new();
         let partition = |line: &str| serde_json::from_str::<Value>(line).ok()?["partition"].as_u64();
@@ -248,7 +249,7 @@ impl<'a> Case<'a> {
         firsts.last().map_or(0, |(count, _)| count)
     }
 
-    /// Folded again without its checkpoints, into new files.
+    /// Folds the records again without checkpoints, into new files.
     fn replayed(&self, whole: &Given) -> Result<Verdict, Failure> {
         self.begin(&self.records)?;
         if let Err(failure) = self.host("workers = 2", None)? {
@@ -257,13 +258,13 @@ impl<'a> Case<'a> {
         for path in ["state/lanes", "rows.ndjson", "dead-letters.ndjson"] {
             let path = self.place.join(path);
             let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            gone.map_err(about(&path))?;
+            gone.map_err(io_failure(&path))?;
         }
         let given = self.host("workers = 2", None)?;
         Ok(given.and_then(|given| same(whole, &given)))
     }
 
-    /// Killed three times on the way.
+    /// Kills the host three times before the end.
     fn killed(&self, whole: &Given) -> Result<Verdict, Failure> {
         let slow = "workers = 1\nbatch_records = 1";
         self.begin(&self.records)?;
@@ -283,19 +284,19 @@ impl<'a> Case<'a> {
         Ok(given.and_then(|given| same(whole, &given)))
     }
 
-    /// What the host finds before a deployment: how it cuts the records, or what an instance did before, shows in what leaves.
+    /// Checks the law of the contract, as before a deployment: the output must not depend on batches, or on earlier calls of an instance.
     fn violation(&self) -> Result<Option<String>, Failure> {
         self.write_config("workers = 1")?;
         let config = config::load(&self.place.join("keyfold.toml"), std::iter::empty())?;
         let (plugin, workers) = load_plugin(&config)?;
         let records = recent(&config.source, RECORDS, clock::instant() + Duration::from_secs(60))?;
         let violation = law::check(&plugin, &workers, config.time, &records);
-        Ok(violation.map_err(|fault| Failure::new(Exit::Plugin, fault.text()))?.map(|violation| violation.to_string()))
+        Ok(violation.map_err(|fault| Failure::plugin(fault.text()))?.map(|violation| violation.to_string()))
     }
 
     // ---- the host
 
-    /// Forgets what was before, but for the compiled plugin.
+    /// Removes everything from earlier runs except the compiled plugin.
     fn begin(&self, records: &[String]) -> Result<(), Failure> {
         empty(self.place, &self.place.join(COMPILED))?;
         self.write_records(records)
@@ -303,7 +304,7 @@ impl<'a> Case<'a> {
 
     fn write_records(&self, lines: &[String]) -> Result<(), Failure> {
         let path = self.place.join("records.ndjson");
-        fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).map_err(about(&path))
+        fs::write(&path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).map_err(io_failure(&path))
     }
 
     fn write_config(&self, run: &str) -> Result<PathBuf, Failure> {
@@ -318,11 +319,11 @@ impl<'a> Case<'a> {
              checkpoint_interval = \"100ms\"\n[sink.ndjson]\npath = \"rows.ndjson\"\n[dead_letters]\nfile = \"dead-letters.ndjson\"\n[run]\n{run}\n"
         );
         let path = self.place.join("keyfold.toml");
-        fs::write(&path, text).map_err(about(&path))?;
+        fs::write(&path, text).map_err(io_failure(&path))?;
         Ok(path)
     }
 
-    /// Runs it to its end, or kills it; what has left it, or what it says is wrong.
+    /// Runs the host until it ends, or kills it. Returns its output, or its error message.
     fn host(&self, run: &str, kill_after: Option<Duration>) -> Result<Result<Given, String>, Failure> {
         let Ended { failure, logs } = child::run(&self.write_config(run)?, kill_after)?;
         match failure {
@@ -334,7 +335,8 @@ impl<'a> Case<'a> {
     fn given(&self, logs: Vec<Value>) -> Result<Given, Failure> {
         let lines = |name: &str| {
             let path = self.place.join(name);
-            let text = if path.exists() { fs::read_to_string(&path).map_err(about(&path))? } else { String::new() };
+            let text =
+                if path.exists() { fs::read_to_string(&path).map_err(io_failure(&path))? } else { String::new() };
             Ok::<_, Failure>(text.lines().filter_map(normal).collect())
         };
         let of_plugin = logs.iter().filter(|line| line["target"] == "keyfold::plugin_log");
@@ -344,9 +346,9 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Removes all that is in a folder, but for the folder `kept` somewhere below it.
+/// Removes everything in a folder except the folder `kept` somewhere below it.
 fn empty(folder: &Path, kept: &Path) -> Result<(), Failure> {
-    for entry in fs::read_dir(folder).map_err(about(folder))?.filter_map(Result::ok) {
+    for entry in fs::read_dir(folder).map_err(io_failure(folder))?.filter_map(Result::ok) {
         let path = entry.path();
         if path == kept {
             continue;
@@ -356,12 +358,12 @@ fn empty(folder: &Path, kept: &Path) -> Result<(), Failure> {
             continue;
         }
         let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        gone.map_err(about(&path))?;
+        gone.map_err(io_failure(&path))?;
     }
     Ok(())
 }
 
-/// A line without what another build of the plugin changes; none if it is cut off.
+/// Returns a line without what depends on the build of the plugin; none if the line is incomplete.
 fn normal(line: &str) -> Option<String> {
     let mut value: Value = serde_json::from_str(line).ok()?;
     if let Some(letter) = value.as_object_mut().filter(|object| object.contains_key("stage")) {
@@ -370,14 +372,14 @@ fn normal(line: &str) -> Option<String> {
     Some(value.to_string())
 }
 
-/// Whether the same rows and dead letters left. What is logged twice, logs no less.
+/// Compares rows and dead letters. Log lines may repeat after a restart, so they are not compared.
 fn same(whole: &Given, given: &Given) -> Verdict {
     let (mut whole, mut given) = (whole.clone(), given.clone());
     (whole.0[2], given.0[2]) = (Vec::new(), Vec::new());
     difference(&whole, &given).map_or(Ok(String::new()), Err)
 }
 
-/// What differs, as lines that begin with `-` (expected) and `+` (given); none if nothing does.
+/// Returns the differences as lines that begin with `-` (expected) and `+` (given); none if there are none.
 fn difference(expected: &Given, given: &Given) -> Option<String> {
     let mut text = String::new();
     for ((what, (_, name)), given) in expected.0.iter().zip(&EXPECTED).zip(&given.0) {
@@ -385,7 +387,7 @@ fn difference(expected: &Given, given: &Given) -> Option<String> {
             continue;
         }
         let (before, after) = (what.join("\n"), given.join("\n"));
-        text.push_str(&format!("other {name} than expected (-)\n"));
+        text.push_str(&format!("{name} differ: expected (-), given (+)\n"));
         let diff = TextDiff::from_lines(&before, &after);
         let unified = diff.unified_diff().context_radius(1).missing_newline_hint(false).to_string();
         let shown: Vec<&str> = unified.lines().take(LINES).collect();

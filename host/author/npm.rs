@@ -1,25 +1,25 @@
-//! Plugins in JavaScript and TypeScript: their packages by npm, and the SDK's build script by node, which makes a component of them.
+//! Builds plugins in JavaScript and TypeScript: npm installs their packages, and node runs the SDK's build script, which makes the component.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::SystemTime;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
 /// Where npm puts the SDK's build script.
 const SCRIPT: &str = "node_modules/keyfold-sdk/build.mjs";
 
-/// Builds the plugin in `folder`; gives the file.
+/// Builds the plugin in `folder`, and returns the file.
 pub(super) fn build(folder: &Path) -> Result<PathBuf, Failure> {
     if is_stale(folder) {
         install(folder)?;
     }
     if !folder.join(SCRIPT).is_file() {
         let message = format!(
-            "{}: devDependencies needs \"keyfold-sdk\": \"file:.keyfold/sdk\", as `keyfold plugin new --lang javascript` writes it",
+            "{}: the SDK is missing; add \"keyfold-sdk\": \"file:.keyfold/sdk\" to devDependencies, as `keyfold plugin new --lang javascript` does",
             folder.join("package.json").display()
         );
-        return Err(Failure::new(Exit::Config, message));
+        return Err(Failure::config(message));
     }
     let mut node = Command::new("node");
     node.arg(SCRIPT).stdout(Stdio::piped());
@@ -29,7 +29,7 @@ pub(super) fn build(folder: &Path) -> Result<PathBuf, Failure> {
     Ok(file.into())
 }
 
-/// Whether `package.json` was changed since npm last installed what it says.
+/// Whether `package.json` has changed since npm last installed its packages.
 fn is_stale(folder: &Path) -> bool {
     let changed = |name: &str| folder.join(name).metadata().and_then(|file| file.modified()).ok();
     let installed: Option<SystemTime> = changed("node_modules/.package-lock.json");
@@ -40,7 +40,7 @@ fn install(folder: &Path) -> Result<(), Failure> {
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-audit", "--no-fund"]).stdout(std::io::stderr());
     let status = spawned(npm, folder)?.wait().map_err(not_run("npm"))?;
-    succeeded(status, folder, "npm cannot install what package.json says")
+    succeeded(status, folder, "npm cannot install the packages in package.json")
 }
 
 fn spawned(mut command: Command, folder: &Path) -> Result<std::process::Child, Failure> {
@@ -51,8 +51,8 @@ fn spawned(mut command: Command, folder: &Path) -> Result<std::process::Child, F
 fn not_run(program: &str) -> impl Fn(std::io::Error) -> Failure {
     let program = program.to_owned();
     move |error| {
-        let hint = "a plugin in JavaScript needs Node.js 20 or later with npm: https://nodejs.org has it";
-        Failure::new(Exit::Outside, format!("{program} cannot be run: {error}; {hint}"))
+        let hint = "a plugin in JavaScript needs Node.js 20 or later with npm; get it from https://nodejs.org";
+        Failure::outside(format!("cannot run {program}: {error}; {hint}"))
     }
 }
 
@@ -60,5 +60,5 @@ fn succeeded(status: ExitStatus, folder: &Path, what: &str) -> Result<(), Failur
     if status.success() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Plugin, format!("{}: {what}; see above", folder.display())))
+    Err(Failure::plugin(format!("{}: {what}: see above", folder.display())))
 }

@@ -1,14 +1,14 @@
-//! `keyfold plugin new`: a folder with a small working plugin, a golden test and a pipeline, and with all that it is built from.
+//! `keyfold plugin new`: creates a folder with a small working plugin, a golden test, a pipeline, the SDK and the contract.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
 
-use crate::author::{Language, about};
-use crate::failure::{Exit, Failure};
+use crate::author::{Language, io_failure};
+use crate::failure::Failure;
 
-/// Paths in a new plugin's folder and what lies there; `NAME` and `CRATE` stand for its name, the latter as an identifier.
+/// Files of a new plugin's folder: path and text. `NAME` stands for the plugin's name, `CRATE` for the name as an identifier.
 type Files = [(&'static str, &'static str)];
 
 const RUST: &Files = &[
@@ -26,13 +26,13 @@ const JAVASCRIPT: &Files = &[
     ("keyfold.toml", include_str!("javascript/keyfold.toml")),
     ("golden/first/dead-letters.ndjson", include_str!("javascript/dead-letters.ndjson")),
 ];
-/// The golden test: the same records give the same rows, whatever the plugin is written in.
+/// The golden test. It is the same for every language.
 const GOLDEN: &Files = &[
     ("golden/first/records.ndjson", include_str!("rust/records.ndjson")),
     ("golden/first/rows.ndjson", include_str!("rust/rows.ndjson")),
     ("golden/first/case.toml", include_str!("rust/case.toml")),
 ];
-/// The crates of the SDK in Rust: folder, sources, manifest.
+/// The crates of the Rust SDK: folder, sources, manifest.
 static RUST_SDK: [(&str, Dir<'_>, &str); 2] = [
     ("sdk", include_dir!("$CARGO_MANIFEST_DIR/plugins/sdk/src"), include_str!("../../plugins/sdk/Cargo.toml")),
     (
@@ -44,19 +44,20 @@ static RUST_SDK: [(&str, Dir<'_>, &str); 2] = [
 static JAVASCRIPT_SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/plugins/javascript/sdk");
 const CONTRACT: &str = include_str!("../../wit/keyfold.wit");
 
-/// Makes the folder `name` in `parent`, with a plugin in this language; gives its path.
+/// Creates the folder `name` in `parent` with a plugin in this language, and returns its path.
 pub fn create(parent: &Path, name: &str, language: Language) -> Result<PathBuf, Failure> {
     let fits = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
     if !fits {
-        let message =
-            format!("NAME: {name:?} is not made of lower-case letters, digits, `-` and `_`, beginning with a letter");
-        return Err(Failure::new(Exit::Config, message));
+        let message = format!(
+            "NAME: {name:?} is not a valid name; use lower-case letters, digits, `-` and `_`, and begin with a letter"
+        );
+        return Err(Failure::config(message));
     }
     let folder = parent.join(name);
     if folder.exists() {
-        let message = format!("NAME: {} is there already; nothing was changed", folder.display());
-        return Err(Failure::new(Exit::Config, message));
+        let message = format!("NAME: {} already exists; nothing was changed", folder.display());
+        return Err(Failure::config(message));
     }
     let files = match language {
         Language::Rust => RUST,
@@ -69,7 +70,7 @@ pub fn create(parent: &Path, name: &str, language: Language) -> Result<PathBuf, 
     Ok(folder)
 }
 
-/// The SDK and the contract, as this binary was built with them.
+/// Writes the SDK and the contract that this binary was built with.
 fn unpack(folder: &Path, language: Language) -> Result<(), Failure> {
     match language {
         Language::Rust => {
@@ -90,7 +91,7 @@ fn unpack_files(files: &Dir<'_>, to: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A manifest without the workspace that it has here, and without what its tests need.
+/// Returns a manifest that does not inherit from a workspace, without lints and dev-dependencies.
 fn alone(manifest: &str) -> String {
     let of_workspace = [
         ("version", env!("CARGO_PKG_VERSION")),
@@ -116,17 +117,18 @@ fn alone(manifest: &str) -> String {
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(about(folder))?;
+        fs::create_dir_all(folder).map_err(io_failure(folder))?;
     }
-    fs::write(path, text).map_err(about(path))
+    fs::write(path, text).map_err(io_failure(path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Exit;
 
     #[test]
-    fn the_manifests_of_the_sdk_stand_alone() {
+    fn the_sdks_manifests_need_no_workspace() {
         for (name, _, manifest) in &RUST_SDK {
             let manifest = alone(manifest);
             assert!(!manifest.contains("workspace"), "{name}: {manifest}");
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_cargo_would_not_take_is_refused() {
+    fn a_name_that_cargo_would_refuse_is_refused() {
         for name in ["", "A", "1a", "a b", "../a", "a.b"] {
             create(Path::new("."), name, Language::Rust).expect_err(name);
         }

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_has_no_findings() {
+    fn a_configuration_that_fits_has_no_findings() {
         for schema in [json!({}), json!(true), json!({"type": "object"}), visits()] {
             assert!(findings(&schema, &json!({})).is_empty(), "{schema}");
             assert!(findings(&schema, &json!({"session_timeout": "50s"})).is_empty(), "{schema}");

@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn a_file_that_is_not_a_database_or_has_no_folder_is_refused_by_name() {
         let place = place(&[]);
-        std::fs::write(&place.config.path, "this is no database, but it is long enough to be looked at")
+        std::fs::write(&place.config.path, "this is not a database, but it is long enough for SQLite to read")
             .expect("writes");
         let error = place.refused(&samples::sessions(&[]));
         assert!(error.contains("rows.db: file is not a database"), "{error}");

@@ -51,8 +51,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread, and returns its handle too: once it has ended, nothing is written any more. The writer belongs to no lane; lanes
-    /// get theirs from [`Writer::of_lane`].
+    /// Starts the thread. Returns its handle too: nothing is written after it has ended. The writer belongs to no lane; lanes get theirs from
+    /// [`Writer::of_lane`].
     pub fn start(
         sink: Box<dyn Sink>,
         letters: Box<dyn DeadLetterWriter>,

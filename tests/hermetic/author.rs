@@ -14,7 +14,7 @@ fn from_an_empty_folder_to_rows() {
     let folder = Pipeline::new("");
     let done = shell(&folder, ".", &commands(&section("Ten minutes")));
     done.expect_code(0).expect_said(&[
-        "ok    first: 5 rows, 1 dead letters, 0 lines of its log; whole, cut by 1",
+        "ok    first: 5 rows, 1 dead letters, 0 log lines; the same when folded whole, in batches of 1",
         "counts 0.1.0, state version 1",
         "imports nothing",
         "table counts: user text (primary key)",
@@ -89,7 +89,7 @@ const DEFECTS: &[Defect] = &[
     (
         "another result",
         &[("unwrap_or(0) + 1", "unwrap_or(0) + 2")],
-        &["FAIL  first: other rows than expected (-)", "\"actions\":4}", "\"actions\":8}"],
+        &["FAIL  first: rows differ: expected (-), given (+)", "\"actions\":4}", "\"actions\":8}"],
     ),
     (
         "a static counter",
@@ -117,13 +117,13 @@ const DEFECTS: &[Defect] = &[
     (
         "a panic",
         &[("key.emit(", "assert!(key.name() != \"bob\", \"no bob\");\n        key.emit(")],
-        &["FAIL  first: other rows than expected", "no bob (src/lib.rs:92)", "\"offset\":6"],
+        &["FAIL  first: rows differ: expected (-)", "no bob (src/lib.rs:92)", "\"offset\":6"],
     ),
     (
         "a row of a table that is not described",
         &[(".rows::<Count<'_>>()", "")],
         &[
-            "FAIL  first: other rows than expected",
+            "FAIL  first: rows differ: expected (-)",
             "table counts is not in the description",
             "add it with `.rows::<..>()`",
             "src/lib.rs:92",
@@ -135,7 +135,7 @@ const DEFECTS: &[Defect] = &[
             "key.emit(&Count { user: key.name(), until: Timestamp(time), actions });",
             "let user = key.name();\n        key.row(0).text(\"user\", user).timestamp(\"until\", time).text(\"actions\", \"many\").end();",
         )],
-        &["FAIL  first: other rows than expected", "column 3 is actions", "the row gives actions", "src/lib.rs:93"],
+        &["FAIL  first: rows differ: expected (-)", "column 3 is actions", "the row gives actions", "src/lib.rs:93"],
     ),
     (
         "an event that costs too much",

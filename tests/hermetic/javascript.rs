@@ -56,7 +56,7 @@ fn from_an_empty_folder_to_rows_in_javascript() {
     let done = shell(&folder, ".", &commands);
     done.expect_code(0).expect_said(&[
         "start with src/plugin.js",
-        "ok    first: 5 rows, 1 dead letters, 0 lines of its log; whole, cut by 1",
+        "ok    first: 5 rows, 1 dead letters, 0 log lines; the same when folded whole, in batches of 1",
         "build/counts.wasm",
         "counts 0.1.0, state version 1",
         "imports nothing",

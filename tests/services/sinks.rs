@@ -429,14 +429,14 @@ fn an_outage_in_the_middle_of_a_batch_is_waited_out_and_nothing_is_lost_or_doubl
 }
 
 #[test]
-fn a_database_that_is_away_at_the_start_is_waited_for_until_the_deadline() {
+fn an_unavailable_database_is_waited_for_at_the_start_until_the_deadline() {
     let Some(port) = crate::cassandra() else { return };
     let wire = Wire::to(port);
     let place = Place::new(port, wire.port, "late_start");
     place.create(SESSIONS);
     let tables = sessions(&[]).tables;
     wire.cut();
-    let error = place.open(&tables, Some(Instant::now() + Duration::from_secs(1))).err().expect("is away");
+    let error = place.open(&tables, Some(Instant::now() + Duration::from_secs(1))).err().expect("it is unavailable");
     assert_eq!(error.exit, Exit::Outside);
     let expect = format!("cannot reach any of sink.cql.nodes (127.0.0.1:{}): ", wire.port);
     assert!(error.to_string().starts_with(&expect), "{error}");
@@ -698,7 +698,7 @@ fn a_column_that_came_with_the_next_plugin_is_in_the_images_of_its_rows() {
 }
 
 #[test]
-fn what_cannot_be_put_back_halts_with_the_table_and_the_key() {
+fn a_failed_restore_halts_and_names_the_table_and_the_key() {
     let Some(port) = crate::cassandra() else { return };
     let place = Place::new(port, port, "images_refused");
     place.create("documents (id text PRIMARY KEY, doc map<text, int>)");

@@ -1,23 +1,25 @@
-//! What a plugin's calls were given, for the same calls in native code. The form is that of `keyfold_sdk::bench`.
+//! The inputs of a plugin's calls, recorded for the same calls in native code. The format is that of `keyfold_sdk::bench`.
 
 use crate::plugin::{FoldInput, Input, TimerInput};
 use crate::record::{ByteColumn, Records};
 
-/// Calls, one behind another.
+/// Encoded calls, one after another.
 pub(super) struct Recording(Vec<u8>);
 
 impl Recording {
-    /// Begins with the configuration.
+    /// Starts a recording with the configuration.
     pub(super) fn new(config: &str) -> Recording {
         let mut recording = Recording(Vec::new());
         recording.bytes_of(config.as_bytes());
         recording
     }
 
+    /// Returns the encoded calls.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
+    /// Appends a call; `headers` says whether the plugin reads headers.
     pub(super) fn add(&mut self, input: &Input<'_>, headers: bool) {
         match input {
             Input::MapRecords(records, range) => {

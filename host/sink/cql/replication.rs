@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_cluster_of_this_size_can_acknowledge_is_refused() {
+    fn a_consistency_that_the_cluster_cannot_meet_is_refused() {
         let unmet = Some(Symptom::ConsistencyUnsatisfiable);
         check("LOCAL_QUORUM", &Replication::Simple(3), &[("dc1", 1)], unmet);
         check("LOCAL_QUORUM", &Replication::Simple(3), &[("dc1", 2)], None);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_lost_node_takes_with_it_is_warned_of() {
+    fn a_warning_says_that_a_lost_node_would_lose_rows() {
         check("LOCAL_QUORUM", &Replication::Simple(1), &[("dc1", 3)], Some(Symptom::ReplicationOne));
         check("ONE", &Replication::Simple(3), &[("dc1", 3)], Some(Symptom::ConsistencyWeak));
         check("ANY", &network(&[("dc1", 3)]), &[("dc1", 3)], Some(Symptom::ConsistencyWeak));

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_overwritten_comes_back_and_what_is_new_goes() {
+    fn overwritten_rows_are_restored_and_new_ones_deleted() {
         let place = Place::new();
         let before = samples::sessions(&[(1, 1, &["A", "A"]), (2, 1, &["B"]), (3, 1, &[])]);
         let mut sink = place.open(&before, &["ingestion_time"]);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_put_back_is_named_and_nothing_is_half_done() {
+    fn a_failed_restore_names_the_row_and_changes_nothing() {
         let place = Place::new();
         let rows = samples::documents(&["{}", "null"]);
         let mut sink = place.open(&rows, &[]);
