@@ -135,7 +135,7 @@ const DEFECTS: &[Defect] = &[
             "key.emit(&Count { user: key.name(), until: Timestamp(time), actions });",
             "let user = key.name();\n        key.row(0).text(\"user\", user).timestamp(\"until\", time).text(\"actions\", \"many\").end();",
         )],
-        &["FAIL  first: rows differ: expected (-)", "column 3 is actions", "the row gives actions", "src/lib.rs:93"],
+        &["FAIL  first: rows differ: expected (-)", "column 3 is actions", "the row writes actions", "src/lib.rs:93"],
     ),
     (
         "an event that costs too much",
