@@ -6,14 +6,14 @@ use crate::clock::Clock;
 use crate::lane::interrupt::Signals;
 use crate::observe::board::LaneBoard;
 
-/// What every part of a lane needs: its name, its clock, the signals and its board.
+/// What every part of a lane needs: its name, its clock, and whom it tells.
 pub(super) struct Context {
     /// The lane's name in logs.
     pub(super) name: String,
     /// The only clock that the lane asks.
     pub(super) clock: Arc<dyn Clock>,
-    /// Requests to stop or to rewind.
+    /// What lanes tell each other.
     pub(super) signals: Signals,
-    /// The lane's figures, for observers.
+    /// What observers may know of the lane.
     pub(super) board: Arc<LaneBoard>,
 }

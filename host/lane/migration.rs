@@ -1,6 +1,5 @@
-//! State of an earlier version: a plugin's `migrate` converts it before a key is touched, and between batches for all other keys. By the
-//! law of the contract its results do not depend on when it is called, so neither do the rows. If it fails on a state, that is a strike,
-//! and the key loses the state.
+//! State of a former version: a plugin's `migrate` takes it before a key is touched, and between batches for all other keys. What it gives
+//! does not depend on when it is called (the law), so neither do the rows. A state that it fails on is a strike, and the key loses it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +10,7 @@ use crate::state::SlotId;
 use crate::state::{KeyState, Shard, ValueBytes};
 use crate::strike::{Strike, StrikeItem};
 
-/// The approximate number of bytes of state in one call.
+/// Bytes of state in one call, about.
 const CALL_BYTES: usize = 4 << 20;
 
 /// A state that could not be migrated.
@@ -20,12 +19,12 @@ pub(super) struct Lost {
     /// As a dead letter carries it.
     pub(super) state: serde_json::Value,
     pub(super) reason: String,
-    /// Its version; none if the journal already holds the strike.
+    /// Its version; none if the journal knew the strike.
     version: Option<u32>,
 }
 
 impl Lost {
-    /// Returns the strike, if it is new.
+    /// The strike, if it is a new one.
     pub(super) fn strike(&self) -> Option<Strike> {
         let version = self.version?;
         let key = String::from_utf8_lossy(&self.key).into_owned();
@@ -34,10 +33,10 @@ impl Lost {
     }
 }
 
-/// A plugin, and the journal's strikes of it.
+/// What migrates: a plugin, and the strikes that the journal knows.
 type Logic<'p, 'k> = (&'p Plugin, &'k BTreeMap<StrikeItem, String>);
 
-/// Migrates the state in these slots to the plugin's version. Returns how many keys were migrated, and what was lost.
+/// Brings the state in these slots to the plugin's version; gives how many keys that were, and what was lost.
 pub(super) fn bring_up<'p>(
     (plugin, known): Logic<'p, '_>,
     shard: &mut Shard,
@@ -77,7 +76,7 @@ struct Run<'a, 'p, 'k> {
 }
 
 impl Run<'_, '_, '_> {
-    /// Returns how many of these fit into one call: at least one.
+    /// How many of these go into one call: one at least.
     fn fitting(&self, slots: &[SlotId]) -> usize {
         let mut bytes = 0;
         let fits = |slot: &&SlotId| {
@@ -88,8 +87,7 @@ impl Run<'_, '_, '_> {
         slots.iter().take_while(fits).count().max(1)
     }
 
-    /// Migrates these in one call. If the call fails, each half is tried alone, down to a single state in a fresh instance, whose failure is a
-    /// strike.
+    /// Migrates these by one call, or by two of half as many, down to the single state in a fresh instance, which then is a strike.
     fn migrate(&mut self, version: u32, slots: &[SlotId]) -> Result<(), Fault> {
         if !self.known.is_empty()
             && let Some(at) = slots.iter().position(|&slot| self.known_reason(version, slot).is_some())
