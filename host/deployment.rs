@@ -1,5 +1,6 @@
 //! Deployments: what decides rows beside the log, and from which append time on. Owns the pipeline's part of the journal: identity, the
-//! plugins' bytes by digest, numbered deployments with their outcomes, and how far each lane may have folded.
+//! plugins' bytes by digest, numbered deployments with their outcomes, and how far each lane may have folded. What is read and written in
+//! which order is decided in `deployment/protocol.rs`.
 //!
 //! | object | what it is |
 //! |---|---|
@@ -11,20 +12,22 @@
 //! | `log/reservations/<lane>/<host>.json` | the append time up to which that host may have folded that lane; only ever raised |
 //! | `log/configured.json` | what the configuration file said at the last start |
 //!
-//! # An instant without clocks
-//! A lane folds a record only if its append time is at or below what the lane has *reserved*; it raises its reservation, then reads the
-//! deployments, then folds. A deployer puts deployment n with its T, then reads all reservations: if one is at or past T, n is voided and
-//! a later T tried; else it is confirmed. Both outcomes are put once, by whoever comes first, so that all see the same. So whoever folded
-//! at or past T had reserved before n was there, and n is void; and whoever reserves later sees n (I9).
+//! # T without a common clock
+//! A lane folds a record only if its append time is at or below what the lane has *reserved*. It raises its reservation, then reads the
+//! deployments, then folds. A deployer puts deployment n with its T, then reads all reservations: if one is at or past T, n is voided and a
+//! later T is tried; otherwise n is confirmed. The outcome is put once, by whoever comes first, so everybody sees the same one. A lane that
+//! folded at or past T had reserved before n was put, so n is voided; a lane that reserves later sees n (I9).
 //!
-//! # Going back
-//! Until a lane has folded past T and the probation, n can be withdrawn, and is then as if it had never been: each lane goes back to the
-//! checkpoint before T and folds again with the former logic. Whether n stays is its verdict, put once by whoever comes first: a
-//! withdrawer, the first lane that folds past the probation, or who orders the next deployment. Nobody folds past a probation without the
-//! verdict `kept`.
+//! A host that takes a lane over writes its reservation before it deletes the former one. Reservations are therefore listed again after they
+//! were read, until two listings agree: otherwise a listing from before the takeover, read after it, would show neither.
+//!
+//! # Withdrawal
+//! Until a lane has folded past T and the probation, n can be withdrawn. It then never held: each lane rewinds to the checkpoint before T and
+//! folds again with the former logic. Whether n stays is its verdict, put once by whoever comes first: a withdrawal, the first lane that
+//! folds past the probation, or the next deployment. No lane folds past a probation without the verdict `kept` (I10).
 //!
 //! # Histories
-//! A deployment without a T holds from the beginning of the log: it starts a new history, in which none before it ever was.
+//! A deployment without a T holds from the beginning of the log. It starts a new history and supersedes all deployments before it.
 
 use serde::{Deserialize, Serialize};
 

@@ -452,7 +452,7 @@ fn enumerate(scenario: &Scenario) -> Result<Visited, String> {
     let mut search = Search { scenario, known: HashMap::new(), visited: Visited::default() };
     let schedules = search.schedules(&scenario.start)?;
     let visited = Visited { schedules, ..search.visited };
-    println!("{visited:?}");
+    println!("{} states, {} ends, about {:.1e} schedules", visited.states, visited.ends, visited.schedules);
     Ok(visited)
 }
 
@@ -466,6 +466,7 @@ const TWICE: Phase = Phase::Create(SOON, 2);
 fn check(scenario: Scenario, states: usize, ends: &[([usize; 3], usize)]) {
     let visited = enumerate(&scenario).unwrap_or_else(|broken| panic!("{broken}"));
     assert_eq!((visited.states, visited.ends), (states, ends.iter().map(|(_, ends)| ends).sum()));
+    assert!(visited.schedules > 1e5, "{} schedules", visited.schedules);
     assert_eq!(visited.outcomes, ends.iter().copied().collect());
 }
 

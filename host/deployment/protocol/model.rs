@@ -288,8 +288,8 @@ impl Hasher for Wide {
 
     fn write_u64(&mut self, word: u64) {
         let fold = |state: u64, word: u64, by: u64| {
-            let product = u128::from(state ^ word ^ by) * u128::from(by);
-            (product as u64 ^ (product >> 64) as u64).rotate_left(23).wrapping_add(word)
+            let product = (state ^ word).wrapping_mul(by);
+            (product ^ product >> 32).rotate_left(23).wrapping_mul(by).wrapping_add(word)
         };
         self.0 = fold(self.0, word, 0x9e37_79b9_7f4a_7c15);
         self.1 = fold(self.1, word, 0xd6e8_feb8_6659_fd93);
