@@ -503,11 +503,6 @@ fn i9_a_deployer_that_comes_too_late_finds_a_later_t() {
 #[test]
 fn i9_a_lane_that_is_taken_over_loses_no_reservation() {
     check(lane_taken_over(), 14_128, &[([1, 0, 0], 4), ([1, 1, 0], 2)]);
-    check(
-        Scenario::new([&[&[5]], &[&[5]]], [ONCE, Phase::Done]).crash().opened(),
-        735_361,
-        &[([0, 1, 0], 2), ([1, 0, 0], 4)],
-    );
 }
 
 #[test]
