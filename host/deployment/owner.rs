@@ -6,9 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::log::json;
 use crate::clock;
-use crate::deployment::PipelineLog;
+use crate::deployment::{PipelineLog, json};
 use crate::failure::Failure;
 use crate::record::iso;
 

@@ -8,8 +8,7 @@
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use super::log::json;
-use crate::deployment::PipelineLog;
+use crate::deployment::{PipelineLog, json};
 use crate::failure::Failure;
 
 /// One `keyfold dead-letters redrive`.

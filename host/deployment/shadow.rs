@@ -9,8 +9,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::log::json;
-use super::{Deployment, PipelineLog};
+use super::{Deployment, PipelineLog, json};
 use crate::clock;
 use crate::failure::Failure;
 
