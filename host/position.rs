@@ -8,10 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::event_time::{AppendTime, no_time};
 
-/// The number of a partition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The number of a partition. It prints as that number, in lists too.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Partition(pub u32);
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl fmt::Display for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,8 +25,8 @@ impl fmt::Display for Partition {
     }
 }
 
-/// The offset of a record in its partition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The offset of a record in its partition. It prints as a number, in lists too.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Offset(pub u64);
 
@@ -28,6 +34,12 @@ impl Offset {
     /// Returns the offset after this one.
     pub fn next(self) -> Offset {
         Offset(self.0 + 1)
+    }
+}
+
+impl fmt::Debug for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -100,4 +112,15 @@ pub fn fingerprint(key: Option<&[u8]>, payload: Option<&[u8]>) -> u64 {
     }
     let digest = hash.finalize();
     u64::from_le_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_partitions_and_offsets_print_as_numbers() {
+        assert_eq!(format!("{:?}", [Partition(0), Partition(12)]), "[0, 12]");
+        assert_eq!(format!("{:?}", BTreeMap::from([(Partition(1), Offset(7))])), "{1: 7}");
+    }
 }

@@ -1,8 +1,15 @@
 //! Opening lanes: takes each lane's state and journal over, undoes what a withdrawn deployment left, truncates files to what the state covers,
 //! starts the sources, and puts the lanes together.
 
-use crate::clock;
-use crate::clock::SystemClock;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use object_store::ObjectStore;
+use tokio::runtime::Runtime;
+
+use crate::clock::{self, SystemClock};
 use crate::config::{self, Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic, News};
 use crate::deployment::{PipelineLog, Verdict};
@@ -17,18 +24,11 @@ use crate::sink::writer::Writer;
 use crate::source::log_source::LogSource;
 use crate::source::merge::Merge;
 use crate::source::{Source, Start, file, kafka};
-use crate::state::checkpoint::Checkpoint;
-use crate::state::checkpoint::resume_of;
+use crate::state::checkpoint::{Checkpoint, resume_of};
 use crate::state::journal::{Beginning, Contents, Journal};
 use crate::state::objects::delete_under;
 use crate::state::store::Store;
 use crate::{dead_letter, sink};
-use object_store::ObjectStore;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
-use std::time::Instant;
-use tokio::runtime::Runtime;
 
 /// What opening a lane needs of the pipeline.
 pub(super) struct Opening<'a> {
@@ -177,8 +177,8 @@ impl Opening<'_> {
         if known.as_ref().is_some_and(|known| *known != lane.partitions) {
             let message = format!(
                 "the source has partitions {:?}, this pipeline began with {:?}: a grown topic needs a pipeline (state.url) of its own",
-                numbers(&lane.partitions),
-                numbers(&known.unwrap_or_default())
+                lane.partitions,
+                known.unwrap_or_default()
             );
             return Err(Failure::new(Exit::State, message));
         }
@@ -319,10 +319,6 @@ fn cut(what: &str, is: Option<u64>, covered: Option<u64>) -> Result<Option<u64>,
     }
     tracing::info!(event = "file-truncated", file = what, bytes = is - covered, "file truncated to the checkpoint");
     Ok(Some(covered))
-}
-
-fn numbers(partitions: &[Partition]) -> Vec<u32> {
-    partitions.iter().map(|partition| partition.0).collect()
 }
 
 /// Tells of a row that is left in the sink; true.
