@@ -17,13 +17,11 @@ use crate::counts::Counts;
 use crate::failure::Failure;
 use crate::lane::core::Core;
 use crate::observe::meter::{Call, Cost};
-use crate::plugin::Plugin;
-use crate::plugin::halted;
 use crate::plugin::sandbox::Sandbox;
+use crate::plugin::{Plugin, halted};
 use crate::record::Records;
 use crate::source::log_source::LogSource;
-use crate::source::past::Past;
-use crate::source::past::open;
+use crate::source::past::{Past, open};
 
 use recording::Recording;
 

@@ -10,8 +10,7 @@ use crate::author::io_failure;
 use crate::clock;
 use crate::config::{Component, DEFAULT_LIMITS};
 use crate::failure::Failure;
-use crate::plugin::sandbox;
-use crate::plugin::{Description, INTERFACE, Plugin, engine};
+use crate::plugin::{Description, INTERFACE, Plugin, engine, sandbox};
 use crate::row::{ColumnSpec, Table};
 use crate::sink;
 

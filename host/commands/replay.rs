@@ -20,9 +20,8 @@ use crate::failure::{Exit, Failure};
 use crate::lane::core::Core;
 use crate::observe::log::Format;
 use crate::observe::progress;
-use crate::plugin::Plugin;
-use crate::plugin::halted;
 use crate::plugin::sandbox::load_plugin_with;
+use crate::plugin::{Plugin, halted};
 use crate::position::{Offset, Partition};
 use crate::record::Records;
 use crate::report::{self, Output};
@@ -31,8 +30,7 @@ use crate::row::Rows;
 use crate::row::json::{invalid_json, write_row};
 use crate::source::log_source::LogSource;
 use crate::source::past::{Past, open};
-use crate::strike::Stage;
-use crate::strike::{Strike, StrikeItem};
+use crate::strike::{Stage, Strike, StrikeItem};
 
 /// How many items that were not folded are logged per plugin; all of them are counted.
 const TOLD: usize = 20;

@@ -8,8 +8,7 @@ use crate::lane::core::{Core, Output};
 use crate::lane::law::{Leaving, Violation, first_difference};
 use crate::plugin::Fault;
 use crate::record::Records;
-use crate::state::SlotId;
-use crate::state::{KeyState, hash};
+use crate::state::{KeyState, SlotId, hash};
 
 /// The cut of an audited batch.
 const CUT: &str = "record by record";

@@ -10,8 +10,7 @@ use rayon::prelude::*;
 use crate::config::{Late, Time};
 use crate::counts::Counts;
 use crate::dead_letter::DeadLetter;
-use crate::event_time::LaneTime;
-use crate::event_time::{AppendTime, cell};
+use crate::event_time::{AppendTime, LaneTime, cell};
 use crate::lane::batch::{Batch, Prepared};
 use crate::lane::letters::{self, state_letter};
 use crate::lane::map::{LEAST_CHUNK, map};
@@ -24,8 +23,7 @@ use crate::plugin::{Fault, Plugin};
 use crate::position::{Offset, Partition};
 use crate::record::{NO_TIME, Records};
 use crate::row::{Origin, Rows};
-use crate::state::SlotId;
-use crate::state::{KeyState, Shard, Stored, hash, shard_of};
+use crate::state::{KeyState, Shard, SlotId, Stored, hash, shard_of};
 use crate::strike::{Stage, Strike, StrikeItem};
 
 /// The origin of nothing: a batch with records never asks for it.

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use crate::lane::letters::lost_state;
 use crate::plugin::{Fault, Instance, Plugin, call};
 use crate::record::ByteColumn;
-use crate::state::SlotId;
-use crate::state::{KeyState, Shard, ValueBytes};
+use crate::state::{KeyState, Shard, SlotId, ValueBytes};
 use crate::strike::{Strike, StrikeItem};
 
 /// Bytes of state in one call, about.

@@ -10,10 +10,8 @@ use crate::lane::migration::bring_up;
 use crate::lane::place::{Place, PlacedRow};
 use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, call, change};
 use crate::row::{Origin, Part};
-use crate::state::SlotId;
-use crate::state::{KeyState, Shard};
-use crate::strike::Stage;
-use crate::strike::{Overdue, Strike, StrikeItem};
+use crate::state::{KeyState, Shard, SlotId};
+use crate::strike::{Overdue, Stage, Strike, StrikeItem};
 
 /// Firings of one key that one record may cause; the next is a strike.
 const MAX_FIRINGS: u32 = 10_000;

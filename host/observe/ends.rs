@@ -1,7 +1,8 @@
 //! The ends of a topic's partitions and how far they were read, for lag. No order and no row depends on it.
 
-use crate::position::Offset;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use crate::position::Offset;
 
 /// The ends and the positions of the partitions that a source reads.
 #[derive(Debug)]

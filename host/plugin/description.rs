@@ -5,10 +5,9 @@ use std::sync::Arc;
 use wasmtime::Engine;
 
 use crate::failure::Failure;
-use crate::plugin::bindings;
 use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
 use crate::plugin::schema::Schema;
-use crate::plugin::{Fault, Limits, instance};
+use crate::plugin::{Fault, Limits, bindings, instance};
 use crate::row::{ColumnSpec, ColumnType, Table};
 
 /// What a plugin declares about itself.

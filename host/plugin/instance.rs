@@ -8,12 +8,11 @@ use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, ResourceLimiter,
 
 use crate::backoff;
 use crate::observe::meter::Call;
-use crate::plugin::bindings;
 use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
 use crate::plugin::columns::lift::{lift_events, lift_fold, lift_states, lift_timers};
 use crate::plugin::columns::lower::{MapInput, lower_fold, lower_states, lower_timers};
 use crate::plugin::columns::{Changes, Events, FoldInput, TimerInput};
-use crate::plugin::{Description, Fault, Input, Limits, Plugin};
+use crate::plugin::{Description, Fault, Input, Limits, Plugin, bindings};
 use crate::record::{ByteColumn, Records};
 
 /// The pause between two attempts to get a place in the pool.

@@ -13,9 +13,8 @@ use crate::event_time::EventTime;
 use crate::position::{Offset, Partition};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::database::{CONCURRENT_READS, Change, Database, Entries, Error, entries, value};
-use crate::state::layout;
 use crate::state::slate::Slate;
-use crate::state::{KeyState, Shard, SlotId, Stored, hash, shard_of};
+use crate::state::{KeyState, Shard, SlotId, Stored, hash, layout, shard_of};
 
 /// The store of a lane. After an error it must be opened again: what it still knows in memory may be ahead of the database.
 pub struct Store {

@@ -15,8 +15,7 @@ use keyfold::position::{Offset, Partition, Resume};
 use keyfold::record::{NO_TIME, RecordRef, Records};
 use keyfold::row::{Cell, ColumnData, Part};
 use keyfold::source::merge::Merge;
-use keyfold::strike::Stage;
-use keyfold::strike::StrikeItem;
+use keyfold::strike::{Stage, StrikeItem};
 use serde_json::{Value, json};
 
 use crate::support::generate::{TestRecord, generate, generate_hostile, write_records};

@@ -11,8 +11,7 @@ use keyfold::config;
 use keyfold::failure::{Exit, Failure, Finding};
 use keyfold::position::{Offset, Partition};
 use keyfold::record::ByteColumn;
-use keyfold::row::Image;
-use keyfold::row::{Column, ColumnData, ColumnSpec, ColumnType, Origin, Part, RowRef, Rows, Table, TextColumn};
+use keyfold::row::{Column, ColumnData, ColumnSpec, ColumnType, Image, Origin, Part, RowRef, Rows, Table, TextColumn};
 use keyfold::sink::{self, Sink};
 use serde_json::{Value, json};
 

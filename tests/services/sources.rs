@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use keyfold::config;
-use keyfold::position::{LastRecord, fingerprint};
-use keyfold::position::{Offset, Partition};
+use keyfold::position::{LastRecord, Offset, Partition, fingerprint};
 use keyfold::record::Records;
 use keyfold::source::kafka::{KafkaSource, Timestamps, inspect};
 use keyfold::source::{Arrival, Error, Source, Start};
