@@ -25,7 +25,8 @@ use self::succession::Succession;
 use crate::clock::Clock;
 use crate::config::OnStrike;
 use crate::counts::Counts;
-use crate::deployment::follow::{Back, Follower, Logic};
+use crate::deployment::Rewind;
+use crate::deployment::follow::{Follower, Logic};
 use crate::event_time::AppendTime;
 use crate::failure::{Exit, Failure};
 use crate::observe::board::{Activity, LaneBoard};
@@ -394,20 +395,20 @@ impl Running {
             reason,
             "deployment withdrawn"
         );
-        self.rewind_for(Some(Back::Withdrawn(deployment)))
+        self.rewind_for(Some(Rewind::Withdrawn(deployment)))
     }
 
     /// Rewinds all lanes, if there is a reason to.
-    fn rewind_for(&self, reason: Option<Back>) -> Result<(), Interrupt> {
+    fn rewind_for(&self, reason: Option<Rewind>) -> Result<(), Interrupt> {
         let lane = &self.context.name;
         match reason {
-            Some(Back::Withdrawn(deployment)) => tracing::warn!(
+            Some(Rewind::Withdrawn(deployment)) => tracing::warn!(
                 event = "rewind-withdrawn",
                 lane,
                 deployment,
                 "deployment was withdrawn; rewinding to the checkpoint before it"
             ),
-            Some(Back::Anew(deployment)) => tracing::warn!(
+            Some(Rewind::Reprocess(deployment)) => tracing::warn!(
                 event = "rewind-reprocess",
                 lane,
                 deployment,

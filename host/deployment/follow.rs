@@ -1,7 +1,7 @@
 //! How a lane follows the deployments: it reserves before it folds, learns what is ordered, and has the plugin ready before T. Owns the
 //! reservation's pace and the loading, which happens on threads of its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,10 @@ use wasmtime::Engine;
 
 use crate::clock;
 use crate::config::{Config, Time};
-use crate::deployment::{Author, Entry, Outcome, PipelineLog, Settings, Verdict};
+use crate::deployment::log::Holder;
+use crate::deployment::protocol::{View, probation_end};
+use crate::deployment::{Author, Entry, PipelineLog, Rewind, Settings};
+use crate::event_time::AppendTime;
 use crate::failure::{Exit, Failure};
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{self, Plugin};
@@ -172,7 +175,7 @@ impl News {
     /// Counts deployments from `next` on, and verdicts on those that are `undecided`.
     fn hear(&self, log: &PipelineLog, next: &mut u64, undecided: &mut Vec<u64>) -> Result<(), Failure> {
         while let Some(entry) = log.entry(*next)? {
-            undecided.extend(entry.probation_until().map(|_| entry.n));
+            undecided.extend(probation_end(&entry).map(|_| entry.n));
             *next += 1;
             self.heard.fetch_add(1, Ordering::Relaxed);
         }
@@ -213,53 +216,21 @@ impl Drop for Listening {
     }
 }
 
-/// A confirmed deployment that a lane has not reached.
-struct Coming {
-    n: u64,
-    t: i64,
-    /// The append time with which its probation is over; none if it cannot be withdrawn.
-    until: Option<i64>,
-}
-
-/// The deployment in force, as long as it can be withdrawn.
-#[derive(Clone, Copy, Debug)]
-struct Probation {
-    n: u64,
-    /// The append time with which it is over.
-    until: i64,
-}
-
-/// Why a lane must begin again at an earlier point of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Back {
-    /// This deployment was withdrawn.
-    Withdrawn(u64),
-    /// This deployment holds from the beginning of the log.
-    Anew(u64),
-}
-
-/// A lane's view of the deployments.
+/// A lane's view of the deployments: when to reserve, and what is ahead. What it may fold is decided by the protocol.
 pub struct Follower {
     log: PipelineLog,
     loader: Arc<Loader>,
-    lane: String,
-    /// Names this host's reservation among those of others.
-    host: String,
-    reserved: i64,
+    holder: Holder,
+    view: View,
     ahead_ms: i64,
     raised: Instant,
-    /// The first deployment that was not seen yet.
-    next: u64,
-    coming: VecDeque<Coming>,
-    probation: Option<Probation>,
     news: Arc<News>,
     /// How much of the news is known here.
     heard: u64,
-    back: Option<Back>,
 }
 
 impl Follower {
-    /// The view of a lane in which deployment `in_force` holds. Takes the lane's reservations over.
+    /// Opens the view of a lane in which deployment `in_force` holds. Takes over the lane's reservations.
     pub fn open(
         (log, news): (PipelineLog, Arc<News>),
         loader: Arc<Loader>,
@@ -268,141 +239,97 @@ impl Follower {
     ) -> Result<Follower, Failure> {
         let random = RandomState::new().build_hasher().finish();
         let host = format!("{:016x}", random ^ clock::now_ms().cast_unsigned());
-        let reserved = log.take_over(lane, &host)?;
-        let mut follower = Follower {
-            log,
-            loader,
-            lane: lane.to_owned(),
-            host,
-            reserved,
-            ahead_ms: LEAST_AHEAD_MS,
-            raised: clock::instant(),
-            next: in_force + 1,
-            coming: VecDeque::new(),
-            probation: None,
-            news,
-            heard: 0,
-            back: None,
-        };
-        let until = follower.log.entry(in_force)?.and_then(|entry| entry.probation_until());
-        follower.probation = until.map(|until| Probation { n: in_force, until });
-        follower.learn()?;
+        let holder = Holder { lane: lane.to_owned(), host };
+        let (view, learned) = View::open(&log, &holder, in_force)?;
+        let (ahead_ms, raised) = (LEAST_AHEAD_MS, clock::instant());
+        let follower = Follower { log, loader, holder, view, ahead_ms, raised, news, heard: 0 };
+        follower.announce(&learned);
         Ok(follower)
     }
 
-    /// Reserves up to `append_time`, and learns what was ordered up to then. After it, records up to `append_time` may be folded with
-    /// the logic that [`Follower::due`] leaves in force.
+    /// Reserves up to `append_time`, and learns what was deployed up to then. Afterwards records up to `append_time` may be folded with the
+    /// logic that [`Follower::due`] leaves in force.
     pub fn reserve(&mut self, append_time: i64) -> Result<(), Failure> {
-        if append_time <= self.reserved {
+        let wanted = AppendTime::at(append_time);
+        if Some(wanted) <= self.view.reserved() {
             return Ok(());
         }
         let now = clock::instant();
         let quick = now.duration_since(self.raised).as_millis() < LEAST_AHEAD_MS.unsigned_abs().into();
         self.ahead_ms = if quick { self.ahead_ms * 2 } else { self.ahead_ms / 2 }.clamp(LEAST_AHEAD_MS, MOST_AHEAD_MS);
-        // Never far past the clock: what lies there is what deployers want.
+        // Never far past the clock: deployers want a T there.
         let most = append_time.max(clock::now_ms()).saturating_add(LEAST_AHEAD_MS);
-        self.reserved = append_time.saturating_add(self.ahead_ms).min(most);
+        let until = AppendTime::at(append_time.saturating_add(self.ahead_ms).min(most));
         self.raised = now;
-        self.log.reserve(&self.lane, &self.host, self.reserved)?;
-        self.learn()
+        let learned = self.view.reserve(&self.log, &self.holder, until)?;
+        self.announce(&learned);
+        Ok(())
     }
 
     /// T of the next deployment, if it is at or before `append_time`.
     pub fn due(&self, append_time: i64) -> Option<i64> {
-        self.coming.front().map(|coming| coming.t).filter(|t| *t <= append_time)
+        self.view.due(AppendTime::at(append_time)).map(AppendTime::ms)
     }
 
-    /// The next deployment, which holds from now on. Whether it was withdrawn since it was learned of, the next look tells.
+    /// Enters the next deployment, which holds from now on. [`Follower::look`] notices if it was withdrawn since it was learned of.
     pub fn enter(&mut self) -> Result<Logic, Failure> {
-        let Coming { n, until, .. } = self.coming.pop_front().expect("asked only when one is due");
-        self.probation = until.map(|until| Probation { n, until });
+        let n = self.view.enter();
         self.loader.load(n)
     }
 
     /// The deployment in force, if it can still be withdrawn.
     pub fn on_probation(&self) -> Option<u64> {
-        self.probation.map(|probation| probation.n)
+        self.view.on_probation()
     }
 
     /// Withdraws the deployment in force because of what happened in this lane; false if it stays.
     pub fn withdraw(&mut self, reason: &str) -> Result<bool, Failure> {
-        let Some(Probation { n, .. }) = self.probation else { return Ok(false) };
-        let author = Author { by: Some(format!("lane {}", self.lane)), reason: Some(reason.to_owned()) };
-        let withdrawn = self.log.withdraw(n, &author)?;
-        if withdrawn {
-            self.back = Some(Back::Withdrawn(n));
-        }
-        self.probation = None;
-        Ok(withdrawn)
+        let author = Author { by: Some(format!("lane {}", self.holder.lane)), reason: Some(reason.to_owned()) };
+        self.view.withdraw(&self.log, &author)
     }
 
-    /// Whether the lane may fold records up to `append_time`, or must go back.
-    pub fn may_fold(&mut self, append_time: i64) -> Result<Option<Back>, Failure> {
-        if let Some(Probation { n, until }) = self.probation
-            && append_time >= until
-        {
-            self.probation = None;
-            if !self.log.keep(n)? {
-                self.back = Some(Back::Withdrawn(n));
-            }
+    /// Whether the lane may fold records up to `append_time`, or why it must rewind.
+    pub fn may_fold(&mut self, append_time: i64) -> Result<Option<Rewind>, Failure> {
+        if let Some(n) = self.view.end_probation(&self.log, AppendTime::at(append_time))? {
             tracing::info!(
                 event = "probation-over",
-                lane = self.lane,
+                lane = self.holder.lane,
                 deployment = n,
-                kept = self.back.is_none(),
+                kept = self.view.rewind().is_none(),
                 "probation over"
             );
         }
         self.look()
     }
 
-    /// Looks, if there is news, what was ordered and withdrawn.
-    pub fn look(&mut self) -> Result<Option<Back>, Failure> {
+    /// Reads what was deployed and withdrawn, if there is news; why the lane must rewind, if it must.
+    pub fn look(&mut self) -> Result<Option<Rewind>, Failure> {
         let heard = self.news.heard.load(Ordering::Relaxed);
-        if heard == self.heard {
-            return Ok(self.back);
+        if heard != self.heard {
+            self.heard = heard;
+            let learned = self.view.learn(&self.log)?;
+            self.announce(&learned);
+            self.view.read_verdict(&self.log)?;
         }
-        self.heard = heard;
-        self.learn()?;
-        if let Some(Probation { n, .. }) = self.probation {
-            match self.log.verdict(n)? {
-                Some(Verdict::Withdrawn(_)) => self.back = Some(Back::Withdrawn(n)),
-                Some(Verdict::Kept) => self.probation = None,
-                None => {}
-            }
-        }
-        Ok(self.back)
+        Ok(self.view.rewind())
     }
 
-    fn learn(&mut self) -> Result<(), Failure> {
-        while let Some(entry) = self.log.entry(self.next)? {
-            self.next += 1;
-            if entry.outcome == Outcome::Confirmed {
-                self.hear(&entry);
-            }
+    /// Logs deployments that are ahead, and begins to load them.
+    fn announce(&self, learned: &[Entry]) {
+        for Entry { n, deployment, .. } in learned {
+            let Some(t) = deployment.t else { continue };
+            tracing::info!(
+                event = "deployment-ahead",
+                lane = self.holder.lane,
+                deployment = n,
+                plugin = deployment.plugin,
+                t,
+                at = iso(t),
+                by = deployment.by,
+                reason = deployment.reason,
+                "deployment ahead"
+            );
+            self.loader.prepare(*n);
         }
-        Ok(())
-    }
-
-    fn hear(&mut self, entry: &Entry) {
-        let Entry { n, deployment, .. } = entry;
-        let n = *n;
-        let Some(t) = deployment.t else {
-            self.back = Some(Back::Anew(n));
-            return;
-        };
-        tracing::info!(
-            event = "deployment-ahead",
-            lane = self.lane,
-            deployment = n,
-            plugin = deployment.plugin,
-            t,
-            at = iso(t),
-            by = deployment.by,
-            reason = deployment.reason,
-            "deployment ahead"
-        );
-        self.coming.push_back(Coming { n, t, until: entry.probation_until() });
-        self.loader.prepare(n);
     }
 }

@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::log::json;
 use crate::clock;
-use crate::deployment::{PipelineLog, json};
+use crate::deployment::PipelineLog;
 use crate::failure::Failure;
 use crate::record::iso;
 

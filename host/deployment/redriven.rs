@@ -8,7 +8,8 @@
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::{PipelineLog, json};
+use super::log::json;
+use crate::deployment::PipelineLog;
 use crate::failure::Failure;
 
 /// One `keyfold dead-letters redrive`.

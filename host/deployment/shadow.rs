@@ -9,7 +9,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Deployment, PipelineLog, json};
+use super::log::json;
+use super::{Deployment, PipelineLog};
 use crate::clock;
 use crate::failure::Failure;
 

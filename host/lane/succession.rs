@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Time;
-use crate::deployment::follow::{Back, Follower, Logic};
+use crate::deployment::Rewind;
+use crate::deployment::follow::{Follower, Logic};
 use crate::failure::Failure;
 use crate::lane::context::Context;
 use crate::lane::core::Core;
@@ -74,12 +75,12 @@ impl Succession {
     }
 
     /// Returns why the lane must rewind instead of folding up to an append time, if it must.
-    pub(super) fn may_fold(&mut self, append_time: i64) -> Result<Option<Back>, Failure> {
+    pub(super) fn may_fold(&mut self, append_time: i64) -> Result<Option<Rewind>, Failure> {
         self.follower.may_fold(append_time)
     }
 
     /// Returns why an idle lane must rewind, if it must.
-    pub(super) fn look(&mut self) -> Result<Option<Back>, Failure> {
+    pub(super) fn look(&mut self) -> Result<Option<Rewind>, Failure> {
         self.follower.look()
     }
 

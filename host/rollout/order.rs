@@ -10,7 +10,9 @@ use tokio::runtime::{Handle, Runtime};
 use crate::clock;
 use crate::config::{Component, Config};
 use crate::deployment::shadow::{Report, Shadow};
-use crate::deployment::{Author, Deployment, Entry, Outcome, PipelineLog, Settings, Standing, Verdict};
+use crate::deployment::{
+    Author, Deployment, Entry, Outcome, Permanent, PipelineLog, Settings, Standing, Verdict, withdrawable,
+};
 use crate::failure::{Check, Exit, Failure, first_refused};
 use crate::lane::law;
 use crate::plugin::sandbox::{Sandbox, component};
@@ -217,26 +219,20 @@ pub fn withdraw(config: &Config, n: Option<u64>, author: &Author) -> Result<u64,
     let entry = numbered(&log, n)?;
     let refuse = |why: &str| {
         let message = format!(
-            "deployment {n} {why}; to go back from here, order former logic with `keyfold deployment create --like N`"
+            "deployment {n} {why}; to return to earlier logic, create a deployment of it with `keyfold deployment create --like N`"
         );
         Err(Failure::new(Exit::Config, message))
     };
-    match entry.outcome {
-        Outcome::Withdrawn => return Ok(n),
-        Outcome::Voided => return refuse("never held"),
-        Outcome::Superseded => return refuse("belongs to a former history"),
-        Outcome::Confirmed => {}
+    match withdrawable(&entry, last) {
+        Ok(()) if entry.outcome == Outcome::Withdrawn => Ok(n),
+        Ok(()) if log.withdraw(n, author)? => Ok(n),
+        Ok(()) => refuse("is kept for good: its probation is over"),
+        Err(Permanent::Voided) => refuse("never held"),
+        Err(Permanent::Superseded) => refuse("was superseded by one that holds from the beginning of the log"),
+        Err(Permanent::First) => refuse("holds from the beginning of the log, and there is nothing before it"),
+        Err(Permanent::WithoutProbation) => refuse("was created with plugin.probation = \"0s\""),
+        Err(Permanent::NotLast) => refuse("was kept for good when the next one was created"),
     }
-    if entry.deployment.t.is_none() {
-        return refuse("holds from the beginning of the log: there is nothing before it");
-    }
-    if entry.deployment.probation_ms == 0 {
-        return refuse("was ordered with plugin.probation = \"0s\"");
-    }
-    if n != last {
-        return refuse("was kept for good when the next one was ordered");
-    }
-    if log.withdraw(n, author)? { Ok(n) } else { refuse("is kept for good: its probation is over") }
 }
 
 fn shadowing(log: &PipelineLog) -> Result<Shadow, Failure> {

@@ -1,0 +1,397 @@
+//! The journal's shared objects in the object store: the pipeline's identity, plugins, deployments, reservations. Performs what
+//! [`super::protocol`] decides; the objects are listed in [`super`].
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use super::protocol::{self, Attempt, Objects, Refusal, Reservations, When};
+use super::{Author, Deployment, Entry, Outcome, Settings, Standing, Verdict};
+use crate::clock;
+use crate::config::{Config, Ordering, Source};
+use crate::event_time::{AppendTime, no_time};
+use crate::failure::{Exit, Failure};
+use crate::plugin::{Digest, Plugin};
+use crate::record::iso;
+
+/// The format of `log/`.
+const FORMAT: u32 = 1;
+/// Attempts to find a T that no lane has reserved.
+const ATTEMPTS: u32 = 12;
+
+/// What a pipeline is for good: another source needs another state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    format: u32,
+    source: String,
+    topic: Option<String>,
+    ordering: String,
+}
+
+/// How far a host may have folded a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Reservation {
+    #[serde(with = "no_time")]
+    until: Option<AppendTime>,
+}
+
+/// A host that folds, or folded, a lane.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Holder {
+    pub(crate) lane: String,
+    pub(crate) host: String,
+}
+
+/// The pipeline's part of the journal.
+#[derive(Clone)]
+pub struct PipelineLog {
+    objects: Arc<dyn ObjectStore>,
+    runtime: Handle,
+}
+
+impl PipelineLog {
+    /// The log under this store.
+    pub fn new(objects: Arc<dyn ObjectStore>, runtime: Handle) -> PipelineLog {
+        PipelineLog { objects, runtime }
+    }
+
+    // ---- the configuration
+
+    /// Compares the pipeline's identity and the deployment in force with what is configured. Changes nothing.
+    pub fn standing(&self, config: &Config, plugin: &Digest) -> Result<Standing, Failure> {
+        self.check_identity(config)?;
+        let Some((n, in_force)) = self.in_force()? else { return Ok(Standing::First) };
+        let configured = Settings::of(config, plugin);
+        let differences = in_force.settings.differences(&configured);
+        if differences.is_empty() {
+            return Ok(Standing::Same(n));
+        }
+        let last: Option<Settings> = self.read("log/configured.json")?;
+        Ok(if last.as_ref() == Some(&configured) { Standing::Superseded(n) } else { Standing::Changed(differences) })
+    }
+
+    fn check_identity(&self, config: &Config) -> Result<(), Failure> {
+        let Some(known) = self.read::<Identity>("log/pipeline.json")? else { return Ok(()) };
+        let configured = identity(config);
+        if known.format != FORMAT {
+            let message = format!(
+                "state.url: the journal has format {}, this keyfold reads {FORMAT}: run the newer keyfold",
+                known.format
+            );
+            return Err(Failure::new(Exit::State, message));
+        }
+        if known == configured { Ok(()) } else { Err(Failure::new(Exit::State, other_source(&known, &configured))) }
+    }
+
+    /// Writes identity, plugin and first deployment, if this is the pipeline's first start.
+    pub fn begin(&self, config: &Config, plugin: &Plugin) -> Result<(), Failure> {
+        self.put_once("log/pipeline.json", json(&identity(config)))?;
+        self.keep_plugin(plugin)?;
+        let settings = Settings::of(config, &plugin.digest);
+        self.put_once(&deployment_path(0), json(&Deployment::of(settings, plugin, 0, &Author::default())))?;
+        Ok(())
+    }
+
+    /// Remembers what the configuration file says, so that a later start can tell a changed file from an older one.
+    pub fn remember(&self, config: &Config, plugin: &Digest) -> Result<(), Failure> {
+        self.put("log/configured.json", json(&Settings::of(config, plugin)))
+    }
+
+    // ---- deployments
+
+    /// The plugin's bytes, by their digest.
+    pub fn plugin(&self, digest: &Digest) -> Result<Vec<u8>, Failure> {
+        let path = plugin_path(digest);
+        let bytes = self.get(&path)?.ok_or_else(|| {
+            Failure::new(Exit::State, format!("state.url: {path} is missing: the journal's files are part of the log"))
+        })?;
+        if Digest::of(&bytes) != *digest {
+            return Err(Failure::new(Exit::State, format!("state.url: {path} does not have the digest that names it")));
+        }
+        Ok(bytes)
+    }
+
+    /// Keeps a plugin's bytes.
+    pub fn keep_plugin(&self, plugin: &Plugin) -> Result<(), Failure> {
+        self.put_once(&plugin_path(&plugin.digest), plugin.bytes.to_vec()).map(drop)
+    }
+
+    /// Deployment `n`, if there is one.
+    pub fn deployment(&self, n: u64) -> Result<Option<Deployment>, Failure> {
+        self.read(&deployment_path(n))
+    }
+
+    /// Deployment `n` with its outcome, which is decided now if nobody has yet.
+    pub fn entry(&self, n: u64) -> Result<Option<Entry>, Failure> {
+        protocol::entry(self, n)
+    }
+
+    /// Puts what was decided, unless there is a decision already; the stored one.
+    fn decide<T: Serialize + DeserializeOwned>(&self, path: &str, decision: T) -> Result<T, Failure> {
+        if self.put_once(path, json(&decision))? {
+            return Ok(decision);
+        }
+        let decided = self.read(path)?;
+        decided.ok_or_else(|| Failure::new(Exit::Outside, format!("state.url: {path} exists but cannot be read")))
+    }
+
+    /// All deployments, in the order of their numbers.
+    pub fn deployments(&self) -> Result<Vec<Entry>, Failure> {
+        protocol::all(self)
+    }
+
+    /// The last confirmed deployment: it holds from its T on, whether lanes have reached T or not.
+    pub fn in_force(&self) -> Result<Option<(u64, Deployment)>, Failure> {
+        let all = self.deployments()?;
+        Ok(protocol::in_force(&all).map(|entry| (entry.n, entry.deployment.clone())))
+    }
+
+    /// The deployment that holds from the beginning of the log.
+    pub fn first(&self) -> Result<u64, Failure> {
+        let all = self.deployments()?;
+        let first = protocol::first(&all).map(|entry| entry.n);
+        first.ok_or_else(|| Failure::new(Exit::State, "state.url: the journal has no deployment"))
+    }
+
+    /// Creates a deployment at `at`, or as soon as possible; its number and T. The one before it is kept for good.
+    pub fn order(&self, mut deployment: Deployment, at: Option<i64>) -> Result<(u64, i64), Failure> {
+        let mut when = When::new(at.map(append_time).transpose()?);
+        for _ in 0..ATTEMPTS {
+            match protocol::attempt(self, &mut deployment, when, AppendTime::at(clock::now_ms()))? {
+                Attempt::Created(n, t) => return Ok((n, t.ms())),
+                Attempt::Refused(refusal) => return Err(refused(refusal, at.unwrap_or_default())),
+                Attempt::TooLate => when = when.later(),
+            }
+        }
+        let message = "cannot create the deployment: lanes reserved every T that was tried; try again, or name a later one with --at";
+        Err(Failure::new(Exit::State, message))
+    }
+
+    /// Creates a deployment that holds from the beginning of the log; its number.
+    pub fn order_anew(&self, mut deployment: Deployment) -> Result<u64, Failure> {
+        for _ in 0..ATTEMPTS {
+            if let Some(n) = protocol::attempt_reprocess(self, &mut deployment)? {
+                return Ok(n);
+            }
+        }
+        let message = "cannot create the deployment: others are being created at the same time; try again";
+        Err(Failure::new(Exit::State, message))
+    }
+
+    // ---- verdicts
+
+    /// Whether deployment `n` stays, if that is decided.
+    pub fn verdict(&self, n: u64) -> Result<Option<Verdict>, Failure> {
+        self.read(&verdict_path(n))
+    }
+
+    /// Whether deployment `n` was withdrawn.
+    pub fn is_withdrawn(&self, n: u64) -> Result<bool, Failure> {
+        Ok(matches!(self.verdict(n)?, Some(Verdict::Withdrawn(_))))
+    }
+
+    /// Keeps deployment `n` for good; false if it was withdrawn before.
+    pub fn keep(&self, n: u64) -> Result<bool, Failure> {
+        protocol::keep(self, n)
+    }
+
+    /// Withdraws deployment `n`; false if it was kept before.
+    pub fn withdraw(&self, n: u64, author: &Author) -> Result<bool, Failure> {
+        protocol::withdraw(self, n, author)
+    }
+
+    // ---- lanes
+
+    /// The lanes that have ever reserved anything.
+    pub fn lanes(&self) -> Result<Vec<String>, Failure> {
+        let mut lanes: Vec<String> = self.holders(None)?.into_iter().map(|holder| holder.lane).collect();
+        lanes.dedup();
+        Ok(lanes)
+    }
+
+    // ---- objects
+
+    pub(super) fn paths(&self, under: &Path) -> Result<Vec<Path>, Failure> {
+        let listing = self.objects.list(Some(under)).map_ok(|object| object.location).try_collect();
+        let refused = |e| Failure::new(Exit::Outside, format!("state.url: {under} cannot be listed: {e}"));
+        self.runtime.block_on(listing).map_err(refused)
+    }
+
+    pub(crate) fn read<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Failure> {
+        let Some(bytes) = self.get(path)? else { return Ok(None) };
+        let parsed = serde_json::from_slice(&bytes);
+        parsed.map(Some).map_err(|e| {
+            Failure::new(Exit::State, format!("state.url: {path} holds what this keyfold cannot read: {e}"))
+        })
+    }
+
+    fn get(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let read = async { self.objects.get(&Path::from(path)).await?.bytes().await };
+        match self.runtime.block_on(read) {
+            Ok(bytes) => Ok(Some(bytes.to_vec())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(Failure::new(Exit::Outside, format!("state.url: {path} cannot be read: {e}"))),
+        }
+    }
+
+    pub(crate) fn put(&self, path: &str, bytes: Vec<u8>) -> Result<(), Failure> {
+        let location = Path::from(path);
+        let put = self.runtime.block_on(self.objects.put(&location, bytes.into()));
+        put.map(drop).map_err(|e| Failure::new(Exit::Outside, format!("state.url: {path} cannot be written: {e}")))
+    }
+
+    /// Whether it was not there before.
+    pub(super) fn put_once(&self, path: &str, bytes: Vec<u8>) -> Result<bool, Failure> {
+        let location = Path::from(path);
+        let put = self.objects.put_opts(&location, bytes.into(), PutMode::Create.into());
+        match self.runtime.block_on(put) {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(e) => Err(Failure::new(Exit::Outside, format!("state.url: {path} cannot be written: {e}"))),
+        }
+    }
+}
+
+/// One operation of the protocol each.
+impl Objects for PipelineLog {
+    type Error = Failure;
+    type Deployment = Deployment;
+
+    fn deployment(&self, n: u64) -> Result<Option<Deployment>, Failure> {
+        PipelineLog::deployment(self, n)
+    }
+
+    fn put_deployment(&self, n: u64, deployment: &Deployment) -> Result<bool, Failure> {
+        self.put_once(&deployment_path(n), json(deployment))
+    }
+
+    fn outcome(&self, n: u64) -> Result<Option<Outcome>, Failure> {
+        self.read(&outcome_path(n))
+    }
+
+    fn decide_outcome(&self, n: u64, outcome: Outcome) -> Result<Outcome, Failure> {
+        self.decide(&outcome_path(n), outcome)
+    }
+
+    fn verdict(&self, n: u64) -> Result<Option<Verdict>, Failure> {
+        PipelineLog::verdict(self, n)
+    }
+
+    fn decide_verdict(&self, n: u64, verdict: Verdict) -> Result<Verdict, Failure> {
+        self.decide(&verdict_path(n), verdict)
+    }
+}
+
+impl Reservations for PipelineLog {
+    type Holder = Holder;
+
+    fn holders(&self, like: Option<&Holder>) -> Result<Vec<Holder>, Failure> {
+        let under = match like {
+            Some(holder) => format!("log/reservations/{}", holder.lane),
+            None => "log/reservations".to_owned(),
+        };
+        let paths = self.paths(&Path::from(under))?;
+        let mut holders: Vec<Holder> = paths.iter().filter_map(holder).collect();
+        holders.sort();
+        Ok(holders)
+    }
+
+    fn reservation(&self, holder: &Holder) -> Result<Option<Option<AppendTime>>, Failure> {
+        Ok(self.read::<Reservation>(&reservation_path(holder))?.map(|reservation| reservation.until))
+    }
+
+    fn reserve(&self, holder: &Holder, until: Option<AppendTime>) -> Result<(), Failure> {
+        self.put(&reservation_path(holder), json(&Reservation { until }))
+    }
+
+    fn release(&self, holder: &Holder) -> Result<(), Failure> {
+        let path = Path::from(reservation_path(holder));
+        let deleted = self.runtime.block_on(self.objects.delete(&path));
+        deleted.map_err(|e| Failure::new(Exit::Outside, format!("state.url: {path} cannot be deleted: {e}")))
+    }
+}
+
+fn holder(path: &Path) -> Option<Holder> {
+    let mut parts = path.parts().skip(2);
+    let (lane, file) = (parts.next()?, parts.next()?);
+    let host = file.as_ref().strip_suffix(".json")?.to_owned();
+    Some(Holder { lane: lane.as_ref().to_owned(), host })
+}
+
+fn append_time(ms: i64) -> Result<AppendTime, Failure> {
+    AppendTime::from_cell(ms)
+        .ok_or_else(|| Failure::new(Exit::Config, format!("--at: {ms} is not a valid append time; try a later one")))
+}
+
+/// Why a deployment cannot hold from `at` on.
+fn refused(refusal: Refusal<Holder>, at: i64) -> Failure {
+    let message = match refusal {
+        Refusal::Reserved(until, Holder { lane, .. }) => format!(
+            "--at: {} ({at}) is too early: lane {lane} may have folded records up to {} ({until}) already; leave --at out for the earliest \
+             T that is possible",
+            iso(at),
+            iso(until.ms())
+        ),
+        Refusal::BeforeFormer(t) => format!(
+            "--at: {} ({at}) is too early: the deployment before holds from {} ({t}) on; leave --at out for the earliest T that is \
+             possible",
+            iso(at),
+            iso(t.ms())
+        ),
+    };
+    Failure::new(Exit::Config, message)
+}
+
+pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain data becomes JSON")
+}
+
+fn deployment_path(n: u64) -> String {
+    format!("log/deployments/{n:020}.json")
+}
+
+fn outcome_path(n: u64) -> String {
+    format!("log/deployments/{n:020}.outcome.json")
+}
+
+fn verdict_path(n: u64) -> String {
+    format!("log/deployments/{n:020}.verdict.json")
+}
+
+fn reservation_path(holder: &Holder) -> String {
+    format!("log/reservations/{}/{}.json", holder.lane, holder.host)
+}
+
+fn plugin_path(digest: &Digest) -> String {
+    format!("log/plugins/{}.wasm", digest.0)
+}
+
+fn identity(config: &Config) -> Identity {
+    let (source, topic, ordering) = match &config.source {
+        Source::Kafka(kafka) => ("kafka", Some(kafka.topic.clone()), kafka.ordering),
+        Source::File(file) => ("file", None, file.ordering),
+    };
+    let ordering = match ordering {
+        Ordering::Topic => "topic",
+        Ordering::Partition => "partition",
+    };
+    Identity { format: FORMAT, source: source.into(), topic, ordering: ordering.into() }
+}
+
+fn other_source(known: &Identity, configured: &Identity) -> String {
+    let describe = |i: &Identity| match &i.topic {
+        Some(topic) => format!("{} topic {topic}, ordering {}", i.source, i.ordering),
+        None => format!("{}, ordering {}", i.source, i.ordering),
+    };
+    format!(
+        "state.url holds the state of another source ({}), configured is {}: topic and ordering do not change within a pipeline, give this \
+         one another state.url",
+        describe(known),
+        describe(configured)
+    )
+}
