@@ -268,6 +268,7 @@ impl Running {
     /// Folds records of one logic.
     fn fold_records(&mut self, records: &Records) -> Result<(), Interrupt> {
         let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
+        self.succession.assert_reserved(records.append_times[last]); // I9
         self.succession.end_gap(&self.context);
         self.context.board.enter(Activity::Map);
         let prepared = match self.core.prepare(records) {
@@ -451,11 +452,12 @@ impl Running {
         self.advance_to(instant)
     }
 
-    /// The lane's time becomes what a record appended at `instant` would make of it first.
+    /// Advances the lane's time as a record appended at `instant` would advance it first.
     fn advance_to(&mut self, instant: i64) -> Result<(), Interrupt> {
         if self.succession.time().idle_timeout_ms.is_none() {
             return Ok(());
         }
+        self.succession.assert_reserved(instant); // I9
         let none = Records::default();
         let prepared = self.core.prepare_idle(AppendTime::at(instant), &none, self.last_record);
         self.complete_fold(prepared)

@@ -1,6 +1,7 @@
-//! The audit: one of N batches is folded again, record by record in fresh instances, from the keyed state and event time before it, and
-//! must give the same. Owns which batches, what is held against what, and the words for a difference. A plugin that differs breaks I1:
-//! the lane halts before anything of the batch leaves. What is copied is the state of the batch's keys, and nothing when it is off.
+//! The audit: folds one of N batches again, record by record in fresh instances, from the keyed state and event time before it, and
+//! compares the results. Owns which batches are audited, what is compared, and how a difference is described. A plugin whose results
+//! differ breaks I1, and the lane halts before anything of the batch leaves. An audit copies the state of the batch's keys; without
+//! audits nothing is copied.
 
 use crate::event_time::LaneTime;
 use crate::lane::batch::Prepared;
@@ -10,10 +11,10 @@ use crate::plugin::Fault;
 use crate::record::Records;
 use crate::state::{KeyState, SlotId, hash};
 
-/// The cut of an audited batch.
+/// How the second fold cuts an audited batch.
 const CUT: &str = "record by record";
 
-/// Which batches of a lane are audited: the last of each `every`.
+/// Decides which batches of a lane are audited: the last of each `every`.
 #[derive(Clone, Copy, Debug)]
 pub struct Auditor {
     every: Option<u64>,
@@ -22,20 +23,20 @@ pub struct Auditor {
 }
 
 impl Auditor {
-    /// One of `every` batches; none at all without a number.
+    /// Creates an auditor of one in `every` batches; of no batch without a number.
     pub fn new(every: Option<u64>) -> Auditor {
         Auditor { every, batches: 0, audits: 0 }
     }
 
-    /// Batches that were audited.
+    /// The number of batches audited so far.
     pub fn audits(&self) -> u64 {
         self.audits
     }
 
-    /// What a batch begins from, if it is to be audited. All state that it needs is in memory, and none of it changed yet.
+    /// Copies what a batch starts from, if it is to be audited. All state that the batch needs must be in memory and still unchanged.
     pub(super) fn begin<'a>(&mut self, core: &mut Core, prepared: &Prepared<'a>) -> Option<Audit<'a>> {
         let (every, records) = (self.every?, prepared.records());
-        // A state that cannot be migrated is lost at whichever record touches it first, which is another one in another cut.
+        // A state that cannot be migrated is lost at the record that touches it first, and another cut may touch it at another record.
         if records.is_empty() || core.is_migrating() {
             return None;
         }
@@ -48,11 +49,11 @@ impl Auditor {
     }
 }
 
-/// A batch that is about to be folded, and a core in which it will be folded again.
+/// A batch about to be folded, with a second core to fold it again.
 pub(super) struct Audit<'a> {
     records: &'a Records,
     again: Core,
-    /// Shard and slot of each key that the batch may touch; its number is its slot in `again`.
+    /// Shard and slot of each key that the batch may touch; the index here is the key's slot in `again`.
     touched: Vec<(usize, SlotId)>,
 }
 
@@ -75,20 +76,20 @@ impl<'a> Audit<'a> {
         Audit { records, again, touched }
     }
 
-    /// Folds the batch again and holds what it gives against what `core` and `output` have become.
+    /// Folds the batch again and compares the results with `output` and with the state and time of `core`.
     pub(super) fn finish(mut self, core: &Core, output: &Output) -> Result<(), Fault> {
         let (mut whole, mut given) = (Leaving::default(), Leaving::default());
-        // What the plugin logs was logged before.
+        // The plugin has already logged these lines in the first fold.
         let met = tracing::dispatcher::with_default(&tracing::Dispatch::none(), || self.fold(&mut given))?;
         whole.add(output);
         let difference = first_difference(CUT, &whole.into_lines(), &given.into_lines())
             .or_else(|| self.state_that_differs(core, &met))
             .or_else(|| self.time_that_differs(core.time));
         let Some(violation) = difference else { return Ok(()) };
-        Err(Fault::Plugin(format!("{violation}; found by plugin.audit, nothing of the batch has left")))
+        Err(Fault::Plugin(format!("{violation}; found by plugin.audit before anything of the batch left the lane")))
     }
 
-    /// Folds record by record. Gives, of each key by its slot, the last record that it was met at.
+    /// Folds record by record. Returns, by slot, the last record that touched each key.
     fn fold(&mut self, given: &mut Leaving) -> Result<Vec<Option<usize>>, Fault> {
         let mut met = vec![None; self.touched.len()];
         for i in 0..self.records.len() {
@@ -116,7 +117,7 @@ impl<'a> Audit<'a> {
             Some(Violation {
                 cut: CUT.into(),
                 what: format!("the state of key \"{}\" after {at}", slot.key.escape_ascii()),
-                whole: whole.map_or_else(|| "that of a key without events".into(), KeyState::to_string),
+                whole: whole.map_or_else(|| "the state of a key without events".into(), KeyState::to_string),
                 cut_gives: slot.state.to_string(),
             })
         })

@@ -23,7 +23,7 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// One each `interval` from now on.
+    /// Creates a schedule of one checkpoint per `interval` from now on.
     pub(super) fn new(interval: Duration, context: &Context) -> Checkpoints {
         Checkpoints { interval, due_at: context.clock.monotonic() + interval, dirty: false, written: 0 }
     }
@@ -38,18 +38,18 @@ impl Checkpoints {
         context.clock.monotonic() >= self.due_at
     }
 
-    /// Something happened that the last checkpoint does not cover.
+    /// Notes that something happened that the last checkpoint does not cover.
     pub(super) fn touch(&mut self) {
         self.dirty = true;
     }
 
-    /// Begins one, and sets when the next is due; false if nothing happened since the last.
+    /// Sets when the next one is due. Returns whether there is anything to write now.
     pub(super) fn begin(&mut self, context: &Context) -> bool {
         self.due_at = context.clock.monotonic() + self.interval;
         self.dirty
     }
 
-    /// One was written.
+    /// Notes that one was written.
     pub(super) fn end(&mut self) {
         self.dirty = false;
         self.written += 1;
@@ -77,19 +77,19 @@ pub(super) fn describe(merge: &Merge, time: LaneTime, deployment: u64, lengths: 
     }
 }
 
-/// How long the sink is waited for: for ever, or after a stop for [`DRAIN`]; not at all if the lane rewinds.
+/// How long to wait for the sink: without a limit, or for [`DRAIN`] after a stop, or not at all if the lane rewinds.
 pub(super) struct Patience<'a> {
     context: &'a Context,
     stopped_at: Cell<Option<Duration>>,
 }
 
 impl Patience<'_> {
-    /// Starts to wait.
+    /// Starts waiting.
     pub(super) fn new(context: &Context) -> Patience<'_> {
         Patience { context, stopped_at: Cell::new(None) }
     }
 
-    /// Whether to go on waiting.
+    /// Whether to keep waiting.
     pub(super) fn lasts(&self) -> bool {
         let Context { clock, signals, .. } = self.context;
         if signals.rewind_requested() {

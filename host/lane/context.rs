@@ -6,14 +6,14 @@ use crate::clock::Clock;
 use crate::lane::interrupt::Signals;
 use crate::observe::board::LaneBoard;
 
-/// What every part of a lane needs: its name, its clock, and whom it tells.
+/// What every part of a lane needs: its name, its clock, the signals and its board.
 pub(super) struct Context {
     /// The lane's name in logs.
     pub(super) name: String,
     /// The only clock that the lane asks.
     pub(super) clock: Arc<dyn Clock>,
-    /// What lanes tell each other.
+    /// Requests to stop or to rewind.
     pub(super) signals: Signals,
-    /// What observers may know of the lane.
+    /// The lane's figures, for observers.
     pub(super) board: Arc<LaneBoard>,
 }

@@ -269,7 +269,115 @@ fn warn_of_floors(context: &Context, first: &Floor, records: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, VecDeque};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use crate::clock::{Clock, ManualClock};
+    use crate::config::Late;
+    use crate::event_time::EventTime;
+    use crate::failure::Exit;
+    use crate::lane::interrupt::Signals;
+    use crate::observe::ends::Ends;
+    use crate::position::Resume;
+    use crate::record::RecordRef;
+    use crate::source::Error;
+
+    const SKEW_MS: i64 = 200;
+
+    /// What a source was asked: how long to wait, and for which partitions to look.
+    #[derive(Default)]
+    struct Heard {
+        waits: Vec<Duration>,
+        asked: Vec<(Vec<Partition>, i64)>,
+    }
+
+    /// A source of prepared arrivals.
+    struct Script {
+        partitions: Vec<Partition>,
+        arrivals: Arc<Mutex<VecDeque<Arrival>>>,
+        heard: Arc<Mutex<Heard>>,
+    }
+
+    impl Source for Script {
+        fn partitions(&self) -> &[Partition] {
+            &self.partitions
+        }
+
+        fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Error> {
+            self.heard.lock().unwrap().waits.push(timeout);
+            Ok(self.arrivals.lock().unwrap().pop_front())
+        }
+
+        fn ask(&mut self, partitions: &[Partition], after_ms: i64) {
+            self.heard.lock().unwrap().asked.push((partitions.to_vec(), after_ms));
+        }
+
+        fn hold(&mut self, _: &[Partition]) {}
+
+        fn commit(&mut self, _: &[(Partition, Offset)]) {}
+
+        fn ends(&self) -> Option<Arc<Ends>> {
+            None
+        }
+    }
+
+    /// A lane's gathering with its source in hand.
+    struct Bench {
+        gather: Gather,
+        context: Context,
+        clock: Arc<ManualClock>,
+        stop: Arc<AtomicBool>,
+        arrivals: Arc<Mutex<VecDeque<Arrival>>>,
+        heard: Arc<Mutex<Heard>>,
+    }
+
+    impl Bench {
+        /// Of this many partitions, in batches of up to `most` records.
+        fn new(partitions: u32, most: usize) -> Bench {
+            let (clock, stop) = (Arc::new(ManualClock::new(10_000)), Arc::new(AtomicBool::new(false)));
+            let signals = Signals::new(&stop, &Arc::default());
+            let context =
+                Context { name: "test".into(), clock: Arc::clone(&clock) as _, signals, board: Arc::default() };
+            let (arrivals, heard) = (Arc::default(), Arc::default());
+            let partitions: Vec<Partition> = (0..partitions).map(Partition).collect();
+            let resumes: Vec<_> = partitions.iter().map(|&partition| (partition, Resume::default())).collect();
+            let merge = Merge::new(&resumes, SKEW_MS, None, None, BTreeMap::new());
+            let source = Script { partitions, arrivals: Arc::clone(&arrivals), heard: Arc::clone(&heard) };
+            let gather = Gather::new(Box::new(source), merge, most, None, &context);
+            Bench { gather, context, clock, stop, arrivals, heard }
+        }
+
+        fn arrive(&self, arrival: Arrival) {
+            self.arrivals.lock().unwrap().push_back(arrival);
+        }
+
+        /// Fills a batch; returns its records as (append time, partition, offset). `keep` stands for the journal.
+        fn fill(&mut self, keep: impl FnMut(&[Floor]) -> Result<(), Failure>) -> Result<Vec<(i64, u32, u64)>, Failure> {
+            let filled = self.gather.fill(&self.context, Duration::from_secs(60), keep);
+            let batch = &self.gather.batch;
+            let positions = (0..batch.len()).map(|i| (batch.append_times[i], batch.partitions[i], batch.offsets[i]));
+            filled.map(|()| positions.collect())
+        }
+    }
+
+    fn records(partition: u32, items: &[(u64, i64)]) -> Arrival {
+        let mut records = Records::default();
+        for &(offset, append_time) in items {
+            let payload = Some(b"payload".as_slice());
+            records.push(RecordRef { partition, offset, append_time, key: None, payload, headers: None });
+        }
+        Arrival::Records { partition: Partition(partition), records }
+    }
+
+    fn empty(partition: u32, asked_ms: i64) -> Arrival {
+        Arrival::Empty { partition: Partition(partition), asked_ms }
+    }
+
+    fn no_floors(floors: &[Floor]) -> Result<(), Failure> {
+        panic!("unexpected floors: {floors:?}")
+    }
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -283,5 +391,124 @@ mod tests {
         assert_eq!(batch_patience(None, 5), FILE_WAIT);
         assert_eq!(batch_patience(Some(6), 5), BACKLOG_WAIT);
         assert_eq!(batch_patience(Some(5), 5), FILL_WAIT);
+    }
+
+    #[test]
+    fn a_batch_ends_when_it_is_full_or_nothing_arrives() {
+        let mut bench = Bench::new(1, 2);
+        bench.arrive(records(0, &[(0, 5), (1, 6), (2, 7)]));
+        assert_eq!(bench.fill(no_floors), Ok(vec![(5, 0, 0), (6, 0, 1)]));
+        assert_eq!(bench.fill(no_floors), Ok(vec![(7, 0, 2)]));
+        assert_eq!(bench.heard.lock().unwrap().waits, [IDLE_WAIT, FILE_WAIT], "a full batch waits for nothing");
+        bench.arrive(Arrival::End { partition: Partition(0) });
+        assert_eq!(bench.fill(no_floors), Ok(vec![]));
+        assert!(bench.gather.finished());
+    }
+
+    #[test]
+    fn a_stop_ends_a_batch_without_waiting_for_more() {
+        let mut bench = Bench::new(1, 10);
+        bench.stop.store(true, Ordering::Relaxed);
+        bench.arrive(records(0, &[(0, 5)]));
+        assert_eq!(bench.fill(no_floors), Ok(vec![]));
+        assert!(bench.heard.lock().unwrap().waits.is_empty());
+    }
+
+    #[test]
+    fn i4_a_floor_is_durable_before_its_record_is_released() {
+        for durable in [true, false] {
+            let mut bench = Bench::new(2, 10);
+            bench.arrive(records(1, &[(5, 1000)]));
+            bench.arrive(empty(0, 9000));
+            assert_eq!(bench.fill(no_floors), Ok(vec![(1000, 1, 5)]));
+            bench.arrive(records(0, &[(7, 900)]));
+            bench.arrive(empty(1, 9000));
+            let mut kept = Vec::new();
+            let filled = bench.fill(|floors| {
+                kept.extend_from_slice(floors);
+                if durable { Ok(()) } else { Err(Failure::new(Exit::Outside, "unavailable")) }
+            });
+            let floor = Floor { partition: Partition(0), offset: Offset(7), append_time: AppendTime::at(1001) };
+            assert_eq!(kept, [floor]);
+            if durable {
+                assert_eq!(filled, Ok(vec![(1001, 0, 7)]));
+                assert_eq!(bench.gather.floors(), 1);
+            } else {
+                assert!(filled.is_err());
+                assert!(bench.gather.batch.is_empty(), "nothing is folded without its floor");
+            }
+        }
+    }
+
+    #[test]
+    fn i4_the_frontier_is_written_while_it_is_a_bet_and_until_that_succeeds() {
+        let mut bench = Bench::new(2, 10);
+        let kept = |gather: &mut Gather| {
+            let mut kept = None;
+            let keep = |frontier: &Frontier| {
+                kept = Some(frontier.last);
+                Ok::<_, ()>(())
+            };
+            gather.keep_frontier(keep).unwrap();
+            kept.map(|last| last.append_time.ms())
+        };
+        assert_eq!(kept(&mut bench.gather), None, "nothing was released");
+        bench.arrive(records(0, &[(0, 1000), (1, 1100)]));
+        bench.arrive(records(1, &[(0, 1050)]));
+        assert_eq!(bench.fill(no_floors), Ok(vec![(1000, 0, 0), (1050, 1, 0)]));
+        assert_eq!(kept(&mut bench.gather), Some(1050), "after a start it is unknown what an earlier life bet on");
+        assert_eq!(kept(&mut bench.gather), None);
+        bench.arrive(empty(1, 9000));
+        assert_eq!(bench.fill(no_floors), Ok(vec![(1100, 0, 1)]));
+        assert_eq!(bench.gather.keep_frontier(|_| Err(())), Err(()));
+        assert_eq!(kept(&mut bench.gather), Some(1100));
+        assert_eq!(kept(&mut bench.gather), None);
+    }
+
+    #[test]
+    fn partitions_are_asked_for_which_a_head_waits() {
+        let mut bench = Bench::new(2, 10);
+        let settings = settings(None);
+        bench.gather.ask_partitions(&bench.context, &settings);
+        assert!(bench.heard.lock().unwrap().asked.is_empty(), "nothing waits, and time does not follow the clock");
+        bench.arrive(records(0, &[(0, 1000)]));
+        assert_eq!(bench.fill(no_floors), Ok(vec![]));
+        bench.gather.ask_partitions(&bench.context, &settings);
+        assert_eq!(bench.heard.lock().unwrap().asked, [(vec![Partition(1)], 1000 + SKEW_MS)]);
+    }
+
+    fn settings(idle_timeout_ms: Option<i64>) -> Time {
+        let (out_of_orderness_ms, future_limit_ms) = (0, 1_000_000);
+        Time { out_of_orderness_ms, late: Late::Drop, future_limit_ms, clock_skew_ms: SKEW_MS, idle_timeout_ms }
+    }
+
+    #[test]
+    fn an_idle_lane_follows_the_clock_at_most_once_a_second() {
+        let mut bench = Bench::new(1, 10);
+        let settings = settings(Some(30));
+        let watermark = Some(EventTime::at(100));
+        let mut time = LaneTime { watermark, last_append_time: Some(AppendTime::at(1000)), base: watermark };
+        assert_eq!(bench.gather.advance_idle(&settings, time), None, "the partition was never asked");
+        bench.gather.ask_partitions(&bench.context, &settings);
+        assert_eq!(bench.heard.lock().unwrap().asked, [(vec![Partition(0)], bench.clock.now_ms())]);
+        let mut advance = |asked_ms| {
+            bench.arrive(empty(0, asked_ms));
+            assert_eq!(bench.fill(no_floors), Ok(vec![]));
+            let instant = bench.gather.advance_idle(&settings, time);
+            instant.into_iter().for_each(|instant| time.idle(&settings, AppendTime::at(instant)));
+            instant
+        };
+        assert_eq!(advance(5000), Some(4800));
+        assert_eq!(advance(5000), None, "the watermark is there already");
+        assert_eq!(advance(5999), None, "less than a second later");
+        assert_eq!(advance(6000), Some(5800));
+        bench.arrive(records(0, &[(0, 5000)]));
+        let mut floors = Vec::new();
+        let filled = bench.fill(|new| {
+            floors.extend_from_slice(new);
+            Ok(())
+        });
+        assert_eq!(filled, Ok(vec![(5800, 0, 0)]), "what arrives behind the advance is sorted after it");
+        assert_eq!(floors.len(), 1);
     }
 }

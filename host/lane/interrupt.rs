@@ -1,4 +1,4 @@
-//! Interrupts: why a lane stops before its source ends, and the signals by which lanes and host tell each other to.
+//! Interrupts: why a lane stops before its source ends, and the signals by which host and lanes request it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ where
     }
 }
 
-/// What the lanes of a host tell each other.
+/// The requests that host and lanes make of all lanes.
 #[derive(Clone, Debug)]
 pub struct Signals {
     stop: Arc<AtomicBool>,

@@ -1,5 +1,5 @@
-//! The law of the contract, tested: the same records cut by 1, by 7, at random and whole, in fresh instances, must give the same rows,
-//! dead letters and keyed state.
+//! The law of the contract, tested: the same records must give the same rows, dead letters and keyed state, whether they are folded in
+//! one batch, in batches of 1, of 7, or of random size, in fresh instances.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use crate::record::Records;
 use crate::row::Cell;
 use crate::strike::Stage;
 
-/// A cut of a log into batches under which the plugin gave something else than for the whole.
+/// A cut of a log into batches that changed the plugin's results.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The cut: `by 1`, `by 7`, `at random`, `record by record`.
     pub cut: String,
     /// What differs: an output, counted from 0, or a key's state.
     pub what: String,
-    /// What it is in one batch.
+    /// Its value if the log is one batch.
     pub whole: String,
-    /// What it is in the cut log.
+    /// Its value if the log is cut.
     pub cut_gives: String,
 }
 
@@ -30,13 +30,14 @@ impl std::fmt::Display for Violation {
         let (whole, cut_gives) = (excerpt(whole, cut_gives), excerpt(cut_gives, whole));
         write!(
             f,
-            "the plugin breaks the law of the contract: cut {cut}, {what} is {cut_gives}, in one batch it is {whole}; its results may \
-             depend on nothing but the event and the key's state (no statics, no variables of a module, nothing kept in the mapper, no iteration over std's HashMap)"
+            "the plugin breaks the law of the contract: cut {cut}, {what} is {cut_gives}, in one batch it is {whole}; make its results depend \
+             only on the event and the key's state (no statics, no module-level variables, no fields of the mapper that change, no iteration over \
+             std's HashMap)"
         )
     }
 }
 
-/// Of a long text what lies around its first difference from another.
+/// Returns the part of a long text around its first difference from another.
 fn excerpt(text: &str, other: &str) -> String {
     const AROUND: usize = 300;
     let same = text.char_indices().zip(other.chars()).find(|((_, a), b)| a != b).map_or(text.len(), |((at, _), _)| at);
@@ -46,7 +47,7 @@ fn excerpt(text: &str, other: &str) -> String {
     format!("{}{}{}", dots(first > 0), &text[first..end], dots(end < text.len()))
 }
 
-/// Folds `records` (in lane order) under several cuts; gives the first difference.
+/// Folds `records` (in lane order) under several cuts; returns the first difference.
 pub fn check(
     plugin: &Arc<Plugin>,
     workers: &Arc<rayon::ThreadPool>,
@@ -68,7 +69,7 @@ pub fn check(
     Ok(None)
 }
 
-/// The same chance each time: what fails fails again.
+/// Pseudo-random numbers, the same in each run, so that a failure repeats.
 pub(crate) struct Chance(u64);
 
 impl Chance {
@@ -76,7 +77,7 @@ impl Chance {
         Chance(0x9e37_79b9_7f4a_7c15)
     }
 
-    /// The next number below `end`; 0 if there is none.
+    /// Returns the next number below `end`, or 0 if `end` is 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -85,7 +86,7 @@ impl Chance {
     }
 }
 
-/// All that leaves the lane, a line each, and then what each key is left with.
+/// Folds the records in batches of `size`. Returns a line for each thing that leaves the lane, then one for the state of each key.
 fn fold(
     plugin: &Arc<Plugin>,
     workers: &Arc<rayon::ThreadPool>,
@@ -116,14 +117,14 @@ fn fold(
     Ok(lines)
 }
 
-/// The first of the lines that are not the same.
+/// Returns the first line that differs.
 pub(crate) fn first_difference(cut: &str, whole: &[String], given: &[String]) -> Option<Violation> {
     let at = (0..whole.len().max(given.len())).find(|&i| whole.get(i) != given.get(i))?;
     let of = |lines: &[String]| lines.get(at).cloned().unwrap_or_else(|| "nothing".into());
     Some(Violation { cut: cut.into(), what: format!("output {at}"), whole: of(whole), cut_gives: of(given) })
 }
 
-/// All that leaves a lane, a line each, with the record that it is of.
+/// A line for each thing that leaves a lane, with the record that caused it.
 #[derive(Debug, Default)]
 pub(crate) struct Leaving {
     rows: Vec<String>,
@@ -132,7 +133,7 @@ pub(crate) struct Leaving {
 }
 
 impl Leaving {
-    /// Adds what leaves because of a batch.
+    /// Adds the output of a batch.
     pub(crate) fn add(&mut self, output: &Output) {
         for &row in &output.rows.order {
             let cells: Vec<_> = output.rows.cells(row).map(shown).collect();
@@ -147,7 +148,7 @@ impl Leaving {
         self.strikes.extend(output.strikes.iter().map(|strike| format!("{strike:?}")));
     }
 
-    /// Rows and dead letters in their order, then strikes, which have none; nor have the three among each other.
+    /// Returns rows and dead letters in their order, then the strikes sorted: strikes have no order, nor have the three kinds among each other.
     pub(crate) fn into_lines(self) -> Vec<String> {
         let Leaving { rows: mut lines, mut letters, mut strikes } = self;
         strikes.sort_unstable();
@@ -163,14 +164,14 @@ fn letter(letter: &DeadLetter) -> String {
     let (stage, reason) = (letter.stage, &letter.reason);
     let mut line = format!("dead letter {stage:?} at ({}, {}){event}: {reason}", record.partition, record.offset);
     if stage == Stage::Timer {
-        // Not a record of the log, but the key and the state that went.
+        // The record is not one of the log: it carries the key and the state that was lost.
         let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
         line.push_str(&format!(" of {:?} with {}", text(record.key), text(record.payload)));
     }
     line
 }
 
-/// The value alone: a list's `Debug` shows the column that it lies in.
+/// Formats a cell's value. A list's `Debug` would show the whole column.
 fn shown(cell: Cell<'_>) -> String {
     match cell {
         Cell::TextList(list) => format!("{:?}", list.iter().collect::<Vec<_>>()),

@@ -1,5 +1,6 @@
-//! State of a former version: a plugin's `migrate` takes it before a key is touched, and between batches for all other keys. What it gives
-//! does not depend on when it is called (the law), so neither do the rows. A state that it fails on is a strike, and the key loses it.
+//! State of an earlier version: a plugin's `migrate` converts it before a key is touched, and between batches for all other keys. By the
+//! law of the contract its results do not depend on when it is called, so neither do the rows. If it fails on a state, that is a strike,
+//! and the key loses the state.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use crate::record::ByteColumn;
 use crate::state::{KeyState, Shard, SlotId, ValueBytes};
 use crate::strike::{Strike, StrikeItem};
 
-/// Bytes of state in one call, about.
+/// The approximate number of bytes of state in one call.
 const CALL_BYTES: usize = 4 << 20;
 
 /// A state that could not be migrated.
@@ -18,12 +19,12 @@ pub(super) struct Lost {
     /// As a dead letter carries it.
     pub(super) state: serde_json::Value,
     pub(super) reason: String,
-    /// Its version; none if the journal knew the strike.
+    /// Its version; none if the journal already holds the strike.
     version: Option<u32>,
 }
 
 impl Lost {
-    /// The strike, if it is a new one.
+    /// Returns the strike, if it is new.
     pub(super) fn strike(&self) -> Option<Strike> {
         let version = self.version?;
         let key = String::from_utf8_lossy(&self.key).into_owned();
@@ -32,10 +33,10 @@ impl Lost {
     }
 }
 
-/// What migrates: a plugin, and the strikes that the journal knows.
+/// A plugin, and the journal's strikes of it.
 type Logic<'p, 'k> = (&'p Plugin, &'k BTreeMap<StrikeItem, String>);
 
-/// Brings the state in these slots to the plugin's version; gives how many keys that were, and what was lost.
+/// Migrates the state in these slots to the plugin's version. Returns how many keys were migrated, and what was lost.
 pub(super) fn bring_up<'p>(
     (plugin, known): Logic<'p, '_>,
     shard: &mut Shard,
@@ -75,7 +76,7 @@ struct Run<'a, 'p, 'k> {
 }
 
 impl Run<'_, '_, '_> {
-    /// How many of these go into one call: one at least.
+    /// Returns how many of these fit into one call: at least one.
     fn fitting(&self, slots: &[SlotId]) -> usize {
         let mut bytes = 0;
         let fits = |slot: &&SlotId| {
@@ -86,7 +87,8 @@ impl Run<'_, '_, '_> {
         slots.iter().take_while(fits).count().max(1)
     }
 
-    /// Migrates these by one call, or by two of half as many, down to the single state in a fresh instance, which then is a strike.
+    /// Migrates these in one call. If the call fails, each half is tried alone, down to a single state in a fresh instance, whose failure is a
+    /// strike.
     fn migrate(&mut self, version: u32, slots: &[SlotId]) -> Result<(), Fault> {
         if !self.known.is_empty()
             && let Some(at) = slots.iter().position(|&slot| self.known_reason(version, slot).is_some())

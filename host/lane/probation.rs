@@ -1,5 +1,5 @@
-//! Probation: what rows of a deployment that can still be withdrawn replace in the sink. The writer notes it (I10); here it is known which
-//! deployment's notes are being taken, and which need not be kept any more.
+//! Probation: what rows of a deployment that can still be withdrawn replace in the sink. The writer takes the notes (I10); this file knows
+//! for which deployment, and whose notes can be deleted.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use crate::state::journal::Journal;
 
 /// The notes of a lane.
 pub(super) struct Probation {
-    /// Noted in former lives of this lane, by deployment.
+    /// Notes from earlier lives of this lane, by deployment.
     noted: BTreeMap<u64, Vec<Image>>,
     /// Notes of the deployment in force, while it can be withdrawn.
     current: Option<(u64, SharedImages)>,
@@ -21,12 +21,12 @@ pub(super) struct Probation {
 }
 
 impl Probation {
-    /// Starts with what was noted before.
+    /// Starts with the notes of earlier lives.
     pub(super) fn new(noted: BTreeMap<u64, Vec<Image>>) -> Probation {
         Probation { noted, current: None, stale: Vec::new() }
     }
 
-    /// Notes what rows of `deployment` replace from now on, and of none other; none: nothing can be withdrawn.
+    /// Takes notes for `deployment` from now on, and for no other; for none if nothing can be withdrawn.
     pub(super) fn begin(&mut self, deployment: Option<u64>, journal: &Journal, core: &Core) {
         self.end(core);
         self.current = deployment.map(|n| {
@@ -35,19 +35,19 @@ impl Probation {
         });
     }
 
-    /// Notes nothing any more: the deployment stays.
+    /// Stops taking notes: the deployment stays, or another one is in force.
     pub(super) fn end(&mut self, core: &Core) {
         let Some((n, images)) = self.current.take() else { return };
         self.stale.push(n);
         core.drop_aside(images);
     }
 
-    /// Where the writer notes, if it must.
+    /// Where the writer takes notes, if it must.
     pub(super) fn images(&self) -> Option<&SharedImages> {
         self.current.as_ref().map(|(_, images)| images)
     }
 
-    /// Deletes notes that are not needed any more.
+    /// Deletes the notes that are no longer needed.
     pub(super) fn forget_stale(&mut self, journal: &Journal) -> Result<(), Error> {
         self.stale.drain(..).try_for_each(|n| journal.forget_images(n))
     }

@@ -1,5 +1,6 @@
-//! One shard's part of a batch: groups the events by key, folds them, fires timers. Decides calls, halving and the place of every row;
-//! the plugin is called here and nowhere else. Keeps I1: what an event or a firing gives does not depend on what shares its batch or call.
+//! One shard's part of a batch: groups the events by key, folds them and fires timers. Owns the calls of `fold` and `on-timer`, their
+//! halving after a failure, and the place of every row. Keeps I1: what an event or a firing produces does not depend on what shares its
+//! batch or its call.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +14,10 @@ use crate::row::{Origin, Part};
 use crate::state::{KeyState, Shard, SlotId};
 use crate::strike::{Overdue, Stage, Strike, StrikeItem};
 
-/// Firings of one key that one record may cause; the next is a strike.
+/// How often one record may fire the timer of one key; the next firing is a strike.
 const MAX_FIRINGS: u32 = 10_000;
 
-/// What a shard made of a batch.
+/// What a shard made of its part of a batch.
 #[derive(Debug, Default)]
 pub(super) struct ShardOutput {
     pub(super) parts: Vec<Part>,
@@ -27,24 +28,24 @@ pub(super) struct ShardOutput {
     pub(super) calls: u64,
 }
 
-/// A key's events of a batch, and how far they are folded.
+/// A key's events in a batch, and how many of them are folded.
 #[derive(Clone, Copy, Debug)]
 struct Group {
     slot: SlotId,
-    /// Next and last of its events in `Run::order`.
+    /// The next of its events in `Groups::order`, and the end of them.
     next: u32,
     end: u32,
-    /// The step of the timeline before which no timer of this key can be due any more.
+    /// The first step of the timeline at which a timer of this key can still be due.
     step: usize,
     /// The record of the last folded event.
     folded: Option<u32>,
-    /// Firings, at that record, of timers that were due already when they were set.
+    /// Firings, at that record, of timers that were already due when they were set.
     overdue: u32,
-    /// Firings counted for a record.
+    /// A record, and the firings counted for it.
     firings: (usize, u32),
 }
 
-/// The groups of a shard in one batch, reused from batch to batch.
+/// The groups of a shard in one batch. Their memory is reused from batch to batch.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     groups: Vec<Group>,
@@ -58,7 +59,7 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Groups the shard's events by key; gives the slots whose state must be read from the store first.
+    /// Groups the shard's events by key. Returns the slots whose state must be read from the store before the fold.
     pub(super) fn group(&mut self, batch: &Batch, events: &[u32], shard: &mut Shard, complete: bool) -> Vec<SlotId> {
         shard.begin_batch();
         self.groups.clear();
@@ -82,12 +83,12 @@ impl Groups {
         missing
     }
 
-    /// The slots of the groups: those with events and, once it is folded, those whose timers fired.
+    /// The slots of the groups: keys with events and, after the fold, keys whose timers fired.
     pub(super) fn slots(&self) -> impl Iterator<Item = SlotId> {
         self.groups.iter().map(|group| group.slot)
     }
 
-    /// Counting sort of the members by group.
+    /// Sorts the members by group, by counting.
     fn lay_out(&mut self) {
         let mut start = 0;
         for group in &mut self.groups {
@@ -122,12 +123,12 @@ struct Firing {
     time: EventTime,
     /// The step of the timeline at which it fires.
     step: usize,
-    /// Which one at its record, of a timer that was due already when it was set.
+    /// Its number among the overdue firings at its record, if the timer was already due when it was set.
     overdue: Option<u32>,
     place: Place,
 }
 
-/// Those of these slots whose state has a former version.
+/// Returns the slots whose state has an earlier version.
 fn former(plugin: &Plugin, shard: &Shard, slots: impl Iterator<Item = SlotId>) -> Vec<SlotId> {
     let version = plugin.description.state_version;
     slots.filter(|&slot| shard.slot(slot).version != version).collect()
@@ -144,8 +145,8 @@ impl<'a, 'p> Run<'a, 'p> {
         Run { batch, plugin, known, shard, groups, instance, output: ShardOutput::default() }
     }
 
-    /// Folds all events and fires all timers that the batch's watermarks make due.
-    /// Gives back the instance, which the next shard of a small batch may use.
+    /// Folds all events and fires all timers that the batch's watermarks make due. Returns the output, and the instance for the next shard
+    /// of a small batch.
     pub(super) fn run(mut self) -> Result<(ShardOutput, Option<Instance<'p>>), Fault> {
         let former = former(self.plugin, self.shard, self.groups.slots());
         self.bring_up(former)?;
@@ -169,7 +170,7 @@ impl<'a, 'p> Run<'a, 'p> {
         Ok((self.output, self.instance))
     }
 
-    /// State of a former version is migrated before it is touched.
+    /// Migrates state of an earlier version before it is touched.
     fn bring_up(&mut self, former: Vec<SlotId>) -> Result<(), Fault> {
         if former.is_empty() {
             return Ok(());
@@ -184,7 +185,7 @@ impl<'a, 'p> Run<'a, 'p> {
 
     // ---- events
 
-    /// Folds the remaining events of these groups, each until done or until its timer is due before its next event.
+    /// Folds the remaining events of these groups: of each group all, or those before the event that its timer must precede.
     fn fold(&mut self, groups: &[u32]) -> Result<(), Fault> {
         if groups.is_empty() {
             return Ok(());
@@ -204,7 +205,7 @@ impl<'a, 'p> Run<'a, 'p> {
         }
     }
 
-    /// Folds one group by ever smaller calls, down to the single event in a fresh instance, which then is a strike.
+    /// Folds one group in ever smaller calls, down to a single event in a fresh instance, whose failure is a strike.
     fn fold_alone(&mut self, group: u32) -> Result<(), Fault> {
         let mut limit = u32::MAX;
         while !self.is_done_or_due(group) && self.pass_known_strikes(group) {
@@ -226,8 +227,8 @@ impl<'a, 'p> Run<'a, 'p> {
         Ok(())
     }
 
-    /// Takes the events that the journal knows as strikes to the dead letters, until one is met that is not, or the key's timer is due.
-    /// Whether the group has an event to fold next.
+    /// Dead-letters the group's next events as long as the journal holds a strike for them and the key's timer is not due. Returns whether the
+    /// group has an event to fold next.
     fn pass_known_strikes(&mut self, group: u32) -> bool {
         loop {
             let Group { next, end, .. } = self.groups.groups[group as usize];
@@ -326,8 +327,8 @@ impl<'a, 'p> Run<'a, 'p> {
 
     // ---- timers
 
-    /// The timer that stopped a group before its next event, and its place: before that event if it was set by an event of the same
-    /// record and is due already, else among the timers of the step that made it due.
+    /// Returns the firing that must precede a group's next event. Its place is just before that event if an event of the same record set a
+    /// timer that was already due, otherwise among the timers of the step that made it due.
     fn before_next_event(&mut self, g: u32) -> Firing {
         let group = &self.groups.groups[g as usize];
         let event = self.groups.order[group.next as usize];
@@ -337,14 +338,14 @@ impl<'a, 'p> Run<'a, 'p> {
         if overdue { Firing { place: self.batch.event_place(event).ahead(), ..firing } } else { firing }
     }
 
-    /// Whether a timer was due already when an event, or a firing after it, set it: at the record of the last folded event.
+    /// Whether a group's timer was already due when it was set, by the last folded event or by a firing at the same record.
     fn is_overdue(&self, g: u32) -> bool {
         let group = &self.groups.groups[g as usize];
         let time = self.shard.slot(group.slot).state.timer;
         group.folded.is_some_and(|record| time <= EventTime::from_cell(self.batch.line.before(record as usize)))
     }
 
-    /// The firing of a group's timer, which is due, among those of the step that made it due.
+    /// Returns the firing of a group's due timer, placed among those of the step that made it due.
     fn firing(&mut self, g: u32) -> Firing {
         let overdue = self.is_overdue(g);
         let group = &mut self.groups.groups[g as usize];
@@ -355,7 +356,7 @@ impl<'a, 'p> Run<'a, 'p> {
         Firing { group: g, time, step, overdue, place: Place::of_timer(step, time) }
     }
 
-    /// Fires what is due after the last event, of keys with and without events in this batch.
+    /// Fires the timers that are due after the last event, of keys with and without events in this batch.
     fn fire_all_due(&mut self) -> Result<(), Fault> {
         let Some(&watermark) = self.batch.line.steps.last() else { return Ok(()) };
         let watermark = EventTime::from_cell(watermark);
@@ -365,7 +366,7 @@ impl<'a, 'p> Run<'a, 'p> {
                 slots.push(slot);
             }
             self.bring_up(former(self.plugin, self.shard, slots.iter().copied()))?;
-            // The timer of a state that could not be migrated went with it.
+            // A state that could not be migrated has lost its timer too.
             slots.retain(|&slot| self.shard.slot(slot).state.timer.is_some());
             let mut due = Vec::with_capacity(slots.len());
             for slot in slots {
@@ -391,7 +392,7 @@ impl<'a, 'p> Run<'a, 'p> {
         group
     }
 
-    /// Fires these timers, one of a key at most.
+    /// Fires these timers, at most one per key.
     fn fire(&mut self, due: &[Firing]) -> Result<(), Fault> {
         let mut allowed = Vec::with_capacity(due.len());
         for &firing in due {
@@ -404,7 +405,7 @@ impl<'a, 'p> Run<'a, 'p> {
         self.fire_halving(&allowed)
     }
 
-    /// Why a firing is a strike without a call: it was one before, or its key fires without end.
+    /// Returns why a firing is a strike without a call: the journal holds it, or its key fires endlessly.
     fn forbidden(&mut self, firing: Firing) -> Option<String> {
         let group = &mut self.groups.groups[firing.group as usize];
         let record = firing.step / 2;
@@ -482,7 +483,7 @@ impl<'a, 'p> Run<'a, 'p> {
 
     fn apply_timers(&mut self, due: &[Firing], changes: Changes) {
         for rejection in &changes.rejections {
-            // Before the changes: the dead letter carries the state that goes.
+            // Before the changes: the dead letter carries the state that is lost.
             self.timer_letter(due[rejection.item as usize], rejection.reason.clone());
         }
         for (i, &firing) in due.iter().enumerate() {
@@ -501,7 +502,7 @@ impl<'a, 'p> Run<'a, 'p> {
         }
     }
 
-    /// A firing that is a strike takes the key's state and timer with it.
+    /// Dead-letters a firing; the key loses its state and timer.
     fn strike_firing(&mut self, firing: Firing, reason: String) {
         self.timer_letter(firing, reason);
         self.passed(firing);
@@ -510,7 +511,7 @@ impl<'a, 'p> Run<'a, 'p> {
         slot.list_replaced = true;
     }
 
-    /// No timer of this key can be due before this firing any more.
+    /// Notes that no timer of this key can be due before this firing.
     fn passed(&mut self, firing: Firing) {
         let group = &mut self.groups.groups[firing.group as usize];
         group.step = group.step.max(firing.step);
@@ -533,7 +534,7 @@ impl Group {
     }
 }
 
-/// Applies the changes of key `i` of a call to its slot.
+/// Applies a call's changes of its key `i` to the slot.
 fn apply(shard: &mut Shard, slot: SlotId, changes: &Changes, i: usize, timer: Option<EventTime>) {
     let (value, list) = (changes.value_changes[i], changes.list_changes[i]);
     if value == change::KEEP && list == change::KEEP && shard.slot(slot).state.timer == timer {

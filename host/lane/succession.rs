@@ -22,6 +22,7 @@ pub(super) struct Succession {
     follower: Follower,
     /// `plugin.log_rate`
     log_rate: u64,
+    reserved: Reserved,
     /// When the previous logic had folded its last record, until the new one folds its first.
     swapped_at: Option<Duration>,
     swaps: u64,
@@ -36,7 +37,16 @@ impl Succession {
         follower: Follower,
         log_rate: u64,
     ) -> Succession {
-        Succession { logic, strikes, follower, log_rate, swapped_at: None, swaps: 0, longest_gap_us: 0 }
+        Succession {
+            logic,
+            strikes,
+            follower,
+            log_rate,
+            reserved: Reserved::default(),
+            swapped_at: None,
+            swaps: 0,
+            longest_gap_us: 0,
+        }
     }
 
     /// The number of the deployment in force.
@@ -66,7 +76,17 @@ impl Succession {
 
     /// Reserves up to an append time, and learns what was deployed (I9).
     pub(super) fn reserve(&mut self, append_time: i64) -> Result<(), Failure> {
-        self.follower.reserve(append_time)
+        self.follower.reserve(append_time)?;
+        self.reserved.raise(append_time);
+        Ok(())
+    }
+
+    /// Checks that the lane has reserved up to an append time that it is about to fold (I9).
+    ///
+    /// # Panics
+    /// If it has not.
+    pub(super) fn assert_reserved(&self, append_time: i64) {
+        self.reserved.assert_covers(append_time);
     }
 
     /// T of the next deployment, if it is at or before an append time.
@@ -142,5 +162,48 @@ impl Succession {
     /// Swaps so far, and the longest gap in microseconds.
     pub(super) fn swaps(&self) -> (u64, u64) {
         (self.swaps, self.longest_gap_us)
+    }
+}
+
+/// The greatest append time that the lane has reserved since its start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reserved(Option<i64>);
+
+impl Reserved {
+    fn raise(&mut self, append_time: i64) {
+        self.0 = self.0.max(Some(append_time));
+    }
+
+    fn assert_covers(self, append_time: i64) {
+        assert!(
+            Some(append_time) <= self.0,
+            "the lane would fold up to {append_time} and has reserved up to {:?}",
+            self.0
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i9_a_lane_may_fold_up_to_its_reservation_which_never_shrinks() {
+        let mut reserved = Reserved::default();
+        reserved.raise(7);
+        reserved.raise(5);
+        reserved.assert_covers(7);
+    }
+
+    #[test]
+    #[should_panic = "the lane would fold up to 8 and has reserved up to Some(7)"]
+    fn i9_nothing_is_folded_past_the_reservation() {
+        Reserved(Some(7)).assert_covers(8);
+    }
+
+    #[test]
+    #[should_panic = "has reserved up to None"]
+    fn i9_nothing_is_folded_before_the_first_reservation() {
+        Reserved::default().assert_covers(i64::MIN);
     }
 }

@@ -1,5 +1,5 @@
-//! Event time of a lane: watermark, lateness, limits, idle advance. Pure: append times and event times in, verdicts and watermarks out;
-//! it reads no clock. Record by record, whatever the batch (DESIGN: the semantics are per record).
+//! Event time of a lane: watermark, lateness, limits, idle advance. Pure: append times and event times in, verdicts and watermarks out. It
+//! reads no clock. Time passes record by record, so that the cut into batches changes nothing (I5).
 
 use crate::config::{Late, Time};
 use crate::event_time::{AppendTime, EventTime, LaneTime, cell};
@@ -9,12 +9,12 @@ const YEAR_1: i64 = -62_135_596_800_000;
 /// 9999-12-31T23:59:59.999Z in ms.
 const YEAR_9999: i64 = 253_402_300_799_999;
 
-/// What becomes of an event before any plugin sees it.
+/// The verdict on an event, before `fold` sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Folded.
     Accepted,
-    /// Its time is outside the years 1 to 9999.
+    /// Its time lies outside the years 1 to 9999.
     OutOfRange,
     /// Its time lies more than `future_limit` past its record's append time.
     Future,
@@ -25,20 +25,20 @@ pub enum Verdict {
 /// The watermarks of a batch and the verdicts on its events.
 #[derive(Debug, Default)]
 pub struct Timeline {
-    /// Two watermarks per record: `[2 * record]` just before it (idle advance included), `[2 * record + 1]` just after it. Never
-    /// decreasing.
+    /// Two watermarks per record: `[2 * record]` just before it (idle advance included), `[2 * record + 1]` just after it. They never
+    /// decrease.
     pub steps: Vec<i64>,
-    /// One per event.
+    /// One verdict per event.
     pub verdicts: Vec<Verdict>,
 }
 
 impl Timeline {
-    /// The watermark before record `record`.
+    /// Returns the watermark before a record.
     pub fn before(&self, record: usize) -> i64 {
         self.steps[2 * record]
     }
 
-    /// The first step at or after `from` at which a timer of `time` is due.
+    /// Returns the first step at or after `from` at which a timer set to `time` is due.
     pub fn due_step(&self, time: EventTime, from: usize) -> Option<usize> {
         let step = from + self.steps[from..].partition_point(|&w| w < time.ms());
         (step < self.steps.len()).then_some(step)
@@ -46,7 +46,7 @@ impl Timeline {
 }
 
 impl LaneTime {
-    /// Goes through a batch: `records` names the record of each event, ascending.
+    /// Passes over a batch and fills `line`. `records` names the record of each event, ascending.
     pub fn pass(
         &mut self,
         settings: &Time,
@@ -81,7 +81,7 @@ impl LaneTime {
         }
     }
 
-    /// What the watermark becomes if the lane stays idle until `instant`; the same that a record appended then would make of it.
+    /// Advances the watermark as if the lane stayed idle until `instant`: exactly as a record appended then would advance it first.
     pub fn idle(&mut self, settings: &Time, instant: AppendTime) {
         let Some(timeout) = settings.idle_timeout_ms else { return };
         let (Some(base), Some(last)) = (self.base, self.last_append_time) else { return };

@@ -133,6 +133,9 @@ impl Merge {
     }
 
     /// Moves what may be released into `out`, up to `max_records` and about `max_bytes` there.
+    ///
+    /// # Panics
+    /// If a record would be released before an earlier release: its floor was lost (I4).
     pub fn release(&mut self, max_records: usize, max_bytes: usize, out: &mut Records) -> Released {
         let mut released = Released::default();
         let mut touched = Vec::new();
@@ -143,7 +146,9 @@ impl Merge {
             queue.take(run.before, run.below_ms, max_records - before, max_bytes, out);
             released.records += out.len() - before;
             released.asked |= run.asked;
-            self.last = Some(position_of(out, out.len() - 1));
+            let (first, last) = (position_of(out, before), position_of(out, out.len() - 1));
+            assert!(self.last <= Some(first) && first <= last, "{first:?} to {last:?} released after {:?}", self.last);
+            self.last = Some(last);
             if !touched.contains(&run.queue) {
                 touched.push(run.queue);
             }
