@@ -2,3 +2,4 @@
 
 mod open;
 pub mod run;
+mod stop;

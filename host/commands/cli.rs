@@ -77,8 +77,8 @@ pub struct Arguments {
 pub enum Command {
     /// Fold records into rows until stopped
     ///
-    /// Resumes at the last checkpoint, or starts at the beginning of the log. SIGTERM and SIGINT stop it cleanly: what was read is folded,
-    /// written and covered by a checkpoint, and the exit code is 0. A file source ends at the end of the file; a topic never ends.
+    /// Resumes at the last checkpoint, or starts at the beginning of the log. SIGTERM, SIGINT and SIGHUP stop it within 10 s: what was read
+    /// is folded, written and covered by a checkpoint, and the exit code is 0. A file source ends at the end of the file; a topic never ends.
     Run {
         /// The configuration.
         #[command(flatten)]

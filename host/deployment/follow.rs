@@ -309,7 +309,7 @@ impl Follower {
             self.heard = heard;
             let learned = self.view.learn(&self.log)?;
             self.announce(&learned);
-            self.view.read_verdict(&self.log)?;
+            self.view.read_verdicts(&self.log)?;
         }
         Ok(self.view.rewind())
     }

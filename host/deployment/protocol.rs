@@ -343,9 +343,13 @@ impl View {
         in_force: u64,
     ) -> Result<(View, Learned<S>), S::Error> {
         let reserved = take_over(store, holder)?;
-        let end = entry(store, in_force)?.and_then(|entry| probation_end(&entry));
+        let current = entry(store, in_force)?;
+        let end = current.as_ref().and_then(probation_end);
         let probation = end.map(|end| Probation { n: in_force, end });
-        let mut view = View { reserved, next: in_force + 1, ahead: VecDeque::new(), probation, rewind: None };
+        // It may have been withdrawn since the lane's state was read: that is undone only by opening the lane again (I10).
+        let is_withdrawn = current.is_some_and(|entry| entry.outcome == Outcome::Withdrawn);
+        let rewind = is_withdrawn.then_some(Rewind::Withdrawn(in_force));
+        let mut view = View { reserved, next: in_force + 1, ahead: VecDeque::new(), probation, rewind };
         let learned = view.learn(store)?;
         Ok((view, learned))
     }
@@ -369,7 +373,8 @@ impl View {
         self.learn(store)
     }
 
-    /// Reads the deployments that are new, and returns the confirmed ones among them.
+    /// Reads the deployments that are new, and returns the confirmed ones among them. Whoever created one has seen a verdict on the one
+    /// before it, so verdicts are read before a new one is taken in: its T may lie before that of one that was withdrawn.
     pub(crate) fn learn<S: Reservations>(&mut self, store: &S) -> Result<Learned<S>, S::Error> {
         let mut learned = Vec::new();
         while let Some(entry) = entry(store, self.next)? {
@@ -377,6 +382,7 @@ impl View {
             if entry.outcome != Outcome::Confirmed {
                 continue;
             }
+            self.read_verdicts(store)?;
             match entry.deployment.t() {
                 Some(t) => self.ahead.push_back(Ahead { n: entry.n, t, probation_end: probation_end(&entry) }),
                 None => self.rewind = Some(Rewind::Reprocess(entry.n)),
@@ -391,8 +397,7 @@ impl View {
         self.ahead.front().map(|ahead| ahead.t).filter(|t| *t <= append_time)
     }
 
-    /// Puts the next deployment in force; its number. A withdrawal since it was learned of is noticed by the next
-    /// [`View::read_verdict`].
+    /// Puts the next deployment in force; its number. One that is withdrawn from now on is noticed by the next [`View::read_verdicts`].
     pub(crate) fn enter(&mut self) -> u64 {
         let Ahead { n, probation_end, .. } = self.ahead.pop_front().expect("called only when one is due");
         self.probation = probation_end.map(|end| Probation { n, end });
@@ -427,13 +432,29 @@ impl View {
         Ok(Some(n))
     }
 
-    /// Reads whether the deployment on probation was kept or withdrawn.
-    pub(crate) fn read_verdict<S: Objects>(&mut self, store: &S) -> Result<(), S::Error> {
-        let Some(Probation { n, .. }) = self.probation else { return Ok(()) };
-        match store.verdict(n)? {
-            Some(Verdict::Withdrawn(_)) => self.rewind = Some(Rewind::Withdrawn(n)),
-            Some(Verdict::Kept) => self.probation = None,
-            None => {}
+    /// Reads whether the deployments that can be withdrawn were: the one in force, and those that the lane has not reached. One of these that
+    /// was withdrawn is left out, as if it had never been (I10).
+    pub(crate) fn read_verdicts<S: Objects>(&mut self, store: &S) -> Result<(), S::Error> {
+        if let Some(Probation { n, .. }) = self.probation {
+            match store.verdict(n)? {
+                Some(Verdict::Withdrawn(_)) => self.rewind = Some(Rewind::Withdrawn(n)),
+                Some(Verdict::Kept) => self.probation = None,
+                None => {}
+            }
+        }
+        let mut at = 0;
+        while let Some(ahead) = self.ahead.get_mut(at) {
+            let verdict = if ahead.probation_end.is_some() { store.verdict(ahead.n)? } else { None };
+            match verdict {
+                Some(Verdict::Withdrawn(_)) => {
+                    self.ahead.remove(at);
+                }
+                Some(Verdict::Kept) => {
+                    ahead.probation_end = None;
+                    at += 1;
+                }
+                None => at += 1,
+            }
         }
         Ok(())
     }

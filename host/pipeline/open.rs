@@ -123,7 +123,8 @@ impl Opening<'_> {
             );
             return Ok((open()?, None));
         }
-        if self.log.is_withdrawn(n)? {
+        // If it was withdrawn just now, what takes it back is there, and the lane opens again as soon as it sees the verdict.
+        if store.undo_of() != Some(n) && self.log.is_withdrawn(n)? {
             let message = format!(
                 "the checkpoint of lane {name} was made by deployment {n}, which was withdrawn, and what takes it back is missing: run \
                  `keyfold reset`, and the next run folds the log from its beginning"

@@ -20,6 +20,7 @@ use crate::lane::{Lane, Summary};
 use crate::observe::board::{Board, Phase};
 use crate::observe::telemetry;
 use crate::pipeline::open::Opening;
+use crate::pipeline::stop;
 use crate::plugin::sandbox::Sandbox;
 use crate::rollout::{order, shadow, watch_file};
 use crate::row::Table;
@@ -39,7 +40,7 @@ pub struct Options {
     pub file: Option<PathBuf>,
 }
 
-/// Runs a pipeline until its source ends or a signal (SIGTERM, SIGINT) asks to stop.
+/// Runs a pipeline until its source ends or a signal (SIGTERM, SIGINT, SIGHUP) asks to stop.
 pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let (tracer, exporter) = telemetry::start(config.telemetry.as_ref(), &config.name)?.unzip();
@@ -57,10 +58,10 @@ pub fn run_until(
     board: &Arc<Board>,
     signals: bool,
 ) -> Result<Vec<Summary>, Failure> {
-    let (runtime, stop) = (runtime()?, board.stop());
     if signals {
-        raise_on_signals(&runtime, stop)?;
+        stop::on_signals(board)?;
     }
+    let (runtime, stop) = (runtime()?, board.stop());
     if let Some(admin) = &config.admin {
         let address = admin::serve(config, admin, options.file.clone(), (runtime.handle(), board))?;
         tracing::info!(event = "admin-api-listening", %address, token = admin.token.is_some(), "admin API listening");
@@ -204,23 +205,6 @@ pub fn reset(config: &Config) -> Result<usize, Failure> {
     let (runtime, objects) = (runtime()?, objects(&config.state.url)?);
     let deleted = runtime.block_on(delete_under(&objects, "lanes"));
     deleted.map_err(|e| Failure::new(Exit::Outside, format!("cannot delete the checkpoints in state.url: {e}")))
-}
-
-fn raise_on_signals(runtime: &Runtime, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let _inside = runtime.enter();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals =
-            signal(kind).map_err(|e| Failure::new(Exit::Unexpected, format!("cannot listen for signals: {e}")))?;
-        let stop = Arc::clone(stop);
-        runtime.spawn(async move {
-            while signals.recv().await.is_some() {
-                tracing::info!(event = "stopping", "stopping: draining, then writing a final checkpoint");
-                stop.store(true, Ordering::Relaxed);
-            }
-        });
-    }
-    Ok(())
 }
 
 fn topic(config: &Config) -> Option<&str> {

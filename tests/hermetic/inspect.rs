@@ -30,14 +30,15 @@ fn text(base64: &Value) -> String {
 #[test]
 fn the_state_of_a_host_at_work_is_read_and_the_host_goes_on() {
     let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
-    cluster.create_topic("inspected", 2, 1).expect("a new topic");
+    cluster.create_topic("inspected", 1, 1).expect("a new topic");
     let brokers = cluster.bootstrap_servers();
     let settings = Settings { checkpoint_interval: "200ms".into(), ..Settings::default() };
     let pipeline = Pipeline::new(&settings.over_kafka(&brokers, "inspected").to_toml());
     let early = call(&pipeline, ["state", "get"], &["10"]);
     early.expect_code(5).expect_said(&["no checkpoint in state.url"]);
 
-    let log = visits_from(0, 2, user);
+    // One partition: of two, a host at work may find either one empty first, and the records' timestamps are long past.
+    let log = visits_from(0, 1, user);
     produce(&brokers, "inspected", &log);
     let mut host = pipeline.spawn(&[]);
     let last = format!("{}.html", 39);
@@ -77,15 +78,9 @@ fn the_state_of_a_host_at_work_is_read_and_the_host_goes_on() {
     assert_eq!(exported[3], got[0], "of one form");
 
     // The host goes on, its sessions close, and so does a host after it from its checkpoint.
-    let more = visits_from(400, 2, user);
-    let offset = |records: &mut [crate::support::generate::TestRecord]| {
-        for partition in [0, 1] {
-            let own = records.iter_mut().filter(|record| record.partition == partition);
-            (20..).zip(own).for_each(|(offset, record)| record.offset = offset);
-        }
-    };
+    let more = visits_from(400, 1, user);
     let mut more_as_read = more.clone();
-    offset(&mut more_as_read);
+    (40..).zip(&mut more_as_read).for_each(|(offset, record)| record.offset = offset);
     produce(&brokers, "inspected", &more);
     host.wait_until("the sessions have closed", || from_ndjson(&pipeline.path("rows.ndjson")).len() == 10);
     host.terminate(Duration::from_secs(30)).expect_code(0);

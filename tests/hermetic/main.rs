@@ -24,5 +24,6 @@ mod refusals;
 mod replay;
 mod replay_command;
 mod state;
+mod stopping;
 mod tidy;
 mod withdraw;

@@ -125,9 +125,9 @@ fn the_walkthrough_holds_with_the_host_in_a_container_killed_and_swapped() {
     create_topic(&brokers, "in-container", 2, &[]);
     let megabytes = assert_image(&container);
 
-    produce_in_turn(&brokers, "in-container", &seed::a());
+    produce_in_turn(&brokers, "in-container", &seed::a_and_b());
     let mut host = container.run(&["run"]);
-    produce_in_turn(&brokers, "in-container", &seed::b_and_c());
+    produce_in_turn(&brokers, "in-container", &seed::c());
     host.wait_until("user 1's session is written", || !tables.sessions("in_container").is_empty());
     assert_eq!(tables.sessions("in_container"), [seed::first_row()]);
     let written = seed::written_ms(&tables, "in_container");

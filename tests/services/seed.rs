@@ -13,15 +13,17 @@ pub(crate) fn visit(partition: u32, timestamp: i64, user: i64, page: &str, time:
     TestRecord { partition, offset: 0, timestamp, key: None, value: Some(value) }
 }
 
-pub(crate) fn a() -> [TestRecord; 1] {
-    [visit(0, 1_727_873_508_000, 1, "A.html", "2023-02-20T03:03:20")]
+/// To be in the log before a host starts: these timestamps are long past, so a host that finds B's partition empty once, however early, folds C
+/// without asking again.
+pub(crate) fn a_and_b() -> [TestRecord; 2] {
+    [
+        visit(0, 1_727_873_508_000, 1, "A.html", "2023-02-20T03:03:20"),
+        visit(1, 1_727_873_511_000, 1, "B.html", "2023-02-20T03:03:26"),
+    ]
 }
 
-pub(crate) fn b_and_c() -> [TestRecord; 2] {
-    [
-        visit(1, 1_727_873_511_000, 1, "B.html", "2023-02-20T03:03:26"),
-        visit(0, 1_727_873_514_000, 1, "C.html", "2023-02-20T03:05:26"),
-    ]
+pub(crate) fn c() -> [TestRecord; 1] {
+    [visit(0, 1_727_873_514_000, 1, "C.html", "2023-02-20T03:05:26")]
 }
 
 pub(crate) fn d() -> [TestRecord; 1] {
@@ -52,9 +54,9 @@ fn the_published_table_survives_a_kill_and_a_lost_checkpoint() {
     let settings = Settings::default().seed_ids().over_kafka(&brokers, "visits").into_cql(port, "ndc_porto");
     let pipeline = Pipeline::new(&settings.to_toml());
 
-    produce_in_turn(&brokers, "visits", &a());
+    produce_in_turn(&brokers, "visits", &a_and_b());
     let mut host = pipeline.spawn(&[]);
-    produce_in_turn(&brokers, "visits", &b_and_c());
+    produce_in_turn(&brokers, "visits", &c());
     host.wait_until("user 1's session is written", || !tables.sessions("ndc_porto").is_empty());
     assert_eq!(tables.sessions("ndc_porto"), [first_row()]);
     let before = written_ms(&tables, "ndc_porto");
@@ -79,8 +81,8 @@ fn ids_by_the_brokers_clock_are_the_same_after_a_lost_checkpoint() {
     let pipeline = Pipeline::new(&settings.to_toml());
 
     let mut host = pipeline.spawn(&[]);
-    produce_in_turn(&brokers, "broker-clock", &a());
-    produce_in_turn(&brokers, "broker-clock", &b_and_c());
+    produce_in_turn(&brokers, "broker-clock", &a_and_b());
+    produce_in_turn(&brokers, "broker-clock", &c());
     host.wait_until("user 1's session is written", || !tables.sessions("broker_clock").is_empty());
     let before = tables.sessions("broker_clock");
     let written_before = written_ms(&tables, "broker_clock");

@@ -74,6 +74,7 @@ pub(super) enum Answer {
     Verdict(Option<Verdict>),
     Holders(Vec<Holder>),
     Reservation(Option<Option<AppendTime>>),
+    News(usize),
     Done,
 }
 
@@ -105,7 +106,23 @@ pub(super) struct Turn<'a> {
     pub(super) holders_stay: bool,
 }
 
+/// Takes the answer apart that an operation must have had.
+macro_rules! answer {
+    ($asked:expr, $kind:ident) => {
+        match $asked? {
+            Answer::$kind(answer) => Ok(answer),
+            other => unreachable!("procedures are deterministic, replayed {other:?}"),
+        }
+    };
+}
+
 impl Turn<'_> {
+    /// How many deployments and verdicts a listener has heard of.
+    pub(super) fn news(&self) -> Result<usize, Stop> {
+        let read = |store: &Store| Answer::News(store.deployments.len() + store.verdicts.len());
+        answer!(self.read(|_| false, read), News)
+    }
+
     /// Asks for an operation that changes the store.
     fn write(
         &self,
@@ -140,16 +157,6 @@ impl Turn<'_> {
         self.replayed.set(answers.len());
         Ok(answer)
     }
-}
-
-/// Takes the answer apart that an operation must have had.
-macro_rules! answer {
-    ($asked:expr, $kind:ident) => {
-        match $asked? {
-            Answer::$kind(answer) => Ok(answer),
-            other => unreachable!("procedures are deterministic, replayed {other:?}"),
-        }
-    };
 }
 
 impl Objects for Turn<'_> {
