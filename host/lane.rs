@@ -271,12 +271,12 @@ impl Running {
         self.succession.assert_reserved(records.append_times[last]); // I9
         self.succession.end_gap(&self.context);
         self.context.board.enter(Activity::Map);
+        let (partition, offset) = (Partition(records.partitions[last]), Offset(records.offsets[last]));
+        self.last_record = Origin { partition, offset, event: None };
         let prepared = match self.core.prepare(records) {
             Ok(prepared) => prepared,
             Err(fault) => return Err(self.failed(fault)),
         };
-        let (partition, offset) = (Partition(records.partitions[last]), Offset(records.offsets[last]));
-        self.last_record = Origin { partition, offset, event: None };
         self.complete_fold(prepared)
     }
 
@@ -376,8 +376,11 @@ impl Running {
             return interrupt;
         }
         let plugin = &self.succession.plugin().description;
-        let message =
-            format!("lane {} halts on plugin {} {}: {reason}", self.context.name, plugin.name, plugin.version);
+        let (lane, Origin { partition, offset, .. }) = (&self.context.name, &self.last_record);
+        let message = format!(
+            "lane {lane} halts on plugin {} {}: {reason}; its batch ends at partition {partition}, offset {offset}",
+            plugin.name, plugin.version
+        );
         Interrupt::Failed(Failure::new(Exit::Plugin, message))
     }
 

@@ -228,10 +228,7 @@ fn new_store(engine: &Engine, limits: Limits) -> Result<Store<Guest>, Fault> {
 
 fn fault(store: &mut Store<Guest>, error: &wasmtime::Error) -> Fault {
     match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => Fault::Host(
-            "the plugin overflowed its stack; the size of the stack depends on the host, so no row may depend on it"
-                .into(),
-        ),
+        Some(Trap::StackOverflow) => Fault::Plugin("the plugin overflowed its stack".into()),
         Some(Trap::OutOfFuel) => Fault::Plugin("the plugin ran out of fuel (plugin.fuel)".into()),
         Some(trap) => Fault::Plugin(trapped(store, error, trap)),
         None => Fault::Plugin(format!("{error:#}")),

@@ -304,6 +304,13 @@ fn a_loop_strikes_by_the_budget_of_instructions() {
 }
 
 #[test]
+fn recursion_without_end_strikes_by_the_stack() {
+    assert_event_struck(&json!({"mode": "recurse"}), LIMITS, &["overflowed its stack"]);
+    assert_record_struck(&json!({"mode": "recurse", "at": "map"}), &["overflowed its stack"]);
+    assert_firing_struck(&json!({"mode": "recurse", "at": "timer"}), &["overflowed its stack"]);
+}
+
+#[test]
 fn growth_without_end_strikes_by_the_limit_of_memory() {
     assert_event_struck(&json!({"mode": "grow"}), LIMITS, &["plugin.memory"]);
     assert_record_struck(&json!({"mode": "grow", "at": "map"}), &["plugin.memory"]);

@@ -22,6 +22,7 @@
 //! | `trap` | panics with `struck by <v>` on the target |
 //! | `loop` | loops forever on the target |
 //! | `grow` | allocates without end on the target |
+//! | `recurse` | overflows the stack on the target |
 //! | `burn` | computes for `units` rounds (about ten instructions each) on the target, then emits the plain row |
 //! | `rows` | emits a million rows (key, 0.., v, []) for the target |
 //! | `reject` | for the target: puts, appends, sets the timer, emits, and then rejects the event with `rejected <v>` |
@@ -42,7 +43,7 @@
 //! | `timer-zero` | puts v as sum, and sets a timer for 1970, which is already due and has the same time for all events. The firing emits (key, v, v, []) and clears the value. If `v` = `n`, it panics with `struck by <v>`: in the event if `at` is `fold`, in the firing if `at` is `timer` |
 //! | `mark` | an event adds 1 to count, emits (key, event time, count, `[mark]`) and sets the timer to its time + 10 s. The firing emits (key, its time, -count, `[mark]`). So every row shows which configuration wrote it |
 //!
-//! `at` says where `trap`, `loop`, `grow` and `burn` fail: in `map`, in `fold`, or in `timer`. In the last case, the target emits its plain row,
+//! `at` says where `trap`, `loop`, `grow`, `recurse` and `burn` fail: in `map`, in `fold`, or in `timer`. In the last case, the target emits its plain row,
 //! puts, appends and sets a timer for its time + 10 s, and the firing fails.
 //!
 //! `state`: an event adds 1 to count and v to sum, appends v as a string, and sets the timer to its time + 20 s. If v mod 5 = 0 (by

@@ -21,6 +21,7 @@ pub enum Mode {
     Trap,
     Loop,
     Grow,
+    Recurse,
     Burn,
     Rows,
     Reject,
@@ -42,7 +43,7 @@ pub enum Mode {
     Mark,
 }
 
-/// Where `trap`, `loop`, `grow` and `burn` fail.
+/// Where `trap`, `loop`, `grow`, `recurse` and `burn` fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum At {
@@ -314,12 +315,21 @@ impl Hostile {
                     kept.push(black_box(vec![1_u8; 1 << 20]));
                 }
             }
+            Mode::Recurse => {
+                black_box(dive(v.unsigned_abs()));
+            }
             Mode::Burn => {
                 (0..self.config.units).fold(v, |sum, unit| black_box(sum.wrapping_mul(31)).wrapping_add_unsigned(unit));
             }
             _ => {}
         }
     }
+}
+
+/// Calls itself without end; the sum keeps it from becoming a loop.
+#[expect(unconditional_recursion, reason = "tests check that this is survived")]
+fn dive(depth: u64) -> u64 {
+    dive(black_box(depth).wrapping_add(1)).wrapping_add(depth)
 }
 
 fn row(key: &mut Key<'_, Hostile>, k: &str, n: i64, v: i64) {
