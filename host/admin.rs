@@ -11,6 +11,8 @@
 //! | `GET /metrics` | returns metrics for Prometheus |
 //! | `GET /livez`, `/readyz`, `/startupz` | returns 200 or 503, with the reason |
 //!
+//! The server has a runtime of its own and a limited number of connections, so nobody who can reach the port can keep a host from folding.
+//!
 //! Probes and metrics need no token: they contain no record, key or configuration. They and the status are available as soon as the host
 //! starts; the other routes return 503 until startup is complete.
 //!
@@ -18,9 +20,10 @@
 //! API is read-only. A refused deployment is status 409 with its checks; a failure has a status that follows from its exit code, and the
 //! body `{"error": ..., "exit": ...}`.
 
+mod connections;
 mod server;
 mod wire;
 
-pub use server::serve;
+pub use server::{Server, serve};
 pub(crate) use wire::STATUS;
 pub use wire::{Answer, Line, ShadowAnswer, Wanted, Withdrawal};

@@ -1,8 +1,9 @@
 //! The server of the admin API: routes, the token, status codes. What is done is [`crate::rollout::order`]'s.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -16,8 +17,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
 
+use super::connections;
 use super::wire::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
 use crate::config::{self, Admin, Config};
 use crate::deployment::Author;
@@ -38,18 +40,37 @@ struct Host {
     /// Limit of a request, bytes.
     upload_bytes: usize,
     stuck_after: Duration,
+    /// Whether it listens on loopback only.
+    is_local: bool,
+    /// Requests with a wrong token so far.
+    refused: AtomicU64,
     board: Arc<Board>,
 }
 
-/// Starts the server. Returns its address, whose port may have been chosen by the system.
-pub fn serve(
-    config: &Config,
-    admin: &Admin,
-    file: Option<PathBuf>,
-    (runtime, board): (&Handle, &Arc<Board>),
-) -> Result<SocketAddr, Failure> {
+/// Requests that are being worked on at once; more wait.
+const MOST_AT_WORK: usize = 8;
+
+/// A server at work; it ends with the value.
+#[derive(Debug)]
+pub struct Server {
+    /// Its address, whose port may have been chosen by the system.
+    pub address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+/// Starts the server, on threads of its own.
+pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<Board>) -> Result<Server, Failure> {
     let refused =
         |e: std::io::Error| Failure::new(Exit::Outside, format!("cannot listen on admin.listen {}: {e}", admin.listen));
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(1).max_blocking_threads(MOST_AT_WORK).thread_name("admin").enable_all();
+    let runtime = runtime.build().map_err(refused)?;
     let listener = TcpListener::bind(admin.listen).map_err(refused)?;
     listener.set_nonblocking(true).map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
@@ -59,17 +80,15 @@ pub fn serve(
         token: admin.token.as_ref().map(|token| Sha256::digest(token).into()),
         upload_bytes: admin.upload_bytes,
         stuck_after: admin.stuck_after,
+        is_local: address.ip().is_loopback(),
+        refused: AtomicU64::new(0),
         board: Arc::clone(board),
     });
     let inside = runtime.enter();
     let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
     drop(inside);
-    runtime.spawn(async move {
-        if let Err(error) = axum::serve(listener, routes(host)).await {
-            tracing::error!(event = "admin-api-failed", %error, "admin API stopped");
-        }
-    });
-    Ok(address)
+    runtime.spawn(connections::serve(listener, routes(host)));
+    Ok(Server { address, runtime: Some(runtime) })
 }
 
 fn routes(host: Arc<Host>) -> Router {
@@ -98,6 +117,11 @@ async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
         let message = format!("the request has {length} bytes, but admin.upload_limit allows {}", host.upload_bytes);
         return error(StatusCode::PAYLOAD_TOO_LARGE, &message, Exit::Config);
     }
+    let name = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    if host.is_local && !name.is_none_or(is_this_machine) {
+        let message = "the request's Host header names another machine, and admin.listen is a loopback address; ask for localhost";
+        return error(StatusCode::FORBIDDEN, message, Exit::Config);
+    }
     if !host.board.has_started() && request.uri().path() != STATUS {
         return error(StatusCode::SERVICE_UNAVAILABLE, "the host is starting", Exit::Outside);
     }
@@ -114,7 +138,24 @@ async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
     if given.is_some_and(|given| given[..] == token[..]) {
         return next.run(request).await;
     }
+    let refused = host.refused.fetch_add(1, Ordering::Relaxed) + 1;
+    // The first, and then ever fewer: whoever tries tokens must not fill the log.
+    if refused.is_power_of_two() {
+        let (method, path) = (request.method(), request.uri().path());
+        tracing::warn!(event = "admin-token-refused", %method, path, refused, "admin request without the right token refused");
+    }
     error(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong", Exit::Config)
+}
+
+/// Whether a Host header names this machine. A page in somebody's browser may send requests to a loopback address, under the name by which
+/// the page was fetched.
+fn is_this_machine(host: &str) -> bool {
+    let name = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+        .map_or(host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn error(status: StatusCode, message: &str, exit: Exit) -> Response {
@@ -245,5 +286,22 @@ impl Wanted {
             dry_run: self.dry_run,
             author: Author { by: self.by, reason: self.reason },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_answered_on_loopback() {
+        for name in ["localhost", "LOCALHOST:9640", "127.0.0.1:9640", "127.8.0.1", "[::1]:9640", "[::1]"] {
+            assert!(is_this_machine(name), "{name}");
+        }
+        for name in
+            ["example.org", "example.org:9640", "127.0.0.1.example.org", "10.0.0.1:9640", "localhost.example.org", ""]
+        {
+            assert!(!is_this_machine(name), "{name}");
+        }
     }
 }

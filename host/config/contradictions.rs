@@ -26,6 +26,9 @@ fn telemetry(given: &mut Given, values: &Values) {
     }
 }
 
+/// Characters of a token that nobody guesses: 128 random bits in base64.
+const LEAST_TOKEN: usize = 22;
+
 /// The admin API listens on loopback, or requires a token.
 fn admin(given: &mut Given, values: &Values) {
     if !given.has("admin") {
@@ -33,7 +36,16 @@ fn admin(given: &mut Given, values: &Values) {
     }
     let token = given.has("admin.token") || given.has("admin.token_file");
     let text = values.text("admin.listen").unwrap_or_default();
+    let short = values.text("admin.token").is_some_and(|token| token.len() < LEAST_TOKEN);
     let message = match text.parse::<SocketAddr>() {
+        Ok(listen) if !listen.ip().is_loopback() && short => {
+            let origin = given.origin("admin.token");
+            let message = format!(
+                "admin.token has fewer than {LEAST_TOKEN} characters, and admin.listen = {text:?} is not a loopback address; take a \
+                 longer one, such as the output of `openssl rand -base64 32`"
+            );
+            return given.problem(origin, message);
+        }
         Ok(listen) if listen.ip().is_loopback() || token => return,
         Ok(_) => format!("admin.listen = {text:?} is not a loopback address, so admin.token is required"),
         Err(_) => format!("admin.listen: expected an address like \"127.0.0.1:9640\", found {text:?}"),

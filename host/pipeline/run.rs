@@ -62,10 +62,7 @@ pub fn run_until(
         stop::on_signals(board)?;
     }
     let (runtime, stop) = (runtime()?, board.stop());
-    if let Some(admin) = &config.admin {
-        let address = admin::serve(config, admin, options.file.clone(), (runtime.handle(), board))?;
-        tracing::info!(event = "admin-api-listening", %address, token = admin.token.is_some(), "admin API listening");
-    }
+    let _admin = config.admin.as_ref().map(|admin| serve_admin(config, admin, options, board)).transpose()?;
     let deadline = clock::instant() + config.run.startup_timeout;
     let sandbox = Sandbox::new(config)?;
     let plugin = sandbox.load(config)?;
@@ -123,6 +120,18 @@ pub fn run_until(
         refuse_unrepeatable(config)?;
         outside = Outside::open(config, tables, &runtime, clock::instant() + config.run.startup_timeout)?;
     }
+}
+
+fn serve_admin(
+    config: &Config,
+    admin: &config::Admin,
+    options: &Options,
+    board: &Arc<Board>,
+) -> Result<admin::Server, Failure> {
+    let server = admin::serve(config, admin, options.file.clone(), board)?;
+    let (address, token) = (server.address, admin.token.is_some());
+    tracing::info!(event = "admin-api-listening", %address, token, "admin API listening");
+    Ok(server)
 }
 
 fn warn_of_older_file(deployment: u64) {

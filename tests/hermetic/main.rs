@@ -11,6 +11,7 @@ mod contract;
 mod deploy;
 mod docs;
 mod doctor;
+mod exposed;
 mod health;
 mod input;
 mod inspect;
