@@ -8,6 +8,7 @@ pub mod row;
 pub mod counts;
 pub mod symptom;
 pub mod failure;
+pub mod printable;
 pub mod clock;
 mod backoff;
 mod append_file;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::failure::{Check, Exit, Failure, Finding, first_refused};
 use crate::observe::log::Format;
 use crate::observe::progress;
+use crate::printable::printable;
 use crate::symptom::Symptom;
 
 /// Format of a command's answer on standard output.
@@ -48,16 +49,16 @@ pub fn line_of(value: &impl Serialize) -> String {
 /// Prints a failure on standard error and returns its exit code.
 pub fn print_failure(failure: &Failure, format: Format) -> ExitCode {
     match format {
-        Format::Human => progress::beside(|| eprintln!("keyfold: {failure}")),
+        Format::Human => progress::beside(|| eprintln!("keyfold: {}", printable(&failure.message))),
         Format::Json => tracing::error!(event = "failed", exit = failure.exit as u8, "{failure}"),
     }
     failure.exit.into()
 }
 
-/// Prints a command's answer on standard output. A reader that has closed the pipe is not a failure.
+/// Prints a command's answer on standard output: text of plugins, records and configurations may be part of it. A reader that has closed the pipe is not a failure.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
+    let _ = writeln!(out, "{}", printable(text.trim_end())).and_then(|()| out.flush());
 }
 
 /// Returns the exit code of `keyfold check`: that of the first refused check.
@@ -86,7 +87,7 @@ fn check_line(check: &Check, width: usize) -> String {
     };
     let indent = format!("\n{:1$}", "", "FAIL  ".len() + width + 2);
     let detail = check.detail.replace('\n', &indent);
-    format!("{verdict:4}  {:width$}  {detail}", check.subject).trim_end().to_owned()
+    printable(format!("{verdict:4}  {:width$}  {detail}", check.subject).trim_end()).into_owned()
 }
 
 /// Returns the checks as the JSON document of `keyfold check`, `doctor` and `deployment create`.

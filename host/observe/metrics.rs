@@ -11,6 +11,7 @@ use crate::clock;
 use crate::observe::board::{Activity, Board, LaneBoard};
 use crate::observe::health;
 use crate::observe::meter::{Call, Cost};
+use crate::printable::printable;
 use crate::strike::Stage;
 
 /// The media type of the page.
@@ -476,7 +477,7 @@ impl Samples<'_> {
 }
 
 fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    printable(value).replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

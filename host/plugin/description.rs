@@ -8,7 +8,11 @@ use crate::failure::Failure;
 use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
 use crate::plugin::schema::Schema;
 use crate::plugin::{Fault, Limits, bindings, instance};
+use crate::printable::printable;
 use crate::row::{ColumnSpec, ColumnType, Table};
+
+/// Limit of a plugin's name and version, characters: they are labels of metrics and stand in log lines.
+const LONGEST_NAME: usize = 100;
 
 /// What a plugin declares about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +68,14 @@ pub(super) fn check_config(schema: &Schema, config: &serde_json::Value) -> Resul
 
 fn check_description(description: &Description) -> Result<Schema, Failure> {
     let refuse = |what: String| Err(Failure::plugin(format!("its description is invalid: {what}")));
+    for (what, text) in [("name", &description.name), ("version", &description.version)] {
+        if text.chars().count() > LONGEST_NAME || text.contains(['\n', '\t']) || printable(text) != *text {
+            let shown: String = text.chars().take(LONGEST_NAME).collect();
+            return refuse(format!(
+                "{what} {shown:?} is more than {LONGEST_NAME} characters long or has characters that cannot be printed"
+            ));
+        }
+    }
     if description.state_version == 0 {
         return refuse("state-version is 0, but counts from 1".into());
     }
@@ -135,6 +147,9 @@ mod tests {
         };
         assert_eq!(described(|_, _| ()), Ok(()));
         assert_eq!(described(|_, tables| tables.clear()), Ok(()), "a plugin may emit no rows at all");
+        check("name \"a\\u{1b}b\"", &|description, _| description.name = "a\u{1b}b".into());
+        check("version", &|description, _| description.version = "1\nforged".into());
+        check("name", &|description, _| description.name = "n".repeat(LONGEST_NAME + 1));
         check("state-version", &|description, _| description.state_version = 0);
         check("config-schema", &|description, _| description.config_schema = "{".into());
         check("config-schema", &|description, _| description.config_schema = r#"{"type": "objekt"}"#.into());
