@@ -1,4 +1,4 @@
-//! Problems around a pipeline: a stable name for each, its meaning, and advice. Detecting them is the doctor's. `docker/README.md` has a
+//! Problems around a pipeline: a stable name for each, its meaning, and advice. The doctor detects them. `host/docs/operations.md` has a
 //! section for each name, which a test verifies.
 
 /// Generates the symptoms from one table: variant, name, meaning, advice.

@@ -26,8 +26,8 @@ const LONG_ABOUT: &str = "\
 Runs keyed folds, written as WebAssembly components, over Kafka topics and writes idempotent rows.
 
 A plugin maps records to keyed events, folds the events of each key with state and timers, and emits rows. keyfold owns order, \
-time, state and delivery. The rows are a function of the log: a crash, a different batch size or a deleted checkpoint changes none \
-of them.";
+time, state and delivery. The rows are a function of the log and the journal: a crash, a different batch size or a deleted checkpoint \
+changes none of them.";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -116,7 +116,7 @@ pub enum Command {
     /// Check everything that a run needs now and later, with advice
     ///
     /// Does what `check` does, and also looks at retention against the checkpoint, clocks, keys, replication and the owner of each lane.
-    /// Each problem has a stable name; docker/README.md has a section for each. Exits with the code of the first FAIL.
+    /// Each problem has a stable name; host/docs/operations.md has a section for each. Exits with the code of the first FAIL.
     ///
     /// JSON: as `check` prints.
     Doctor {

@@ -85,7 +85,7 @@ fn play(keep: Option<PathBuf>) -> anyhow::Result<()> {
     show("7. The table: user 1's session was written again, to the same row:", &after);
     expect(&after, &[USER_1, USER_2])?;
     ensure!(after.iter().all(|row| row.3 > written), "an ingestion time is not later than {written}");
-    println!("Same id, same pages, newer ingestion time: the rows are a function of the log alone.");
+    println!("Same id, same pages, newer ingestion time: the rows are a function of the log and the journal.");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The rows are a function of the log: of its records alone, not of how they were cut into batches, on how many threads they were folded,
+//! The rows are a function of the log and the journal, not of how records were cut into batches, on how many threads they were folded,
 //! how often the host died, or whether its checkpoint was deleted. Held against the naive model, rows in order.
 
 use std::collections::BTreeSet;

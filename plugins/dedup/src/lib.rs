@@ -7,8 +7,9 @@
 //! record carries. And if `time.out_of_orderness` is above 0, no record is late in append time, so that no first record is lost. (At 0, a
 //! record in the same millisecond as the one before it is at the watermark, and therefore late.)
 //!
-//! A replay finds the same first records, because the log alone determines which is first. It overwrites each row with the same content: the
-//! primary key is the id and the time when it was first seen. So the table has one row per id and `ttl`, even if records are folded again.
+//! A replay finds the same first records, because the log and the journal determine which is first. It overwrites each row with the same
+//! content: the primary key is the id and the time when it was first seen. So the table has one row per id and `ttl`, even if records are
+//! folded again.
 
 use keyfold_sdk::config::Duration;
 use keyfold_sdk::{Description, Event, Events, Firing, Json, Key, Mapper, Record, Row, Timestamp};
