@@ -122,6 +122,19 @@ pub struct Plugin {
 }
 
 impl Plugin {
+    /// Refuses the plugin if it declares a table that is not among `allowed`; none allows all.
+    pub(crate) fn writing_only(self, allowed: Option<&[String]>) -> Result<Plugin, Failure> {
+        let Some(allowed) = allowed else { return Ok(self) };
+        match self.description.tables.iter().find(|table| !allowed.contains(&table.name)) {
+            None => Ok(self),
+            Some(table) => Err(Failure::plugin(format!(
+                "it writes table {}, and plugin.tables allows only {}; add the table there if it may",
+                table.name,
+                if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") }
+            ))),
+        }
+    }
+
     /// Loads a plugin file: wraps a core module, refuses what does not fit the contract, compiles it (or takes it from `cache`), asks for
     /// its description, and tries the configuration, first against its schema, then with the plugin.
     pub fn load(

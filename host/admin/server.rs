@@ -270,7 +270,9 @@ impl Wanted {
             _ if keys.is_empty() => None,
             Some(file) => {
                 let variables = self.set.into_iter().map(|(key, value)| (config::variable(&key), value));
-                Some((keys, config::load(file, config::environment().chain(variables))?))
+                let with = config::load(file, config::environment().chain(variables))?;
+                order::within_ceilings(&host.config.plugin.limits, &with.plugin.limits)?;
+                Some((keys, with))
             }
             None => return Err(bad("set needs a configuration file, and this host was started without one".into())),
         };

@@ -208,6 +208,12 @@ pub(super) const KEYS: &[Key] = &[
         "one in this many batches is folded again record by record, and a difference halts the lane; changes no row",
     ),
     key(
+        "plugin.tables",
+        Kind::Texts,
+        Absent::Computed("all that it declares"),
+        "tables that a plugin may write; a plugin that declares another one is refused, also when it is deployed",
+    ),
+    key(
         "plugin.log_rate",
         Kind::Integer(1, i64::MAX),
         Absent::Is("100"),

@@ -170,6 +170,8 @@ pub struct Plugin {
     pub withdrawn_rows: WithdrawnRows,
     /// One in this many batches is folded again record by record and compared; off by default.
     pub audit: Option<u64>,
+    /// Tables that it may write; all that it declares by default.
+    pub tables: Option<Vec<String>>,
     /// Log lines per second and lane, with bursts of ten times as many. Default 100.
     pub log_rate: u64,
 }

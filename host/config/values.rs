@@ -106,6 +106,7 @@ impl Values {
                 _ => WithdrawnRows::Delete,
             },
             audit: self.count("plugin.audit"),
+            tables: self.texts("plugin.tables"),
             log_rate: self.count("plugin.log_rate")?,
         })
     }

@@ -52,24 +52,24 @@ pub struct Loader {
     instances: u32,
     cache: Option<PathBuf>,
     configured: Time,
+    /// `plugin.tables`
+    tables: Option<Vec<String>>,
     loaded: Mutex<BTreeMap<u64, Loaded>>,
 }
 
 impl Loader {
     /// A loader of this pipeline's deployments into a sandbox.
     pub(crate) fn of(sandbox: &Sandbox, config: &Config, log: PipelineLog) -> Loader {
-        let engine = (sandbox.engine.clone(), sandbox.instances, config.plugin.limits.memory_bytes);
-        Loader::new(log, engine, sandbox.cache.clone(), config.time)
-    }
-
-    /// A loader of this pipeline's deployments. `engine` was made for `instances` of `memory_bytes` each.
-    pub fn new(
-        log: PipelineLog,
-        (engine, instances, memory_bytes): (Engine, u32, u64),
-        cache: Option<PathBuf>,
-        configured: Time,
-    ) -> Loader {
-        Loader { log, engine, memory_bytes, instances, cache, configured, loaded: Mutex::default() }
+        Loader {
+            log,
+            engine: sandbox.engine.clone(),
+            memory_bytes: config.plugin.limits.memory_bytes,
+            instances: sandbox.instances,
+            cache: sandbox.cache.clone(),
+            configured: config.time,
+            tables: sandbox.tables.clone(),
+            loaded: Mutex::default(),
+        }
     }
 
     /// Takes over what was loaded already.
@@ -113,7 +113,7 @@ impl Loader {
             plugin::engine(self.instances, limits.memory_bytes)?
         };
         let loaded = Plugin::load(&engine, bytes, &settings.config, limits, self.cache.as_deref());
-        let plugin = loaded.map_err(refused)?;
+        let plugin = loaded.and_then(|plugin| plugin.writing_only(self.tables.as_deref())).map_err(refused)?;
         Ok((Arc::new(plugin), settings.time(self.configured)))
     }
 

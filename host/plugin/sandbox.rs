@@ -18,6 +18,8 @@ pub(crate) struct Sandbox {
     pub(crate) engine: Engine,
     pub(crate) instances: u32,
     pub(crate) cache: Option<PathBuf>,
+    /// `plugin.tables`
+    pub(crate) tables: Option<Vec<String>>,
 }
 
 impl Sandbox {
@@ -38,7 +40,7 @@ impl Sandbox {
         // Two deployments during a swap, and one that is being checked.
         let instances = u32::try_from(workers * 3 + 4).unwrap_or(u32::MAX);
         let engine = super::engine(instances, config.plugin.limits.memory_bytes)?;
-        Ok(Sandbox { workers: Arc::new(pool), engine, instances, cache })
+        Ok(Sandbox { workers: Arc::new(pool), engine, instances, cache, tables: config.plugin.tables.clone() })
     }
 
     /// Loads the plugin that the configuration names.
@@ -56,7 +58,8 @@ impl Sandbox {
         limits: Limits,
     ) -> Result<Arc<Plugin>, Failure> {
         let loaded = Plugin::load(&self.engine, bytes, settings, limits, self.cache.as_deref());
-        let plugin = loaded
+        let allowed = loaded.and_then(|plugin| plugin.writing_only(self.tables.as_deref()));
+        let plugin = allowed
             .map_err(|failure| Failure::new(failure.exit, format!("cannot load plugin {name}: {}", failure.message)))?;
         Ok(Arc::new(plugin))
     }

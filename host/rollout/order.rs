@@ -8,7 +8,7 @@ use object_store::ObjectStore;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::clock;
-use crate::config::{Component, Config};
+use crate::config::{Component, Config, Limits};
 use crate::deployment::shadow::{Report, Shadow};
 use crate::deployment::{
     Author, Deployment, Entry, Outcome, Permanent, PipelineLog, Settings, Standing, Verdict, withdrawable,
@@ -322,6 +322,21 @@ fn take_key(settings: &mut Settings, key: &str, from: &Settings) {
 pub fn settable(keys: &[String]) -> Result<(), Failure> {
     let Some(key) = keys.iter().find(|key| !KEYS.contains(&key.as_str())) else { return Ok(()) };
     Err(Failure::new(Exit::Config, format!("--set {key}: a deployment changes {}", KEYS.join(", "))))
+}
+
+/// Refuses limits beyond those of the host's own configuration: whoever may deploy over the network may not lift them.
+pub fn within_ceilings(most: &Limits, wanted: &Limits) -> Result<(), Failure> {
+    let pairs = [
+        ("plugin.memory", most.memory_bytes, wanted.memory_bytes),
+        ("plugin.fuel", most.fuel, wanted.fuel),
+        ("plugin.output_rows", most.output_rows, wanted.output_rows),
+        ("plugin.output_bytes", most.output_bytes, wanted.output_bytes),
+    ];
+    let Some((key, most, wanted)) = pairs.into_iter().find(|(_, most, wanted)| wanted > most) else { return Ok(()) };
+    Err(Failure::new(
+        Exit::Config,
+        format!("--set {key}: {wanted} is more than the host's own configuration allows, {most}; raise it there first"),
+    ))
 }
 
 /// State version and law.

@@ -129,6 +129,23 @@ fn a_file_that_is_no_plugin_of_this_contract_is_refused_before_t() {
 }
 
 #[test]
+fn a_plugin_that_writes_another_table_than_the_operator_allows_is_refused_at_the_start_and_before_t() {
+    let mine = settings("tables = [\"out\"]");
+    let pipeline = begun(&mine);
+    refused(
+        &pipeline,
+        &["builtin:visits"],
+        4,
+        &["FAIL  plugin", "writes table sessions", "plugin.tables allows only out"],
+    );
+    goes_on(&pipeline);
+    pipeline.configure(&settings("tables = []").to_toml());
+    for command in ["run", "check"] {
+        pipeline.call(command, &[]).expect_code(4).expect_said(&["writes table out", "plugin.tables allows only none"]);
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused_before_t_by_its_path() {
     let pipeline = begun(&settings(""));
     let visits = |config: &str, words: &[&str]| {
