@@ -171,6 +171,8 @@ impl Outputs {
             let refused = self.sink.write(rows)?;
             lane.sink_writes.add(clock::uptime_us().saturating_sub(began));
             lane.sink_rows.add((rows.len() - refused.len()) as u64);
+            lane.rejected.add(Stage::Sink, refused.len() as u64);
+            refused.iter().for_each(|refusal| lane.losses.add(Stage::Sink.name(), &refusal.reason, 1));
             letters.extend(refused.into_iter().map(|refusal| dead_letter(refusal, plugin)));
         }
         if letters.is_empty() {
