@@ -438,3 +438,28 @@ fn other_source(known: &Identity, configured: &Identity) -> String {
         describe(configured)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instant_that_no_record_can_have_is_refused() {
+        assert_eq!(append_time(1_727_870_400_000), Ok(AppendTime::at(1_727_870_400_000)));
+        for ms in [-1, 1_727_870_400_000_000, i64::MAX, i64::MIN] {
+            let failure = append_time(ms).expect_err("no record has it");
+            assert!(failure.exit == Exit::Config && failure.message.contains(&ms.to_string()), "{failure}");
+        }
+    }
+
+    #[test]
+    fn another_topic_is_refused_with_both_ids_and_the_ways_out() {
+        let (one, other) = (TopicId::of(1, 2), TopicId::of(1, 3));
+        assert_eq!(same_topic(&one, &one), Ok(()));
+        let failure = same_topic(&one, &other).expect_err("another one");
+        assert_eq!(failure.exit, Exit::State);
+        for word in [one.to_string(), other.to_string(), "state.url".into(), "keyfold reset".into()] {
+            assert!(failure.message.contains(&word), "{failure}");
+        }
+    }
+}
