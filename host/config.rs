@@ -21,9 +21,9 @@ mod tests;
 
 pub use keys::reference;
 pub use model::{
-    Admin, Component, Config, CqlSink, CqlTls, DEFAULT_LIMITS, DeadLetters, FileFormat, FileSource, KafkaSource, Late,
-    Limits, NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State, Telemetry, Time,
-    WithdrawnRows,
+    Admin, Component, Config, CqlSink, CqlTls, DEFAULT_LIMITS, DeadLetters, FileFormat, FileSource, ImplausibleTime,
+    KafkaSource, Late, Limits, NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State, Telemetry,
+    Time, WithdrawnRows,
 };
 pub use schema::schema;
 
@@ -103,6 +103,14 @@ fn whole(
 ) -> Result<Config, Vec<Problem>> {
     let base = std::path::absolute(base.join(".")).unwrap_or_else(|_| base.to_owned());
     let mut given = Given::read(text, environment)?;
+    if let Some(first) = given.of_services.first() {
+        tracing::warn!(
+            event = "service-variables-ignored",
+            first,
+            variables = given.of_services.len(),
+            "ignoring variables that Kubernetes makes of Services; set enableServiceLinks: false in the pod to be rid of them"
+        );
+    }
     let values = Values(value::all(&mut given, &base));
     sections(&mut given, purpose);
     missing(&mut given);

@@ -5,6 +5,7 @@
 //! | object | what it is |
 //! |---|---|
 //! | `log/pipeline.json` | the pipeline's identity, put once |
+//! | `log/topic.json` | the id of the topic from which the state was built, put once, when it is first known |
 //! | `log/plugins/<digest>.wasm` | a plugin's file, put once |
 //! | `log/deployments/<n>.json` | deployment n, put once; 0 is in force from the beginning of the log |
 //! | `log/deployments/<n>.outcome.json` | whether n was confirmed or voided, put once |
@@ -44,6 +45,7 @@ mod settings;
 pub mod shadow;
 
 pub use log::PipelineLog;
+pub(crate) use log::same_topic;
 pub use protocol::Rewind;
 pub(crate) use protocol::{Permanent, withdrawable};
 pub use settings::Settings;

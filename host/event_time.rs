@@ -81,6 +81,55 @@ time! {
     EventTime
 }
 
+/// The last millisecond of the year 2099. A timestamp of this century in microseconds lies far behind it.
+pub const LAST_PLAUSIBLE_MS: i64 = 4_102_444_799_999;
+
+/// Why a record's timestamp orders nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Implausible {
+    /// It has none.
+    Missing,
+    /// It lies before 1970.
+    Early,
+    /// It lies after 2099.
+    Far,
+}
+
+impl Implausible {
+    /// All of them.
+    pub const ALL: [Implausible; 3] = [Implausible::Missing, Implausible::Early, Implausible::Far];
+
+    /// Returns its name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Implausible::Missing => "missing",
+            Implausible::Early => "before-1970",
+            Implausible::Far => "after-2099",
+        }
+    }
+
+    /// Returns the reason of the dead letter of a record with this timestamp.
+    pub fn reason(self, timestamp: i64) -> String {
+        let unit = match (self, timestamp) {
+            (Implausible::Missing, _) => return "the record has no timestamp (see time.implausible)".to_owned(),
+            (Implausible::Far, ..=4_102_444_799_999_999) => "; it is probably in microseconds",
+            (Implausible::Far, ..=4_102_444_799_999_999_999) => "; it is probably in nanoseconds",
+            (Implausible::Early | Implausible::Far, _) => "",
+        };
+        format!("the record's timestamp {timestamp} is not in the years 1970 to 2099{unit} (see time.implausible)")
+    }
+}
+
+/// Judges a record's timestamp in ms, as sources give it ([`NO_TIME`] for none; Kafka itself says -1).
+pub fn plausible(timestamp: i64) -> Result<AppendTime, Implausible> {
+    match timestamp {
+        NO_TIME | -1 => Err(Implausible::Missing),
+        ..0 => Err(Implausible::Early),
+        0..=LAST_PLAUSIBLE_MS => Ok(AppendTime::at(timestamp)),
+        _ => Err(Implausible::Far),
+    }
+}
+
 /// A time that fits in a column's cell.
 pub(crate) trait Cell: Copy {
     /// Returns the time in a cell, if there is one.
@@ -136,6 +185,18 @@ pub struct LaneTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timestamp_outside_1970_to_2099_is_not_plausible() {
+        let judged = |ms| plausible(ms).map(AppendTime::ms);
+        assert_eq!([0, 1, LAST_PLAUSIBLE_MS].map(judged), [Ok(0), Ok(1), Ok(LAST_PLAUSIBLE_MS)]);
+        assert_eq!([NO_TIME, -1].map(judged), [Err(Implausible::Missing); 2]);
+        assert_eq!([NO_TIME + 1, -2].map(judged), [Err(Implausible::Early); 2]);
+        assert_eq!([LAST_PLAUSIBLE_MS + 1, i64::MAX].map(judged), [Err(Implausible::Far); 2]);
+        assert!(Implausible::Far.reason(1_795_570_132_700_500).contains("microseconds"));
+        assert!(Implausible::Far.reason(1_795_570_132_700_500_000).contains("nanoseconds"));
+        assert!(!Implausible::Far.reason(i64::MAX).contains("seconds"));
+    }
 
     #[test]
     fn times_are_ordered_by_their_numbers_and_the_least_number_is_none() {

@@ -20,6 +20,7 @@ use self::context::Context;
 use self::core::{Core, Output};
 use self::gather::Gather;
 use self::interrupt::{Interrupt, Signals};
+use self::losses::Losses;
 use self::probation::Probation;
 use self::succession::Succession;
 use crate::clock::Clock;
@@ -51,6 +52,7 @@ mod gather;
 pub mod interrupt;
 pub mod law;
 mod letters;
+mod losses;
 mod map;
 mod migration;
 mod place;
@@ -142,6 +144,7 @@ struct Running {
     /// The origin of rows that no record of a batch causes.
     last_record: Origin,
     counts: Counts,
+    losses: Losses,
     batches: u64,
     largest_batch: u64,
 }
@@ -186,6 +189,7 @@ impl Running {
             writer: lane.writer,
             last_record,
             counts: Counts::default(),
+            losses: Losses::default(),
             batches: 0,
             largest_batch: 0,
             context,
@@ -230,6 +234,7 @@ impl Running {
         self.context.signals.check_rewind()?;
         self.load_more_keys()?;
         self.migrate_more_keys(MIGRATE_KEYS)?;
+        self.losses.tell(&self.context);
         if self.checkpoints.is_due(&self.context) {
             self.checkpoint()?;
             self.journal.check_ownership()?;
@@ -310,8 +315,10 @@ impl Running {
 
     fn send(&mut self, output: Output) -> Result<(), Interrupt> {
         self.counts.add(&output.counts);
+        self.losses.take(&self.context, &output, self.succession.time().late);
         let (board, stages) = (&self.context.board, output.letters.iter().map(|letter| letter.stage));
         board.add_batch(&output.counts, self.succession.time().late, stages);
+        board.jumps.add(output.jumps);
         board.set_time(self.core.time);
         if output.rows.is_empty() && output.letters.is_empty() {
             return Ok(());
@@ -521,6 +528,9 @@ impl Running {
         let patience = Patience::new(&self.context);
         let Some(lengths) = self.writer.sync(|| patience.lasts())? else { return Err(patience.ended()) };
         board.enter(Activity::Checkpoint);
+        if let Some(id) = self.gather.log_id()? {
+            self.succession.hold_topic(id)?; // records of another log must not be covered
+        }
         let checkpoint = checkpoint::describe(self.gather.merge(), self.core.time, self.succession.n(), lengths);
         let on_probation = self.succession.on_probation();
         let bytes = self.store.write_checkpoint(&checkpoint, &mut self.core.shards, on_probation)?; // I2, I3, I10
@@ -544,6 +554,7 @@ impl Running {
     fn close(mut self) -> Result<Summary, Failure> {
         self.context.board.end_batch(Activity::Off);
         self.gather.finish_progress();
+        self.losses.finish(&self.context);
         let (swaps, longest_gap_us) = self.succession.swaps();
         let summary = Summary {
             counts: self.counts,

@@ -4,6 +4,7 @@ pub mod board;
 pub mod ends;
 pub mod health;
 pub mod log;
+pub mod losses;
 pub mod meter;
 pub mod metrics;
 pub mod plugin_log;

@@ -49,6 +49,26 @@ impl fmt::Display for Offset {
     }
 }
 
+/// The id that Kafka gives a topic when it is created, as Kafka's tools print it. A topic that is deleted and created again has another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TopicId(String);
+
+impl TopicId {
+    /// Returns the id with this more and this less significant half.
+    pub fn of(more_significant: i64, less_significant: i64) -> TopicId {
+        use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+        let halves = [more_significant.to_be_bytes(), less_significant.to_be_bytes()].concat();
+        TopicId(BASE64_URL_SAFE_NO_PAD.encode(halves))
+    }
+}
+
+impl fmt::Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The position of a record in a lane's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {

@@ -138,6 +138,8 @@ pub struct Records {
     pub null_payloads: Vec<u32>,
     /// The headers of each record.
     pub headers: HeaderColumns,
+    /// After the merge: rows whose own timestamps order nothing, ascending, with those timestamps.
+    pub implausible: Vec<(u32, i64)>,
 }
 
 /// One record of a batch.
@@ -199,6 +201,10 @@ impl Records {
     pub fn append(&mut self, other: &Records, rows: std::ops::Range<usize>) {
         append_nulls(&mut self.null_keys, self.offsets.len(), &other.null_keys, other.len(), &rows);
         append_nulls(&mut self.null_payloads, self.offsets.len(), &other.null_payloads, other.len(), &rows);
+        let base = self.offsets.len();
+        let first = other.implausible.partition_point(|(row, _)| (*row as usize) < rows.start);
+        let in_range = other.implausible[first..].iter().take_while(|(row, _)| (*row as usize) < rows.end);
+        self.implausible.extend(in_range.map(|&(row, time)| (row_number(row as usize - rows.start + base), time)));
         self.partitions.extend_from_slice(&other.partitions[rows.clone()]);
         self.offsets.extend_from_slice(&other.offsets[rows.clone()]);
         self.append_times.extend_from_slice(&other.append_times[rows.clone()]);
@@ -237,6 +243,7 @@ impl Records {
         self.payloads.clear();
         self.null_payloads.clear();
         self.headers.clear();
+        self.implausible.clear();
     }
 }
 

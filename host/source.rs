@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::failure::{Exit, Failure};
 use crate::observe::ends::Ends;
-use crate::position::{LastRecord, Offset, Partition};
+use crate::position::{LastRecord, Offset, Partition, TopicId};
 use crate::record::Records;
 
 /// Bytes of keys and payloads in a batch, about: what goes into the sandbox at once must leave it room.
@@ -76,6 +76,16 @@ pub trait Source: Send {
     fn commit(&mut self, next: &[(Partition, Offset)]);
     /// How far its partitions reach, for those who watch; none where nobody knows before the end.
     fn ends(&self) -> Option<Arc<Ends>>;
+    /// The id of the log, looked up now, for those who are about to keep what was made of its records; none where it has none or nobody
+    /// answers. Fails if it is another one than before.
+    fn log_id(&mut self) -> Result<Option<TopicId>, Error>;
+}
+
+/// The message for a topic that has gained partitions.
+pub(crate) fn grown(now: &[Partition], began: &[Partition]) -> String {
+    format!(
+        "the source has partitions {now:?}, this pipeline began with {began:?}: a grown topic needs a pipeline (state.url) of its own"
+    )
 }
 
 /// Why a source cannot go on. What passes by itself (a broker away, an election) is retried inside and never comes here.

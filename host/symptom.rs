@@ -64,6 +64,9 @@ symptoms! {
         "Append times come from the producers' clocks."
         "set message.timestamp.type=LogAppendTime on the topic before the pipeline starts for the first time, or keep the clocks of all \
          producers synchronized"
+    TimestampsImplausible "timestamps-implausible"
+        "Records have timestamps that are missing or not in the years 1970 to 2099, so they order nothing."
+        "correct the producers' timestamps (Kafka wants milliseconds), or set message.timestamp.type=LogAppendTime; see time.implausible"
     LogCompacted "log-compacted"
         "The topic is compacted, so a replay reads fewer records than the first run."
         "use a topic with cleanup.policy=delete"

@@ -8,8 +8,8 @@ use crate::config;
 use crate::failure::Failure;
 use crate::pipeline::run::{self, Options};
 
-/// The append time of the first payload, 2100-01-01; later ones count up. No event lies ahead of it, so the rows are the same on every run.
-const PAYLOADS_FROM: i64 = 4_102_444_800_000;
+/// The append time of the first payload, 2099-01-01; later ones count up. No event lies ahead of it, so the rows are the same on every run.
+const PAYLOADS_FROM: i64 = 4_070_908_800_000;
 
 /// Runs `plugin` with this configuration, and returns the dead letters, one line each.
 pub fn run(plugin: &Path, settings: &serde_json::Value, payloads: bool) -> Result<String, Failure> {

@@ -46,7 +46,9 @@ pub fn check(config: &Config) -> Vec<Check> {
         Err(failure) => return vec![Check::refused("runtime", failure)],
     };
     let (plugin_line, plugin) = plugin(config);
-    let mut checks = vec![plugin_line, source(config).0, state(config, plugin.as_deref(), &runtime)];
+    let (source_line, source) = source(config);
+    let mut checks = vec![plugin_line, source_line, state(config, plugin.as_deref(), &runtime)];
+    checks.extend(source.as_ref().and_then(|source| topic(config, source, &runtime)));
     match &plugin {
         Some(plugin) => checks.extend(sink::check(&config.sink, &plugin.description.tables, runtime.handle())),
         None => checks.push(sink_unknown()),
@@ -78,6 +80,13 @@ pub(crate) fn source(config: &Config) -> (Check, Option<LogSource>) {
         Ok(found) => (Check::fine("source", source_detail(&found)), Some(found)),
         Err(failure) => (Check::refused("source", failure), None),
     }
+}
+
+/// Checks whether the topic is the one from which the state was built; returns what is wrong.
+fn topic(config: &Config, source: &LogSource, runtime: &Runtime) -> Option<Check> {
+    let log = PipelineLog::new(objects(&config.state.url).ok()?, runtime.handle().clone());
+    let same = log.check_topic(source.topic_id()?);
+    same.err().map(|failure| Check::refused("topic", failure).of(Symptom::LogReplaced))
 }
 
 fn source_detail(source: &LogSource) -> String {

@@ -390,7 +390,8 @@ mod tests {
 
     fn file(format: FileFormat) -> Source {
         let path = "log.ndjson".into();
-        Source::File(config::FileSource { path, format, timestamp_start_ms: None, ordering: config::Ordering::Topic })
+        let ordering = config::Ordering::Topic;
+        Source::File(config::FileSource { path, format, timestamp_start_ms: None, ordering, complete: false })
     }
 
     #[test]

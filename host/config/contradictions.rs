@@ -12,6 +12,7 @@ pub(super) fn find(given: &mut Given, values: &Values) {
     source_file(given, values);
     cql_credentials(given);
     dead_letters(given);
+    native_code(given, values);
     shared_files(given, values);
     admin(given, values);
     telemetry(given, values);
@@ -101,6 +102,39 @@ fn dead_letters(given: &mut Given) {
     if topic && !given.has("source.kafka") && !given.has("dead_letters.brokers") {
         let message = "dead_letters.brokers is missing: the source has no brokers for the topic";
         given.problem(given.origin("dead_letters.topic"), message);
+    }
+}
+
+/// Properties by which librdkafka runs code of others, with what they make it do. OpenSSL loads its engines and providers from files.
+const NATIVE_CODE: &[(&str, &str)] = &[
+    ("plugin.library.paths", "load native code into this process"),
+    ("ssl.engine.", "load native code into this process"),
+    ("ssl_engine", "load native code into this process"),
+    ("ssl.providers", "load native code into this process"),
+    ("sasl.kerberos.kinit.cmd", "run a shell command"),
+];
+
+/// Properties whose values librdkafka puts into the shell command of `sasl.kerberos.kinit.cmd`.
+const IN_A_COMMAND: &[&str] = &["sasl.kerberos.keytab", "sasl.kerberos.principal", "sasl.kerberos.service.name"];
+
+/// Whoever may write the configuration chooses the plugin, which is sandboxed; nothing else there brings code.
+fn native_code(given: &mut Given, values: &Values) {
+    for section in ["source.kafka.properties", "dead_letters.properties"] {
+        for (name, value) in values.properties(section).unwrap_or_default() {
+            let path = format!("{section}.{name}");
+            let lower = name.trim().to_lowercase();
+            let found = NATIVE_CODE.iter().find(|(start, _)| lower.starts_with(start)).map(|(_, what)| *what);
+            if let Some(what) = found {
+                given.problem(given.origin(&path), format!("{path} is refused: it makes librdkafka {what}; remove it"));
+            }
+            let is_plain = value.chars().all(|c| c.is_alphanumeric() || "@/._-:".contains(c));
+            if IN_A_COMMAND.contains(&lower.as_str()) && !is_plain {
+                let message = format!(
+                    "{path} is refused: librdkafka puts it into a shell command, so it may hold only letters, digits and @/._-:"
+                );
+                given.problem(given.origin(&path), message);
+            }
+        }
     }
 }
 

@@ -72,8 +72,8 @@ const HOUR: u64 = 3_600 * SECOND;
 const YEAR: u64 = 366 * 24 * HOUR;
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
-/// The last millisecond of the year 9999: append times end where event times do.
-const LAST_MS: i64 = 253_402_300_799_999;
+/// The last timestamp that orders records: the end of the year 2099.
+const LAST_MS: i64 = crate::event_time::LAST_PLAUSIBLE_MS;
 
 const ORDERING: Kind = Kind::Choice(&["topic", "partition"]);
 const CONSISTENCY: Kind =
@@ -156,6 +156,12 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Duration(1, YEAR),
         Absent::Off,
         "after this time without records the watermark follows the clock",
+    ),
+    key(
+        "time.implausible",
+        Kind::Choice(&["dead-letter", "inherit"]),
+        Absent::Is(r#""dead-letter""#),
+        "what happens to records whose timestamp is missing or not in the years 1970 to 2099: they become dead letters, or take over the append time of the record before them; such a timestamp never orders anything",
     ),
     key("plugin.component", Kind::Component, Absent::Required, "the plugin's file, or `builtin:visits`"),
     key("plugin.config", Kind::Json, Absent::Is("{}"), "the plugin's configuration, passed to it as JSON"),

@@ -25,6 +25,15 @@ pub enum Late {
     Process,
 }
 
+/// What happens to records whose timestamps are missing or not in the years 1970 to 2099.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImplausibleTime {
+    /// They become dead letters.
+    DeadLetter,
+    /// They are folded with the append time of the record before them in their partition.
+    Inherit,
+}
+
 /// What a strike does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStrike {
@@ -127,6 +136,8 @@ pub struct FileSource {
     pub timestamp_start_ms: Option<i64>,
     /// How partitions become lanes. Default: topic.
     pub ordering: Ordering,
+    /// Whether nobody writes to it any more, so that a last line without a line break counts. Not a key: the command says so.
+    pub complete: bool,
 }
 
 /// Format of a source file.
@@ -151,6 +162,8 @@ pub struct Time {
     pub clock_skew_ms: i64,
     /// Idle time after which the watermark follows the clock, ms; off by default.
     pub idle_timeout_ms: Option<i64>,
+    /// What happens to records with implausible timestamps. Default: dead letter.
+    pub implausible: ImplausibleTime,
 }
 
 /// `[plugin]`
@@ -183,6 +196,16 @@ pub enum Component {
     Builtin(String),
     /// A file.
     File(PathBuf),
+}
+
+impl Config {
+    /// The same, where a file source is read to its end for good: a last line without a line break counts.
+    pub(crate) fn complete(mut self) -> Config {
+        if let Source::File(file) = &mut self.source {
+            file.complete = true;
+        }
+        self
+    }
 }
 
 impl Component {

@@ -5,14 +5,14 @@ use std::path::Path;
 use super::{Component, Config, FileFormat, FileSource, KafkaSource, Plugin, Source};
 use crate::failure::{Exit, Failure};
 
-/// The configuration with another source (a file, or a topic of the configured brokers), plugin and plugin configuration, where given.
+/// The configuration with another source (a file, which is read once and for all, or a topic of the configured brokers), plugin and plugin configuration, where given.
 pub(crate) fn overridden(
     config: &Config,
     from: Option<&str>,
     component: Option<&Component>,
     plugin_config: Option<&serde_json::Value>,
 ) -> Result<Config, Failure> {
-    let mut config = config.clone();
+    let mut config = config.clone().complete();
     if let Some(from) = from {
         config.source = source_from(&config.source, from)?;
     }
@@ -31,6 +31,7 @@ fn source_from(configured: &Source, from: &str) -> Result<Source, Failure> {
             format: FileFormat::Records,
             timestamp_start_ms: None,
             ordering: kafka.ordering,
+            complete: true,
         }),
         Source::Kafka(kafka) => Source::Kafka(KafkaSource { topic: from.to_owned(), ..kafka.clone() }),
         Source::File(_) => {

@@ -60,6 +60,8 @@ pub(super) struct Given {
     pub(super) broken: BTreeSet<String>,
     /// Problems so far.
     pub(super) problems: Vec<Problem>,
+    /// Variables that Kubernetes makes of Services.
+    pub(super) of_services: Vec<String>,
 }
 
 impl Given {
@@ -172,6 +174,7 @@ impl Given {
             Place::SecretFile(key) => self.keep(key, &path, toml::Value::String(text.to_owned()), origin),
             Place::Inside(key, rest) => self.inside(key, &rest, text, origin),
             Place::Section => self.section_variable(&path, text, origin),
+            Place::Unknown if is_of_service(name, text) => self.of_services.push(name.to_owned()),
             Place::Unknown => self.problem(origin, unknown_variable(name, &path)),
         }
     }
@@ -215,6 +218,24 @@ fn is_key(name: &str) -> bool {
     name.starts_with("KEYFOLD_") && !name.starts_with("KEYFOLD_TEST_") && !OTHER_VARIABLES.contains(&name)
 }
 
+/// Returns whether a variable has the form of those that Kubernetes sets in every pod for a Service named `keyfold` or `keyfold-...`.
+fn is_of_service(name: &str, value: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+    let is_url =
+        PROTOCOLS.iter().any(|p| value.strip_prefix(&p.to_lowercase()).is_some_and(|rest| rest.starts_with("://")));
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let parts: Vec<&str> = name.split('_').collect();
+    match parts.as_slice() {
+        [.., "SERVICE", "HOST"] => true,
+        [.., "SERVICE", "PORT"] => is_port(value),
+        [.., "PORT"] if is_url => true,
+        [.., "PORT", port, protocol] if is_port(port) && PROTOCOLS.contains(protocol) => is_url,
+        [.., "PORT", port, protocol, "PROTO" | "PORT" | "ADDR"] if is_port(port) => PROTOCOLS.contains(protocol),
+        // The port of a Service by its name.
+        parts => parts.windows(2).any(|pair| pair == ["SERVICE", "PORT"]) && is_port(value),
+    }
+}
+
 /// Returns the line number, from 1, of a byte offset.
 fn line(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
@@ -243,10 +264,7 @@ fn unknown_variable(name: &str, path: &str) -> String {
     let other = OTHER_VARIABLES.iter().find(like).map(|other| (**other).to_owned());
     let nearest = other.or_else(|| keys::nearest(path).map(|path| keys::variable(&path)));
     let hint = nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default();
-    // Kubernetes sets such variables in every pod for a service named keyfold.
-    let service = path == "port" || path.starts_with("port_") || path.starts_with("service_");
-    let cure = if service { "; if Kubernetes set it for a service, set enableServiceLinks: false" } else { "" };
-    format!("this variable matches no key{hint}{cure}")
+    format!("this variable matches no key{hint}")
 }
 
 /// Parses a variable's text for this kind; text that does not parse stays text, and the type check refuses it.

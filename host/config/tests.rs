@@ -87,6 +87,7 @@ fn the_smallest_configuration_has_all_defaults() {
         late: Late::Drop,
         future_limit_ms: 3_600_000,
         clock_skew_ms: 200,
+        implausible: ImplausibleTime::DeadLetter,
         idle_timeout_ms: None,
     };
     assert_eq!(config.time, time);
@@ -191,6 +192,7 @@ late = "process"
 future_limit = "2d"
 clock_skew = "0s"
 idle_timeout = "500ms"
+implausible = "inherit"
 [plugin]
 component = "visits.wasm"
 memory = "1GiB"
@@ -226,6 +228,7 @@ startup_timeout = "0s"
     assert_eq!(config.time.out_of_orderness_ms, 90_000);
     assert_eq!((config.time.late, config.time.clock_skew_ms), (Late::Process, 0));
     assert_eq!((config.time.future_limit_ms, config.time.idle_timeout_ms), (172_800_000, Some(500)));
+    assert_eq!(config.time.implausible, ImplausibleTime::Inherit);
     assert_eq!(config.plugin.component, Component::File(PathBuf::from("/etc/keyfold/visits.wasm")));
     let limits = Limits { memory_bytes: 1 << 30, fuel: 7, output_rows: 8, output_bytes: 9 << 10 };
     assert_eq!((config.plugin.limits, config.plugin.on_strike), (limits, OnStrike::Halt));

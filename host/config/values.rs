@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::keys;
 use super::model::{
-    Admin, Config, CqlSink, CqlTls, DeadLetters, FileFormat, FileSource, KafkaSource, Late, Limits, NdjsonSink,
-    OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State, Telemetry, Time, WithdrawnRows,
+    Admin, Config, CqlSink, CqlTls, DeadLetters, FileFormat, FileSource, ImplausibleTime, KafkaSource, Late, Limits,
+    NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State, Telemetry, Time, WithdrawnRows,
 };
 use super::read::Given;
 use super::value::Typed;
@@ -47,6 +47,7 @@ impl Values {
                 },
                 timestamp_start_ms: self.integer("source.file.timestamp_start"),
                 ordering: self.ordering("source.file.ordering")?,
+                complete: false,
             }));
         }
         Some(Source::Kafka(KafkaSource {
@@ -76,6 +77,10 @@ impl Values {
             future_limit_ms: self.ms("time.future_limit")?,
             clock_skew_ms: self.ms("time.clock_skew")?,
             idle_timeout_ms: self.ms("time.idle_timeout"),
+            implausible: match self.text("time.implausible")?.as_str() {
+                "inherit" => ImplausibleTime::Inherit,
+                _ => ImplausibleTime::DeadLetter,
+            },
         })
     }
 
@@ -222,7 +227,7 @@ impl Values {
         if let Some(Typed::Texts(texts)) = self.0.get(path) { Some(texts.clone()) } else { None }
     }
 
-    fn properties(&self, path: &str) -> Option<BTreeMap<String, String>> {
+    pub(super) fn properties(&self, path: &str) -> Option<BTreeMap<String, String>> {
         if let Some(Typed::Properties(properties)) = self.0.get(path) { Some(properties.clone()) } else { None }
     }
 }

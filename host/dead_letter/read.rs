@@ -61,7 +61,6 @@ pub fn read(
 struct Fields {
     reason: String,
     stage: String,
-    #[serde(default)]
     plugin: String,
     event: Option<u32>,
     topic: Option<String>,
@@ -94,8 +93,28 @@ fn read_file(path: &Path, take: &mut dyn FnMut(StoredLetter) -> Result<bool, Fai
 fn parse_line(line: &[u8], number: u64) -> Result<StoredLetter, String> {
     let Fields { reason, stage, plugin, event, topic } = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     let stage = Stage::named(&stage).ok_or_else(|| format!("unknown stage {stage}"))?;
-    let letter = DeadLetter { stage, reason, plugin, event, record: record_of(line)? };
+    check_digest(&plugin)?;
+    let record = record_of(line)?;
+    check_place(u64::from(record.partitions[0]), record.offsets[0])?;
+    let letter = DeadLetter { stage, reason, plugin, event, record };
     Ok(StoredLetter { letter, source_topic: topic, place: format!("line {number}") })
+}
+
+/// What keyfold writes names its plugin by the SHA-256 of the file.
+fn check_digest(plugin: &str) -> Result<(), String> {
+    let is_one = plugin.len() == 64 && plugin.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if is_one { Ok(()) } else { Err(format!("{plugin:?} is not the SHA-256 of a plugin")) }
+}
+
+/// Kafka numbers partitions and offsets by numbers with a sign.
+fn check_place(partition: u64, offset: u64) -> Result<(), String> {
+    if i32::try_from(partition).is_err() {
+        return Err(format!("{partition} is not the number of a partition"));
+    }
+    if i64::try_from(offset).is_err() {
+        return Err(format!("{offset} is not an offset"));
+    }
+    Ok(())
 }
 
 fn read_topic(
@@ -192,37 +211,57 @@ fn parse_message(message: &BorrowedMessage<'_>) -> Result<StoredLetter, Failure>
     }
     own.end_record();
     let text = |name: &str| ours.get(name).copied().flatten().map(|v| String::from_utf8_lossy(v).into_owned());
-    let needed = |name: &str| {
-        let missing = format!(
-            "{}, {place}: the record is not a dead letter of keyfold: header {name} is missing",
-            message.topic()
-        );
-        text(name).ok_or_else(|| Failure::outside(missing))
+    let source_topic = text(header::TOPIC);
+    letter_of(message, &own, &text).map(|letter| StoredLetter { letter, source_topic, place: place.clone() }).map_err(
+        |why| {
+            Failure::outside(format!("{}, {place}: the record is not a dead letter of keyfold: {why}", message.topic()))
+        },
+    )
+}
+
+/// Returns the dead letter that a record holds, by its own headers and the text of ours; or why it holds none.
+fn letter_of(
+    message: &BorrowedMessage<'_>,
+    own: &HeaderColumns,
+    text: &dyn Fn(&str) -> Option<String>,
+) -> Result<DeadLetter, String> {
+    let needed = |name: &str| text(name).ok_or_else(|| format!("header {name} is missing"));
+    let wrong = |name: &str, value: &str| format!("header {name} has the value {value:?}, which keyfold never writes");
+    let number = |name: &str| {
+        let value = needed(name)?;
+        value.parse::<u64>().map_err(|_| wrong(name, &value))
     };
-    let number = |name: &str| Ok::<_, Failure>(needed(name)?.parse::<u64>().unwrap_or_default());
+    let (partition, offset) = (number(header::PARTITION)?, number(header::OFFSET)?);
+    check_place(partition, offset)?;
+    let time = text(header::TIMESTAMP);
+    let append_time = time.map(|time| time.parse().map_err(|_| wrong(header::TIMESTAMP, &time))).transpose()?;
     let mut record = Records::default();
     record.push(RecordRef {
-        partition: u32::try_from(number(header::PARTITION)?).unwrap_or_default(),
-        offset: number(header::OFFSET)?,
-        append_time: text(header::TIMESTAMP).and_then(|time| time.parse().ok()).unwrap_or(NO_TIME),
+        partition: u32::try_from(partition).map_err(|_| wrong(header::PARTITION, &partition.to_string()))?,
+        offset,
+        append_time: append_time.unwrap_or(NO_TIME),
         key: message.key(),
         payload: message.payload(),
-        headers: Some((&own, 0)),
+        headers: Some((own, 0)),
     });
-    let letter = DeadLetter {
-        stage: Stage::named(&needed(header::STAGE)?).unwrap_or(Stage::Map),
+    let stage = needed(header::STAGE)?;
+    let plugin = needed(header::PLUGIN)?;
+    check_digest(&plugin)?;
+    let event = text(header::EVENT);
+    Ok(DeadLetter {
+        stage: Stage::named(&stage).ok_or_else(|| wrong(header::STAGE, &stage))?,
         reason: needed(header::REASON)?,
-        plugin: text(header::PLUGIN).unwrap_or_default(),
-        event: text(header::EVENT).and_then(|event| event.parse().ok()),
+        plugin,
+        event: event.map(|event| event.parse().map_err(|_| wrong(header::EVENT, &event))).transpose()?,
         record,
-    };
-    Ok(StoredLetter { letter, source_topic: text(header::TOPIC), place })
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::message::{Header, OwnedHeaders};
     use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 
     use super::*;
     use crate::dead_letter::{open, redriven_headers, redriven_line, samples};
@@ -285,6 +324,70 @@ mod tests {
         std::fs::write(&path, b"{\"value\":\"x\"}\n").expect("is writable");
         let failure = read(&config, &mut |_| Ok(true)).expect_err("that is a log");
         assert!(failure.message.contains("line 1 is not a dead letter: missing field `reason`"), "{failure}");
+    }
+
+    #[test]
+    fn a_forged_line_is_refused_by_what_is_wrong_with_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("letters.ndjson");
+        let config = config::DeadLetters::File(path.clone());
+        write(&config);
+        let whole = std::fs::read_to_string(&path).expect("is there");
+        for (from, to, words) in [
+            ("\"partition\":3", "\"partition\":4294967295", "4294967295 is not the number of a partition"),
+            ("\"offset\":42", "\"offset\":18446744073709551614", "is not an offset"),
+            ("\"stage\":\"map\"", "\"stage\":\"mop\"", "unknown stage mop"),
+            ("\"plugin\":\"ab", "\"plugin\":\"AB", "is not the SHA-256 of a plugin"),
+        ] {
+            std::fs::write(&path, whole.replacen(from, to, 1)).expect("is writable");
+            let failure = read(&config, &mut |_| Ok(true)).expect_err("is forged");
+            assert!(failure.message.contains("line 1 is not a dead letter: "), "{failure}");
+            assert!(failure.message.contains(words), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_forged_record_is_refused_by_its_header() {
+        let good = [
+            (header::TOPIC, "visits"),
+            (header::PARTITION, "3"),
+            (header::OFFSET, "42"),
+            (header::STAGE, "map"),
+            (header::REASON, "wrong"),
+            (header::PLUGIN, "abababababababababababababababababababababababababababababababab"),
+        ];
+        let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("needs nothing");
+        let brokers = cluster.bootstrap_servers();
+        for (i, (name, value)) in [
+            (header::PARTITION, "4294967295"),
+            (header::PARTITION, "-1"),
+            (header::PARTITION, "x"),
+            (header::OFFSET, "18446744073709551615"),
+            (header::STAGE, "mop"),
+            (header::PLUGIN, "none"),
+            (header::EVENT, "-2"),
+            (header::TIMESTAMP, "noon"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let topic = format!("letters-{i}");
+            cluster.create_topic(&topic, 1, 1).expect("makes a topic");
+            let others = good.iter().copied().filter(|(other, _)| *other != name).chain([(name, value)]);
+            let headers = others
+                .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
+            let producer: BaseProducer =
+                ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
+            producer.send(BaseRecord::<(), str>::to(&topic).payload("x").headers(headers)).expect("there is room");
+            producer.flush(Duration::from_secs(60)).expect("the brokers take it");
+            let config = config::DeadLetters::Topic { brokers: brokers.clone(), topic, properties: BTreeMap::new() };
+            let failure = read(&config, &mut |_| Ok(true)).expect_err("is forged");
+            assert!(
+                failure.message.contains("the record is not a dead letter of keyfold: "),
+                "{name} {value}: {failure}"
+            );
+            assert!(failure.message.contains(value) || failure.message.contains(name), "{name} {value}: {failure}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::event_time::AppendTime;
 use crate::failure::{Exit, Failure};
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{self, Plugin};
+use crate::position::TopicId;
 use crate::record::iso;
 
 /// How far a lane reserves past what it is about to fold, while it keeps up with the log.
@@ -227,6 +228,8 @@ pub struct Follower {
     news: Arc<News>,
     /// How much of the news is known here.
     heard: u64,
+    /// The topic's id, once the journal holds it.
+    topic: Option<TopicId>,
 }
 
 impl Follower {
@@ -242,7 +245,7 @@ impl Follower {
         let holder = Holder { lane: lane.to_owned(), host };
         let (view, learned) = View::open(&log, &holder, in_force)?;
         let (ahead_ms, raised) = (LEAST_AHEAD_MS, clock::instant());
-        let follower = Follower { log, loader, holder, view, ahead_ms, raised, news, heard: 0 };
+        let follower = Follower { log, loader, holder, view, ahead_ms, raised, news, heard: 0, topic: None };
         follower.announce(&learned);
         Ok(follower)
     }
@@ -275,6 +278,15 @@ impl Follower {
     pub fn enter(&mut self) -> Result<Logic, Failure> {
         let n = self.view.enter();
         self.loader.load(n)
+    }
+
+    /// Refuses another topic than the one from which the state was built.
+    pub fn hold_topic(&mut self, id: TopicId) -> Result<(), Failure> {
+        if self.topic.as_ref() != Some(&id) {
+            self.log.hold_topic(&id)?;
+            self.topic = Some(id);
+        }
+        Ok(())
     }
 
     /// The deployment in force, if it can still be withdrawn.

@@ -14,13 +14,16 @@ use super::protocol::{self, Attempt, Objects, Refusal, Reservations, When};
 use super::{Author, Deployment, Entry, Outcome, Settings, Standing, Verdict};
 use crate::clock;
 use crate::config::{Config, Ordering, Source};
-use crate::event_time::{AppendTime, no_time};
+use crate::event_time::{AppendTime, no_time, plausible};
 use crate::failure::{Exit, Failure};
 use crate::plugin::{Digest, Plugin};
+use crate::position::TopicId;
 use crate::record::iso;
 
 /// The format of `log/`.
 const FORMAT: u32 = 1;
+/// Where the topic's id is.
+const TOPIC: &str = "log/topic.json";
 /// Attempts to find a T that no lane has reserved.
 const ATTEMPTS: u32 = 12;
 
@@ -31,6 +34,12 @@ struct Identity {
     source: String,
     topic: Option<String>,
     ordering: String,
+}
+
+/// The topic from which the pipeline's state was built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct KnownTopic {
+    id: TopicId,
 }
 
 /// How far a host may have folded a lane.
@@ -86,6 +95,25 @@ impl PipelineLog {
             return Err(Failure::new(Exit::State, message));
         }
         if known == configured { Ok(()) } else { Err(Failure::new(Exit::State, other_source(&known, &configured))) }
+    }
+
+    /// Returns the id of the topic from which the state was built, if it is known.
+    pub fn topic_id(&self) -> Result<Option<TopicId>, Failure> {
+        Ok(self.read::<KnownTopic>(TOPIC)?.map(|known| known.id))
+    }
+
+    /// Refuses a topic with another id than the one from which the state was built. Changes nothing.
+    pub fn check_topic(&self, id: &TopicId) -> Result<(), Failure> {
+        self.topic_id()?.map_or(Ok(()), |known| same_topic(&known, id))
+    }
+
+    /// Does the same, and remembers the id if none is known yet.
+    pub fn hold_topic(&self, id: &TopicId) -> Result<(), Failure> {
+        let known = match self.read(TOPIC)? {
+            Some(known) => known,
+            None => self.decide(TOPIC, KnownTopic { id: id.clone() })?,
+        };
+        same_topic(&known.id, id)
     }
 
     /// Writes identity, plugin and first deployment, if this is the pipeline's first start.
@@ -324,8 +352,10 @@ fn holder(path: &Path) -> Option<Holder> {
 }
 
 fn append_time(ms: i64) -> Result<AppendTime, Failure> {
-    AppendTime::from_cell(ms)
-        .ok_or_else(|| Failure::new(Exit::Config, format!("--at: {ms} is not a valid append time; try a later one")))
+    plausible(ms).map_err(|_| {
+        let message = format!("--at: {ms} is not in the years 1970 to 2099, so no record has this append time; give milliseconds since 1970");
+        Failure::new(Exit::Config, message)
+    })
 }
 
 /// Why a deployment cannot hold from `at` on.
@@ -383,6 +413,19 @@ fn identity(config: &Config) -> Identity {
     Identity { format: FORMAT, source: source.into(), topic, ordering: ordering.into() }
 }
 
+/// Refuses another topic than the known one.
+pub(crate) fn same_topic(known: &TopicId, id: &TopicId) -> Result<(), Failure> {
+    if known == id {
+        return Ok(());
+    }
+    let message = format!(
+        "source.kafka.topic: the topic has the id {id}, but the state was built from a topic of this name with the id {known}: it was deleted \
+         and created again; give the new topic a state of its own (another state.url), which folds it from its beginning (`keyfold reset` \
+         keeps the journal of the former topic)"
+    );
+    Err(Failure::new(Exit::State, message))
+}
+
 fn other_source(known: &Identity, configured: &Identity) -> String {
     let describe = |i: &Identity| match &i.topic {
         Some(topic) => format!("{} topic {topic}, ordering {}", i.source, i.ordering),
@@ -394,4 +437,29 @@ fn other_source(known: &Identity, configured: &Identity) -> String {
         describe(known),
         describe(configured)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instant_that_no_record_can_have_is_refused() {
+        assert_eq!(append_time(1_727_870_400_000), Ok(AppendTime::at(1_727_870_400_000)));
+        for ms in [-1, 1_727_870_400_000_000, i64::MAX, i64::MIN] {
+            let failure = append_time(ms).expect_err("no record has it");
+            assert!(failure.exit == Exit::Config && failure.message.contains(&ms.to_string()), "{failure}");
+        }
+    }
+
+    #[test]
+    fn another_topic_is_refused_with_both_ids_and_the_ways_out() {
+        let (one, other) = (TopicId::of(1, 2), TopicId::of(1, 3));
+        assert_eq!(same_topic(&one, &one), Ok(()));
+        let failure = same_topic(&one, &other).expect_err("another one");
+        assert_eq!(failure.exit, Exit::State);
+        for word in [one.to_string(), other.to_string(), "state.url".into(), "keyfold reset".into()] {
+            assert!(failure.message.contains(&word), "{failure}");
+        }
+    }
 }

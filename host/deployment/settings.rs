@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Late, Limits, Time};
+use crate::config::{Config, ImplausibleTime, Late, Limits, Time};
 use crate::plugin::Digest;
 
 /// What decides rows, beside the log.
@@ -20,6 +20,9 @@ pub struct Settings {
     pub future_limit_ms: i64,
     /// `time.idle_timeout`, ms.
     pub idle_timeout_ms: Option<i64>,
+    /// `time.implausible`; deployments from before it have the default.
+    #[serde(default = "dead_letter")]
+    pub implausible: String,
     /// `plugin.memory`, bytes.
     pub memory_bytes: u64,
     /// `plugin.fuel`.
@@ -41,6 +44,7 @@ impl Settings {
             late: late_name(time.late).into(),
             future_limit_ms: time.future_limit_ms,
             idle_timeout_ms: time.idle_timeout_ms,
+            implausible: implausible_name(time.implausible).into(),
             memory_bytes: limits.memory_bytes,
             fuel: limits.fuel,
             output_rows: limits.output_rows,
@@ -51,12 +55,15 @@ impl Settings {
     /// `[time]`, with what decides no row from the configuration.
     pub fn time(&self, configured: Time) -> Time {
         let late = [Late::Drop, Late::DeadLetter, Late::Process].into_iter().find(|late| late_name(*late) == self.late);
+        let policies = [ImplausibleTime::DeadLetter, ImplausibleTime::Inherit];
+        let implausible = policies.into_iter().find(|policy| implausible_name(*policy) == self.implausible);
         Time {
             out_of_orderness_ms: self.out_of_orderness_ms,
             late: late.unwrap_or(configured.late),
             future_limit_ms: self.future_limit_ms,
             clock_skew_ms: configured.clock_skew_ms,
             idle_timeout_ms: self.idle_timeout_ms,
+            implausible: implausible.unwrap_or(configured.implausible),
         }
     }
 
@@ -90,12 +97,24 @@ fn config_key(field: &str) -> &str {
         "late" => "time.late",
         "future_limit_ms" => "time.future_limit (ms)",
         "idle_timeout_ms" => "time.idle_timeout (ms)",
+        "implausible" => "time.implausible",
         "memory_bytes" => "plugin.memory (bytes)",
         "fuel" => "plugin.fuel",
         "output_rows" => "plugin.output_rows",
         "output_bytes" => "plugin.output_bytes",
         other => other,
     }
+}
+
+fn implausible_name(policy: ImplausibleTime) -> &'static str {
+    match policy {
+        ImplausibleTime::DeadLetter => "dead-letter",
+        ImplausibleTime::Inherit => "inherit",
+    }
+}
+
+fn dead_letter() -> String {
+    implausible_name(ImplausibleTime::DeadLetter).to_owned()
 }
 
 fn late_name(late: Late) -> &'static str {

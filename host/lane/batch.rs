@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::counts::Counts;
-use crate::event_time::{EventTime, LaneTime};
+use crate::event_time::{EventTime, LaneTime, plausible};
 use crate::lane::letters::Letter;
 use crate::lane::map::MappedChunk;
 use crate::lane::place::Place;
@@ -157,6 +157,15 @@ impl<'a> Prepared<'a> {
     /// The batch's records; empty for an idle advance.
     pub(super) fn records(&self) -> &'a Records {
         self.batch.records
+    }
+
+    /// Makes dead letters of records whose timestamps are implausible.
+    pub(super) fn leave_out(&mut self, records: &[(u32, i64)]) {
+        for &(record, timestamp) in records {
+            let Err(why) = plausible(timestamp) else { continue };
+            let (place, reason) = (Place::of_record(record as usize), why.reason(timestamp));
+            self.letters.push(self.batch.record_letter(record as usize, place, Stage::Time, None, reason));
+        }
     }
 
     /// Takes over what a worker mapped. Chunks come in the order of their records.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::config::{Late, Time};
+use crate::config::{ImplausibleTime, Late, Time};
 use crate::counts::Counts;
 use crate::dead_letter::DeadLetter;
 use crate::event_time::{AppendTime, LaneTime, cell};
@@ -18,7 +18,7 @@ use crate::lane::migration::bring_up;
 use crate::lane::place;
 use crate::lane::residency::Residency;
 use crate::lane::shard::{Groups, Run, ShardOutput};
-use crate::lane::time::{Timeline, Verdict};
+use crate::lane::time::{Jump, Timeline, Verdict};
 use crate::plugin::{Fault, Plugin};
 use crate::position::{Offset, Partition};
 use crate::record::{NO_TIME, Records};
@@ -40,6 +40,10 @@ pub struct Output {
     pub strikes: Vec<Strike>,
     /// Counters.
     pub counts: Counts,
+    /// How often an event far ahead moved the watermark.
+    pub jumps: u64,
+    /// The first time, with its record.
+    pub jump: Option<(Origin, Jump)>,
 }
 
 /// The pure part of a lane: its plugin, time and keyed state.
@@ -110,6 +114,8 @@ impl Core {
             letters: Vec::new(),
             strikes: Vec::new(),
             counts: Counts::default(),
+            jumps: 0,
+            jump: None,
         };
         let Some((shard, first)) = self.searched.filter(|(shard, _)| *shard < self.shards.len()) else {
             self.searched = None;
@@ -174,9 +180,14 @@ impl Core {
 
     /// Maps a batch, judges its events and groups them by key.
     pub fn prepare<'a>(&mut self, records: &'a Records) -> Result<Prepared<'a>, Fault> {
-        let chunks = map(&self.workers, &self.plugin, records, &self.strikes)?;
+        let left_out = match self.settings.implausible {
+            ImplausibleTime::DeadLetter => &records.implausible[..],
+            ImplausibleTime::Inherit => &[],
+        };
+        let chunks = map(&self.workers, &self.plugin, records, (&self.strikes, left_out))?;
         let mut prepared = Prepared::new(Batch::new(records, Arc::clone(&self.plugin), NOWHERE), self.time);
         chunks.into_iter().for_each(|chunk| prepared.take(chunk));
+        prepared.leave_out(left_out);
         let Batch { events, line, .. } = &mut prepared.batch;
         events.number();
         self.time.pass(&self.settings, &records.append_times, &events.records, &events.times, line);
@@ -193,7 +204,7 @@ impl Core {
     pub fn prepare_idle<'a>(&mut self, instant: AppendTime, none: &'a Records, last: Origin) -> Prepared<'a> {
         let mut prepared = Prepared::new(Batch::new(none, Arc::clone(&self.plugin), last), self.time);
         self.time.idle(&self.settings, instant);
-        prepared.batch.line = Timeline { steps: vec![cell(self.time.watermark)], verdicts: Vec::new() };
+        prepared.batch.line = Timeline { steps: vec![cell(self.time.watermark)], ..Timeline::default() };
         prepared.watermark = self.time.watermark;
         let accepted = vec![Vec::new(); self.shards.len()];
         self.group(&mut prepared, &accepted);
@@ -221,7 +232,8 @@ impl Core {
         let rows = place::in_order(self.plugin.description.tables.clone(), &self.shards, parts);
         counts.rows = rows.len() as u64;
         counts.rejected = letters.len() as u64 - if self.settings.late == Late::DeadLetter { counts.late } else { 0 };
-        Ok(Output { rows, letters: letters::in_order(letters), strikes, counts })
+        let jump = batch.line.jump.map(|jump| (batch.step_origin(2 * jump.record), jump));
+        Ok(Output { rows, letters: letters::in_order(letters), strikes, counts, jumps: batch.line.jumps, jump })
     }
 
     /// Folds each shard: a small batch on the lane's thread with one instance for all, a large one on the workers.

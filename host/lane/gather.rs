@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use crate::config::Time;
-use crate::event_time::{AppendTime, LaneTime};
+use crate::event_time::{AppendTime, Implausible, LaneTime, plausible};
 use crate::failure::Failure;
 use crate::lane::context::Context;
 use crate::observe::board::Activity;
 use crate::observe::progress::Progress;
-use crate::position::{Floor, Frontier, Offset, Partition};
+use crate::position::{Floor, Frontier, Offset, Partition, TopicId};
 use crate::record::Records;
 use crate::source::merge::Merge;
 use crate::source::{Arrival, BATCH_BYTES, QUEUED_BATCHES, Source};
@@ -24,6 +24,9 @@ const FILE_WAIT: Duration = Duration::from_secs(5);
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// The shortest time between two live idle advances: each is an entry in the journal.
 const IDLE_ADVANCE_EVERY_MS: i64 = 1000;
+
+/// The shortest time between two warnings of implausible timestamps.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Fills batches.
 pub(super) struct Gather {
@@ -42,6 +45,8 @@ pub(super) struct Gather {
     idle_advanced_ms: i64,
     /// The head of which it was logged that it is ahead of the clock.
     reported_ahead: Option<i64>,
+    /// When a record with an implausible timestamp was last warned of.
+    warned_of_timestamps: Option<Duration>,
     catching_up: CatchingUp,
 }
 
@@ -74,6 +79,7 @@ impl Gather {
             floors: 0,
             idle_advanced_ms: 0,
             reported_ahead: None,
+            warned_of_timestamps: None,
             catching_up,
         }
     }
@@ -137,6 +143,7 @@ impl Gather {
             Arrival::Empty { partition, asked_ms } => self.merge.empty(partition, asked_ms),
             Arrival::End { partition } => self.merge.end(partition),
             Arrival::Records { partition, records } => {
+                self.watch_timestamps(partition, &records, context);
                 let floors = self.merge.push(partition, records);
                 if let Some(first) = floors.first() {
                     context.board.enter(Activity::Store);
@@ -151,6 +158,31 @@ impl Gather {
         Ok(())
     }
 
+    /// Counts records with implausible timestamps, and warns of them now and then.
+    fn watch_timestamps(&mut self, partition: Partition, records: &Records, context: &Context) {
+        let wrong = records.append_times.iter().zip(&records.offsets).filter_map(|(&time, &offset)| {
+            let why = plausible(time).err()?;
+            context.board.implausible[why as usize].add(1);
+            Some((time, offset, why))
+        });
+        // All are counted.
+        let Some((timestamp, offset, why)) = wrong.reduce(|first, _| first) else { return };
+        let now = context.clock.monotonic();
+        if self.warned_of_timestamps.is_some_and(|at| now.saturating_sub(at) < WARN_EVERY) {
+            return;
+        }
+        self.warned_of_timestamps = Some(now);
+        tracing::warn!(
+            event = "implausible-timestamp",
+            lane = context.name,
+            partition = partition.0,
+            offset,
+            timestamp = Some(timestamp).filter(|_| why != Implausible::Missing),
+            reason = why.name(),
+            "record timestamp is missing or not in the years 1970 to 2099; it orders nothing (time.implausible)"
+        );
+    }
+
     // ---- waiting
 
     /// Asks the partitions for which heads wait.
@@ -163,7 +195,7 @@ impl Gather {
             return;
         };
         self.source.ask(&blocked.partitions, blocked.after_ms);
-        let ahead_ms = blocked.after_ms - time.clock_skew_ms - context.clock.now_ms();
+        let ahead_ms = blocked.after_ms.saturating_sub(time.clock_skew_ms).saturating_sub(context.clock.now_ms());
         if ahead_ms > time.clock_skew_ms && self.reported_ahead != Some(blocked.after_ms) {
             self.reported_ahead = Some(blocked.after_ms);
             tracing::warn!(
@@ -212,6 +244,11 @@ impl Gather {
     /// The merge, which knows what a checkpoint covers.
     pub(super) fn merge(&self) -> &Merge {
         &self.merge
+    }
+
+    /// The id of the log, looked up now. Fails if it is another log than before.
+    pub(super) fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
+        Ok(self.source.log_id()?)
     }
 
     /// Commits to the source how far checkpoints have come: (partition, next offset).
@@ -275,7 +312,7 @@ mod tests {
 
     use super::*;
     use crate::clock::{Clock, ManualClock};
-    use crate::config::Late;
+    use crate::config::{ImplausibleTime, Late};
     use crate::event_time::EventTime;
     use crate::failure::Exit;
     use crate::lane::interrupt::Signals;
@@ -320,6 +357,10 @@ mod tests {
 
         fn ends(&self) -> Option<Arc<Ends>> {
             None
+        }
+
+        fn log_id(&mut self) -> Result<Option<TopicId>, Error> {
+            Ok(None)
         }
     }
 
@@ -479,7 +520,15 @@ mod tests {
 
     fn settings(idle_timeout_ms: Option<i64>) -> Time {
         let (out_of_orderness_ms, future_limit_ms) = (0, 1_000_000);
-        Time { out_of_orderness_ms, late: Late::Drop, future_limit_ms, clock_skew_ms: SKEW_MS, idle_timeout_ms }
+        let implausible = ImplausibleTime::DeadLetter;
+        Time {
+            out_of_orderness_ms,
+            late: Late::Drop,
+            future_limit_ms,
+            clock_skew_ms: SKEW_MS,
+            idle_timeout_ms,
+            implausible,
+        }
     }
 
     #[test]

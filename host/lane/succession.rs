@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::lane::context::Context;
 use crate::lane::core::Core;
 use crate::plugin::Plugin;
+use crate::position::TopicId;
 use crate::strike::StrikeItem;
 
 /// The logic in force, and what follows it.
@@ -112,6 +113,11 @@ impl Succession {
     /// Withdraws the deployment in force; false if it cannot be withdrawn.
     pub(super) fn withdraw(&mut self, reason: &str) -> Result<bool, Failure> {
         self.follower.withdraw(reason)
+    }
+
+    /// Refuses another topic than the one from which the state was built.
+    pub(super) fn hold_topic(&mut self, id: TopicId) -> Result<(), Failure> {
+        self.follower.hold_topic(id)
     }
 
     // ---- a swap

@@ -22,6 +22,21 @@ pub enum Verdict {
     Late,
 }
 
+/// How much further than `out_of_orderness` an event may lie ahead of its record's append time, and how far it may move the watermark,
+/// before that is a jump, ms.
+const JUMP_MS: i64 = 60_000;
+
+/// An event far ahead of its record's append time that moved the watermark: others are late because of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jump {
+    /// The record's number in the batch.
+    pub record: usize,
+    /// Its event time.
+    pub event_time: i64,
+    /// Its append time.
+    pub append_time: i64,
+}
+
 /// The watermarks of a batch and the verdicts on its events.
 #[derive(Debug, Default)]
 pub struct Timeline {
@@ -30,6 +45,10 @@ pub struct Timeline {
     pub steps: Vec<i64>,
     /// One verdict per event.
     pub verdicts: Vec<Verdict>,
+    /// Jumps of the watermark.
+    pub jumps: u64,
+    /// The first of them.
+    pub jump: Option<Jump>,
 }
 
 impl Timeline {
@@ -57,6 +76,7 @@ impl LaneTime {
     ) {
         line.steps.clear();
         line.verdicts.clear();
+        (line.jumps, line.jump) = (0, None);
         let mut event = 0;
         for (record, &append_time) in append_times.iter().enumerate() {
             let append_time = AppendTime::at(append_time);
@@ -73,6 +93,11 @@ impl LaneTime {
             }
             if let Some(greatest) = greatest {
                 let reached = greatest.ms().saturating_sub(settings.out_of_orderness_ms);
+                if jumps(settings, self.watermark, append_time, greatest) {
+                    let (event_time, append_time) = (greatest.ms(), append_time.ms());
+                    line.jump = line.jump.or(Some(Jump { record, event_time, append_time }));
+                    line.jumps += 1;
+                }
                 self.watermark = self.watermark.max(EventTime::from_cell(reached));
             }
             line.steps.push(cell(self.watermark));
@@ -105,9 +130,16 @@ impl LaneTime {
     }
 }
 
+fn jumps(settings: &Time, watermark: Option<EventTime>, append_time: AppendTime, greatest: EventTime) -> bool {
+    let reached = greatest.ms().saturating_sub(settings.out_of_orderness_ms);
+    reached.saturating_sub(append_time.ms()) > JUMP_MS
+        && watermark.is_none_or(|watermark| reached.saturating_sub(watermark.ms()) > JUMP_MS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ImplausibleTime;
     use crate::record::NO_TIME;
 
     fn settings() -> Time {
@@ -117,6 +149,7 @@ mod tests {
             future_limit_ms: 100,
             clock_skew_ms: 0,
             idle_timeout_ms: None,
+            implausible: ImplausibleTime::DeadLetter,
         }
     }
 
@@ -139,6 +172,22 @@ mod tests {
         let (steps, verdicts) = pass(&settings(), &[50, 50], &[(0, 151), (1, 150)]);
         assert_eq!(verdicts, [Verdict::Future, Verdict::Accepted]);
         assert_eq!(steps, [NO_TIME, NO_TIME, NO_TIME, 140]);
+    }
+
+    #[test]
+    fn an_event_far_ahead_that_moves_the_watermark_is_a_jump() {
+        let settings = Time { future_limit_ms: 3_600_000, ..settings() };
+        let jumps = |appends: &[i64], events: &[(u32, i64)]| {
+            let (records, times): (Vec<u32>, Vec<i64>) = events.iter().copied().unzip();
+            let mut line = Timeline::default();
+            LaneTime::default().pass(&settings, appends, &records, &times, &mut line);
+            (line.jumps, line.jump.map(|jump| jump.record))
+        };
+        let far = 1_000 + JUMP_MS + settings.out_of_orderness_ms;
+        assert_eq!(jumps(&[1_000, 1_000], &[(0, 1_000), (1, far)]), (0, None), "at the bound");
+        assert_eq!(jumps(&[1_000, 1_000], &[(0, 1_000), (1, far + 1)]), (1, Some(1)));
+        assert_eq!(jumps(&[1_000, 1_000], &[(0, far + 1), (1, far + 2)]), (1, Some(0)), "the second moves it by 1 ms");
+        assert_eq!(jumps(&[900_000], &[(0, 900_001)]), (0, None), "time passes");
     }
 
     #[test]

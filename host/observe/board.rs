@@ -9,8 +9,9 @@ use crate::backoff::Outage;
 use crate::clock;
 use crate::config::Late;
 use crate::counts::Counts;
-use crate::event_time::{AppendTime, EventTime, LaneTime};
+use crate::event_time::{AppendTime, EventTime, Implausible, LaneTime};
 use crate::observe::ends::Ends;
+use crate::observe::losses::Losses;
 use crate::observe::meter::Meter;
 use crate::observe::plugin_log::Log;
 use crate::observe::telemetry::{Tracer, Traces};
@@ -241,6 +242,12 @@ pub struct LaneBoard {
     pub swaps: Number,
     /// The longest pause in folding caused by one.
     pub longest_gap_us: Number,
+    /// Records with implausible timestamps, by [`Implausible::ALL`].
+    pub implausible: [Number; Implausible::ALL.len()],
+    /// Events far ahead of their append times that moved the watermark.
+    pub jumps: Number,
+    /// What was lost, by reason.
+    pub losses: Losses,
     /// Batches audited.
     pub audits: Number,
     /// Append time of the last folded record.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::backoff::Outage;
 use crate::clock;
+use crate::event_time::Implausible;
 use crate::observe::board::{Activity, Board, LaneBoard};
 use crate::observe::health;
 use crate::observe::meter::{Call, Cost};
@@ -92,8 +93,8 @@ const METRICS: &[Metric] = &[
         "keyfold_rejected_total",
         Kind::Counter,
         STAGE,
-        "records, events and firings that were rejected or hit a limit, by stage; without late events",
-        |lane, _, out| out.stages(OF_LANE, |stage| lane.rejected.get(stage)),
+        "records, events and firings that were rejected or hit a limit, and rows that the sink refused, by stage; without late events",
+        |lane, _, out| out.stages(&Stage::ALL, |stage| lane.rejected.get(stage)),
     ),
     lane(
         "keyfold_late_total",
@@ -105,6 +106,23 @@ const METRICS: &[Metric] = &[
                 out.value(&[policy], late.get() as f64);
             }
         },
+    ),
+    lane(
+        "keyfold_implausible_timestamps_total",
+        Kind::Counter,
+        &["lane", "reason"],
+        "records read whose timestamp is `missing`, `before-1970` or `after-2099` (`time.implausible`)",
+        |lane, _, out| {
+            for (reason, count) in Implausible::ALL.into_iter().zip(&lane.implausible) {
+                out.value(&[reason.name()], count.get() as f64);
+            }
+        },
+    ),
+    count(
+        "keyfold_watermark_jumps_total",
+        "records with an event more than a minute beyond `time.out_of_orderness` ahead of their append time, which moved the watermark by more \
+         than a minute",
+        |lane, _, out| out.number(lane.jumps.get()),
     ),
     count("keyfold_rows_total", "rows emitted by the lane", |lane, _, out| out.number(lane.rows.get())),
     count("keyfold_firings_total", "timers fired", |lane, _, out| out.number(lane.firings.get())),
@@ -321,8 +339,6 @@ const METRICS: &[Metric] = &[
     ),
 ];
 
-/// Stages at which a lane rejects.
-const OF_LANE: &[Stage] = &[Stage::Map, Stage::Time, Stage::Fold, Stage::Timer, Stage::Migrate];
 /// Stages of strikes.
 const OF_PLUGIN: &[Stage] = &[Stage::Map, Stage::Fold, Stage::Timer, Stage::Migrate];
 

@@ -23,7 +23,7 @@ use crate::position::{Offset, Partition};
 use crate::sink::writer::Writer;
 use crate::source::log_source::LogSource;
 use crate::source::merge::Merge;
-use crate::source::{Source, Start, file, kafka};
+use crate::source::{Source, Start, file, grown, kafka};
 use crate::state::checkpoint::{Checkpoint, resume_of};
 use crate::state::journal::{Beginning, Contents, Journal};
 use crate::state::objects::delete_under;
@@ -176,12 +176,7 @@ impl Opening<'_> {
     fn check_frontier(&self, lane: &Opened) -> Result<(), Failure> {
         let known = lane.contents.beginning.as_ref().map(|b| b.offsets.keys().copied().collect::<Vec<_>>());
         if known.as_ref().is_some_and(|known| *known != lane.partitions) {
-            let message = format!(
-                "the source has partitions {:?}, this pipeline began with {:?}: a grown topic needs a pipeline (state.url) of its own",
-                lane.partitions,
-                known.unwrap_or_default()
-            );
-            return Err(Failure::new(Exit::State, message));
+            return Err(Failure::new(Exit::State, grown(&lane.partitions, &known.unwrap_or_default())));
         }
         for (&partition, &next) in lane.contents.frontier.iter().flat_map(|f| &f.next) {
             if self.source.high(partition).is_none_or(|high| high >= next) {
@@ -207,6 +202,7 @@ impl Opening<'_> {
         Ok(match &self.config.source {
             config::Source::Kafka(kafka) => {
                 let source = kafka::KafkaSource::open(kafka, starts, self.until_end, deadline)?;
+                source.topic_id().iter().try_for_each(|id| self.log.hold_topic(id))?;
                 let first = source.first_offsets();
                 (Box::new(source), first)
             }

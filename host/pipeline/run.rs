@@ -58,6 +58,7 @@ pub fn run_until(
     board: &Arc<Board>,
     signals: bool,
 ) -> Result<Vec<Summary>, Failure> {
+    let config = &if options.until_end { config.clone().complete() } else { config.clone() };
     if signals {
         stop::on_signals(board)?;
     }
@@ -76,6 +77,7 @@ pub fn run_until(
     let tables = &plugin.description.tables;
     board.enter(Phase::Starting("connecting to source, sink and dead letters"));
     let mut outside = Outside::open(config, tables, &runtime, deadline)?;
+    check_topic(config, &log, &outside.source)?;
     board.enter(Phase::Starting("opening lanes"));
     log.begin(config, &plugin)?;
     let loader = Arc::new(Loader::of(&sandbox, config, log.clone()));
@@ -140,6 +142,22 @@ fn warn_of_older_file(deployment: u64) {
         deployment,
         "configuration file is older than the deployment in force; using the deployment"
     );
+}
+
+/// Refuses another topic than the one that the state was built from.
+fn check_topic(config: &Config, log: &PipelineLog, source: &LogSource) -> Result<(), Failure> {
+    match (topic(config), source.topic_id()) {
+        (_, Some(id)) => log.check_topic(id),
+        (Some(topic), None) => {
+            tracing::info!(
+                event = "topic-id-unavailable",
+                topic,
+                "brokers give topics no ids; a topic deleted and created again under its name is recognised by its records only"
+            );
+            Ok(())
+        }
+        (None, None) => Ok(()),
+    }
 }
 
 /// Starts what is done beside the lanes: watching a file, shadows.

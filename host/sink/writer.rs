@@ -171,6 +171,8 @@ impl Outputs {
             let refused = self.sink.write(rows)?;
             lane.sink_writes.add(clock::uptime_us().saturating_sub(began));
             lane.sink_rows.add((rows.len() - refused.len()) as u64);
+            lane.rejected.add(Stage::Sink, refused.len() as u64);
+            refused.iter().for_each(|refusal| lane.losses.add(Stage::Sink.name(), &refusal.reason, 1));
             letters.extend(refused.into_iter().map(|refusal| dead_letter(refusal, plugin)));
         }
         if letters.is_empty() {
@@ -285,6 +287,49 @@ mod tests {
         fn outage(&self) -> Arc<Outage> {
             Arc::default()
         }
+    }
+
+    /// A sink that refuses the first row of each batch.
+    struct Picky(Gate);
+
+    impl Sink for Picky {
+        fn write(&mut self, _: &Rows) -> Result<Vec<Refusal>, Failure> {
+            Ok(vec![samples_refusal()])
+        }
+
+        fn length(&mut self) -> Result<Option<u64>, Failure> {
+            Sink::length(&mut self.0)
+        }
+
+        fn truncate(&mut self, length: u64) -> Result<(), Failure> {
+            Sink::truncate(&mut self.0, length)
+        }
+
+        fn images(&mut self, rows: &Rows, first: &[usize]) -> Result<Vec<Image>, Failure> {
+            self.0.images(rows, first)
+        }
+
+        fn restore(&mut self, images: &[Image]) -> Result<(), Failure> {
+            self.0.restore(images)
+        }
+
+        fn outage(&self) -> Arc<Outage> {
+            Arc::default()
+        }
+    }
+
+    #[test]
+    fn a_row_that_the_sink_refuses_counts_as_rejected_and_as_lost() {
+        let board = Arc::new(Board::new("pipeline", &Arc::default()));
+        let (writer, _) = Writer::start(Box::new(Picky(open())), Box::new(open()), &board).expect("it starts");
+        let lane = board.lane("topic");
+        let handle = writer.of_lane(&lane);
+        let rows = samples::sessions(&[(1, 2, &["A"]), (3, 4, &["B"])]);
+        assert!(handle.write((rows, Vec::new()), "digest", None, || true).expect("the thread lives"));
+        handle.sync(|| true).expect("the thread lives");
+        assert_eq!(lane.rejected.get(Stage::Sink), 1);
+        assert_eq!(lane.losses.news().expect("one is lost").reasons, "sink: refused (1)");
+        assert_eq!((lane.sink_rows.get(), lane.letters.get(Stage::Sink)), (1, 1));
     }
 
     /// Hands a batch over, and checks that a sync is answered after `holds` opens and not before.

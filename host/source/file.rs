@@ -7,6 +7,7 @@
 //! a file of dead letters is such a file. Empty lines are skipped.
 //! `format = "payloads"`: each line, without its end, is a payload of partition 0; its offset is its number from 0, its timestamp
 //! `timestamp_start` plus that number in ms.
+//! Of both, a last line without its line break is left for a later run, unless the file is said to be complete.
 //!
 //! Partitions are delivered so that a merge by append time never has to hold more than it must: the next chunk is always one of the
 //! partition whose delivered records end earliest, which is the one that such a merge runs out of first. So, for any layout of the
@@ -22,8 +23,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::backoff;
+use crate::event_time::plausible;
 use crate::observe::ends::Ends;
-use crate::position::{Offset, Partition};
+use crate::position::{Offset, Partition, TopicId};
 use crate::record::{NO_TIME, Records};
 use crate::source::{Arrival, Error, Source, Start};
 
@@ -99,6 +101,10 @@ impl Source for FileSource {
 
     fn ends(&self) -> Option<Arc<Ends>> {
         None
+    }
+
+    fn log_id(&mut self) -> Result<Option<TopicId>, Error> {
+        Ok(None)
     }
 }
 
@@ -178,7 +184,9 @@ impl Reader {
             return Ok(Arrival::End { partition });
         };
         let records = since(from, self.fetch(number, partition)?);
-        let greatest = records.append_times.iter().copied().max().unwrap_or(NO_TIME);
+        // Those that order nothing must not hold the others back.
+        let ordering = records.append_times.iter().copied().filter(|&time| plausible(time).is_ok());
+        let greatest = ordering.max().unwrap_or(NO_TIME);
         let track = &mut self.tracks[slot];
         track.delivered = Some(track.delivered.map_or(greatest, |before| before.max(greatest)));
         Ok(Arrival::Records { partition, records })
@@ -239,6 +247,7 @@ mod tests {
             format,
             timestamp_start_ms: Some(1_000),
             ordering: config::Ordering::Topic,
+            complete: true,
         }
     }
 
@@ -345,6 +354,54 @@ mod tests {
         let records = records_of(&arrivals(index, &[start(0)]), 0);
         assert_eq!(records.payloads.iter().collect::<Vec<_>>(), [&b"a"[..], b"", b"last"]);
         assert_eq!((records.offsets, records.append_times), (vec![0, 1, 2], vec![1_000, 1_001, 1_002]));
+    }
+
+    #[test]
+    fn a_last_line_without_a_line_break_waits_unless_the_file_is_complete() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let offsets = |text: &str, complete: bool| {
+            std::fs::write(file.path(), text).expect("it can be written");
+            let config = config::FileSource { complete, ..config(file.path(), FileFormat::Records) };
+            let index = inspect(&config).expect("a good file");
+            let starts: Vec<Start> = index.partitions().iter().map(|p| start(p.0)).collect();
+            records_of(&arrivals(index, &starts), 0).offsets
+        };
+        let one = "{\"value\":\"a\"}";
+        assert_eq!(offsets(&format!("{one}\n{{\"val"), false), [0], "half a line is no error");
+        assert_eq!(offsets(&format!("{one}\n{one}"), false), [0]);
+        assert_eq!(offsets(&format!("{one}\n{one}"), true), [0, 1]);
+        assert_eq!(offsets(one, false), [] as [u64; 0]);
+        assert_eq!(offsets(&format!("{one}\n{one}\n"), false), [0, 1]);
+    }
+
+    #[test]
+    fn what_is_not_lines_is_refused_by_name() {
+        for (bytes, words) in [
+            (&b"\x1f\x8b\x08\0"[..], "gzip"),
+            (b"\x28\xb5\x2f\xfd\0", "zstd"),
+            (b"BZh91AY", "bzip2"),
+            (b"\xfd7zXZ\0\0", "xz"),
+            (b"\x04\x22\x4d\x18", "lz4"),
+            (b"\xff\xfe{\0", "UTF-16"),
+            (b"{\0\"\0v\0", "UTF-16"),
+            (b"\0{\0\"\0v", "UTF-16"),
+            (b" \n[{\"value\": 1}]", "JSON array"),
+        ] {
+            let message = refusal(bytes);
+            assert!(message.contains(words) && message.contains("source.file.path"), "{bytes:?} gave: {message}");
+        }
+        let array = |text: &str| indexed(text, FileFormat::Payloads).map(drop);
+        assert!(array("[\n  1,\n  2\n]\n").is_err());
+        array("[1,2]\n[3]\n").expect("lines may be arrays");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_not_part_of_the_first_line() {
+        let mark = "\u{feff}";
+        assert_eq!(read(&format!("{mark}{{\"value\":\"a\"}}\n")).get(0).payload, Some(&b"a"[..]));
+        let index = indexed(format!("{mark}a\nb\n"), FileFormat::Payloads).expect("a good file");
+        let records = records_of(&arrivals(index, &[start(0)]), 0);
+        assert_eq!(records.payloads.iter().collect::<Vec<_>>(), [&b"a"[..], b"b"]);
     }
 
     #[test]

@@ -17,19 +17,21 @@ pub mod produce;
 mod reader;
 pub mod survey;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use rdkafka::consumer::BaseConsumer;
 
 use crate::clock;
 use crate::config;
 use crate::observe::ends::Ends;
-use crate::position::{Offset, Partition};
-use crate::source::kafka::broker::{ANSWER_TIMEOUT, first_offsets, look, verify_last};
+use crate::position::{Offset, Partition, TopicId};
+use crate::source::kafka::broker::{ANSWER_TIMEOUT, Voice, first_offsets, locked, look, verify_last};
 use crate::source::kafka::emptiness::{Asker, Desk, Ledger};
-use crate::source::kafka::identity::{Watch, identity};
+use crate::source::kafka::identity::{Identity, Watch, identity};
 use crate::source::kafka::native::{Batch, Connection};
 use crate::source::kafka::reader::{Reader, Track, Wanted};
 use crate::source::{Arrival, Error, Source, Start};
@@ -42,6 +44,8 @@ const ARRIVALS: usize = 16;
 /// A topic that is being read.
 pub struct KafkaSource {
     topic: String,
+    asking: Arc<BaseConsumer<Voice>>,
+    watch: Arc<Mutex<Watch>>,
     partitions: Vec<Partition>,
     first_offsets: Vec<(Partition, Offset)>,
     arrivals: Option<Receiver<Result<Arrival, Error>>>,
@@ -63,7 +67,8 @@ impl KafkaSource {
         startup_deadline: Instant,
     ) -> Result<KafkaSource, Error> {
         let (asking, topic) = look(config, startup_deadline)?;
-        let watch = Watch::new(&config.topic, identity(&asking, &config.topic, ANSWER_TIMEOUT));
+        let watch = Arc::new(Mutex::new(Watch::new(config, &topic.partitions, topic.id.clone())));
+        let asking = Arc::new(asking);
         let offsets = first_offsets(config, starts, &topic)?;
         verify_last(config, starts, &topic, startup_deadline)?;
         let mut first_offsets: Vec<(Partition, Offset)> = starts.iter().map(|s| s.partition).zip(offsets).collect();
@@ -80,9 +85,9 @@ impl KafkaSource {
         let desk = Arc::new(Desk::new(Ledger::new(first_offsets.clone())));
         let stopped = Arc::new(AtomicBool::new(false));
         let asker = Asker {
-            client: asking,
+            client: Arc::clone(&asking),
             topic: config.topic.clone(),
-            watch,
+            watch: Arc::clone(&watch),
             partitions: partitions.clone(),
             ends: Arc::clone(&ends),
             surveyed: clock::instant(),
@@ -107,6 +112,8 @@ impl KafkaSource {
         let topic = config.topic.clone();
         Ok(KafkaSource {
             topic,
+            asking,
+            watch,
             partitions,
             first_offsets,
             arrivals: Some(arrivals),
@@ -117,6 +124,11 @@ impl KafkaSource {
             wanted,
             ends,
         })
+    }
+
+    /// The topic's id as reading started; none if the brokers have no ids.
+    pub fn topic_id(&self) -> Option<TopicId> {
+        locked(&self.watch).id().cloned()
     }
 
     /// The offset at which reading each partition started.
@@ -181,6 +193,19 @@ impl Source for KafkaSource {
 
     fn ends(&self) -> Option<Arc<Ends>> {
         Some(Arc::clone(&self.ends))
+    }
+
+    fn log_id(&mut self) -> Result<Option<TopicId>, Error> {
+        if locked(&self.watch).id().is_none() {
+            return Ok(None); // the thread that asks looks on, in case it is told later
+        }
+        match identity(&self.asking, &self.topic, ANSWER_TIMEOUT) {
+            Identity::Known(id) => {
+                locked(&self.watch).compare(&Identity::Known(id.clone()))?;
+                Ok(Some(id))
+            }
+            Identity::Missing | Identity::Without | Identity::Unsaid => Ok(None),
+        }
     }
 }
 
@@ -305,6 +330,20 @@ mod tests {
         let headers: Vec<_> = records.headers.of(0).collect();
         assert_eq!(headers, [(&b"a"[..], &b"1"[..]), (b"a", b"2"), (b"b", b"")]);
         assert_eq!(records.headers.of(1).count(), 0);
+    }
+
+    #[test]
+    fn a_record_without_a_timestamp_is_recognised_at_the_next_start() {
+        let brokers = Brokers::with(1);
+        brokers.produce(BaseRecord::to("visits").partition(0).payload(&b"x"[..]).timestamp(-1));
+        brokers.produce(BaseRecord::to("visits").partition(0).payload(&b"y"[..]).timestamp(i64::MAX));
+        let records = &until_ends(&mut brokers.open(&[start(0)], true).expect("it opens"))[&0];
+        assert_eq!(records.append_times, [crate::record::NO_TIME, i64::MAX]);
+        for (offset, timestamp, payload) in [(0, None, b"x"), (1, Some(i64::MAX), b"y")] {
+            let last = LastRecord { offset: Offset(offset), timestamp, fingerprint: fingerprint(None, Some(payload)) };
+            let start = Start { next: Some(Offset(offset + 1)), last: Some(last), ..start(0) };
+            brokers.open(&[start], false).expect("it is the record that was folded");
+        }
     }
 
     #[test]

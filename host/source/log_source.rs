@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{file, kafka};
 use crate::config::{self, Config};
 use crate::failure::{Exit, Failure};
-use crate::position::{Offset, Partition};
+use crate::position::{Offset, Partition, TopicId};
 
 fn ordering(config: &Config) -> config::Ordering {
     match &config.source {
@@ -70,6 +70,14 @@ impl LogSource {
                 Err(Failure::new(Exit::Config, message))
             }
             None => Ok(file::inspect(file)?),
+        }
+    }
+
+    /// The id of the log, where it has one.
+    pub(crate) fn topic_id(&self) -> Option<&TopicId> {
+        match self {
+            LogSource::Kafka(topic) => topic.id.as_ref(),
+            LogSource::File { .. } => None,
         }
     }
 

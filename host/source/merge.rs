@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::event_time::{AppendTime, Cell};
+use crate::event_time::{AppendTime, Cell, plausible};
 use crate::position::{Floor, Frontier, LastRecord, Offset, Partition, Position, Resume, fingerprint};
 use crate::record::Records;
 
@@ -91,11 +91,14 @@ impl Merge {
         let i = self.index(partition);
         let mut new_floors = Vec::new();
         let timestamps = records.append_times.clone();
-        for (time, &offset) in records.append_times.iter_mut().zip(&records.offsets) {
+        for (row, (time, &offset)) in (0..).zip(records.append_times.iter_mut().zip(&records.offsets)) {
             let queue = &mut self.queues[i];
             let offset = Offset(offset);
             let known = if self.floors.is_empty() { None } else { self.floors.get(&(partition, offset)).copied() };
-            let own = AppendTime::from_cell(*time).max(queue.envelope).unwrap_or(AppendTime::at(0));
+            let stamp = plausible(*time);
+            records.implausible.extend(stamp.err().map(|_| (row, *time)));
+            // What orders nothing takes its place from the record before it.
+            let own = stamp.ok().max(queue.envelope).unwrap_or(AppendTime::at(0));
             let mut append_time = known.map_or(own, |floor| own.max(floor));
             let here = Position { append_time, partition, offset };
             if let Some(bound) = bound(self.last, self.journalled.as_ref(), partition, offset).filter(|b| here <= *b) {
@@ -406,6 +409,17 @@ mod tests {
 
     pub(super) fn numbers(partitions: &[Partition]) -> Vec<u32> {
         partitions.iter().map(|partition| partition.0).collect()
+    }
+
+    #[test]
+    fn a_timestamp_that_cannot_be_true_orders_nothing() {
+        let mut merge = merge_of(2, 0);
+        merge.push(Partition(0), records(0, &[(0, NO_TIME), (1, 7), (2, i64::MAX), (3, -1)]));
+        merge.push(Partition(1), records(1, &[(0, 6), (1, 8)]));
+        let mut out = Records::default();
+        merge.release(5, usize::MAX, &mut out);
+        assert_eq!(positions(&out), [(0, 0, 0), (6, 1, 0), (7, 0, 1), (7, 0, 2), (7, 0, 3)]);
+        assert_eq!(out.implausible, [(0, NO_TIME), (3, i64::MAX), (4, -1)]);
     }
 
     #[test]

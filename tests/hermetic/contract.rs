@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use keyfold::config::{DEFAULT_LIMITS, Late, Limits, Time};
+use keyfold::config::{DEFAULT_LIMITS, ImplausibleTime, Late, Limits, Time};
 use keyfold::event_time::EventTime;
 use keyfold::failure::{Exit, Failure};
 use keyfold::lane::core::Core;
@@ -57,6 +57,7 @@ fn time() -> Time {
         future_limit_ms: 3_600_000,
         clock_skew_ms: 200,
         idle_timeout_ms: None,
+        implausible: ImplausibleTime::DeadLetter,
     }
 }
 

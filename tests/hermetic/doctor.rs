@@ -63,6 +63,21 @@ fn every_symptom_is_provoked_by_a_test() {
 }
 
 #[test]
+fn timestamps_that_cannot_be_true_are_mended_by_the_producer() {
+    let pipeline = pipeline(&Settings::default());
+    let mut records = visits(1, |i| i % 10);
+    records[7].timestamp *= 1_000;
+    write_records(&pipeline.path("log.ndjson"), &records);
+    let found = doctor(&pipeline, 0);
+    let said =
+        found.iter().find(|finding| finding["id"] == Symptom::TimestampsImplausible.name()).expect("it is found");
+    let said = said["found"].as_str().unwrap_or_default();
+    assert!(said.contains("1 of 40") && said.contains("offset 7") && said.contains("microseconds"), "{said}");
+    let mend = |pipeline: &Pipeline| write_records(&pipeline.path("log.ndjson"), &visits(1, |i| i % 10));
+    check(&pipeline, Symptom::TimestampsImplausible, 0, mend);
+}
+
+#[test]
 fn a_healthy_pipeline_has_nothing_wrong_and_an_owner_for_each_lane() {
     let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
     cluster.create_topic("healthy", 2, 1).expect("a new topic");

@@ -23,6 +23,7 @@ mod live_edge;
 mod metrics;
 mod operation;
 mod outages;
+mod recreated_topics;
 mod replay;
 mod seed;
 mod sinks;

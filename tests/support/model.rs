@@ -35,11 +35,19 @@ pub(crate) struct Time {
     pub(crate) future_limit_ms: i64,
     /// Idle advance, off by default.
     pub(crate) idle_timeout_ms: Option<i64>,
+    /// Whether records with implausible timestamps are folded.
+    pub(crate) inherit: bool,
 }
 
 impl Default for Time {
     fn default() -> Time {
-        Time { out_of_orderness_ms: 10_000, late: Late::Drop, future_limit_ms: 3_600_000, idle_timeout_ms: None }
+        Time {
+            out_of_orderness_ms: 10_000,
+            late: Late::Drop,
+            future_limit_ms: 3_600_000,
+            idle_timeout_ms: None,
+            inherit: false,
+        }
     }
 }
 
@@ -193,7 +201,11 @@ fn run_whole<F: Fold>(
             lane.fold.configure(deployment.mark);
         }
         lane.idle(append_time, origin);
-        lane.record(append_time, record);
+        if time.inherit || has_plausible_time(record) {
+            lane.record(append_time, record);
+        } else {
+            lane.counts.rejected += 1;
+        }
         lane.base = lane.watermark.map(|watermark| (watermark, append_time));
     }
     lane
@@ -213,6 +225,11 @@ pub(crate) fn run_by_partition<F: Fold>(
     partitions.into_iter().map(lane).collect()
 }
 
+/// Whether a record's own timestamp is in the years 1970 to 2099.
+fn has_plausible_time(record: &TestRecord) -> bool {
+    (0..4_102_444_800_000).contains(&record.timestamp)
+}
+
 /// The records with their append times, in the order (append time, partition, offset).
 fn in_lane_order<'a>(records: &'a [TestRecord], floors: &BTreeMap<(u32, u64), i64>) -> Vec<(i64, &'a TestRecord)> {
     let mut by_offset: Vec<&TestRecord> = records.iter().collect();
@@ -222,8 +239,10 @@ fn in_lane_order<'a>(records: &'a [TestRecord], floors: &BTreeMap<(u32, u64), i6
     for record in by_offset {
         let append_time = envelope.entry(record.partition).or_insert(i64::MIN);
         let floor = floors.get(&(record.partition, record.offset)).copied().unwrap_or(i64::MIN);
-        *append_time = (*append_time).max(record.timestamp).max(floor);
-        ordered.push((*append_time, record));
+        let own = if has_plausible_time(record) { record.timestamp } else { i64::MIN };
+        *append_time = (*append_time).max(own).max(floor);
+        // Before the first timestamp that means something.
+        ordered.push(((*append_time).max(0), record));
     }
     ordered.sort_by_key(|(append_time, r)| (*append_time, r.partition, r.offset));
     ordered

@@ -8,6 +8,8 @@ use crate::commands::check;
 use crate::commands::doctor::Options;
 use crate::commands::doctor::state::LaneState;
 use crate::config::{self, Config, KafkaSource, Ordering, Source};
+use crate::deployment::same_topic;
+use crate::event_time::plausible;
 use crate::failure::{Check, Exit, Failure};
 use crate::plugin::{Instance, Plugin};
 use crate::position::{Offset, Partition};
@@ -38,7 +40,7 @@ pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, lanes: &[LaneSta
         }
         (Source::File(_), None) => return vec![line.of(Symptom::FileUnusable)],
     };
-    checks.extend(plugin.and_then(|plugin| keys(config, plugin)));
+    checks.extend(plugin.map(|plugin| sampled(config, plugin)).unwrap_or_default());
     if let (Source::Kafka(kafka), Some(topic)) = (&config.source, &options.probe_topic) {
         checks.push(match survey::skew(kafka, topic) {
             Ok(skew) => judge_skew(skew, config.time.clock_skew_ms),
@@ -128,6 +130,11 @@ fn starts(lanes: &[LaneState]) -> Vec<Start> {
 /// Checks the position of the pipeline in the log.
 fn position_checks(kafka: &KafkaSource, topic: &Topic, lanes: &[LaneState]) -> Vec<Check> {
     let mut checks: Vec<Check> = grown(kafka.ordering, topic, lanes).into_iter().collect();
+    let known = lanes.iter().find_map(|lane| lane.topic.as_ref());
+    if let Some(Err(failure)) = known.zip(topic.id.as_ref()).map(|(known, id)| same_topic(known, id)) {
+        checks.push(Check::refused("place in the log", failure).of(Symptom::LogReplaced));
+        return checks;
+    }
     let places = places(topic, lanes);
     let lost: Vec<Check> = places.iter().filter_map(lost).collect();
     if lost.is_empty() && !places.is_empty() {
@@ -248,17 +255,34 @@ fn same_file(config: &config::FileSource, lanes: &[LaneState]) -> Option<Check> 
     })
 }
 
-/// Checks in which partitions the keys of some recent events are. None if there are no records.
-fn keys(config: &Config, plugin: &Plugin) -> Option<Check> {
+/// Checks some recent records: their timestamps, and in which partitions the keys of their events are. Nothing if there are none.
+fn sampled(config: &Config, plugin: &Plugin) -> Vec<Check> {
     if matches!(&config.source, Source::File(file) if file.path.as_os_str() == "-") {
-        return None;
+        return Vec::new();
     }
-    let records = recent::recent(&config.source, SAMPLED, clock::instant() + check::TRY).ok()?;
+    let Ok(records) = recent::recent(&config.source, SAMPLED, clock::instant() + check::TRY) else { return Vec::new() };
     let ordering = match &config.source {
         Source::Kafka(kafka) => kafka.ordering,
         Source::File(file) => file.ordering,
     };
-    (!records.is_empty()).then(|| judge_keys(ordering, &records, &events(plugin, &records)))
+    if records.is_empty() {
+        return Vec::new();
+    }
+    let keys = judge_keys(ordering, &records, &events(plugin, &records));
+    judge_timestamps(&records).into_iter().chain([keys]).collect()
+}
+
+fn judge_timestamps(records: &Records) -> Option<Check> {
+    let &(row, timestamp) = records.implausible.first()?;
+    let why = plausible(timestamp).err()?;
+    let (partition, offset) = (records.partitions[row as usize], records.offsets[row as usize]);
+    let detail = format!(
+        "{} of {} sampled records: partition {partition}, offset {offset}: {}",
+        records.implausible.len(),
+        records.len(),
+        why.reason(timestamp)
+    );
+    Some(Check::warning("timestamps", detail).of(Symptom::TimestampsImplausible))
 }
 
 /// Returns partition and key of each event that the plugin maps the records to; failures yield none.
@@ -369,8 +393,9 @@ mod tests {
             low: vec![Offset(0); 2],
             high: vec![Offset(0); 2],
             timestamps: None,
+            id: None,
         };
-        let lanes = [LaneState { checkpoint: None, began: BTreeMap::from([(Partition(0), Offset(0))]) }];
+        let lanes = [LaneState { began: BTreeMap::from([(Partition(0), Offset(0))]), ..LaneState::default() }];
         let refused = grown(Ordering::Topic, &topic, &lanes).expect("one is new");
         assert_eq!(
             (refused.symptom, refused.finding),
@@ -379,6 +404,24 @@ mod tests {
         let warned = grown(Ordering::Partition, &topic, &lanes).expect("one is new");
         assert_eq!(warned.finding, crate::failure::Finding::Warning);
         assert_eq!(grown(Ordering::Topic, &topic, &[]), None, "the pipeline has not begun");
+    }
+
+    #[test]
+    fn timestamps_that_order_nothing_are_warned_of() {
+        let records = Records { implausible: vec![(0, -1)], ..log_of_two() };
+        let check = judge_timestamps(&records).expect("one is wrong");
+        assert_eq!(check.symptom, Some(Symptom::TimestampsImplausible));
+        assert!(check.detail.starts_with("1 of 2 sampled records: partition 0, offset 0: "), "{}", check.detail);
+        assert_eq!(judge_timestamps(&log_of_two()), None);
+    }
+
+    fn log_of_two() -> Records {
+        let mut records = Records::default();
+        for offset in 0..2 {
+            let (partition, append_time, key, payload, headers) = (0, 0, None, None, None);
+            records.push(RecordRef { partition, offset, append_time, key, payload, headers });
+        }
+        records
     }
 
     #[test]

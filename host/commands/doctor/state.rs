@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::deployment::PipelineLog;
 use crate::failure::{Check, Exit, Failure};
 use crate::plugin::Plugin;
-use crate::position::{Offset, Partition};
+use crate::position::{Offset, Partition, TopicId};
 use crate::record::iso;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::journal;
@@ -28,6 +28,8 @@ pub(super) struct LaneState {
     pub(super) checkpoint: Option<Checkpoint>,
     /// First offset of each of its partitions.
     pub(super) began: BTreeMap<Partition, Offset>,
+    /// The id of the topic from which the pipeline's state was built, if it is known.
+    pub(super) topic: Option<TopicId>,
 }
 
 /// Checks state and lanes; returns how far the lanes have come.
@@ -91,7 +93,7 @@ impl Store<'_> {
         let path = format!("lanes/{lane}");
         let checkpoint = Reader::open(&self.objects, &path, handle)?.map(|reader| reader.checkpoint()).transpose()?;
         let began = journal::beginnings(&self.objects, &[lane.to_owned()], handle)?;
-        let state = LaneState { checkpoint: checkpoint.flatten(), began };
+        let state = LaneState { checkpoint: checkpoint.flatten(), began, topic: self.log.topic_id()? };
         let owner = self.log.owner(lane)?;
         let mut detail = owner.map_or_else(|| "no owner recorded".to_owned(), |owner| owner.to_string());
         if state.checkpoint.is_none() {

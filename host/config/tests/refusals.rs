@@ -205,7 +205,7 @@ fn payloads_need_a_first_timestamp_and_records_refuse_it() {
     );
     refused(
         &with_source("[source.file]\npath = \"x\"\nformat = \"payloads\"\ntimestamp_start = \"2024-10-02\""),
-        "line 5: source.file.timestamp_start: expected a whole number from 0 to 253402300799999, found the text \"2024-10-02\"",
+        "line 5: source.file.timestamp_start: expected a whole number from 0 to 4102444799999, found the text \"2024-10-02\"",
     );
 }
 
@@ -298,4 +298,29 @@ fn all_problems_are_told_at_once_in_the_order_of_the_file() {
     assert!(lines[2].starts_with("  line 12: run.batch is not a key"), "{message}");
     assert!(lines[3].starts_with("  line 14: time.late: "), "{message}");
     assert!(lines[4].starts_with("  KEYFOLD_RUN__BATCH_RECORDS: run.batch_records: expected"), "{message}");
+}
+
+#[test]
+fn properties_that_run_native_code_are_refused_by_name() {
+    for (name, what) in [
+        ("plugin.library.paths", "load native code into this process"),
+        ("ssl.engine.location", "load native code into this process"),
+        ("ssl.engine.id", "load native code into this process"),
+        ("ssl.providers", "load native code into this process"),
+        ("sasl.kerberos.kinit.cmd", "run a shell command"),
+    ] {
+        refused(
+            &with(&format!("[source.kafka.properties]\n\"{name}\" = \"x\"")),
+            &format!("line 11: source.kafka.properties.{name} is refused: it makes librdkafka {what}; remove it"),
+        );
+        let message =
+            bad(&with(&format!("[dead_letters]\ntopic = \"letters\"\nproperties = {{ {name} = \"x\" }}")), &[]);
+        assert!(message.contains(&format!("dead_letters.properties.{name} is refused")), "{message}");
+    }
+    refused(
+        &with("[source.kafka.properties]\n\"sasl.kerberos.principal\" = \"a; touch /tmp/x\""),
+        "line 11: source.kafka.properties.sasl.kerberos.principal is refused: librdkafka puts it into a shell command, so it may hold only \
+         letters, digits and @/._-:",
+    );
+    good(&with("[source.kafka.properties]\n\"sasl.kerberos.principal\" = \"keyfold/host.example@EXAMPLE.ORG\""), &[]);
 }

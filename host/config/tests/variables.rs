@@ -75,12 +75,42 @@ fn an_unknown_variable_is_refused_with_the_nearest() {
     );
     variable_refused(("KEYFOLD_LOGS", "x"), "KEYFOLD_LOGS: this variable matches no key; did you mean KEYFOLD_LOG?");
     variable_refused(
-        ("KEYFOLD_SERVICE_HOST", "10.0.0.1"),
-        "KEYFOLD_SERVICE_HOST: this variable matches no key; if Kubernetes set it for a service, set enableServiceLinks: false",
-    );
-    variable_refused(
         ("KEYFOLD_RUN", "fast"),
         "KEYFOLD_RUN: run is a section; set one of its keys, such as KEYFOLD_RUN__WORKERS",
+    );
+}
+
+#[test]
+fn variables_of_kubernetes_services_are_ignored() {
+    let of_services = [
+        ("KEYFOLD_PORT", "tcp://10.0.0.1:9640"),
+        ("KEYFOLD_SERVICE_HOST", "10.0.0.1"),
+        ("KEYFOLD_SERVICE_PORT", "9640"),
+        ("KEYFOLD_SERVICE_PORT_ADMIN", "9640"),
+        ("KEYFOLD_PORT_9640_TCP", "tcp://10.0.0.1:9640"),
+        ("KEYFOLD_PORT_9640_TCP_PROTO", "tcp"),
+        ("KEYFOLD_PORT_9640_TCP_PORT", "9640"),
+        ("KEYFOLD_PORT_9640_TCP_ADDR", "10.0.0.1"),
+        ("KEYFOLD_ADMIN_SERVICE_HOST", "fd00::1"),
+        ("KEYFOLD_ADMIN_PORT", "udp://[fd00::1]:53"),
+        ("KEYFOLD_ADMIN_PORT_53_UDP_ADDR", "fd00::1"),
+    ];
+    good(SMALLEST, &of_services);
+    // Their form with another value is a mistake.
+    for variable in [("KEYFOLD_PORT", "9640"), ("KEYFOLD_SERVICE_PORT", "http"), ("KEYFOLD_ADMIN_PORT", "9640")] {
+        let message = bad(SMALLEST, &[variable]);
+        assert!(message.starts_with(&format!("{}: this variable matches no key", variable.0)), "{message}");
+    }
+    let config = good(SMALLEST, &[("KEYFOLD_PLUGIN__CONFIG__SERVICE_HOST", "a")]);
+    assert_eq!(config.plugin.config, serde_json::json!({"service_host": "a"}), "what is inside a key is the plugin's");
+}
+
+#[test]
+fn properties_that_run_native_code_are_refused_in_variables_too() {
+    variable_refused(
+        ("KEYFOLD_SOURCE__KAFKA__PROPERTIES__PLUGIN__LIBRARY__PATHS", "/tmp/x.so"),
+        "KEYFOLD_SOURCE__KAFKA__PROPERTIES__PLUGIN__LIBRARY__PATHS: source.kafka.properties.plugin.library.paths is refused: it makes \
+         librdkafka load native code into this process; remove it",
     );
 }
 

@@ -60,15 +60,38 @@ pub fn inspect(config: &config::FileSource) -> Result<Index, Error> {
     let mut index = Index { file, lines, blocks: Vec::new(), extents: BTreeMap::new() };
     let mut reader = BufReader::with_capacity(1 << 20, index.file.try_clone().map_err(|e| index.lines.unreadable(&e))?);
     let mut cursors = BTreeMap::new();
+    // What a pipe holds at its end is all that there will be.
+    let is_complete = config.complete || config.path.as_os_str() == "-";
     let (mut start, mut line, mut bytes) = (0, 0, Vec::new());
     loop {
         let count = read_block(&mut reader, &mut bytes).map_err(|e| index.lines.unreadable(&e))?;
-        if count == 0 {
+        if start == 0 {
+            index.lines.check_beginning(&bytes)?;
+        }
+        if !is_complete {
+            leave_unfinished(&index.lines.name, &mut bytes);
+        }
+        if bytes.is_empty() {
             return Ok(index);
         }
         index.add(start, line, &bytes, &mut cursors)?;
         start += bytes.len() as u64;
         line += count;
+    }
+}
+
+/// Takes off a last line without a line break: who writes the file may be in the middle of it.
+fn leave_unfinished(file: &str, bytes: &mut Vec<u8>) {
+    let whole = memchr::memrchr(b'\n', bytes).map_or(0, |at| at + 1);
+    let left = bytes.len() - whole;
+    if left > 0 {
+        tracing::warn!(
+            event = "line-unfinished",
+            file,
+            bytes = left,
+            "last line has no line break; leaving it for a later run (run with --until-end if the file is complete)"
+        );
+        bytes.truncate(whole);
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::config::{self, FileFormat};
+use crate::event_time::plausible;
 use crate::position::Partition;
 use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
 use crate::source::Error;
@@ -21,6 +22,20 @@ pub(super) struct Cursor {
     pub(super) next_offset: u64,
     pub(super) timestamp: i64,
 }
+
+/// What some programs write at the beginning of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Formats that are not lines, by the bytes with which they begin: what to call them, and the program that makes lines of them.
+const NOT_LINES: [(&[u8], &str, &str); 7] = [
+    (b"\x1f\x8b", "compressed by gzip", "gunzip -c"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "zstd -dc"),
+    (b"BZh", "compressed by bzip2", "bunzip2 -c"),
+    (b"\xfd7zXZ\0", "compressed by xz", "xz -dc"),
+    (b"\x04\x22\x4d\x18", "compressed by lz4", "lz4 -dc"),
+    (b"\xff\xfe", "UTF-16", "iconv -f UTF-16 -t UTF-8"),
+    (b"\xfe\xff", "UTF-16", "iconv -f UTF-16 -t UTF-8"),
+];
 
 pub(super) const BEGINNING: Cursor = Cursor { next_offset: 0, timestamp: NO_TIME };
 
@@ -52,6 +67,23 @@ impl Lines {
         Error::Outside(format!("{}: {error}; see source.file.path", self.name))
     }
 
+    /// Refuses a file that begins like something other than lines of the format.
+    pub(super) fn check_beginning(&self, bytes: &[u8]) -> Result<(), Error> {
+        let found = NOT_LINES.iter().find(|(magic, _, _)| bytes.starts_with(magic));
+        let is_utf_16 = |bytes: &[u8]| matches!(bytes, [0, 1..=0x7f, 0, 1..=0x7f, ..] | [1..=0x7f, 0, 1..=0x7f, 0, ..]);
+        let (what, how) = match found {
+            Some((_, what, program)) => (*what, format!("{program} FILE > LINES")),
+            None if is_utf_16(bytes) => ("UTF-16", "iconv -f UTF-16LE -t UTF-8 FILE > LINES (or UTF-16BE)".to_owned()),
+            None if is_array(bytes, self.format) => ("one JSON array", "jq -c '.[]' FILE > LINES".to_owned()),
+            None => return Ok(()),
+        };
+        let name = &self.name;
+        Err(Error::Config(format!(
+            "source.file.path: {name} is {what}, but keyfold reads lines of UTF-8, one record each: convert it ({how}) and name the result, or \
+             pipe it in with source.file.path = \"-\""
+        )))
+    }
+
     /// Gives each record of a block to `take`, with the cursor of its partition before it.
     pub(super) fn parse(
         &self,
@@ -60,7 +92,8 @@ impl Lines {
         cursors: &mut BTreeMap<Partition, Cursor>,
         mut take: impl FnMut(&RecordRef<'_>, Cursor),
     ) -> Result<(), Error> {
-        let mut rest = bytes;
+        // A byte order mark says only that the file is UTF-8.
+        let mut rest = if first_line == 0 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes) } else { bytes };
         let mut number = first_line;
         while !rest.is_empty() {
             let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
@@ -82,6 +115,16 @@ impl Lines {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let append_time = self.timestamp_start.saturating_add_unsigned(number);
         RecordRef { partition: 0, offset: number, append_time, key: None, payload: Some(line), headers: None }
+    }
+}
+
+/// Whether a file is one array. A line that is an array of its own can be a payload.
+fn is_array(bytes: &[u8], format: FileFormat) -> bool {
+    let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes).trim_ascii_start();
+    let line = text.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii_end();
+    match format {
+        FileFormat::Records => text.first() == Some(&b'['),
+        FileFormat::Payloads => line == b"[" || line == b"[{",
     }
 }
 
@@ -156,6 +199,8 @@ pub(super) fn record(
         },
         before,
     );
+    // A line without a timestamp takes over the last one that means something.
+    let timestamp = if plausible(timestamp).is_ok() { timestamp } else { before.timestamp };
     cursors.insert(partition, Cursor { next_offset, timestamp });
     Ok(())
 }

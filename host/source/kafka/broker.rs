@@ -19,9 +19,9 @@ use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use crate::backoff;
 use crate::clock;
 use crate::config;
-use crate::position::{LastRecord, Offset, Partition, fingerprint};
+use crate::position::{LastRecord, Offset, Partition, TopicId, fingerprint};
 
-use crate::source::kafka::identity::has_controller;
+use crate::source::kafka::identity::{self, Identity};
 use crate::source::{Error, Start};
 
 /// What keyfold sets unless `source.kafka.properties` says otherwise.
@@ -69,6 +69,8 @@ pub struct Topic {
     pub high: Vec<Offset>,
     /// `message.timestamp.type`, where the broker tells.
     pub timestamps: Option<Timestamps>,
+    /// Its id, where the brokers have ids.
+    pub id: Option<TopicId>,
 }
 
 /// `message.timestamp.type` of a topic.
@@ -104,7 +106,9 @@ fn reserved(key: &str) -> Option<&'static str> {
 /// Looks at the topic. Brokers are waited for until `deadline`; a missing topic and refused credentials are refused at once.
 pub fn inspect(config: &config::KafkaSource, deadline: Instant) -> Result<Topic, Error> {
     let (client, topic) = look(config, deadline)?;
-    let timestamps = has_controller(&client, &config.topic, ANSWER_TIMEOUT).then(|| timestamps(config)).flatten();
+    // Only a controller can be asked, and brokers that give ids have one.
+    let asks = topic.id.is_some() || identity::look(&client, &config.topic, ANSWER_TIMEOUT).has_controller;
+    let timestamps = asks.then(|| timestamps(config)).flatten();
     Ok(Topic { timestamps, ..topic })
 }
 
@@ -115,7 +119,8 @@ pub(super) fn look(config: &config::KafkaSource, deadline: Instant) -> Result<(B
     let partitions = partitions(&client, config, deadline)?;
     let low = offsets_by(&client, config, &partitions, KafkaOffset::Beginning, deadline)?;
     let high = offsets_by(&client, config, &partitions, KafkaOffset::End, deadline)?;
-    Ok((client, Topic { partitions, low, high, timestamps: None }))
+    let id = topic_id(&client, config, deadline)?;
+    Ok((client, Topic { partitions, low, high, timestamps: None, id }))
 }
 
 /// A client without group and assignment, so that no long-polling fetch is on its connections. It sees open transactions.
@@ -191,7 +196,22 @@ fn partitions(
     })
 }
 
-fn ascending(partitions: impl Iterator<Item = i32>) -> Vec<Partition> {
+/// The topic's id, by the deadline; none if the brokers have no ids.
+fn topic_id(
+    client: &BaseConsumer<Voice>,
+    config: &config::KafkaSource,
+    deadline: Instant,
+) -> Result<Option<TopicId>, Error> {
+    retried(client, config, "its id", deadline, |timeout| {
+        match identity::look(client, &config.topic, timeout).identity {
+            Identity::Known(id) => Ok(Some(id)),
+            Identity::Without => Ok(None),
+            Identity::Missing | Identity::Unsaid => Err(Attempt::Later("no answer".into())),
+        }
+    })
+}
+
+pub(super) fn ascending(partitions: impl Iterator<Item = i32>) -> Vec<Partition> {
     let mut partitions: Vec<Partition> = partitions.filter_map(|p| u32::try_from(p).ok().map(Partition)).collect();
     partitions.sort_unstable();
     partitions

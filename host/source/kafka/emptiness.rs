@@ -20,7 +20,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use crate::observe::ends::Ends;
 use crate::position::{Offset, Partition};
 use crate::source::kafka::broker::{ANSWER_TIMEOUT, Voice, locked, offsets};
-use crate::source::kafka::identity::{Watch, identity};
+use crate::source::kafka::identity::{self, Watch};
 use crate::source::{Arrival, Error};
 
 /// How soon after an unsuccessful round the leaders are asked again.
@@ -186,11 +186,11 @@ fn empty((partition, asked_ms): Settled) -> Arrival {
 /// The asking thread.
 pub(super) struct Asker {
     /// A client that reads nothing.
-    pub(super) client: BaseConsumer<Voice>,
+    pub(super) client: Arc<BaseConsumer<Voice>>,
     /// The topic.
     pub(super) topic: String,
     /// What the topic was when reading began.
-    pub(super) watch: Watch,
+    pub(super) watch: Arc<Mutex<Watch>>,
     /// The partitions that are read, ascending.
     pub(super) partitions: Vec<Partition>,
     /// Where they end, by the latest survey.
@@ -228,12 +228,12 @@ impl Asker {
         }
     }
 
-    fn look(&mut self) -> Result<(), Error> {
-        if !self.watch.is_due() {
+    fn look(&self) -> Result<(), Error> {
+        if !locked(&self.watch).is_due() {
             return Ok(());
         }
-        let seen = identity(&self.client, &self.topic, ANSWER_TIMEOUT);
-        self.watch.check(seen)
+        let seen = identity::look(&self.client, &self.topic, ANSWER_TIMEOUT);
+        locked(&self.watch).check(&seen)
     }
 
     /// Asks where all partitions end, if it is time to. Nothing waits for the answer, and that there is none is told by who reads.

@@ -1,5 +1,6 @@
 //! Whether a topic is still the one that reading began with. librdkafka reads on at the same offset in a topic that was deleted and
-//! made anew under its name, so its id is watched. Brokers before 2.8 have no ids; for them only the checks at the start remain.
+//! made anew under its name, so its id is watched, and so is that it gains no partitions, which nobody would read. Brokers before 2.8 have
+//! no ids; for them only the last records are compared at the start.
 
 use std::ffi::CString;
 use std::ptr;
@@ -11,41 +12,60 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaAdminOp;
 
 use crate::clock;
-use crate::source::Error;
-use crate::source::kafka::broker::{MADE_ANEW, Voice};
+use crate::config::{self, Ordering};
+use crate::position::{Partition, TopicId};
+use crate::source::kafka::broker::{MADE_ANEW, Voice, ascending};
+use crate::source::{Error, grown};
 
 /// How often the topic is looked at, and so how long records of another one may go unnoticed.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// A topic's id: its more and its less significant half.
-type Id = (i64, i64);
-
-/// What a look at the topic gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the brokers say of the topic's id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Identity {
     /// Its id.
-    Known(Id),
+    Known(TopicId),
     /// There is no such topic.
     Missing,
-    /// Nobody says: an outage, or a broker without ids.
+    /// The brokers have no ids, or there is no controller to ask.
+    Without,
+    /// Nobody answers.
+    #[default]
     Unsaid,
 }
 
-/// The topic's id as reading began, and what was seen since.
+/// What a look at the topic gives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Look {
+    /// Its identity.
+    pub(super) identity: Identity,
+    /// Its partitions, ascending; none if nobody answers.
+    pub(super) partitions: Vec<Partition>,
+    /// Whether questions to the controller have somebody to go to: librdkafka's mock brokers have none, and would be waited for.
+    pub(super) has_controller: bool,
+}
+
+/// The topic as reading began, and what was seen since.
 pub(super) struct Watch {
     topic: String,
-    id: Option<Id>,
+    ordering: Ordering,
+    id: Option<TopicId>,
+    partitions: Vec<Partition>,
     missing: bool,
     next_look: Instant,
 }
 
 impl Watch {
     /// Begins with what is seen now.
-    pub(super) fn new(topic: &str, now: Identity) -> Watch {
-        let mut watch =
-            Watch { topic: topic.to_owned(), id: None, missing: false, next_look: clock::instant() + INTERVAL };
-        watch.note(now);
-        watch
+    pub(super) fn new(config: &config::KafkaSource, partitions: &[Partition], id: Option<TopicId>) -> Watch {
+        Watch {
+            topic: config.topic.clone(),
+            ordering: config.ordering,
+            id,
+            partitions: partitions.to_vec(),
+            missing: false,
+            next_look: clock::instant() + INTERVAL,
+        }
     }
 
     /// Whether it is time to look again.
@@ -53,30 +73,53 @@ impl Watch {
         clock::instant() >= self.next_look
     }
 
+    /// The id, if the brokers have said it.
+    pub(super) fn id(&self) -> Option<&TopicId> {
+        self.id.as_ref()
+    }
+
     /// Compares; a topic is gone only when it was missing twice, since a broker that has just started may not know it yet.
-    pub(super) fn check(&mut self, seen: Identity) -> Result<(), Error> {
+    pub(super) fn check(&mut self, seen: &Look) -> Result<(), Error> {
         self.next_look = clock::instant() + INTERVAL;
-        match (seen, self.id) {
-            (Identity::Missing, _) if self.missing => Err(Error::Outside(format!(
-                "topic {} was deleted while it was read; start again once it is there",
+        let is_missing = seen.identity == Identity::Missing;
+        if is_missing && self.missing {
+            let message = format!("topic {} was deleted while it was read; start again once it is there", self.topic);
+            return Err(Error::Outside(message));
+        }
+        self.missing = is_missing;
+        self.compare(&seen.identity)?;
+        self.compare_partitions(&seen.partitions)
+    }
+
+    /// Compares the id, and takes the first one that is told.
+    pub(super) fn compare(&mut self, seen: &Identity) -> Result<(), Error> {
+        let Identity::Known(id) = seen else { return Ok(()) };
+        match &self.id {
+            Some(first) if first != id => Err(Error::State(format!(
+                "topic {} was deleted and made anew while it was read (its id was {first}, now it is {id}): {MADE_ANEW}",
                 self.topic
             ))),
-            (Identity::Known(id), Some(first)) if id != first => Err(Error::State(format!(
-                "topic {} was deleted and made anew while it was read: {MADE_ANEW}",
-                self.topic
-            ))),
-            _ => {
-                self.note(seen);
+            Some(_) => Ok(()),
+            None => {
+                self.id = Some(id.clone());
                 Ok(())
             }
         }
     }
 
-    fn note(&mut self, seen: Identity) {
-        self.missing = seen == Identity::Missing;
-        if let Identity::Known(id) = seen {
-            self.id = Some(id);
+    /// A partition that nobody reads must not go unnoticed.
+    fn compare_partitions(&self, seen: &[Partition]) -> Result<(), Error> {
+        let new: Vec<Partition> = seen.iter().copied().filter(|p| !self.partitions.contains(p)).collect();
+        if new.is_empty() {
+            return Ok(());
         }
+        Err(match self.ordering {
+            Ordering::Topic => Error::State(grown(seen, &self.partitions)),
+            Ordering::Partition => Error::Outside(format!(
+                "topic {} has gained partitions {new:?}, which no lane reads yet: start again, and each gets a lane of its own",
+                self.topic
+            )),
+        })
     }
 }
 
@@ -104,19 +147,20 @@ impl<T> Drop for Owned<T> {
 }
 
 /// Looks at the topic.
-pub(super) fn identity(client: &BaseConsumer<Voice>, topic: &str, timeout: Duration) -> Identity {
-    if !has_controller(client, topic, timeout) {
-        return Identity::Unsaid;
-    }
-    describe(client.client().native_ptr(), topic, timeout).unwrap_or(Identity::Unsaid)
-}
-
-/// Whether questions to the controller have somebody to go to: librdkafka's mock brokers have none, and would be waited for.
-pub(super) fn has_controller(client: &BaseConsumer<Voice>, topic: &str, timeout: Duration) -> bool {
-    let Ok(metadata) = client.fetch_metadata(Some(topic), timeout) else { return false };
+pub(super) fn look(client: &BaseConsumer<Voice>, topic: &str, timeout: Duration) -> Look {
+    let Ok(metadata) = client.fetch_metadata(Some(topic), timeout) else { return Look::default() };
+    let found = metadata.topics().first().filter(|topic| topic.error().is_none());
+    let partitions = found.map_or_else(Vec::new, |topic| ascending(topic.partitions().iter().map(|p| p.id())));
     // SAFETY: the client is alive.
     let controller = unsafe { rdk::rd_kafka_controllerid(client.client().native_ptr(), 0) };
-    metadata.brokers().iter().any(|broker| broker.id() == controller)
+    let has_controller = metadata.brokers().iter().any(|broker| broker.id() == controller);
+    let identity = if has_controller { identity(client, topic, timeout) } else { Identity::Without };
+    Look { identity, partitions, has_controller }
+}
+
+/// Asks for the topic's id alone.
+pub(super) fn identity(client: &BaseConsumer<Voice>, topic: &str, timeout: Duration) -> Identity {
+    describe(client.client().native_ptr(), topic, timeout).unwrap_or(Identity::Unsaid)
 }
 
 /// The client has to outlive the call.
@@ -136,10 +180,12 @@ fn describe(client: *mut rdk::rd_kafka_t, topic: &str, timeout: Duration) -> Opt
         rdk::rd_kafka_DescribeTopics(client, topics.thing, options.thing, queue.thing);
         let event = Owned::new(rdk::rd_kafka_queue_poll(queue.thing, timeout_ms), rdk::rd_kafka_event_destroy)?;
         let result = rdk::rd_kafka_event_DescribeTopics_result(event.thing);
-        if result.is_null()
-            || RDKafkaErrorCode::from(rdk::rd_kafka_event_error(event.thing)) != RDKafkaErrorCode::NoError
-        {
-            return None;
+        match RDKafkaErrorCode::from(rdk::rd_kafka_event_error(event.thing)) {
+            RDKafkaErrorCode::NoError if !result.is_null() => {}
+            RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion => {
+                return Some(Identity::Without);
+            }
+            _ => return None,
         }
         let mut count = 0;
         let descriptions = rdk::rd_kafka_DescribeTopics_result_topics(result, &mut count);
@@ -158,7 +204,8 @@ unsafe fn described(description: *const rdk::rd_kafka_TopicDescription_t) -> Ide
         (RDKafkaErrorCode::from(code), if id.is_null() { (0, 0) } else { halves(id) })
     };
     match code {
-        RDKafkaErrorCode::NoError if id != (0, 0) => Identity::Known(id),
+        RDKafkaErrorCode::NoError if id == (0, 0) => Identity::Without,
+        RDKafkaErrorCode::NoError => Identity::Known(TopicId::of(id.0, id.1)),
         RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => Identity::Missing,
         _ => Identity::Unsaid,
     }
@@ -166,22 +213,56 @@ unsafe fn described(description: *const rdk::rd_kafka_TopicDescription_t) -> Ide
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    fn watch(ordering: Ordering, id: Option<TopicId>) -> Watch {
+        let (brokers, topic, group) = ("127.0.0.1:1".into(), "visits".into(), "test".into());
+        let config = config::KafkaSource { brokers, topic, group, ordering, properties: BTreeMap::new() };
+        Watch::new(&config, &[Partition(0), Partition(1)], id)
+    }
+
+    fn seen(identity: Identity) -> Look {
+        Look { identity, ..Look::default() }
+    }
+
+    fn known(least: i64) -> Identity {
+        Identity::Known(TopicId::of(1, least))
+    }
 
     #[test]
     fn a_topic_is_gone_when_it_is_missing_twice_in_a_row() {
-        let mut watch = Watch::new("visits", Identity::Known((1, 1)));
-        for seen in [Identity::Missing, Identity::Unsaid, Identity::Missing, Identity::Known((1, 1)), Identity::Missing]
-        {
-            watch.check(seen).expect("an outage is no failure");
+        let mut watch = watch(Ordering::Topic, Some(TopicId::of(1, 1)));
+        for identity in [Identity::Missing, Identity::Unsaid, Identity::Missing, known(1), Identity::Missing] {
+            watch.check(&seen(identity)).expect("an outage is no failure");
         }
-        assert!(matches!(watch.check(Identity::Missing), Err(Error::Outside(_))));
+        assert!(matches!(watch.check(&seen(Identity::Missing)), Err(Error::Outside(_))));
     }
 
     #[test]
     fn a_topic_with_another_id_is_another_log() {
-        let mut watch = Watch::new("visits", Identity::Unsaid);
-        watch.check(Identity::Known((1, 1))).expect("the first id that is told counts");
-        assert!(matches!(watch.check(Identity::Known((1, 2))), Err(Error::State(_))));
+        let mut watch = watch(Ordering::Topic, None);
+        watch.check(&seen(known(1))).expect("the first id that is told counts");
+        assert_eq!(watch.id(), Some(&TopicId::of(1, 1)));
+        let error = watch.check(&seen(known(2))).expect_err("another topic");
+        let ids = [TopicId::of(1, 1), TopicId::of(1, 2)].map(|id| id.to_string());
+        assert!(matches!(&error, Error::State(text) if ids.iter().all(|id| text.contains(id))), "{error}");
+    }
+
+    #[test]
+    fn a_partition_that_nobody_reads_ends_the_source() {
+        let two = Look { partitions: vec![Partition(0), Partition(1)], ..Look::default() };
+        let three = Look { partitions: vec![Partition(0), Partition(1), Partition(2)], ..Look::default() };
+        for ordering in [Ordering::Topic, Ordering::Partition] {
+            let mut watch = watch(ordering, None);
+            watch.check(&two).expect("nothing has changed");
+            watch.check(&Look::default()).expect("an outage is no failure");
+            match (watch.check(&three), ordering) {
+                (Err(Error::State(text)), Ordering::Topic) => assert!(text.contains("[0, 1, 2]"), "{text}"),
+                (Err(Error::Outside(text)), Ordering::Partition) => assert!(text.contains("[2]"), "{text}"),
+                (other, _) => panic!("{other:?}"),
+            }
+        }
     }
 }

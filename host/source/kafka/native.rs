@@ -268,6 +268,7 @@ impl Message {
         let timestamp = unsafe { rdk::rd_kafka_message_timestamp(self.0.as_ptr(), &mut kind) };
         match kind {
             rdk::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE => NO_TIME,
+            _ if timestamp == -1 => NO_TIME, // Kafka's word for none, which the checks at a start read as none too
             _ => timestamp,
         }
     }

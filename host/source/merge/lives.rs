@@ -40,7 +40,10 @@ fn log(random: &mut Random) -> Vec<Vec<(u64, i64, i64)>> {
         let partition = random.index(PARTITIONS as usize);
         let queue = &mut log[partition];
         let (offset, visible) = queue.last().map_or((0, 0), |l| (l.0 + 1 + random.below(2), l.2));
-        let timestamp = now - if partition == 1 { 400 } else { random.up_to(50) };
+        let timestamp = match random.below(40) {
+            0 => [i64::MAX, -1, crate::record::NO_TIME][random.index(3)],
+            _ => now - if partition == 1 { 400 } else { random.up_to(50) },
+        };
         queue.push((offset, timestamp, visible.max(now + random.up_to(2000))));
     }
     log
