@@ -20,6 +20,8 @@ pub mod memory;
 pub mod objects;
 pub mod patient;
 pub mod reader;
+#[cfg(test)]
+mod scripted;
 pub mod slate;
 pub mod store;
 
