@@ -24,6 +24,7 @@ pub mod reader;
 mod scripted;
 pub mod slate;
 pub mod store;
+pub mod tenure;
 
 /// A key's bytes. Short ones, as most are, are kept in the slot itself.
 pub type KeyBytes = SmallVec<[u8; 23]>;

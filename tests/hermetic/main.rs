@@ -19,6 +19,7 @@ mod letters;
 mod metrics;
 mod migration;
 mod output;
+mod ownership;
 mod plugins;
 mod refusals;
 mod replay;
