@@ -1,10 +1,11 @@
-//! An append-only file of lines, truncated at recovery to the length that a checkpoint covers. Owns the file's length and waits while the
-//! disk is full; knows nothing of rows and dead letters.
+//! An append-only file of lines, truncated at recovery to the length that a checkpoint covers. Owns the file's length and its lock, and waits
+//! while the disk is full; knows nothing of rows and dead letters.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::backoff::{Backoff, Outage};
 
@@ -31,6 +32,32 @@ impl AppendFile {
         let length = file.seek(SeekFrom::End(0)).map_err(|e| refusal(path, &e))?;
         let backoff = Backoff::new(path.display().to_string());
         Ok(AppendFile { path: path.to_owned(), file, length, backoff })
+    }
+
+    /// Locks the file, so that no other host writes it as long as this one has it open. Retries until `deadline`. Other programs may read it.
+    pub(crate) fn claim(&mut self, deadline: Instant) -> Result<(), String> {
+        if !self.file.metadata().map_err(|e| refusal(&self.path, &e))?.is_file() {
+            return Ok(()); // a device or a pipe has no lines to mix up
+        }
+        loop {
+            match self.file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    if !self.backoff.pause_until(Some(deadline), &"another host is writing this file") {
+                        return Err(format!(
+                            "cannot write {}: another host is writing it; stop that host, or give this one a file of its own",
+                            self.path.display()
+                        ));
+                    }
+                }
+                Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => break,
+                Err(TryLockError::Error(e)) => return Err(refusal(&self.path, &e)),
+            }
+        }
+        self.backoff.over();
+        // The other host may have appended to it.
+        self.length = self.file.seek(SeekFrom::End(0)).map_err(|e| refusal(&self.path, &e))?;
+        Ok(())
     }
 
     /// Returns the availability of the file; it is unavailable while the disk is full.
@@ -127,6 +154,32 @@ mod tests {
         file.append(b"three\n").expect("appends");
         assert_eq!(file.sync(), Ok(10));
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), "one\nthree\n");
+    }
+
+    #[test]
+    fn i8_a_file_is_written_by_one_host_at_a_time() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("lines");
+        let now = crate::clock::instant;
+        let mut first = AppendFile::open(&path).expect("opens");
+        first.claim(now()).expect("nobody has it");
+        let mut second = AppendFile::open(&path).expect("opens");
+        let error = second.claim(now()).expect_err("the first one has it");
+        assert!(error.contains("lines: another host is writing it; stop that host"), "{error}");
+        first.append(b"one\n").expect("appends");
+        drop(first);
+        second.claim(now()).expect("nobody has it");
+        second.append(b"two\n").expect("appends");
+        assert_eq!(second.sync(), Ok(8));
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_device_is_shared() {
+        let now = crate::clock::instant;
+        let open = || AppendFile::open(Path::new("/dev/null")).expect("opens");
+        let (mut first, mut second) = (open(), open());
+        first.claim(now()).and_then(|()| second.claim(now())).expect("it needs no lock");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::failure::Failure;
 use crate::observe::log::Format;
-use crate::pipeline::run;
+use crate::pipeline::{reset, run};
 use crate::report::{self, Output};
 
 pub mod check;
@@ -44,7 +44,7 @@ pub fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Deployment { command } => return deployment::perform(command),
         Command::State { command } => report::print(&state::perform(command)?),
         Command::DeadLetters { command } => report::print(&dead_letters::perform(command)?),
-        Command::Reset { config, output } => report::print(&reset(run::reset(&config.load()?)?, output)),
+        Command::Reset { config, output } => report::print(&reset(reset::reset(&config.load()?)?, output)),
         Command::Replay { config, options, output } => return replay::perform(&config, &options, (output, format)),
         Command::Plugin { command } => return plugin::perform(command),
         Command::Schema => report::print(&reference::schema()),

@@ -1,6 +1,7 @@
 //! Records that could not be folded, and rows that could not be written: the original bytes with the reason. Keeps I3: dead letters are
 //! acknowledged before a checkpoint that covers them is written.
 
+mod bounded;
 mod file;
 mod read;
 mod topic;
@@ -19,6 +20,11 @@ pub use read::{StoredLetter, read};
 /// Where dead letters are stored. It retries outages itself, without end, with backoff and a warning; a failure that it returns halts the
 /// lane.
 pub trait DeadLetterWriter: Send {
+    /// Waits until no other host writes the same file; refuses after `deadline`. Called once, when the host owns its lanes, before anything
+    /// is written or truncated.
+    fn claim(&mut self, _deadline: Instant) -> Result<(), Failure> {
+        Ok(())
+    }
     /// Accepts dead letters. They are stored once [`DeadLetterWriter::flush`] has returned.
     fn write(&mut self, letters: &[DeadLetter]) -> Result<(), Failure>;
     /// Returns once everything written is acknowledged: on disk, or by all in-sync replicas.

@@ -35,7 +35,7 @@ use crate::plugin::Fault;
 use crate::position::{Offset, Partition};
 use crate::record::Records;
 use crate::row::{Image, Origin};
-use crate::sink::writer::Writer;
+use crate::sink::writer::LaneWriter;
 use crate::source::Source;
 use crate::source::merge::Merge;
 use crate::state::Shard;
@@ -86,7 +86,7 @@ pub struct Lane {
     /// Its journal.
     pub journal: Journal,
     /// Sink and dead letters.
-    pub writer: Writer,
+    pub writer: LaneWriter,
     /// Images noted in earlier lives of this lane, of rows that deployments on probation replaced.
     pub noted: BTreeMap<u64, Vec<Image>>,
     /// `plugin.on_strike`
@@ -140,7 +140,7 @@ struct Running {
     on_strike: OnStrike,
     store: Store,
     journal: Journal,
-    writer: Writer,
+    writer: LaneWriter,
     /// The origin of rows that no record of a batch causes.
     last_record: Origin,
     counts: Counts,

@@ -23,9 +23,14 @@ use crate::row::{Image, RowRef, Rows, Table};
 /// An open sink. It takes rows of any plugin's tables, and compares tables when it sees them for the first time. It retries outages itself,
 /// without end, with backoff and a warning; a failure that it returns halts the lane.
 pub trait Sink: Send {
+    /// Waits until no other host writes what only one may write, such as a file of lines; refuses after `deadline`. Called once, when the
+    /// host owns its lanes, before anything is written or truncated.
+    fn claim(&mut self, _deadline: Instant) -> Result<(), Failure> {
+        Ok(())
+    }
     /// Writes the rows of a batch, and returns once all are acknowledged. If several rows have the same primary key, the last one wins.
-    /// Returns the rows that the database refuses for good.
-    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Failure>;
+    /// Returns the rows that the database refuses for good. Fails if a later owner of the lane has taken over (I8).
+    fn write(&mut self, rows: &Rows, owner: &dyn Owner) -> Result<Vec<Refusal>, Failure>;
     /// Syncs a file to disk and returns its length in bytes. None for a sink that needs no truncation at recovery.
     fn length(&mut self) -> Result<Option<u64>, Failure>;
     /// Truncates a file to the length that the checkpoint covers. Called only before the first `write`.
@@ -36,9 +41,19 @@ pub trait Sink: Send {
     /// Puts images back: rows become what they were, including `now` columns and columns that the plugin does not declare; keys that had no
     /// row are deleted. If several images have the same key, the first one counts. Needs no `write` before it, and no tables that the sink
     /// has seen. Idempotent. A sink without images does nothing.
-    fn restore(&mut self, images: &[Image]) -> Result<(), Failure>;
+    fn restore(&mut self, images: &[Image], owner: &dyn Owner) -> Result<(), Failure>;
     /// Returns what probes and metrics may read about its outages.
     fn outage(&self) -> Arc<Outage>;
+}
+
+/// The host that owns a lane, as a sink knows it. It travels with the lane's rows.
+pub trait Owner: Send + Sync {
+    /// Returns the lane's name, which no other lane of any pipeline has.
+    fn lane(&self) -> &str;
+    /// Returns the first of `count` consecutive write timestamps, in microseconds since 1970 UTC, greater than `after`. All are greater than
+    /// those of earlier owners of the lane, and less than those of later ones. Fails once the host can have none, because another one has
+    /// taken over.
+    fn timestamps(&self, after: i64, count: usize) -> Result<i64, Failure>;
 }
 
 /// A row that the database refuses for good: it becomes a dead letter.

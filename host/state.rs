@@ -20,8 +20,11 @@ pub mod memory;
 pub mod objects;
 pub mod patient;
 pub mod reader;
+#[cfg(test)]
+mod scripted;
 pub mod slate;
 pub mod store;
+pub mod tenure;
 
 /// A key's bytes. Short ones, as most are, are kept in the slot itself.
 pub type KeyBytes = SmallVec<[u8; 23]>;

@@ -126,6 +126,10 @@ symptoms! {
     ListNotFrozen "list-not-frozen"
         "Two writes of one list with equal timestamps would append instead of replace."
         "let only keyfold write to that table, or declare the column frozen<list<...>> in a new table"
+    RowsAhead "rows-ahead"
+        "Rows were written with a time that is yet to come, so the database drops newer writes until then."
+        "correct the clock of whoever wrote them; then wait until that time has passed, or delete the rows with USING TIMESTAMP of that time \
+         and write to a new table"
     ReplicationOne "replication-one"
         "Each row is stored on a single node: if that node dies, its rows are gone."
         "raise the keyspace's replication factor to 3 and run nodetool repair, unless this is a test environment"

@@ -196,6 +196,8 @@ struct Plan {
     without_record: u64,
     /// Dead letters of another topic's records, kept in the same place.
     foreign: u64,
+    /// Dead letters whose record is not whole.
+    cut: u64,
     /// Sent by a redrive before.
     sent: HashSet<Place>,
     /// Listed by a redrive that was interrupted.
@@ -243,6 +245,7 @@ impl Plan {
         skipped(self.repeated, "their record is already sent for another dead letter");
         skipped(self.without_record, "they carry a key's state or a row, not a record (timer, migrate, sink)");
         skipped(self.foreign, "their record comes from another topic than source.kafka.topic");
+        skipped(self.cut, "their record was too large for the topic of dead letters and was cut; copy it from the log");
         lines.join("\n")
     }
 
@@ -257,6 +260,7 @@ impl Plan {
                 "repeated": self.repeated,
                 "without_record": self.without_record,
                 "foreign": self.foreign,
+                "cut": self.cut,
             },
         })
     }
@@ -285,6 +289,8 @@ fn redrive(config: &Config, wanted: &Redriving, output: Output) -> Result<String
     read(config, wanted.stage, &mut |kept| {
         if is_foreign(&kept, &config.source) {
             plan.foreign += 1;
+        } else if kept.is_cut && kept.letter.stage.keeps_the_record() {
+            plan.cut += 1;
         } else {
             plan.take(kept.letter.stage, place(&kept), &former, &mut planned);
         }
@@ -302,7 +308,8 @@ fn redrive(config: &Config, wanted: &Redriving, output: Output) -> Result<String
     }
     read(config, wanted.stage, &mut |kept| {
         // Dead letters written after the plan was made are left for the next redrive.
-        let is_candidate = kept.letter.stage.keeps_the_record() && !is_foreign(&kept, &config.source);
+        let is_whole = kept.letter.stage.keeps_the_record() && !kept.is_cut;
+        let is_candidate = is_whole && !is_foreign(&kept, &config.source);
         if is_candidate && planned.remove(&place(&kept)) { out.send(&kept) } else { Ok(()) }
     })?;
     out.finish()?;

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -41,6 +42,10 @@ pub(super) fn check(path: &Path) -> Check {
 }
 
 impl DeadLetterWriter for DeadLetterFile {
+    fn claim(&mut self, deadline: Instant) -> Result<(), Failure> {
+        self.file.claim(deadline).map_err(outside)
+    }
+
     fn write(&mut self, letters: &[DeadLetter]) -> Result<(), Failure> {
         let mut lines = Vec::new();
         for letter in letters {

@@ -36,6 +36,8 @@ pub struct StoredLetter {
     pub source_topic: Option<String>,
     /// Its line in the file (`line 7`), or its partition and offset in the topic (`0/6`).
     pub place: String,
+    /// Whether its record was too large for the topic, so that a part of it is missing.
+    pub is_cut: bool,
 }
 
 impl StoredLetter {
@@ -97,7 +99,7 @@ fn parse_line(line: &[u8], number: u64) -> Result<StoredLetter, String> {
     let record = record_of(line)?;
     check_place(u64::from(record.partitions[0]), record.offsets[0])?;
     let letter = DeadLetter { stage, reason, plugin, event, record };
-    Ok(StoredLetter { letter, source_topic: topic, place: format!("line {number}") })
+    Ok(StoredLetter { letter, source_topic: topic, place: format!("line {number}"), is_cut: false })
 }
 
 /// What keyfold writes names its plugin by the SHA-256 of the file.
@@ -178,21 +180,6 @@ fn client(brokers: &str, properties: &BTreeMap<String, String>) -> Result<BaseCo
     config.create_with_context(Quiet).map_err(|e| Failure::config(format!("dead_letters.properties: {e}")))
 }
 
-/// Whether a header is one that keyfold adds to say what happened.
-fn is_ours(name: &str) -> bool {
-    const OURS: [&str; 8] = [
-        header::TOPIC,
-        header::PARTITION,
-        header::OFFSET,
-        header::STAGE,
-        header::REASON,
-        header::PLUGIN,
-        header::EVENT,
-        header::TIMESTAMP,
-    ];
-    OURS.contains(&name)
-}
-
 fn parse_message(message: &BorrowedMessage<'_>) -> Result<StoredLetter, Failure> {
     let place = format!("{}/{}", message.partition(), message.offset());
     let (mut own, mut ours) = (HeaderColumns::default(), BTreeMap::new());
@@ -205,18 +192,19 @@ fn parse_message(message: &BorrowedMessage<'_>) -> Result<StoredLetter, Failure>
         }
         Entry::Occupied(_) => false,
     };
-    let our_count = headers.iter().rev().take_while(|h| is_ours(h.key) && is_first(h.key, h.value)).count();
+    let our_count =
+        headers.iter().rev().take_while(|h| header::ALL.contains(&h.key) && is_first(h.key, h.value)).count();
     for header in &headers[..headers.len() - our_count] {
         own.push(header.key.as_bytes(), header.value.unwrap_or_default());
     }
     own.end_record();
     let text = |name: &str| ours.get(name).copied().flatten().map(|v| String::from_utf8_lossy(v).into_owned());
     let source_topic = text(header::TOPIC);
-    letter_of(message, &own, &text).map(|letter| StoredLetter { letter, source_topic, place: place.clone() }).map_err(
-        |why| {
-            Failure::outside(format!("{}, {place}: the record is not a dead letter of keyfold: {why}", message.topic()))
-        },
-    )
+    let is_cut = header::CUTS.iter().any(|name| ours.contains_key(name));
+    let letter = letter_of(message, &own, &text).map_err(|why| {
+        Failure::outside(format!("{}, {place}: the record is not a dead letter of keyfold: {why}", message.topic()))
+    })?;
+    Ok(StoredLetter { letter, source_topic, place, is_cut })
 }
 
 /// Returns the dead letter that a record holds, by its own headers and the text of ours; or why it holds none.
@@ -392,8 +380,12 @@ mod tests {
 
     #[test]
     fn a_redriven_record_names_the_one_that_it_repeats() {
-        let kept =
-            StoredLetter { letter: letters().remove(0), source_topic: Some("visits".into()), place: "line 1".into() };
+        let kept = StoredLetter {
+            letter: letters().remove(0),
+            source_topic: Some("visits".into()),
+            place: "line 1".into(),
+            is_cut: false,
+        };
         let headers = redriven_headers(&kept);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let named: Vec<String> = headers.of(0).map(|(name, value)| format!("{}={}", text(name), text(value))).collect();

@@ -2,8 +2,9 @@
 //! names where one fits. At least once. Their timestamp is the time of writing, because the topic's retention counts from it; the original
 //! timestamp is a header.
 //!
-//! librdkafka retries without end (`message.timeout.ms` = 0), so a delivery that fails has failed for good: it halts the lane, and no dead
-//! letter is dropped.
+//! librdkafka retries without end (`message.timeout.ms` = 0), so a delivery that fails has failed for good. One that is too large for the topic
+//! or the producer is sent again alone, and cut to half its size until it fits (D23). Any other failure halts the lane, and no dead letter is
+//! dropped.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,13 +14,14 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
 use crate::backoff::{Backoff, Outage};
+use crate::dead_letter::bounded::Letter;
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
 use crate::failure::{Check, Failure};
-use crate::record::NO_TIME;
+use crate::record::{NO_TIME, RecordRef};
 
 /// How long the brokers may take to answer one request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +43,35 @@ pub(super) mod header {
     pub(crate) const PLUGIN: &str = "keyfold.plugin.digest";
     pub(crate) const EVENT: &str = "keyfold.event";
     pub(crate) const TIMESTAMP: &str = "keyfold.timestamp";
+    /// The length of a payload that was cut.
+    pub(crate) const PAYLOAD_BYTES: &str = "keyfold.cut.payload.bytes";
+    /// Its SHA-256, in hexadecimal.
+    pub(crate) const PAYLOAD_SHA256: &str = "keyfold.cut.payload.sha256";
+    /// The length of a key that was cut.
+    pub(crate) const KEY_BYTES: &str = "keyfold.cut.key.bytes";
+    /// Its SHA-256, in hexadecimal.
+    pub(crate) const KEY_SHA256: &str = "keyfold.cut.key.sha256";
+    /// How many of the record's own headers were left out.
+    pub(crate) const CUT_HEADERS: &str = "keyfold.cut.headers";
+
+    /// All of them. Those of a cut come last.
+    pub(crate) const ALL: [&str; 13] = [
+        TOPIC,
+        PARTITION,
+        OFFSET,
+        STAGE,
+        REASON,
+        PLUGIN,
+        EVENT,
+        TIMESTAMP,
+        PAYLOAD_BYTES,
+        PAYLOAD_SHA256,
+        KEY_BYTES,
+        KEY_SHA256,
+        CUT_HEADERS,
+    ];
+    /// Those that tell of a cut.
+    pub(crate) const CUTS: [&str; 3] = [PAYLOAD_BYTES, KEY_BYTES, CUT_HEADERS];
 }
 
 /// Produces dead letters to a topic.
@@ -80,27 +111,111 @@ impl DeadLetterTopic {
 
     fn produce(&mut self, letter: &DeadLetter) -> Result<(), Failure> {
         let record = letter.record.get(0);
-        let topic = self.topic.clone();
-        let mut message = BaseRecord::with_opaque_to(&topic, Box::new((record.partition, record.offset)))
-            .headers(headers(letter, self.source_topic.as_deref()));
-        message.key = record.key;
-        message.payload = record.payload;
-        while let Err((error, unsent)) = self.producer.send(message) {
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                return Err(undelivered(&topic, record.partition, record.offset, &error));
-            }
-            self.wait(POLL)?;
-            message = unsent;
+        let ours = our_headers(letter, self.source_topic.as_deref());
+        let origin = Origin { partition: record.partition, offset: record.offset, our_headers: ours.len() };
+        let headers = headers(record, &ours);
+        if !self.send(origin, record.key, record.payload, headers)? {
+            // The producer itself refuses it.
+            let bytes = |part: Option<&[u8]>| part.map(<[u8]>::to_vec);
+            let own = record.headers.map_or_else(Vec::new, |(columns, i)| {
+                let own = columns.of(i);
+                own.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), Some(value.to_vec()))).collect()
+            });
+            let ours = ours.into_iter().map(|(name, value)| (name.to_owned(), Some(value.into_bytes()))).collect();
+            self.send_cut(origin, Letter { key: bytes(record.key), payload: bytes(record.payload), own, ours })?;
         }
         Ok(())
+    }
+
+    /// Queues a record; false if it is too large for the producer.
+    fn send(
+        &mut self,
+        origin: Origin,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: OwnedHeaders,
+    ) -> Result<bool, Failure> {
+        let topic = self.topic.clone();
+        let mut message = BaseRecord::with_opaque_to(&topic, Box::new(origin)).headers(headers);
+        message.key = key;
+        message.payload = payload;
+        while let Err((error, unsent)) = self.producer.send(message) {
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => self.wait(POLL)?,
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => return Ok(false),
+                _ => return Err(undelivered(&topic, origin, &error)),
+            }
+            message = unsent;
+        }
+        Ok(true)
+    }
+
+    /// Sends records again that were too large for the topic. Each is sent alone, since what was too large may have been what it was sent
+    /// with.
+    fn send_too_large(&mut self) -> Result<(), Failure> {
+        for (origin, message) in self.take_too_large() {
+            let letter = Letter::of(&message, origin.our_headers);
+            if !self.send_alone(origin, &letter)? {
+                self.send_cut(origin, letter)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts a letter to half its size until it fits.
+    fn send_cut(&mut self, origin: Origin, letter: Letter) -> Result<(), Failure> {
+        self.drain()?;
+        let others = self.take_too_large();
+        let whole = letter.size();
+        let mut size = whole / 2;
+        while let Some(cut) = letter.cut_to(size) {
+            if self.send_alone(origin, &cut)? {
+                let (Origin { partition, offset, .. }, topic) = (origin, &self.topic);
+                tracing::warn!(
+                    event = "dead-letter-cut",
+                    topic,
+                    partition,
+                    offset,
+                    bytes = whole,
+                    kept = cut.size(),
+                    "dead letter is too large for its topic; cut"
+                );
+                self.producer.context().too_large.lock().expect("nothing panics under it").extend(others);
+                return Ok(());
+            }
+            size /= 2;
+        }
+        Err(undelivered(&self.topic, origin, &KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)))
+    }
+
+    /// Sends a letter and waits for its acknowledgement; false if it is too large. Nothing else is in flight.
+    fn send_alone(&mut self, origin: Origin, letter: &Letter) -> Result<bool, Failure> {
+        if !self.send(origin, letter.key.as_deref(), letter.payload.as_deref(), letter.headers())? {
+            return Ok(false);
+        }
+        self.drain()?;
+        Ok(self.take_too_large().is_empty())
+    }
+
+    fn take_too_large(&self) -> Vec<(Origin, OwnedMessage)> {
+        std::mem::take(&mut *self.producer.context().too_large.lock().expect("nothing panics under it"))
+    }
+
+    /// Waits until everything is acknowledged or refused.
+    fn drain(&mut self) -> Result<(), Failure> {
+        while self.producer.in_flight_count() > 0 {
+            self.wait(POLL)?;
+        }
+        // A failure may have come with the last acknowledgement.
+        self.wait(Duration::ZERO)
     }
 
     /// Serves acknowledgements, waiting at most `timeout` for one.
     fn wait(&mut self, timeout: Duration) -> Result<(), Failure> {
         self.producer.poll(timeout);
         let context = self.producer.context();
-        if let Some((partition, offset, error)) = context.failed.lock().expect("nothing panics under it").take() {
-            return Err(undelivered(&self.topic, partition, offset, &error));
+        if let Some((origin, error)) = context.failed.lock().expect("nothing panics under it").take() {
+            return Err(undelivered(&self.topic, origin, &error));
         }
         if let Some(problem) = context.problem.lock().expect("nothing panics under it").take() {
             self.backoff.warn(&problem);
@@ -127,11 +242,8 @@ impl DeadLetterWriter for DeadLetterTopic {
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
-        while self.producer.in_flight_count() > 0 {
-            self.wait(POLL)?;
-        }
-        // A failure may have come with the last acknowledgement.
-        self.wait(Duration::ZERO)?;
+        self.drain()?;
+        self.send_too_large()?;
         self.backoff.over();
         Ok(())
     }
@@ -149,11 +261,24 @@ impl DeadLetterWriter for DeadLetterTopic {
     }
 }
 
+/// The record that a dead letter carries.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    /// Its partition in the source.
+    partition: u32,
+    /// Its offset there.
+    offset: u64,
+    /// How many headers follow its own.
+    our_headers: usize,
+}
+
 /// What librdkafka has reported about the producer.
 #[derive(Debug, Default)]
 struct Deliveries {
-    /// The first record that could not be delivered: its partition and offset in the source, and why.
-    failed: Mutex<Option<(u32, u64, KafkaError)>>,
+    /// The first record that could not be delivered, and why.
+    failed: Mutex<Option<(Origin, KafkaError)>>,
+    /// Records that were too large for the topic.
+    too_large: Mutex<Vec<(Origin, OwnedMessage)>>,
     /// The latest problem with the brokers.
     problem: Mutex<Option<String>>,
     /// Whether a broker refused the credentials.
@@ -170,12 +295,18 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<(u32, u64)>;
+    type DeliveryOpaque = Box<Origin>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, origin: Box<(u32, u64)>) {
-        if let Err((error, _)) = result {
-            let mut failed = self.failed.lock().expect("nothing panics under it");
-            failed.get_or_insert((origin.0, origin.1, error.clone()));
+    fn delivery(&self, result: &DeliveryResult<'_>, origin: Box<Origin>) {
+        match result {
+            Ok(_) => {}
+            Err((error, message)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                self.too_large.lock().expect("nothing panics under it").push((*origin, message.detach()));
+            }
+            Err((error, _)) => {
+                let mut failed = self.failed.lock().expect("nothing panics under it");
+                failed.get_or_insert((*origin, error.clone()));
+            }
         }
     }
 }
@@ -216,18 +347,21 @@ fn partitions(producer: &BaseProducer<Deliveries>, topic: &str) -> Result<Option
     Ok(found.map(|t| t.partitions().len()))
 }
 
-fn headers(letter: &DeadLetter, source_topic: Option<&str>) -> OwnedHeaders {
-    let record = letter.record.get(0);
+/// Returns the record's own headers, followed by those that say what happened.
+fn headers(record: RecordRef<'_>, ours: &[(&str, String)]) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new();
     if let Some((columns, i)) = record.headers {
         for (name, value) in columns.of(i) {
             headers = headers.insert(Header { key: &String::from_utf8_lossy(name), value: Some(value) });
         }
     }
-    let mut put = |key: &str, value: &str| {
-        let so_far = std::mem::replace(&mut headers, OwnedHeaders::new_with_capacity(0));
-        headers = so_far.insert(Header { key, value: Some(value) });
-    };
+    ours.iter().fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+}
+
+fn our_headers(letter: &DeadLetter, source_topic: Option<&str>) -> Vec<(&'static str, String)> {
+    let record = letter.record.get(0);
+    let mut headers = Vec::new();
+    let mut put = |key: &'static str, value: &str| headers.push((key, value.to_owned()));
     if let Some(topic) = source_topic {
         put(header::TOPIC, topic);
     }
@@ -245,7 +379,7 @@ fn headers(letter: &DeadLetter, source_topic: Option<&str>) -> OwnedHeaders {
     headers
 }
 
-fn undelivered(topic: &str, partition: u32, offset: u64, error: &KafkaError) -> Failure {
+fn undelivered(topic: &str, Origin { partition, offset, .. }: Origin, error: &KafkaError) -> Failure {
     let what_to_do = match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => "raise max.message.bytes of the topic and restart",
         Some(RDKafkaErrorCode::TopicAuthorizationFailed) => "allow this user to write to the topic and restart",
@@ -281,148 +415,4 @@ pub(super) fn unreachable(brokers: &str, outage: &str) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use rdkafka::consumer::{BaseConsumer, Consumer};
-    use rdkafka::message::{Headers, Message};
-    use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::DefaultProducerContext;
-    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-
-    use super::*;
-    use crate::config::DeadLetters;
-    use crate::dead_letter::{check, open, samples};
-    use crate::failure::Exit;
-
-    fn cluster() -> MockCluster<'static, DefaultProducerContext> {
-        let cluster = MockCluster::new(1).expect("starts");
-        cluster.create_topic("letters", 1, 1).expect("makes a topic");
-        cluster
-    }
-
-    fn config(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> DeadLetters {
-        let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        DeadLetters::Topic { brokers: brokers.to_owned(), topic: topic.to_owned(), properties }
-    }
-
-    /// A record of the topic, its headers as `name=value`.
-    struct Kept {
-        key: Option<Vec<u8>>,
-        payload: Option<Vec<u8>>,
-        headers: Vec<String>,
-    }
-
-    /// The topic's first `count` records.
-    fn read(brokers: &str, count: usize) -> Vec<Kept> {
-        let mut client = ClientConfig::new();
-        client.set("bootstrap.servers", brokers).set("group.id", "test").set("auto.offset.reset", "earliest");
-        let consumer: BaseConsumer = client.create().expect("a consumer");
-        let mut list = rdkafka::TopicPartitionList::new();
-        list.add_partition_offset("letters", 0, rdkafka::Offset::Beginning).expect("an offset");
-        consumer.assign(&list).expect("assigns");
-        let message = || consumer.poll(Duration::from_secs(30)).expect("comes in time").expect("is one").detach();
-        let read = (0..count).map(|_| message()).map(|m| {
-            let headers = m.headers().expect("has headers").iter();
-            let headers =
-                headers.map(|h| format!("{}={}", h.key, String::from_utf8_lossy(h.value.unwrap_or_default())));
-            Kept {
-                key: m.key().map(<[u8]>::to_vec),
-                payload: m.payload().map(<[u8]>::to_vec),
-                headers: headers.collect(),
-            }
-        });
-        read.collect()
-    }
-
-    #[test]
-    fn a_dead_letter_keeps_its_bytes_and_says_what_happened_in_headers() {
-        let cluster = cluster();
-        let brokers = cluster.bootstrap_servers();
-        let mut writer = open(&config(&brokers, "letters", &[]), Some("visits"), None).expect("opens");
-        writer
-            .write(&[
-                samples::letter(Some(b"\xfe"), Some(b"\xff"), &[(b"trace", b"x")]),
-                samples::letter(None, None, &[]),
-            ])
-            .expect("writes");
-        writer.flush().expect("is acknowledged");
-        let read = read(&brokers, 2);
-        assert_eq!((read[0].key.as_deref(), read[0].payload.as_deref()), (Some(&b"\xfe"[..]), Some(&b"\xff"[..])));
-        assert_eq!((&read[1].key, &read[1].payload), (&None, &None));
-        let plugin = format!("keyfold.plugin.digest={}", "ab".repeat(32));
-        let expect = [
-            "trace=x",
-            "__connect.errors.topic=visits",
-            "__connect.errors.partition=3",
-            "__connect.errors.offset=42",
-            "__connect.errors.stage=map",
-            "__connect.errors.exception.message=user_id is missing",
-            &plugin,
-            "keyfold.event=0",
-            "keyfold.timestamp=1727873508000",
-        ];
-        assert_eq!(read[0].headers, expect);
-        assert_eq!(read[1].headers, expect[1..]);
-    }
-
-    #[test]
-    fn a_missing_topic_is_refused_and_not_created() {
-        let cluster = cluster();
-        let config = config(&cluster.bootstrap_servers(), "other", &[]);
-        for _ in 0..2 {
-            let failure = open(&config, None, None).err().expect("is refused");
-            assert_eq!(failure.exit, Exit::Outside);
-            assert!(failure.message.starts_with("dead_letters.topic: topic other does not exist on "), "{failure}");
-            assert_eq!(check(&config)[0].detail, failure.message);
-        }
-    }
-
-    #[test]
-    fn an_unavailable_broker_is_waited_for() {
-        let cluster = cluster();
-        let brokers = cluster.bootstrap_servers();
-        let properties = [("reconnect.backoff.max.ms", "100")];
-        let mut writer = open(&config(&brokers, "letters", &properties), None, None).expect("opens");
-        cluster.broker_down(1).expect("goes");
-        writer.write(&[samples::letter(None, Some(b"kept"), &[])]).expect("is queued");
-        let (told, tells) = std::sync::mpsc::channel();
-        std::thread::scope(|threads| {
-            threads.spawn(|| told.send(writer.flush()));
-            assert!(tells.recv_timeout(Duration::from_millis(500)).is_err(), "it waits");
-            cluster.broker_up(1).expect("comes back");
-            assert_eq!(tells.recv_timeout(Duration::from_secs(60)), Ok(Ok(())));
-        });
-        assert_eq!(read(&brokers, 1)[0].payload.as_deref(), Some(&b"kept"[..]));
-    }
-
-    #[test]
-    fn a_dead_letter_too_large_for_its_topic_halts_and_is_not_dropped() {
-        let cluster = cluster();
-        let mut writer = open(&config(&cluster.bootstrap_servers(), "letters", &[]), None, None).expect("opens");
-        cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
-        writer.write(&[samples::letter(None, Some(b"large"), &[])]).expect("is queued");
-        let failure = writer.flush().expect_err("is refused");
-        assert_eq!(failure.exit, Exit::Outside);
-        assert!(
-            failure.message.starts_with("cannot write the dead letter of partition 3, offset 42 to topic letters: "),
-            "{failure}"
-        );
-        assert!(failure.message.contains("raise max.message.bytes of the topic and restart"), "{failure}");
-    }
-
-    #[test]
-    fn an_unreachable_broker_is_named() {
-        let failure = open(&config("127.0.0.1:1", "letters", &[]), None, None).err().expect("is refused");
-        assert_eq!(failure.exit, Exit::Outside);
-        assert!(failure.message.starts_with("dead_letters: cannot reach any of 127.0.0.1:1: "), "{failure}");
-    }
-
-    #[test]
-    fn properties_that_could_lose_dead_letters_are_refused_by_name() {
-        for name in ["acks", "delivery.timeout.ms"] {
-            let failure =
-                open(&config("127.0.0.1:1", "letters", &[(name, "1")]), None, None).err().expect("is refused");
-            assert_eq!(failure.exit, Exit::Config);
-            assert!(failure.message.starts_with(&format!("dead_letters.properties: {name} decides")), "{failure}");
-        }
-    }
-}
+mod tests;

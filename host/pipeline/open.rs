@@ -28,6 +28,7 @@ use crate::state::checkpoint::{Checkpoint, resume_of};
 use crate::state::journal::{Beginning, Contents, Journal};
 use crate::state::objects::delete_under;
 use crate::state::store::Store;
+use crate::state::tenure::Tenure;
 use crate::{dead_letter, sink};
 
 /// What opening a lane needs of the pipeline.
@@ -59,6 +60,7 @@ struct Opened {
     checkpoint: Option<Checkpoint>,
     journal: Journal,
     contents: Contents,
+    tenure: Arc<Tenure>,
 }
 
 impl Opening<'_> {
@@ -74,6 +76,10 @@ impl Opening<'_> {
             self.board.lane(&self.source.lane_name(self.config, &partitions));
             opened.push(self.lane(partitions)?);
         }
+        // The former owners are fenced by now, and end.
+        let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
+        sink.claim(deadline)?; // I8
+        letters.claim(deadline)?; // I8
         for lane in &mut opened {
             self.put_back(lane, &mut *sink)?;
         }
@@ -146,7 +152,7 @@ impl Opening<'_> {
                 if self.config.plugin.withdrawn_rows == WithdrawnRows::List {
                     images.retain(|image| image.row.is_some() || !list(deployment, image));
                 }
-                sink.restore(&images)?; // I10
+                sink.restore(&images, &*lane.tenure)?; // I8, I10
                 let rows = images.len();
                 tracing::info!(
                     event = "rows-restored",
@@ -167,7 +173,8 @@ impl Opening<'_> {
         let (journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
         let (store, checkpoint) = self.state(&name)?;
         self.log.own(&name)?;
-        let opened = Opened { name, partitions, store, checkpoint, journal, contents };
+        let tenure = Arc::new(journal.tenure(Arc::new(SystemClock))?);
+        let opened = Opened { name, partitions, store, checkpoint, journal, contents, tenure };
         self.check_frontier(&opened)?;
         Ok(opened)
     }
@@ -255,7 +262,7 @@ impl Opened {
     ) -> Result<Lane, Failure> {
         let starts = self.starts();
         let (source, first_offsets) = opening.source(&starts)?;
-        let Opened { name, store, checkpoint, journal, mut contents, .. } = self;
+        let Opened { name, store, checkpoint, journal, mut contents, tenure, .. } = self;
         if contents.beginning.is_none() {
             let offsets = first_offsets.iter().copied().collect();
             journal.write_beginning(&Beginning { offsets, sink_length: lengths.0, letters_length: lengths.1 })?;
@@ -288,7 +295,7 @@ impl Opened {
             deployments,
             store,
             journal,
-            writer: writer.of_lane(&board),
+            writer: writer.of_lane(&board, tenure),
             board,
             log_rate: opening.config.plugin.log_rate,
             strikes: contents.strikes,

@@ -25,7 +25,7 @@ use crate::plugin::sandbox::Sandbox;
 use crate::rollout::{order, shadow, watch_file};
 use crate::row::Table;
 use crate::source::log_source::LogSource;
-use crate::state::objects::{delete_under, objects, runtime};
+use crate::state::objects::{Presence, objects, runtime};
 use crate::state::patient::Patient;
 use crate::{admin, dead_letter, sink};
 
@@ -70,6 +70,7 @@ pub fn run_until(
     board.enter(Phase::Starting("reading the journal"));
     let patient = Patient::new(objects(&config.state.url)?, Arc::clone(board.state()), deadline, Arc::clone(stop));
     let objects: Arc<dyn ObjectStore> = Arc::new(patient.clone());
+    let _presence = Presence::announce(&config.state.url)?;
     let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
     let store = order::Stored { objects: &objects, log: &log, runtime: runtime.handle() };
     let standing = log.standing(config, &plugin.digest)?;
@@ -225,13 +226,6 @@ fn work(lanes: Vec<Lane>, stop: &Arc<AtomicBool>) -> Result<Vec<Summary>, Failur
         Failure::new(Exit::Unexpected, "a lane ended by a panic: this is a bug; its state is as of the last checkpoint")
     };
     threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
-}
-
-/// `keyfold reset`: deletes the checkpoints, not the journal.
-pub fn reset(config: &Config) -> Result<usize, Failure> {
-    let (runtime, objects) = (runtime()?, objects(&config.state.url)?);
-    let deleted = runtime.block_on(delete_under(&objects, "lanes"));
-    deleted.map_err(|e| Failure::new(Exit::Outside, format!("cannot delete the checkpoints in state.url: {e}")))
 }
 
 fn topic(config: &Config) -> Option<&str> {

@@ -3,10 +3,10 @@
 //! lane; a row that the database refuses is returned to the lane.
 //!
 //! Write timestamps. Two equal upserts of a list that is not frozen double its elements if they carry *equal* timestamps
-//! (scylladb/scylladb#3559, #7937, CASSANDRA-11368). So each attempt has a new, greater one: the driver asks its timestamp generator in
-//! `Connection::execute_raw_with_consistency`, once for each EXECUTE that it sends, and its `MonotonicTimestampGenerator` rises strictly
-//! within a session. (The driver sends one twice only after `Unprepared`, when the first was not applied.) For the same reason the driver
-//! neither retries nor speculates, and nothing here calls `set_timestamp`.
+//! (scylladb/scylladb#3559, #7937, CASSANDRA-11368). So each attempt has a new, greater one. (The driver sends one twice only after
+//! `Unprepared`, when the first was not applied.) For the same reason the driver neither retries nor speculates. The timestamps come from the
+//! lane's owner, who can have none after another host has taken over: so a late write of a replaced host is older than all of its
+//! successor's, and its endless retries end (I8, D31).
 //!
 //! | file | what it owns |
 //! |---|---|
@@ -45,8 +45,8 @@ use crate::sink::cql::session::{connect, unreachable};
 use crate::sink::cql::survey::survey;
 use crate::sink::cql::tables::inspect;
 use crate::sink::cql::values::RowValues;
-use crate::sink::cql::write::last_of_each_key;
-use crate::sink::{ByTables, Refusal, Sink, refuse_declared_now_columns};
+use crate::sink::cql::write::{last_of_each_key, stamped};
+use crate::sink::{ByTables, Owner, Refusal, Sink, refuse_declared_now_columns};
 use crate::symptom::Symptom;
 
 /// Upserts rows over CQL.
@@ -59,6 +59,8 @@ pub(super) struct Cql {
     upserts: ByTables<PreparedStatement>,
     /// Statements that read and restore images, by the name of the table.
     single_rows: HashMap<String, RowStatements>,
+    /// The last write timestamp, of any lane.
+    last: i64,
     backoff: Backoff,
 }
 
@@ -90,6 +92,7 @@ impl Cql {
             session,
             upserts: ByTables::new(tables, upserts),
             single_rows: HashMap::new(),
+            last: 0,
             backoff,
         })
     }
@@ -125,19 +128,20 @@ impl Cql {
 
 impl Sink for Cql {
     /// Sends the last row of each primary key. All are acknowledged when this returns, so of one key one is in flight at a time.
-    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Failure> {
+    fn write(&mut self, rows: &Rows, owner: &dyn Owner) -> Result<Vec<Refusal>, Failure> {
         let upserts = self.upserts(&rows.tables)?;
         let mut waiting = last_of_each_key(rows);
         let invalid = |&at: &usize| invalid_json(rows, rows.order[at]).map(|reason| (at, reason));
         let mut refused: BTreeMap<usize, String> = waiting.iter().filter_map(invalid).collect();
         waiting.retain(|at| !refused.contains_key(at));
         let now = self.config.now.len();
-        let upsert = async |session: &Session, upserts: &Arc<[PreparedStatement]>, at: usize| {
+        let upsert = async |session: &Session, upserts: &Arc<[PreparedStatement]>, (at, timestamp): (usize, i64)| {
             let row = rows.order[at];
             let values = RowValues { rows, row, now };
-            session.execute_unpaged(&upserts[rows.table(row).0], values).await.map(drop)
+            session.execute_unpaged(&stamped(&upserts[rows.table(row).0], timestamp), values).await.map(drop)
         };
-        let delivered = self.deliver(waiting, upserts, |sink| sink.prepare_upserts(&rows.tables), upsert)?;
+        let prepare = |sink: &mut Cql| sink.prepare_upserts(&rows.tables);
+        let delivered = self.deliver(Some(owner), waiting, upserts, prepare, upsert)?;
         refused.extend(delivered.refused);
         Ok(refused.into_iter().map(|(at, reason)| Refusal::of(rows, rows.order[at], reason)).collect())
     }
@@ -155,8 +159,8 @@ impl Sink for Cql {
         self.read_images(rows, at)
     }
 
-    fn restore(&mut self, images: &[Image]) -> Result<(), Failure> {
-        self.put_back(images)
+    fn restore(&mut self, images: &[Image], owner: &dyn Owner) -> Result<(), Failure> {
+        self.put_back(images, owner)
     }
 
     fn outage(&self) -> Arc<Outage> {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use crate::backoff::Outage;
 use crate::failure::Failure;
 use crate::row::{Image, Rows};
-use crate::sink::{Refusal, Sink};
+use crate::sink::{Owner, Refusal, Sink};
 
 /// Drops rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Discard;
 
 impl Sink for Discard {
-    fn write(&mut self, _rows: &Rows) -> Result<Vec<Refusal>, Failure> {
+    fn write(&mut self, _rows: &Rows, _owner: &dyn Owner) -> Result<Vec<Refusal>, Failure> {
         Ok(Vec::new())
     }
 
@@ -28,7 +28,7 @@ impl Sink for Discard {
         Ok(Vec::new())
     }
 
-    fn restore(&mut self, _images: &[Image]) -> Result<(), Failure> {
+    fn restore(&mut self, _images: &[Image], _owner: &dyn Owner) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::append_file::AppendFile;
 use crate::backoff::Outage;
@@ -13,7 +14,7 @@ use crate::failure::{Check, Failure};
 use crate::record::iso;
 use crate::row::json::{begin_row, invalid_json, write_text};
 use crate::row::{Image, Rows, Table};
-use crate::sink::{Refusal, Sink, refuse_declared_now_columns};
+use crate::sink::{Owner, Refusal, Sink, refuse_declared_now_columns};
 
 /// Writes rows as lines of JSON.
 #[derive(Debug)]
@@ -59,7 +60,15 @@ pub(super) fn check(config: &NdjsonSink, tables: &Arc<[Table]>) -> Vec<Check> {
 }
 
 impl Sink for Ndjson {
-    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Failure> {
+    fn claim(&mut self, deadline: Instant) -> Result<(), Failure> {
+        match &mut self.output {
+            Output::File(file) => file.claim(deadline).map_err(outside),
+            Output::Stdout(_) => Ok(()),
+        }
+    }
+
+    /// Asks no owner: only one host has claimed the file.
+    fn write(&mut self, rows: &Rows, _owner: &dyn Owner) -> Result<Vec<Refusal>, Failure> {
         self.lines.clear();
         let mut refusals = Vec::new();
         let now = iso(clock::now_ms());
@@ -103,7 +112,7 @@ impl Sink for Ndjson {
         Ok(Vec::new())
     }
 
-    fn restore(&mut self, _images: &[Image]) -> Result<(), Failure> {
+    fn restore(&mut self, _images: &[Image], _owner: &dyn Owner) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -137,14 +146,14 @@ fn outside(message: String) -> Failure {
 mod tests {
     use super::*;
     use crate::failure::Exit;
-    use crate::sink::samples;
+    use crate::sink::samples::{self, OWNER};
 
     fn lines(now: &[&str], rows: &Rows) -> (String, Vec<Refusal>) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config =
             NdjsonSink { path: folder.path().join("rows.ndjson"), now: now.iter().map(|n| (*n).to_owned()).collect() };
         let mut sink = Ndjson::open(&config, &rows.tables).expect("opens");
-        let refusals = sink.write(rows).expect("writes");
+        let refusals = sink.write(rows, &OWNER).expect("writes");
         let length = sink.length().expect("syncs").expect("is a file");
         let text = std::fs::read_to_string(&config.path).expect("reads");
         assert_eq!(length, text.len() as u64);
@@ -192,10 +201,10 @@ mod tests {
         let config = NdjsonSink { path: folder.path().join("rows.ndjson"), now: Vec::new() };
         let rows = samples::sessions(&[(1, 1, &["A.html"])]);
         let mut sink = Ndjson::open(&config, &rows.tables).expect("opens");
-        sink.write(&rows).expect("writes");
+        sink.write(&rows, &OWNER).expect("writes");
         let length = sink.length().expect("syncs");
         assert_eq!(sink.images(&rows, &[0]).expect("reads nothing"), []);
-        sink.restore(&[]).expect("does nothing");
+        sink.restore(&[], &OWNER).expect("does nothing");
         assert_eq!(sink.length().expect("syncs"), length);
     }
 

@@ -1,10 +1,45 @@
 //! Rows for the tests of the sinks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
+use crate::failure::Failure;
 use crate::position::{Offset, Partition};
 use crate::record::ByteColumn;
 use crate::row::{Column, ColumnData, ColumnSpec, ColumnType, Origin, Part, RowRef, Rows, Table, TextColumn};
+use crate::sink::Owner;
+
+/// A host that owns a lane.
+#[derive(Debug)]
+pub(super) struct Host {
+    /// The last timestamp; without one, it is a later owner than all before it.
+    last: Option<AtomicI64>,
+}
+
+static LAST: AtomicI64 = AtomicI64::new(1_000_000);
+
+/// The owner of the lane.
+pub(super) static OWNER: Host = Host { last: None };
+
+impl Host {
+    /// A host whose timestamps follow this one.
+    pub(super) fn after(last: i64) -> Host {
+        Host { last: Some(AtomicI64::new(last)) }
+    }
+}
+
+impl Owner for Host {
+    fn lane(&self) -> &str {
+        "topic"
+    }
+
+    fn timestamps(&self, after: i64, count: usize) -> Result<i64, Failure> {
+        let last = self.last.as_ref().unwrap_or(&LAST);
+        let first = last.load(Ordering::SeqCst).max(after) + 1;
+        last.store(first + i64::try_from(count).expect("it is small") - 1, Ordering::SeqCst);
+        Ok(first)
+    }
+}
 
 fn spec(name: &str, kind: ColumnType, primary_key: bool) -> ColumnSpec {
     ColumnSpec { name: name.to_owned(), kind, primary_key }

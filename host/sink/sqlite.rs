@@ -3,8 +3,14 @@
 //!
 //! Booleans are 0 and 1; timestamps and lists are text (ISO 8601 and JSON), so that the file reads well in any SQLite tool; a NaN becomes
 //! null, because SQLite has none. The sink waits while another process locks the database, and while the disk is full.
+//!
+//! Each transaction carries a timestamp of the lane's owner, and the table `_keyfold_lanes` keeps the last one of each lane. A host that was
+//! replaced finds a later one there, and writes nothing (I8, D31). A host that is stopped within a transaction holds SQLite's lock: its
+//! successor waits, as for any other lock, until that host goes on or ends. If it goes on, it commits; what it wrote is replaced by its
+//! successor, which folds again from the checkpoint.
 
 mod images;
+mod lanes;
 pub(super) mod schema;
 mod write;
 
@@ -12,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::backoff::{Backoff, Outage};
 use crate::config::SqliteSink;
@@ -20,7 +26,7 @@ use crate::failure::{Check, Failure};
 use crate::row::{Image, Rows, Table};
 use crate::sink::sqlite::schema::{create_table, fit, real_columns, upsert};
 use crate::sink::sqlite::write::write_batch;
-use crate::sink::{ByTables, Refusal, Sink, refuse_declared_now_columns};
+use crate::sink::{ByTables, Owner, Refusal, Sink, refuse_declared_now_columns};
 use crate::symptom::Symptom;
 
 /// How long SQLite itself waits for a lock before this sink warns and retries.
@@ -35,6 +41,8 @@ pub(super) struct Sqlite {
     now: Vec<String>,
     /// One upsert per table.
     upserts: ByTables<String>,
+    /// The last timestamp of a transaction, of any lane.
+    last: i64,
     backoff: Backoff,
 }
 
@@ -48,10 +56,12 @@ impl Sqlite {
             connection,
             now: config.now.clone(),
             upserts: ByTables(Vec::new()),
+            last: 0,
             backoff: Backoff::new(path.clone()),
             path,
         };
         sink.retry(prepare_file)?;
+        sink.retry(|connection| lanes::create_table(connection))?;
         sink.upserts(tables)?;
         Ok(sink)
     }
@@ -69,6 +79,31 @@ impl Sqlite {
             fit(&self.path, table, &now, &real)?;
         }
         Ok(self.upserts.put(tables, tables.iter().map(|t| upsert(t, &now)).collect()))
+    }
+
+    /// Runs `work` in transactions until neither a lock nor a full disk prevents it. Fails if a later owner of the lane has written.
+    fn transact<T>(
+        &mut self,
+        owner: &dyn Owner,
+        work: impl Fn(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, Failure> {
+        let timestamp = owner.timestamps(self.last, 1)?;
+        self.last = timestamp;
+        let done = self.retry(|connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            if !lanes::is_latest(&transaction, owner.lane(), timestamp)? {
+                return Ok(None);
+            }
+            let done = work(&transaction)?;
+            transaction.commit()?;
+            Ok(Some(done))
+        })?;
+        done.ok_or_else(|| {
+            let path = &self.path;
+            Failure::state(format!(
+                "sink.sqlite: cannot write to {path}: another host has taken over this lane; run only one host per pipeline"
+            ))
+        })
     }
 
     /// Runs `work` until neither a lock nor a full disk prevents it.
@@ -123,12 +158,12 @@ fn check_table(config: &SqliteSink, connection: &Connection, table: &Table) -> C
 }
 
 impl Sink for Sqlite {
-    fn write(&mut self, rows: &Rows) -> Result<Vec<Refusal>, Failure> {
+    fn write(&mut self, rows: &Rows, owner: &dyn Owner) -> Result<Vec<Refusal>, Failure> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let (upserts, now) = (self.upserts(&rows.tables)?, self.now.len());
-        self.retry(|connection| write_batch(connection, &upserts, now, rows))
+        self.transact(owner, |transaction| write_batch(transaction, &upserts, now, rows))
     }
 
     /// Returns none: rows that are written again replace themselves.
@@ -144,8 +179,8 @@ impl Sink for Sqlite {
         self.read_images(rows, at)
     }
 
-    fn restore(&mut self, images: &[Image]) -> Result<(), Failure> {
-        self.put_back(images)
+    fn restore(&mut self, images: &[Image], owner: &dyn Owner) -> Result<(), Failure> {
+        self.put_back(images, owner)
     }
 
     fn outage(&self) -> Arc<Outage> {
@@ -183,7 +218,8 @@ mod tests {
     use rusqlite::types::Value;
 
     use super::*;
-    use crate::sink::samples;
+    use crate::failure::Exit;
+    use crate::sink::samples::{self, Host, OWNER};
 
     struct Place {
         _folder: tempfile::TempDir,
@@ -233,7 +269,7 @@ mod tests {
     fn every_type_is_written_and_read_back() {
         let place = place(&[]);
         let rows = samples::all_types();
-        let refusals = Sqlite::open(&place.config, &rows.tables).expect("opens").write(&rows).expect("writes");
+        let refusals = Sqlite::open(&place.config, &rows.tables).expect("opens").write(&rows, &OWNER).expect("writes");
         assert_eq!(refusals, []);
         assert_eq!(
             place.read("SELECT * FROM \"every type\" ORDER BY id DESC"),
@@ -250,9 +286,9 @@ mod tests {
         let place = place(&["ingestion_time"]);
         let rows = samples::sessions(&[(1, 1, &["A"]), (2, 1, &["B"]), (1, 1, &["A", "C"])]);
         let mut sink = Sqlite::open(&place.config, &rows.tables).expect("opens");
-        sink.write(&rows).expect("writes");
+        sink.write(&rows, &OWNER).expect("writes");
         assert_eq!(place.read("SELECT session_id, user_id, pages FROM sessions"), ["1|1|[\"A\",\"C\"]", "2|1|[\"B\"]"]);
-        sink.write(&samples::sessions(&[(2, 1, &["D"])])).expect("writes");
+        sink.write(&samples::sessions(&[(2, 1, &["D"])]), &OWNER).expect("writes");
         assert_eq!(place.read("SELECT pages FROM sessions WHERE session_id = 2"), ["[\"D\"]"]);
         let time = &place.read("SELECT ingestion_time FROM sessions")[0];
         assert!(time.parse::<jiff::Timestamp>().is_ok(), "{time}");
@@ -264,7 +300,7 @@ mod tests {
         let rows = samples::sessions(&[(1, 1, &["A"])]);
         for _ in 0..2 {
             let mut sink = Sqlite::open(&place.config, &rows.tables).expect("opens");
-            sink.write(&rows).expect("writes");
+            sink.write(&rows, &OWNER).expect("writes");
             assert_eq!(sink.length().expect("has none"), None);
         }
         assert_eq!(place.read("SELECT count(*) FROM sessions"), ["1"]);
@@ -275,7 +311,7 @@ mod tests {
         let place = place(&[]);
         place.sql("CREATE TABLE sessions (session_id INTEGER, user_id INTEGER CHECK (user_id < 10), pages TEXT, PRIMARY KEY (session_id, user_id))");
         let rows = samples::sessions(&[(1, 1, &["A"]), (2, 20, &["B"]), (3, 3, &["C"])]);
-        let refusals = Sqlite::open(&place.config, &rows.tables).expect("opens").write(&rows).expect("writes");
+        let refusals = Sqlite::open(&place.config, &rows.tables).expect("opens").write(&rows, &OWNER).expect("writes");
         assert_eq!(place.read("SELECT session_id FROM sessions"), ["1", "3"]);
         assert_eq!(refusals.len(), 1);
         assert_eq!(refusals[0].row, rows.order[1]);
@@ -288,7 +324,7 @@ mod tests {
         let place = place(&[]);
         let mut rows = samples::documents(&["1", "2"]);
         rows.parts[0].columns[0].nulls = vec![1];
-        let refusals = Sqlite::open(&place.config, &rows.tables).expect("opens").write(&rows).expect("writes");
+        let refusals = Sqlite::open(&place.config, &rows.tables).expect("opens").write(&rows, &OWNER).expect("writes");
         assert_eq!(place.read("SELECT id FROM documents"), ["0"]);
         assert_eq!(refusals[0].reason, "column id of the primary key is null");
     }
@@ -318,7 +354,7 @@ mod tests {
         place.sql("CREATE TABLE sessions (user_id BIGINT, session_id INT, pages VARCHAR(9), note TEXT NOT NULL DEFAULT '', PRIMARY KEY (user_id, session_id))");
         let rows = samples::sessions(&[(1, 2, &[])]);
         assert_eq!(check(&place.config, &rows.tables)[0].finding, crate::failure::Finding::Fine);
-        Sqlite::open(&place.config, &rows.tables).expect("opens").write(&rows).expect("writes");
+        Sqlite::open(&place.config, &rows.tables).expect("opens").write(&rows, &OWNER).expect("writes");
         assert_eq!(place.read("SELECT * FROM sessions"), ["2|1|[]|"]);
     }
 
@@ -332,11 +368,32 @@ mod tests {
         other.execute_batch("BEGIN IMMEDIATE").expect("locks");
         let (told, tells) = std::sync::mpsc::channel();
         std::thread::scope(|threads| {
-            threads.spawn(|| told.send(sink.write(&rows).map_err(|e| e.to_string())));
+            threads.spawn(|| told.send(sink.write(&rows, &OWNER).map_err(|e| e.to_string())));
             assert!(tells.recv_timeout(Duration::from_millis(300)).is_err(), "it waits");
             other.execute_batch("COMMIT").expect("unlocks");
             assert_eq!(tells.recv_timeout(Duration::from_secs(30)), Ok(Ok(Vec::new())));
         });
+    }
+
+    #[test]
+    fn i8_a_replaced_host_writes_nothing_once_its_successor_has_written() {
+        let place = place(&[]);
+        let rows = |page| samples::sessions(&[(1, 1, &[page])]);
+        let (first, second) = (Host::after(100), Host::after(200));
+        let open = || Sqlite::open(&place.config, &rows("").tables).expect("opens");
+        let (mut old, mut new) = (open(), open());
+        old.write(&rows("old"), &first).expect("it owns the lane");
+        let image = old.images(&rows("old"), &[0]).expect("reads");
+        new.write(&rows("new"), &second).expect("it owns the lane");
+        for refused in [old.write(&rows("late"), &first).err(), old.restore(&image, &first).err()] {
+            let failure = refused.expect("it was replaced");
+            assert_eq!(failure.exit, Exit::State);
+            assert!(failure.message.contains("rows.db: another host has taken over this lane"), "{failure}");
+        }
+        assert_eq!(place.read("SELECT pages FROM sessions"), ["[\"new\"]"]);
+        new.write(&rows("newer"), &second).expect("it owns the lane");
+        assert_eq!(place.read("SELECT pages FROM sessions"), ["[\"newer\"]"]);
+        assert_eq!(place.read("SELECT lane FROM _keyfold_lanes"), ["topic"]);
     }
 
     #[test]

@@ -14,8 +14,9 @@ use crate::observe::board::{Board, LaneBoard};
 use crate::record::{NO_TIME, RecordRef, Records};
 use crate::row::Rows;
 use crate::sink::image::primary_key;
-use crate::sink::{Refusal, Sink};
+use crate::sink::{Owner, Refusal, Sink};
 use crate::state::journal::ImageNotes;
+use crate::state::tenure::Tenure;
 use crate::strike::Stage;
 
 /// Batches of rows that may wait for the sink: one being written, one ready.
@@ -34,7 +35,7 @@ pub struct Lengths {
 
 enum Message {
     /// Write a batch. `plugin` is the digest that dead letters of refused rows name.
-    Write { rows: Rows, letters: Vec<DeadLetter>, plugin: String, images: Option<SharedImages>, lane: Arc<LaneBoard> },
+    Write { rows: Rows, letters: Vec<DeadLetter>, plugin: String, images: Option<SharedImages>, of: OfLane },
     /// Reply once everything before this is acknowledged.
     Sync { reply: Sender<Lengths> },
 }
@@ -42,17 +43,38 @@ enum Message {
 /// A lane's notes of the rows that a deployment on probation replaces.
 pub type SharedImages = Arc<Mutex<ImageNotes>>;
 
-/// A handle on the writing thread, which ends with the last handle.
+/// The lane that a batch comes from.
+#[derive(Clone)]
+struct OfLane {
+    board: Arc<LaneBoard>,
+    owner: Arc<dyn Owner>,
+}
+
+impl Owner for Tenure {
+    fn lane(&self) -> &str {
+        self.name()
+    }
+
+    fn timestamps(&self, after: i64, count: usize) -> Result<i64, Failure> {
+        Ok(Tenure::timestamps(self, after, count)?)
+    }
+}
+
+/// The writing thread, which ends with its last handle.
 pub struct Writer {
     messages: SyncSender<Message>,
     failure: Arc<Mutex<Option<Failure>>>,
     board: Arc<Board>,
-    lane: Arc<LaneBoard>,
+}
+
+/// A lane's handle on the writing thread.
+pub struct LaneWriter {
+    writer: Writer,
+    lane: OfLane,
 }
 
 impl Writer {
-    /// Starts the thread. Returns its handle too: nothing is written after it has ended. The writer belongs to no lane; lanes get theirs from
-    /// [`Writer::of_lane`].
+    /// Starts the thread. Returns its handle too: nothing is written after it has ended. Lanes write through [`Writer::of_lane`].
     pub fn start(
         sink: Box<dyn Sink>,
         letters: Box<dyn DeadLetterWriter>,
@@ -63,23 +85,22 @@ impl Writer {
         let slot = Arc::clone(&failure);
         board.writes_to(sink.outage(), letters.outage());
         let mut outputs = Outputs { sink, letters, board: Arc::clone(board) };
-        let body = move || {
-            if let Err(failure) = outputs.serve(&inbox) {
-                *slot.lock().expect("nobody panics while holding it") = Some(failure);
-            }
-        };
+        let body = move || outputs.serve(&inbox, &slot);
         let thread = std::thread::Builder::new().name("writer".into()).spawn(body);
         let thread =
             thread.map_err(|e| Failure::unexpected(format!("cannot start the thread that writes rows: {e}")))?;
-        Ok((Writer { messages, failure, board: Arc::clone(board), lane: Arc::default() }, thread))
+        Ok((Writer { messages, failure, board: Arc::clone(board) }, thread))
     }
 
-    /// Returns a handle for the lane with this board.
-    pub fn of_lane(&self, lane: &Arc<LaneBoard>) -> Writer {
+    /// Returns a handle for the lane with this board and this owner.
+    pub fn of_lane(&self, board: &Arc<LaneBoard>, owner: Arc<dyn Owner>) -> LaneWriter {
+        let lane = OfLane { board: Arc::clone(board), owner };
         let (messages, failure, board) = (self.messages.clone(), Arc::clone(&self.failure), Arc::clone(&self.board));
-        Writer { messages, failure, board, lane: Arc::clone(lane) }
+        LaneWriter { writer: Writer { messages, failure, board }, lane }
     }
+}
 
+impl LaneWriter {
     /// Hands over a batch from the plugin with this digest. Waits while the sink is behind and `patient` returns true; returns false if the
     /// batch was not taken. With `images`, notes first which rows are about to be replaced.
     pub fn write(
@@ -89,15 +110,14 @@ impl Writer {
         images: Option<&SharedImages>,
         patient: impl Fn() -> bool,
     ) -> Result<bool, Failure> {
-        let lane = Arc::clone(&self.lane);
-        let message = Message::Write { rows, letters, plugin: plugin.to_owned(), images: images.cloned(), lane };
-        self.send(message, &patient)
+        let (plugin, images, of) = (plugin.to_owned(), images.cloned(), self.lane.clone());
+        self.writer.send(Message::Write { rows, letters, plugin, images, of }, &patient)
     }
 
     /// Returns once everything handed over is acknowledged; none if `patient` returns false before.
     pub fn sync(&self, patient: impl Fn() -> bool) -> Result<Option<Lengths>, Failure> {
         let (reply, answer) = channel();
-        if !self.send(Message::Sync { reply }, &patient)? {
+        if !self.writer.send(Message::Sync { reply }, &patient)? {
             return Ok(None);
         }
         loop {
@@ -105,11 +125,13 @@ impl Writer {
                 Ok(lengths) => return Ok(Some(lengths)),
                 Err(RecvTimeoutError::Timeout) if patient() => {}
                 Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Err(RecvTimeoutError::Disconnected) => return Err(self.failure()),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.writer.failure()),
             }
         }
     }
+}
 
+impl Writer {
     fn send(&self, mut message: Message, patient: &impl Fn() -> bool) -> Result<bool, Failure> {
         loop {
             match self.messages.try_send(message) {
@@ -139,36 +161,48 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn serve(&mut self, inbox: &Receiver<Message>) -> Result<(), Failure> {
+    /// Serves messages until the last handle is gone, or until a failure, which it leaves in `slot`.
+    fn serve(&mut self, inbox: &Receiver<Message>, slot: &Mutex<Option<Failure>>) {
         for message in inbox {
             self.board.queue(-1);
-            match message {
-                Message::Write { rows, letters, plugin, images, lane } => {
-                    if let Some(images) = images {
-                        let mut notes = images.lock().expect("nobody panics while holding it");
-                        note_images(&mut notes, &mut *self.sink, &rows)?; // I10
-                    }
-                    self.write(&rows, letters, (&plugin, &lane))?;
+            // A lane that waits for a reply learns of a failure when the reply is dropped: not before the failure is there.
+            let (served, _reply) = match message {
+                Message::Write { rows, letters, plugin, images, of } => {
+                    (self.write(&rows, letters, images.as_ref(), (&plugin, &of)), None)
                 }
                 Message::Sync { reply } => {
-                    self.letters.flush()?;
-                    let lengths = Lengths { sink: self.sink.length()?, letters: self.letters.length()? };
-                    let _ = reply.send(lengths); // the lane may have stopped waiting
+                    let sent = self.sync().map(|lengths| {
+                        let _ = reply.send(lengths); // the lane may have stopped waiting
+                    });
+                    (sent, Some(reply))
                 }
+            };
+            if let Err(failure) = served {
+                *slot.lock().expect("nobody panics while holding it") = Some(failure);
+                return;
             }
         }
-        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<Lengths, Failure> {
+        self.letters.flush()?;
+        Ok(Lengths { sink: self.sink.length()?, letters: self.letters.length()? })
     }
 
     fn write(
         &mut self,
         rows: &Rows,
         mut letters: Vec<DeadLetter>,
-        (plugin, lane): (&str, &LaneBoard),
+        images: Option<&SharedImages>,
+        (plugin, OfLane { board: lane, owner }): (&str, &OfLane),
     ) -> Result<(), Failure> {
+        if let Some(images) = images {
+            let mut notes = images.lock().expect("nobody panics while holding it");
+            note_images(&mut notes, &mut *self.sink, rows)?; // I10
+        }
         if !rows.is_empty() {
             let began = clock::uptime_us();
-            let refused = self.sink.write(rows)?;
+            let refused = self.sink.write(rows, &**owner)?; // I8
             lane.sink_writes.add(clock::uptime_us().saturating_sub(began));
             lane.sink_rows.add((rows.len() - refused.len()) as u64);
             lane.rejected.add(Stage::Sink, refused.len() as u64);
@@ -240,7 +274,7 @@ mod tests {
     }
 
     impl Sink for Gate {
-        fn write(&mut self, _: &Rows) -> Result<Vec<Refusal>, Failure> {
+        fn write(&mut self, _: &Rows, _: &dyn Owner) -> Result<Vec<Refusal>, Failure> {
             self.pass();
             Ok(Vec::new())
         }
@@ -257,7 +291,7 @@ mod tests {
             Ok(Vec::new())
         }
 
-        fn restore(&mut self, _: &[Image]) -> Result<(), Failure> {
+        fn restore(&mut self, _: &[Image], _: &dyn Owner) -> Result<(), Failure> {
             Ok(())
         }
 
@@ -337,7 +371,7 @@ mod tests {
         let board = Arc::new(Board::new("pipeline", &Arc::default()));
         let (writer, thread) =
             Writer::start(Box::new(sink.clone()), Box::new(letters.clone()), &board).expect("it starts");
-        let lane = writer.of_lane(&board.lane("topic"));
+        let lane = writer.of_lane(&board.lane("topic"), Arc::new(samples::Host::after(0)));
         let letter = dead_letter(samples_refusal(), "digest");
         let batch = (samples::sessions(&[(1, 2, &["A"])]), vec![letter]);
         assert!(lane.write(batch, "digest", None, || true).expect("the thread lives"));
@@ -357,6 +391,44 @@ mod tests {
 
     fn open() -> Gate {
         Gate { open: Arc::new(AtomicBool::new(true)), ..Gate::default() }
+    }
+
+    /// Dead letters that cannot be stored.
+    struct Refused;
+
+    impl DeadLetterWriter for Refused {
+        fn write(&mut self, _: &[DeadLetter]) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn flush(&mut self) -> Result<(), Failure> {
+            Err(Failure::outside("too large"))
+        }
+
+        fn length(&mut self) -> Result<Option<u64>, Failure> {
+            Ok(None)
+        }
+
+        fn truncate(&mut self, _: u64) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn outage(&self) -> Arc<Outage> {
+            Arc::default()
+        }
+    }
+
+    #[test]
+    fn a_lane_that_waits_learns_the_failure_itself() {
+        // The order in which the thread tells and drops decides, so it is tried often.
+        for _ in 0..200 {
+            let board = Arc::new(Board::new("pipeline", &Arc::default()));
+            let (writer, thread) = Writer::start(Box::new(open()), Box::new(Refused), &board).expect("it starts");
+            let lane = writer.of_lane(&board.lane("topic"), Arc::new(samples::Host::after(0)));
+            let failure = lane.sync(|| true).expect_err("it cannot be stored");
+            assert_eq!(failure.message, "too large");
+            thread.join().expect("the thread ends with its failure");
+        }
     }
 
     #[test]

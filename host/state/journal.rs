@@ -8,12 +8,14 @@ use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
+use crate::clock::Clock;
 use crate::event_time::AppendTime;
 use crate::position::{Floor, Frontier, Offset, Partition};
 use crate::row::Image;
 use crate::state::database::{Change, Database, Error, entries, value};
 use crate::state::reader::Reader;
 use crate::state::slate::Slate;
+use crate::state::tenure::Tenure;
 use crate::strike::{Strike, StrikeItem};
 
 const FRONTIER: &[u8] = b"frontier";
@@ -81,6 +83,11 @@ impl Journal {
             contents.images.entry(deployment).or_default().push(parse(held.name(), &value)?);
         }
         Ok((Journal { database, strikes }, contents))
+    }
+
+    /// Begins the tenure of the host that has opened the journal: the write timestamps that it may use.
+    pub fn tenure(&self, clock: Arc<dyn Clock>) -> Result<Tenure, Error> {
+        Tenure::begin(Arc::clone(&self.database), clock)
     }
 
     /// Writes where the lane began. Durable on return.

@@ -1,21 +1,23 @@
 //! An object store that is retried during an outage, as sinks are, and whose availability is published. At startup retries end with the
 //! startup timeout; after a request to stop they end soon.
+//!
+//! An outage lasts until what failed succeeds (D30): on a full disk reads and deletions go on working, and so may other writes.
 
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 use slatedb_common::retry::{NonRetryable, should_retry};
 
@@ -34,7 +36,7 @@ pub struct Patient(Arc<Waiting>);
 #[derive(Debug)]
 struct Waiting {
     inner: Arc<dyn ObjectStore>,
-    backoff: Mutex<Backoff>,
+    availability: Mutex<Availability>,
     /// The end of the startup; `None` once it is over.
     until: Mutex<Option<Instant>>,
     stop: Arc<AtomicBool>,
@@ -45,8 +47,10 @@ impl Patient {
     /// Wraps `inner`. Requests are retried until `until`, and without limit after [`Patient::for_ever`]. Its availability is published in
     /// `outage`.
     pub fn new(inner: Arc<dyn ObjectStore>, outage: Arc<Outage>, until: Instant, stop: Arc<AtomicBool>) -> Patient {
-        let backoff = Mutex::new(Backoff::publishing("state.url", outage));
-        Patient(Arc::new(Waiting { inner, backoff, until: Mutex::new(Some(until)), stop, stopped: OnceLock::new() }))
+        let backoff = Backoff::publishing("state.url", outage);
+        let availability = Mutex::new(Availability { backoff, kinds: Default::default() });
+        let until = Mutex::new(Some(until));
+        Patient(Arc::new(Waiting { inner, availability, until, stop, stopped: OnceLock::new() }))
     }
 
     /// Ends the startup. From now on every outage is waited for, and so are refused credentials.
@@ -55,19 +59,81 @@ impl Patient {
     }
 }
 
+/// Kinds of requests. One that succeeds says nothing about those of another kind.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Read,
+    Write,
+    /// A write in parts, whose parts SlateDB retries.
+    Upload,
+    Delete,
+}
+
+/// Which kinds of requests fail at the moment. The store is available when none does.
+#[derive(Debug)]
+struct Availability {
+    backoff: Backoff,
+    kinds: [Failing; 4],
+}
+
+#[derive(Debug, Default)]
+struct Failing {
+    /// Requests that have failed and are being retried.
+    retried: usize,
+    /// Whether one has failed since the last one that succeeded while none was being retried.
+    is_down: bool,
+}
+
+impl Availability {
+    fn failed(&mut self, kind: Kind, error: &Error) {
+        self.kinds[kind as usize].is_down = true;
+        self.backoff.warn(error);
+    }
+
+    fn answered(&mut self, kind: Kind) {
+        let failing = &mut self.kinds[kind as usize];
+        failing.is_down &= failing.retried > 0;
+        if !self.kinds.iter().any(|failing| failing.is_down) {
+            self.backoff.over();
+        }
+    }
+}
+
+/// A request that is being retried, until it is dropped.
+struct Retried<'a>(&'a Waiting, Kind);
+
+impl<'a> Retried<'a> {
+    fn new(waiting: &'a Waiting, kind: Kind) -> Retried<'a> {
+        waiting.availability().kinds[kind as usize].retried += 1;
+        Retried(waiting, kind)
+    }
+}
+
+impl Drop for Retried<'_> {
+    fn drop(&mut self) {
+        self.0.availability().kinds[self.1 as usize].retried -= 1;
+    }
+}
+
 impl Waiting {
     /// Repeats a request until it is answered ([`Waiting::is_answer`]).
-    async fn answer<T, F: Future<Output = Result<T>>>(&self, mut request: impl FnMut(u32) -> F) -> Result<T> {
-        let (mut pause, mut attempt) = (FIRST_PAUSE, 0);
+    async fn answer<T, F: Future<Output = Result<T>>>(
+        &self,
+        kind: Kind,
+        mut request: impl FnMut(u32) -> F,
+    ) -> Result<T> {
+        let (mut pause, mut attempt, mut retried) = (FIRST_PAUSE, 0, None);
         loop {
             let error = match request(attempt).await {
                 Err(error) if !self.is_answer(&error) => error,
                 answer => {
-                    self.backoff().over();
+                    drop(retried);
+                    self.availability().answered(kind);
                     return answer;
                 }
             };
-            self.backoff().warn(&error);
+            retried.get_or_insert_with(|| Retried::new(self, kind));
+            self.availability().failed(kind, &error);
             if self.has_enough() {
                 // SlateDB would retry any other error without limit.
                 return Err(Error::Generic { store: "state", source: Box::new(NonRetryable(Box::new(error))) });
@@ -99,8 +165,17 @@ impl Waiting {
         *self.until.lock().expect("no thread panics while it holds the lock")
     }
 
-    fn backoff(&self) -> std::sync::MutexGuard<'_, Backoff> {
-        self.backoff.lock().expect("no thread panics while it holds the lock")
+    fn availability(&self) -> MutexGuard<'_, Availability> {
+        self.availability.lock().expect("no thread panics while it holds the lock")
+    }
+
+    /// Notes what came of a request that is not retried here.
+    fn note<T>(&self, kind: Kind, result: Result<T>) -> Result<T> {
+        match &result {
+            Ok(_) => self.availability().answered(kind),
+            Err(error) => self.availability().failed(kind, error),
+        }
+        result
     }
 
     /// Returns the result of an earlier attempt whose answer was lost, if the object is what that attempt put.
@@ -135,12 +210,13 @@ impl ObjectStore for Patient {
                 }
             }
         };
-        self.0.answer(put).await
+        self.0.answer(Kind::Write, put).await
     }
 
     /// The caller retries parts that fail.
     async fn put_multipart_opts(&self, to: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.0.answer(|_| self.0.inner.put_multipart_opts(to, opts.clone())).await
+        let inner = self.0.answer(Kind::Write, |_| self.0.inner.put_multipart_opts(to, opts.clone())).await?;
+        Ok(Box::new(Upload { inner, waiting: Arc::clone(&self.0) }))
     }
 
     /// Reads all bytes, so that an outage while they arrive is retried too.
@@ -154,11 +230,11 @@ impl ObjectStore for Patient {
             let payload = GetResultPayload::Stream(stream::once(async { Ok(bytes) }).boxed());
             Ok(GetResult { payload, meta, range, attributes, extensions })
         };
-        self.0.answer(get).await
+        self.0.answer(Kind::Read, get).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.0.answer(|_| self.0.inner.get_ranges(location, ranges)).await
+        self.0.answer(Kind::Read, |_| self.0.inner.get_ranges(location, ranges)).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -175,7 +251,7 @@ impl ObjectStore for Patient {
                         }
                     }
                 };
-                waiting.answer(gone).await?;
+                waiting.answer(Kind::Delete, gone).await?;
                 Ok(location)
             }
         };
@@ -191,15 +267,39 @@ impl ObjectStore for Patient {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.0.answer(|_| self.0.inner.list_with_delimiter(prefix)).await
+        self.0.answer(Kind::Read, |_| self.0.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.0.answer(|_| self.0.inner.copy_opts(from, to, options.clone())).await
+        self.0.answer(Kind::Write, |_| self.0.inner.copy_opts(from, to, options.clone())).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.0.answer(|_| self.0.inner.rename_opts(from, to, options.clone())).await
+        self.0.answer(Kind::Write, |_| self.0.inner.rename_opts(from, to, options.clone())).await
+    }
+}
+
+/// A write in parts. What comes of them is published; they are not retried here.
+#[derive(Debug)]
+struct Upload {
+    inner: Box<dyn MultipartUpload>,
+    waiting: Arc<Waiting>,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (part, waiting) = (self.inner.put_part(data), Arc::clone(&self.waiting));
+        async move { waiting.note(Kind::Upload, part.await) }.boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let completed = self.inner.complete().await;
+        self.waiting.note(Kind::Upload, completed)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
     }
 }
 
@@ -210,7 +310,7 @@ fn listed(waiting: Arc<Waiting>, prefix: Option<Path>, offset: Option<Path>) -> 
             Some(offset) => waiting.inner.list_with_offset(prefix.as_ref(), offset).try_collect::<Vec<_>>(),
             None => waiting.inner.list(prefix.as_ref()).try_collect::<Vec<_>>(),
         };
-        let found = waiting.answer(list).await?;
+        let found = waiting.answer(Kind::Read, list).await?;
         Ok::<_, Error>(stream::iter(found.into_iter().map(Ok)))
     };
     stream::once(all).try_flatten().boxed()
@@ -221,6 +321,7 @@ mod tests {
     use object_store::local::LocalFileSystem;
 
     use super::*;
+    use crate::state::scripted::Scripted;
 
     /// A folder that becomes unavailable: a file takes its place.
     struct Place {
@@ -314,6 +415,51 @@ mod tests {
             let (put, ()) = tokio::join!(put, mend);
             assert_eq!(put.is_ok(), is_ours, "{there}: {put:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_outage_until_what_failed_is_written() {
+        let scripted = Arc::new(Scripted::default());
+        let outage = Arc::<Outage>::default();
+        let until = clock::instant() + LONG;
+        let store = Patient::new(Arc::clone(&scripted) as _, Arc::clone(&outage), until, Arc::default());
+        let (old, new) = (Path::from("old"), Path::from("new"));
+        store.put(&old, "1".into()).await.expect("there is space");
+        scripted.is_full.store(true, Ordering::SeqCst);
+        let others = async {
+            while outage.retries() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let since = outage.since_ms();
+            assert!(since.is_some());
+            store.get(&old).await.expect("it can be read");
+            store.delete(&old).await.expect("it can be deleted");
+            assert_eq!(outage.since_ms(), since, "it is the same outage");
+            scripted.is_full.store(false, Ordering::SeqCst);
+            // Another write succeeds while the first one is still waiting for its next attempt.
+            store.put(&old, "2".into()).await.expect("there is space");
+            assert_eq!(outage.since_ms(), since, "it is the same outage");
+        };
+        let (put, ()) = tokio::join!(store.put(&new, "3".into()), others);
+        put.expect("it was retried");
+        assert_eq!(outage.since_ms(), None);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_given_up_ends_no_outage() {
+        let scripted = Arc::new(Scripted::default());
+        let outage = Arc::<Outage>::default();
+        let until = clock::instant() + LONG;
+        let store = Patient::new(Arc::clone(&scripted) as _, Arc::clone(&outage), until, Arc::default());
+        let at = Path::from("n");
+        scripted.is_full.store(true, Ordering::SeqCst);
+        let given_up = tokio::time::timeout(Duration::from_millis(50), store.put(&at, "1".into())).await;
+        assert!(given_up.is_err(), "{given_up:?}");
+        assert!(matches!(store.get(&at).await, Err(Error::NotFound { .. })));
+        assert!(outage.since_ms().is_some());
+        scripted.is_full.store(false, Ordering::SeqCst);
+        store.put(&at, "1".into()).await.expect("there is space");
+        assert_eq!(outage.since_ms(), None);
     }
 
     #[tokio::test]

@@ -1,5 +1,8 @@
 //! The real form of a database: SlateDB on an object store. Keeps I8: a host that lost its lane to another can write nothing.
 
+mod cache;
+mod ticks;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +19,9 @@ use slatedb::{CloseReason, Db, DbReadOps, DbReader, DbReaderMode, ErrorKind, Wri
 use slatedb_common::clock::{SystemClock, SystemClockTicker};
 use tokio::runtime::Handle;
 
+use crate::clock;
 use crate::state::database::{CONCURRENT_READS, Change, Database, Entries, Error, Visit};
+use crate::state::slate::ticks::RisingClock;
 
 /// How long a reader stays with what it found first: longer than anything that is read.
 const PINNED: Duration = Duration::from_secs(24 * 3600);
@@ -52,6 +57,11 @@ pub struct Slate<D> {
 impl Slate<Db> {
     /// Opens the database at `path`, and creates it if it does not exist. Its former owner is fenced.
     pub fn open(objects: Arc<dyn ObjectStore>, path: &str, runtime: Handle) -> Result<Slate<Db>, Error> {
+        Slate::open_at(clock::now_ms(), objects, path, runtime)
+    }
+
+    /// Opens it at a time, in milliseconds since 1970 UTC. If the database holds a later one, that is the time for it (D24).
+    fn open_at(now_ms: i64, objects: Arc<dyn ObjectStore>, path: &str, runtime: Handle) -> Result<Slate<Db>, Error> {
         let settings = Settings {
             // Each write is flushed by its writer, which waits for it. No timer has to flush.
             flush_interval: Some(Duration::from_secs(1)),
@@ -59,8 +69,14 @@ impl Slate<Db> {
             garbage_collector_options: Some(GarbageCollectorOptions::default()),
             ..Settings::default()
         };
-        let builder = Db::builder(Path::from(path), objects).with_settings(settings);
-        let db = runtime.block_on(builder.build()).map_err(|e| error_of(path, &e))?;
+        let (cache, scope) = cache::scope();
+        let open = async {
+            let last = ticks::last_tick(path, &objects).await?;
+            let clock = RisingClock::from(last.map_or(now_ms, |last| last.max(now_ms)));
+            let builder = Db::builder(Path::from(path), objects).with_settings(settings).with_db_cache(cache, scope);
+            builder.with_system_clock(Arc::new(clock)).build().await
+        };
+        let db = runtime.block_on(open).map_err(|e| error_of(path, &e))?;
         Ok(Slate { db, runtime, name: path.to_owned(), fenced: AtomicBool::new(false) })
     }
 }
@@ -82,7 +98,8 @@ impl Slate<DbReader> {
             checkpoint_lifetime: PINNED * 2,
             ..DbReaderOptions::default()
         };
-        let builder = DbReader::builder(location, Arc::clone(objects));
+        let (cache, scope) = cache::scope();
+        let builder = DbReader::builder(location, Arc::clone(objects)).with_db_cache(cache, scope);
         let builder = builder.with_reader_mode(DbReaderMode::FollowLatest).with_options(options);
         let builder = builder.with_system_clock(Arc::new(StandingClock));
         let db = runtime.block_on(builder.build()).map_err(|e| error_of(path, &e))?;
@@ -169,3 +186,6 @@ fn error_of(name: &str, error: &slatedb::Error) -> Error {
         _ => Error::Outside(format!("state.url: cannot read or write {name}: {error}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

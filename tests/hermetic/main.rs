@@ -21,6 +21,7 @@ mod losses;
 mod metrics;
 mod migration;
 mod output;
+mod ownership;
 mod plugins;
 mod refusals;
 mod replay;

@@ -190,6 +190,18 @@ fn what_is_wrong_with_a_keyspace_is_told_and_mended() {
     tables.execute("DROP TABLE doctor.sessions");
     tables.execute(&format!("CREATE TABLE doctor.{}", SESSIONS.replace("list<text>", "frozen<list<text>>")));
     expect(&pipeline, 0, &[Symptom::ReplicationOne]);
+
+    let write = |id: u32, ahead_ms: i64| {
+        let time = (keyfold::clock::now_ms() + ahead_ms) * 1_000;
+        tables.execute(&format!(
+            "INSERT INTO doctor.sessions (session_id, user_id, pages, ingestion_time) VALUES ({id}, 1, ['a'], 0) USING TIMESTAMP {time}"
+        ));
+    };
+    write(1, 0);
+    expect(&pipeline, 0, &[Symptom::ReplicationOne]);
+    write(2, 24 * 3_600_000);
+    let findings = expect(&pipeline, 0, &[Symptom::ReplicationOne, Symptom::RowsAhead]);
+    assert!(found(&findings, "write times of doctor.sessions").starts_with("1 of 2 sampled rows were written"));
 }
 
 #[test]

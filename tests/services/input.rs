@@ -7,7 +7,7 @@ use crate::support::host::{Outcome, Pipeline};
 use crate::support::rows::from_ndjson;
 use crate::support::settings::Settings;
 use crate::tables::{SESSIONS, Tables};
-use crate::topics::{create_topic, produce, trim};
+use crate::topics::{create_topic, produce, read_back, trim};
 
 fn visit(partition: u32, minute: i64, user: i64, page: &str) -> TestRecord {
     let ms = START_MS + minute * 60_000;
@@ -28,6 +28,29 @@ fn a_payload_of_10_mb_is_folded_where_kafka_carries_it() {
     // User 2's session counts from the watermark before its record, and so has ended by it too, and first.
     assert_eq!(rows.len(), 2);
     assert!(rows[1]["pages"][0] == page.as_str(), "the page came through whole");
+}
+
+#[test]
+fn a_dead_letter_that_its_topic_does_not_carry_is_cut_and_the_pipeline_goes_on() {
+    let Some(brokers) = crate::kafka() else { return };
+    create_topic(&brokers, "nearly-too-large", 1, &[]);
+    create_topic(&brokers, "nearly-too-large-letters", 1, &[("max.message.bytes", "1048588")]);
+    // Kafka carries it, but not with the headers of a dead letter.
+    let large = TestRecord { value: Some(vec![b'x'; 1_048_400]), ..visit(0, 1, 1, "a") };
+    produce(&brokers, "nearly-too-large", &[visit(0, 0, 1, "a"), large, visit(0, 5, 2, "b")]);
+    let toml = Settings::default().over_kafka(&brokers, "nearly-too-large").to_toml();
+    let letters = format!("topic = \"nearly-too-large-letters\"\nbrokers = \"{brokers}\"");
+    let pipeline = Pipeline::new(&toml.replace("file = \"dead-letters.ndjson\"", &letters));
+    let outcome = pipeline.run_to_end(&["--until-end"]);
+    outcome.expect_code(0);
+    let kept = read_back(&brokers, "nearly-too-large-letters").remove(0);
+    assert!(kept.value.as_ref().is_some_and(|value| value.len() < 1_048_400), "{:?}", kept.value.map(|v| v.len()));
+    assert_eq!(outcome.logged("dead-letter-cut")["offset"], 1);
+    assert!(kept.value.is_some_and(|value| value.len() > 400_000 && value.iter().all(|&byte| byte == b'x')));
+    let redriven = pipeline.call("dead-letters redrive", &["--dry-run"]);
+    redriven
+        .expect_code(0)
+        .expect_said(&["would send to topic nearly-too-large: 0 record(s)", "skipped 1: their record was too large"]);
 }
 
 #[test]

@@ -3,16 +3,20 @@
 
 use std::io::Read;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use keyfold::clock::{ManualClock, now_ms};
 use keyfold::config;
 use keyfold::failure::{Exit, Failure, Finding};
 use keyfold::position::{Offset, Partition};
 use keyfold::record::ByteColumn;
 use keyfold::row::{Column, ColumnData, ColumnSpec, ColumnType, Image, Origin, Part, RowRef, Rows, Table, TextColumn};
-use keyfold::sink::{self, Sink};
+use keyfold::sink::{self, Owner, Sink};
+use keyfold::state::journal::Journal;
+use keyfold::state::memory::MemoryDisk;
+use keyfold::state::tenure::Tenure;
 use serde_json::{Value, json};
 
 use crate::tables::{SESSIONS, Tables};
@@ -65,6 +69,23 @@ impl Place {
         let refused = checks.into_iter().find(|c| matches!(c.finding, Finding::Refused(_))).expect("is refused");
         assert_eq!(refused.detail, error.to_string());
         error
+    }
+}
+
+/// The only host of its lane.
+struct Host;
+
+impl Owner for Host {
+    fn lane(&self) -> &str {
+        "topic"
+    }
+
+    fn timestamps(&self, after: i64, count: usize) -> Result<i64, Failure> {
+        static LAST: AtomicI64 = AtomicI64::new(0);
+        let count = i64::try_from(count).expect("it is small");
+        let next = |last: i64| Some(last.max(after).max(now_ms() * 1_000) + count);
+        let last = LAST.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).expect("there is a next one");
+        Ok(next(last).expect("there is a next one") - count + 1)
     }
 }
 
@@ -225,7 +246,7 @@ fn rows_of_every_type_are_written_and_read_back() {
         (ColumnData::Json(texts(&["{\"a\": 1}", "{}"])), null),
     ];
     let rows = rows("Things", &specs, columns, 2);
-    assert_eq!(place.sink(&rows).write(&rows).expect("writes"), []);
+    assert_eq!(place.sink(&rows).write(&rows, &Host).expect("writes"), []);
     let quoted = |name: &str| place.tables.rows(&place.keyspace, "\"Things\"", &[name]);
     let column = |name: &str| -> Vec<Value> {
         let column = if name == "frozenPages" { "\"frozenPages\"" } else { name };
@@ -266,7 +287,7 @@ fn no_page_is_doubled_however_often_and_fast_a_row_is_written() {
     let rows = sessions(&batch);
     let mut sink = place.sink(&rows);
     for _ in 0..50 {
-        assert_eq!(sink.write(&rows).expect("writes"), []);
+        assert_eq!(sink.write(&rows, &Host).expect("writes"), []);
     }
     let found = place.tables.sessions(&place.keyspace);
     assert_eq!(found.len(), 20);
@@ -280,7 +301,7 @@ fn the_last_row_of_a_primary_key_wins() {
     place.create(SESSIONS);
     let batch: Vec<_> = (0..1000).map(|i| (i % 7, vec![format!("page {i}")])).collect();
     let rows = sessions(&batch);
-    place.sink(&rows).write(&rows).expect("writes");
+    place.sink(&rows).write(&rows, &Host).expect("writes");
     let mut found = place.tables.sessions(&place.keyspace);
     found.sort_by_key(|row| row["session_id"].as_i64());
     let last: Vec<Value> = found.iter().map(|row| row["pages"][0].clone()).collect();
@@ -300,7 +321,7 @@ fn a_row_that_the_database_refuses_comes_back_with_its_reason_and_the_others_are
     );
     let mut sink = place.sink(&rows);
     for _ in 0..2 {
-        let refusals = sink.write(&rows).expect("goes on");
+        let refusals = sink.write(&rows, &Host).expect("goes on");
         let refused: Vec<usize> = refusals.iter().map(|r| r.row.row as usize).collect();
         assert_eq!(refused, [1, 2, 3, 4], "{:?}", refusals.iter().map(|r| &r.reason).collect::<Vec<_>>());
         assert_eq!(refusals[2].json, "{\"table\":\"documents\",\"id\":\"other type\",\"doc\":[1]}");
@@ -386,16 +407,16 @@ fn a_table_that_changes_under_the_sink_halts_it_and_sends_no_row_to_the_dead_let
     place.create(SESSIONS);
     let rows = sessions(&[(1, pages(&["A"])), (2, pages(&["B"]))]);
     let mut sink = place.sink(&rows);
-    sink.write(&rows).expect("writes");
+    sink.write(&rows, &Host).expect("writes");
     place.tables.execute("ALTER TABLE changes.sessions DROP pages");
-    let error = sink.write(&rows).expect_err("halts");
+    let error = sink.write(&rows, &Host).expect_err("halts");
     assert!(error.to_string().contains("column pages is missing"), "{error}");
 
     place.tables.execute("ALTER TABLE changes.sessions ADD pages list<text>");
     let mut sink = place.sink(&rows);
-    sink.write(&rows).expect("writes");
+    sink.write(&rows, &Host).expect("writes");
     place.tables.execute("DROP TABLE changes.sessions");
-    let error = sink.write(&rows).expect_err("halts");
+    let error = sink.write(&rows, &Host).expect_err("halts");
     assert_eq!(error.exit, Exit::Outside);
     assert!(error.to_string().starts_with("table changes.sessions does not exist; "), "{error}");
 }
@@ -410,7 +431,7 @@ fn an_outage_in_the_middle_of_a_batch_is_waited_out_and_nothing_is_lost_or_doubl
     let rows = sessions(&batch);
     let mut sink = place.sink(&rows);
     std::thread::scope(|threads| {
-        let writer = threads.spawn(|| sink.write(&rows).map_err(|error| error.to_string()));
+        let writer = threads.spawn(|| sink.write(&rows, &Host).map_err(|error| error.to_string()));
         let deadline = Instant::now() + Duration::from_secs(120);
         for written in [1, 5_000] {
             while place.tables.sessions(&place.keyspace).len() < written {
@@ -425,6 +446,47 @@ fn an_outage_in_the_middle_of_a_batch_is_waited_out_and_nothing_is_lost_or_doubl
     let found = place.tables.sessions(&place.keyspace);
     assert_eq!(found.len(), 20_000);
     assert!(found.iter().all(|row| row["pages"] == json!(["A", "B"])), "no page is doubled");
+}
+
+#[test]
+fn i8_rows_of_a_replaced_host_that_was_cut_off_never_replace_those_of_its_successor() {
+    let Some(port) = crate::cassandra() else { return };
+    let wire = Wire::to(port);
+    let place = Place::new(port, wire.port, "replaced_host");
+    let near = Place::new(port, port, "replaced_host_near");
+    place.create(SESSIONS);
+    let config = config::CqlSink { keyspace: place.keyspace.clone(), ..near.config.clone() };
+    let rows = |page: &str| sessions(&(0..100).map(|id| (id, pages(&[page]))).collect::<Vec<_>>());
+    // The successor's clock is behind.
+    let (early, late) = (Arc::new(ManualClock::new(now_ms())), Arc::new(ManualClock::new(now_ms() - 60_000)));
+    let disk = MemoryDisk::default();
+    let begin = |clock: &Arc<ManualClock>| -> Tenure {
+        let (journal, _) = Journal::over(Arc::new(disk.open("log/lanes/topic"))).expect("it is readable");
+        journal.tenure(clock.clone()).expect("it is readable")
+    };
+    let first = begin(&early);
+    let mut cut_off = place.sink(&rows("first"));
+    assert_eq!(cut_off.write(&rows("first"), &first).expect("writes"), []);
+    wire.cut();
+    std::thread::scope(|threads| {
+        let retries = threads.spawn(|| cut_off.write(&rows("late"), &first));
+        let second = begin(&late);
+        let mut successor = sink::open(&config::Sink::Cql(config), &rows("").tables, near.runtime.handle(), None)
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(successor.write(&rows("second"), &second).expect("writes"), []);
+        wire.mend();
+        assert_eq!(retries.join().expect("does not panic").expect("its timestamps were reserved"), []);
+    });
+    let found = place.tables.sessions(&place.keyspace);
+    assert_eq!(found.len(), 100);
+    assert!(found.iter().all(|row| row["pages"] == json!(["second"])), "{:?}", found[0]);
+    early.advance(Duration::from_secs(11));
+    let error = cut_off.write(&rows("too late"), &first).expect_err("it was replaced");
+    assert_eq!(error.exit, Exit::State);
+    assert!(error.to_string().contains("another host has taken over this lane"), "{error}");
+    wire.cut();
+    let error = cut_off.write(&rows("too late"), &first).expect_err("it does not retry for ever");
+    assert_eq!(error.exit, Exit::State);
 }
 
 #[test]
@@ -456,7 +518,7 @@ fn images(sink: &mut dyn Sink, rows: &Rows) -> Vec<Image> {
 }
 
 fn restore(sink: &mut dyn Sink, images: &[Image]) {
-    sink.restore(images).unwrap_or_else(|error| panic!("{error}"));
+    sink.restore(images, &Host).unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// What plugins cannot declare, beside what they can.
@@ -573,7 +635,7 @@ fn rows_of_every_type_are_put_back_as_they_were_and_new_ones_are_deleted() {
     let mut before = everything(0);
     before.order.truncate(6);
     let mut sink = place.sink(&before);
-    assert_eq!(sink.write(&before).expect("writes"), []);
+    assert_eq!(sink.write(&before, &Host).expect("writes"), []);
     let update = "UPDATE images_of_every_type.\"Things\" SET";
     for nr in [0, 5] {
         place.tables.execute(&format!(
@@ -593,7 +655,7 @@ fn rows_of_every_type_are_put_back_as_they_were_and_new_ones_are_deleted() {
         taken.iter().map(|image| image.row.is_some()).collect::<Vec<_>>(),
         [[true; 6].as_slice(), &[false; 2]].concat()
     );
-    assert_eq!(sink.write(&after).expect("writes"), []);
+    assert_eq!(sink.write(&after, &Host).expect("writes"), []);
     place.tables.execute(&format!("{update} price = 1.5, notes = {{9}}, per_day = null WHERE id = 1 AND nr = 0"));
     let second = found();
     assert_eq!(second.len(), 8);
@@ -607,7 +669,7 @@ fn rows_of_every_type_are_put_back_as_they_were_and_new_ones_are_deleted() {
     assert_eq!(found(), expect, "all but the static column, which is not the rows'");
     assert_eq!(images(&mut *sink, &after), taken);
 
-    sink.write(&after).expect("writes");
+    sink.write(&after, &Host).expect("writes");
     restore(&mut *sink, &taken);
     assert_eq!(images(&mut *sink, &after), taken, "as often as it is written");
 }
@@ -634,7 +696,7 @@ fn keys_of_every_type_find_their_rows() {
     let nothing = images(&mut *sink, &rows);
     assert_eq!(nothing.len(), 7, "but for the row with nulls");
     assert!(nothing.iter().all(|image| image.row.is_none()));
-    assert_eq!(sink.write(&rows).expect("writes").len(), 1, "the row with nulls is refused");
+    assert_eq!(sink.write(&rows, &Host).expect("writes").len(), 1, "the row with nulls is refused");
     let found = || place.tables.rows(&place.keyspace, "\"Things\"", &["nr", "ratio", "at", "bytes", "note"]);
     let (first, taken) = (found(), images(&mut *sink, &rows));
     assert_eq!(first.len(), 7);
@@ -655,12 +717,12 @@ fn a_sink_that_never_wrote_restores_what_another_has_read() {
     place.create("documents (id text PRIMARY KEY, doc map<text, int>)");
     let rows = documents(&["a", "b", "", &"x".repeat(70_000)], &["{\"a\": 1}", "{}", "{}", "{}"], &[]);
     let mut first = place.sink(&rows);
-    first.write(&rows).expect("writes");
+    first.write(&rows, &Host).expect("writes");
     let found = || place.tables.rows(&place.keyspace, "documents", &["id", "doc"]);
     let (before, mut taken) = (found(), images(&mut *first, &rows));
     assert_eq!(taken.len(), 2, "keys that the database cannot hold have no image");
     assert_eq!(before.len(), 2);
-    first.write(&documents(&["b", "a"], &["{\"a\": 2}", "null"], &[])).expect("writes");
+    first.write(&documents(&["b", "a"], &["{\"a\": 2}", "null"], &[]), &Host).expect("writes");
     taken.push(Image { row: None, ..taken[0].clone() });
     let text = serde_json::to_string(&taken).expect("images are kept as JSON");
     let taken: Vec<Image> = serde_json::from_str(&text).expect("and read back");
@@ -681,7 +743,7 @@ fn a_column_that_came_with_the_next_plugin_is_in_the_images_of_its_rows() {
     place.create("documents (id text PRIMARY KEY, doc text)");
     let rows_before = documents(&["a"], &["{}"], &[]);
     let mut sink = place.sink(&rows_before);
-    sink.write(&rows_before).expect("writes");
+    sink.write(&rows_before, &Host).expect("writes");
     images(&mut *sink, &rows_before);
     place.tables.execute("ALTER TABLE images_column.documents ADD title text");
     let found = || place.tables.rows(&place.keyspace, "documents", &["id", "doc", "title"]);
@@ -690,7 +752,7 @@ fn a_column_that_came_with_the_next_plugin_is_in_the_images_of_its_rows() {
     let columns = ["a", "A"].map(|text| (ColumnData::Texts(texts(&[text])), &[][..]));
     let rows_after = rows("documents", &specs, columns.into(), 1);
     let taken = images(&mut *sink, &rows_after);
-    sink.write(&rows_after).expect("writes");
+    sink.write(&rows_after, &Host).expect("writes");
     assert_ne!(found(), before);
     restore(&mut *sink, &taken);
     assert_eq!(found(), before);
@@ -703,10 +765,10 @@ fn a_failed_restore_halts_and_names_the_table_and_the_key() {
     place.create("documents (id text PRIMARY KEY, doc map<text, int>)");
     let rows = documents(&["a"], &["{\"a\": 1}"], &[]);
     let mut sink = place.sink(&rows);
-    sink.write(&rows).expect("writes");
+    sink.write(&rows, &Host).expect("writes");
     let taken = images(&mut *sink, &rows);
     let check = |sink: &mut dyn Sink, images: &[Image], expect: &str| {
-        let error = sink.restore(images).expect_err("halts");
+        let error = sink.restore(images, &Host).expect_err("halts");
         assert_eq!(error.exit, Exit::Outside);
         assert!(error.to_string().contains(expect), "{error}");
     };
@@ -732,7 +794,7 @@ fn images_are_read_with_each_consistency_of_writes() {
     for consistency in ["ANY", "EACH_QUORUM", "QUORUM", "LOCAL_ONE", "ALL"] {
         place.config.consistency = consistency.to_owned();
         let mut sink = place.sink(&rows);
-        sink.write(&rows).expect("writes");
+        sink.write(&rows, &Host).expect("writes");
         assert!(images(&mut *sink, &rows)[0].row.is_some(), "{consistency}");
     }
 }
@@ -748,11 +810,11 @@ fn an_outage_while_rows_are_read_and_put_back_is_waited_out_and_nothing_is_lost_
         |page: &str, ids: std::ops::Range<i64>| sessions(&ids.map(|id| (id, pages(&[page, "B"]))).collect::<Vec<_>>());
     let (before, after) = (batch("A", 0..count), batch("C", 1_000..count + 1_000));
     let mut sink = place.sink(&before);
-    sink.write(&before).expect("writes");
+    sink.write(&before, &Host).expect("writes");
     let taken = wire.cut_into(|| images(&mut *sink, &after));
     assert_eq!(taken.iter().filter(|image| image.row.is_none()).count(), 1_000);
     assert_eq!(taken.len(), 20_000);
-    sink.write(&after).expect("writes");
+    sink.write(&after, &Host).expect("writes");
     wire.cut_into(|| restore(&mut *sink, &taken));
     let found = place.tables.sessions(&place.keyspace);
     assert_eq!(found.len(), 20_000);

@@ -209,7 +209,7 @@ pub enum DeadLettersCommand {
     /// sent by an earlier redrive are skipped. All events of a record are folded again, including those that did not fail. Dead letters
     /// without a record (timer, migrate, sink) are skipped.
     ///
-    /// JSON: {"target", "dry_run", "records": N, "skipped": {"sent_before", "unsure", "repeated", "without_record", "foreign"}}.
+    /// JSON: {"target", "dry_run", "records": N, "skipped": {"sent_before", "unsure", "repeated", "without_record", "foreign", "cut"}}.
     Redrive {
         /// The configuration.
         #[command(flatten)]

@@ -25,14 +25,14 @@ use serde::{Deserialize, Serialize};
 use crate::config::CqlSink;
 use crate::failure::Failure;
 use crate::row::{Column, ColumnType, Image, Rows};
-use crate::sink::cannot_restore;
 use crate::sink::cql::Cql;
 use crate::sink::cql::schema::{RealColumn, declared_in_key, delete_row, insert_row, select_row};
 use crate::sink::cql::session::read_consistency;
 use crate::sink::cql::tables::{cannot_prepare, real_columns};
 use crate::sink::cql::values::write_cell;
-use crate::sink::cql::write::is_refusal;
+use crate::sink::cql::write::{is_refusal, stamped};
 use crate::sink::image::{first_of_each_key, key_column, key_columns, keys_at};
+use crate::sink::{Owner, cannot_restore};
 
 /// Statements on single rows of a table, whichever plugin declared it.
 #[derive(Clone, Debug)]
@@ -81,10 +81,10 @@ impl Cql {
             sink.prepare_single_rows_again(&keys)?;
             sink.selects(&keys)
         };
-        let select = async |session: &Session, selects: &Vec<Bound>, at: usize| {
+        let select = async |session: &Session, selects: &Vec<Bound>, (at, _): (usize, i64)| {
             Ok(row_image(session.execute_unpaged(&selects[at].statement, &selects[at]).await?))
         };
-        let mut found = self.deliver((0..keys.len()).collect(), selects, prepare, select)?;
+        let mut found = self.deliver(None, (0..keys.len()).collect(), selects, prepare, select)?;
         let mut all = Vec::with_capacity(images.len());
         for (at, image) in images.drain(..).enumerate() {
             // The database refuses a key that it cannot hold, such as one that is empty or too long.
@@ -96,7 +96,7 @@ impl Cql {
     }
 
     /// Puts images back; see [`crate::sink::Sink::restore`].
-    pub(super) fn put_back(&mut self, images: &[Image]) -> Result<(), Failure> {
+    pub(super) fn put_back(&mut self, images: &[Image], owner: &dyn Owner) -> Result<(), Failure> {
         let images = first_of_each_key(images);
         self.prepare_single_rows_again(&images)?;
         let writes = self.restores(&images)?;
@@ -104,10 +104,10 @@ impl Cql {
             sink.prepare_single_rows_again(&images)?;
             sink.restores(&images)
         };
-        let write = async |session: &Session, writes: &Vec<Bound>, at: usize| {
-            session.execute_unpaged(&writes[at].statement, &writes[at]).await.map(drop)
+        let write = async |session: &Session, writes: &Vec<Bound>, (at, timestamp): (usize, i64)| {
+            session.execute_unpaged(&stamped(&writes[at].statement, timestamp), &writes[at]).await.map(drop)
         };
-        let done = self.deliver((0..images.len()).collect(), writes, prepare, write)?;
+        let done = self.deliver(Some(owner), (0..images.len()).collect(), writes, prepare, write)?;
         match done.refused.into_iter().next() {
             Some((at, reason)) => Err(cannot_restore("sink.cql", images[at], &reason)),
             None => Ok(()),

@@ -175,6 +175,14 @@ pub(super) fn select_row(keyspace: &str, table: &str, real: &[RealColumn]) -> St
     format!("SELECT {} FROM {} WHERE {}", columns.join(", "), full_name(keyspace, table), key_condition(real))
 }
 
+/// Returns the statement that samples when rows were written, by a column that has a write timestamp as a whole; none without such a column.
+pub(super) fn sample_write_times(keyspace: &str, table: &str, real: &[RealColumn]) -> Option<String> {
+    let in_parts =
+        |kind: &str| kind == "counter" || ["list<", "set<", "map<"].iter().any(|part| kind.starts_with(part));
+    let column = real.iter().find(|column| column.kind == "regular" && !in_parts(&column.cql_type))?;
+    Some(format!("SELECT WRITETIME({}) FROM {} LIMIT 1000", quoted(&column.name), full_name(keyspace, table)))
+}
+
 /// Returns the statement that puts a row back: the columns of [`select_row`] in the same order.
 pub(super) fn insert_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
     let columns = names_of(real, |r| r.kind != "static");

@@ -14,7 +14,6 @@ use scylla::errors::{
 };
 use scylla::frame::types::Consistency;
 use scylla::policies::retry::FallthroughRetryPolicy;
-use scylla::policies::timestamp_generator::MonotonicTimestampGenerator;
 use scylla::statement::Statement;
 use tokio::runtime::Handle;
 
@@ -72,7 +71,6 @@ fn session_builder(config: &CqlSink) -> Result<SessionBuilder, Failure> {
     let mut builder = SessionBuilder::new()
         .known_nodes(&config.nodes)
         .default_execution_profile_handle(profile.into_handle())
-        .timestamp_generator(Arc::new(MonotonicTimestampGenerator::new()))
         .keyspaces_to_fetch([&config.keyspace])
         .fetch_full_schema_metadata(false)
         .keepalive_interval(Duration::from_secs(10))

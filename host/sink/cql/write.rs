@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use futures::StreamExt;
 use scylla::client::session::Session;
 use scylla::errors::{DbError, ExecutionError, PrepareError, RequestAttemptError};
+use scylla::statement::prepared::PreparedStatement;
 
 use crate::failure::Failure;
 use crate::row::Rows;
+use crate::sink::Owner;
 use crate::sink::cql::Cql;
 use crate::sink::cql::values::key_bytes;
 
@@ -23,19 +25,23 @@ pub(super) struct Delivered<T> {
 
 impl Cql {
     /// Sends the requests numbered in `waiting` until each is answered or refused, and waits outages out. `request` uses what was
-    /// `prepared`; when the tables may have changed, `prepare` prepares it again.
+    /// `prepared`; when the tables may have changed, `prepare` prepares it again. Each attempt of a write has a write timestamp of its own from
+    /// `owner`; a read needs none.
     pub(super) fn deliver<P, T>(
         &mut self,
+        owner: Option<&dyn Owner>,
         mut waiting: Vec<usize>,
         mut prepared: P,
         prepare: impl Fn(&mut Cql) -> Result<P, Failure>,
-        request: impl AsyncFn(&Session, &P, usize) -> Result<T, ExecutionError>,
+        request: impl AsyncFn(&Session, &P, (usize, i64)) -> Result<T, ExecutionError>,
     ) -> Result<Delivered<T>, Failure> {
         let mut delivered = Delivered { answers: HashMap::with_capacity(waiting.len()), refused: BTreeMap::new() };
         let mut suspects = HashSet::new();
         while !waiting.is_empty() {
-            let send_one = async |at| request(&self.session, &prepared, at).await;
-            let round = self.runtime.block_on(send(&waiting, self.config.in_flight, send_one));
+            let first = owner.map_or(Ok(0), |owner| self.timestamps(owner, waiting.len()))?; // I8
+            let attempts: Vec<(usize, i64)> = waiting.iter().copied().zip(first..).collect();
+            let send_one = async |attempt| request(&self.session, &prepared, attempt).await;
+            let round = self.runtime.block_on(send(&attempts, self.config.in_flight, send_one));
             if let Some(reason) = round.halts {
                 return Err(Failure::outside(format!("sink.cql: the database refused a request: {reason}")));
             }
@@ -54,6 +60,20 @@ impl Cql {
         }
         Ok(delivered)
     }
+
+    /// Returns the first of `count` write timestamps, greater than all before it.
+    fn timestamps(&mut self, owner: &dyn Owner, count: usize) -> Result<i64, Failure> {
+        let first = owner.timestamps(self.last, count)?;
+        self.last = first + i64::try_from(count).unwrap_or(i64::MAX) - 1;
+        Ok(first)
+    }
+}
+
+/// Returns the statement with a write timestamp, in microseconds since 1970 UTC.
+pub(super) fn stamped(statement: &PreparedStatement, timestamp: i64) -> PreparedStatement {
+    let mut statement = statement.clone();
+    statement.set_timestamp(Some(timestamp));
+    statement
 }
 
 /// What came of sending requests once.
@@ -67,17 +87,17 @@ struct Round<T> {
     halts: Option<String>,
 }
 
-/// Sends the requests numbered in `waiting`, `in_flight` at a time. After the first failure it sends nothing new, and awaits what is in
-/// flight.
+/// Sends the requests with these numbers and write timestamps, `in_flight` at a time. After the first failure it sends nothing new, and
+/// awaits what is in flight.
 async fn send<T>(
-    waiting: &[usize],
+    attempts: &[(usize, i64)],
     in_flight: usize,
-    request: impl AsyncFn(usize) -> Result<T, ExecutionError>,
+    request: impl AsyncFn((usize, i64)) -> Result<T, ExecutionError>,
 ) -> Round<T> {
     let failed = Cell::new(false);
     let (failed, request) = (&failed, &request);
-    let unsent = waiting.iter().take_while(|_| !failed.get());
-    let requests = futures::stream::iter(unsent.map(|&at| async move { (at, request(at).await) }));
+    let unsent = attempts.iter().take_while(|_| !failed.get());
+    let requests = futures::stream::iter(unsent.map(|&attempt| async move { (attempt.0, request(attempt).await) }));
     let mut answers = requests.buffer_unordered(in_flight.max(1));
     let mut round = Round { answers: Vec::new(), refused: Vec::new(), stale: false, outage: None, halts: None };
     while let Some((at, answer)) = answers.next().await {

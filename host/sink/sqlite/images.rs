@@ -8,17 +8,17 @@ use std::fmt::Display;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, OptionalExtension, ToSql, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, ToSql, Transaction};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
 use crate::row::{ColumnType, Image, Rows};
-use crate::sink::cannot_restore;
 use crate::sink::image::{first_of_each_key, key_column, key_columns, keys_at};
 use crate::sink::sqlite::Sqlite;
 use crate::sink::sqlite::schema::{RealColumn, affinity, quoted, real_columns, upsert_of};
 use crate::sink::sqlite::write::to_sql;
+use crate::sink::{Owner, cannot_restore};
 
 /// The text of [`Image::row`].
 #[derive(Serialize, Deserialize)]
@@ -78,13 +78,13 @@ impl Sqlite {
     }
 
     /// Puts images back in one transaction. Deletes first, so that no new row conflicts with a restored one.
-    pub(super) fn put_back(&mut self, images: &[Image]) -> Result<(), Failure> {
+    pub(super) fn put_back(&mut self, images: &[Image], owner: &dyn Owner) -> Result<(), Failure> {
         let mut images = first_of_each_key(images);
         images.sort_by_key(|image| image.row.is_some());
         let tables = self.single_rows(&images)?;
         let writes: Vec<Bound> =
             images.iter().map(|image| tables[&image.table].restore(image)).collect::<Result<_, _>>()?;
-        self.retry(|connection| write(connection, &writes))
+        self.transact(owner, |transaction| write(transaction, &writes))
     }
 
     fn single_rows(&mut self, images: &[&Image]) -> Result<HashMap<String, SingleRows>, Failure> {
@@ -119,12 +119,11 @@ fn read(connection: &Connection, selects: &[Bound]) -> rusqlite::Result<Vec<Opti
     selects.iter().map(row).collect()
 }
 
-fn write(connection: &mut Connection, writes: &[Bound]) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+fn write(transaction: &Transaction<'_>, writes: &[Bound]) -> rusqlite::Result<()> {
     for write in writes {
         transaction.prepare_cached(&write.statement)?.execute(rusqlite::params_from_iter(&write.values))?;
     }
-    transaction.commit()
+    Ok(())
 }
 
 impl SingleRows {
@@ -241,6 +240,7 @@ mod tests {
 
     use super::*;
     use crate::config::SqliteSink;
+    use crate::sink::samples::OWNER;
     use crate::sink::{Sink, samples};
 
     struct Place {
@@ -287,7 +287,7 @@ mod tests {
         let place = Place::new();
         let before = samples::sessions(&[(1, 1, &["A", "A"]), (2, 1, &["B"]), (3, 1, &[])]);
         let mut sink = place.open(&before, &["ingestion_time"]);
-        sink.write(&before).expect("writes");
+        sink.write(&before, &OWNER).expect("writes");
         place.sql("UPDATE sessions SET ingestion_time = '1999' WHERE session_id = 2");
         let found = place.dump("sessions");
 
@@ -295,10 +295,10 @@ mod tests {
         let images = sink.images(&after, &all(&after)).expect("reads");
         assert_eq!(images.iter().map(|i| i.row.is_some()).collect::<Vec<_>>(), [false, true, true]);
         assert_eq!(images[0].key, "{\"session_id\":4,\"user_id\":1}");
-        sink.write(&after).expect("writes");
+        sink.write(&after, &OWNER).expect("writes");
         assert_eq!(place.dump("sessions").len(), 4);
         for _ in 0..2 {
-            sink.restore(&images).expect("restores");
+            sink.restore(&images, &OWNER).expect("restores");
             assert_eq!(place.dump("sessions"), found);
             assert_eq!(sink.images(&after, &all(&after)).expect("reads"), images);
         }
@@ -314,7 +314,7 @@ mod tests {
                    ALTER TABLE \"every type\" ADD COLUMN twice AS (id + id) VIRTUAL;";
         place.sql(odd);
         let mut sink = place.open(&rows, &[]);
-        sink.write(&rows).expect("writes");
+        sink.write(&rows, &OWNER).expect("writes");
         place.sql(
             "UPDATE \"every type\" SET note = 9e999, \"a \"\"b\" = 0.1, ratio = -9e999 WHERE id = 0; \
              UPDATE \"every type\" SET note = CAST(x'ff00' AS TEXT), \"a \"\"b\" = x'', name = x'00ff', yes = 'ja' WHERE id = -1; \
@@ -327,10 +327,10 @@ mod tests {
             "UPDATE \"every type\" SET note = 1, \"a \"\"b\" = NULL, yes = 5, ratio = 1, at = 'x', name = 'y', bytes = x'01', pages = '', \
              counts = '', doc = ''",
         );
-        sink.restore(&images).expect("restores");
+        sink.restore(&images, &OWNER).expect("restores");
         assert_eq!(place.dump("every type"), found);
         place.sql("DELETE FROM \"every type\" WHERE id = 0");
-        sink.restore(&images).expect("restores");
+        sink.restore(&images, &OWNER).expect("restores");
         assert_eq!(sink.images(&rows, &all(&rows)).expect("reads"), images, "a row that is gone is there again");
     }
 
@@ -344,13 +344,13 @@ mod tests {
         rows.order.truncate(1);
         let mut sink = place.open(&rows, &[]);
         let nothing = sink.images(&rows, &[0]).expect("reads");
-        sink.write(&rows).expect("writes");
+        sink.write(&rows, &OWNER).expect("writes");
         let (found, images) = (place.dump("every type"), sink.images(&rows, &[0]).expect("reads"));
         assert!(images[0].row.as_ref().is_some_and(|row| row.contains("9223372036854775807")), "{images:?}");
         place.sql("UPDATE \"every type\" SET id = 5");
-        sink.restore(&images).expect("restores");
+        sink.restore(&images, &OWNER).expect("restores");
         assert_eq!(place.dump("every type"), found);
-        sink.restore(&nothing).expect("restores");
+        sink.restore(&nothing, &OWNER).expect("restores");
         assert_eq!(place.dump("every type"), [""; 0]);
     }
 
@@ -359,13 +359,13 @@ mod tests {
         let place = Place::new();
         let rows = samples::documents(&["{}", "null"]);
         let mut first = place.open(&rows, &[]);
-        first.write(&rows).expect("writes");
+        first.write(&rows, &OWNER).expect("writes");
         let mut images = first.images(&rows, &[0, 1]).expect("reads");
         let found = place.dump("documents");
         place.sql("UPDATE documents SET doc = NULL; ALTER TABLE documents ADD COLUMN since");
         images.push(Image { row: None, ..images[0].clone() });
         let mut second = place.open(&samples::sessions(&[]), &[]);
-        second.restore(&images).expect("restores");
+        second.restore(&images, &OWNER).expect("restores");
         let same: Vec<String> = found.iter().map(|row| format!("{row}|Null")).collect();
         assert_eq!(place.dump("documents"), same, "the first image of a key counts");
     }
@@ -375,10 +375,10 @@ mod tests {
         let place = Place::new();
         let rows = samples::documents(&["{}", "null"]);
         let mut sink = place.open(&rows, &[]);
-        sink.write(&rows).expect("writes");
+        sink.write(&rows, &OWNER).expect("writes");
         let images = sink.images(&rows, &[0, 1]).expect("reads");
         let mut check = |images: &[Image], expect: &str| {
-            let error = sink.restore(images).expect_err("is refused").to_string();
+            let error = sink.restore(images, &OWNER).expect_err("is refused").to_string();
             assert!(error.contains(expect), "{error}");
         };
         let of_another = Image { row: Some("{\"cql\":{}}".to_owned()), ..images[1].clone() };
@@ -411,11 +411,11 @@ mod tests {
         rows.parts[0].columns.truncate(2);
         let mut sink = place.open(&rows, &[]);
         let nothing = sink.images(&rows, &[0, 1]).expect("reads");
-        sink.write(&rows).expect("writes");
+        sink.write(&rows, &OWNER).expect("writes");
         let (found, images) = (place.dump("sessions"), sink.images(&rows, &[0, 1]).expect("reads"));
-        sink.restore(&images).expect("restores");
+        sink.restore(&images, &OWNER).expect("restores");
         assert_eq!(place.dump("sessions"), found);
-        sink.restore(&nothing).expect("restores");
+        sink.restore(&nothing, &OWNER).expect("restores");
         assert_eq!(place.dump("sessions"), [""; 0]);
         rows.parts[0].columns[1].nulls = vec![1];
         assert_eq!(sink.images(&rows, &[0, 1]).expect("reads"), nothing[..1]);

@@ -1,7 +1,7 @@
 //! Writing a batch of rows in one transaction, and values as SQLite stores them.
 
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction};
 
 use crate::clock;
 use crate::record::iso;
@@ -9,28 +9,26 @@ use crate::row::json::{invalid_json, write_list};
 use crate::row::{Cell, RowRef, Rows};
 use crate::sink::Refusal;
 
-/// Writes all rows in one transaction, in order, so that the last of several rows with the same primary key wins. `upserts` has one
+/// Writes all rows within a transaction, in order, so that the last of several rows with the same primary key wins. `upserts` has one
 /// statement per table; `now` is the number of columns that take the time of writing.
 pub(super) fn write_batch(
-    connection: &mut Connection,
+    transaction: &Transaction<'_>,
     upserts: &[String],
     now: usize,
     rows: &Rows,
 ) -> rusqlite::Result<Vec<Refusal>> {
     let now_text = iso(clock::now_ms());
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut refusals = Vec::new();
     for &row in &rows.order {
         let reason = match invalid_json(rows, row).or_else(|| null_in_key(rows, row)) {
             Some(reason) => Some(reason),
             None => {
                 let times = std::iter::repeat_n(now_text.as_str(), now);
-                write_row(&transaction, &upserts[rows.table(row).0], times, rows, row)?
+                write_row(transaction, &upserts[rows.table(row).0], times, rows, row)?
             }
         };
         refusals.extend(reason.map(|reason| Refusal::of(rows, row, reason)));
     }
-    transaction.commit()?;
     Ok(refusals)
 }
 

@@ -1,0 +1,105 @@
+//! `keyfold reset`: deletes the checkpoints, not the journal. A running host must not write them again from its memory: in a folder it is
+//! found by its lock; in a bucket it is fenced first, and what fences it stays.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use tokio::runtime::Handle;
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::state::database::{Change, Database, Error};
+use crate::state::journal::Journal;
+use crate::state::objects::{Presence, delete_under, objects, runtime};
+use crate::state::slate::Slate;
+
+/// Keys that are deleted in one write.
+const PAGE: usize = 10_000;
+
+/// Deletes the checkpoints of all lanes; returns how many objects or entries there were.
+pub fn reset(config: &Config) -> Result<usize, Failure> {
+    let (runtime, objects) = (runtime()?, objects(&config.state.url)?);
+    let failed = |e| Failure::outside(format!("cannot delete the checkpoints in state.url: {e}"));
+    match Presence::exclude(&config.state.url)? {
+        Some(_alone) => runtime.block_on(delete_under(&objects, "lanes")).map_err(failed),
+        None => clear(&objects, runtime.handle()),
+    }
+}
+
+/// Deletes what all lanes hold, after fencing their hosts.
+fn clear(objects: &Arc<dyn ObjectStore>, runtime: &Handle) -> Result<usize, Failure> {
+    let mut deleted = 0;
+    for lane in lanes(objects, runtime)? {
+        drop(Journal::open(Arc::clone(objects), &lane, runtime.clone())?);
+        let path = format!("lanes/{lane}");
+        deleted += match Slate::open(Arc::clone(objects), &path, runtime.clone()) {
+            Ok(slate) => clear_lane(&slate)?,
+            // It is damaged, so nobody can write it either.
+            Err(Error::Unreadable(_)) => runtime
+                .block_on(delete_under(objects, &path))
+                .map_err(|e| Failure::outside(format!("cannot delete {path} in state.url: {e}")))?,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(deleted)
+}
+
+fn lanes(objects: &Arc<dyn ObjectStore>, runtime: &Handle) -> Result<Vec<String>, Failure> {
+    let under = Path::from("lanes");
+    let found = objects.list(Some(&under)).try_filter_map(|object| {
+        let lane = object.location.prefix_match(&under).and_then(|mut parts| parts.next());
+        let lane = lane.map(|lane| lane.as_ref().to_owned());
+        async move { Ok(lane) }
+    });
+    let found: BTreeSet<String> = runtime
+        .block_on(found.try_collect())
+        .map_err(|e| Failure::outside(format!("cannot list the checkpoints in state.url: {e}")))?;
+    Ok(found.into_iter().collect())
+}
+
+fn clear_lane(database: &impl Database) -> Result<usize, Error> {
+    let mut deleted = 0;
+    loop {
+        let mut page: Vec<Change> = Vec::new();
+        database.scan(&[], &[], &mut |key, _| {
+            page.push((key.to_vec(), None));
+            if page.len() < PAGE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        if page.is_empty() {
+            return database.close().map(|()| deleted);
+        }
+        deleted += page.len();
+        database.write(page)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::event_time::AppendTime;
+    use crate::position::{Floor, Offset, Partition};
+    use crate::state::database::Entries;
+
+    #[test]
+    fn a_host_on_a_bucket_is_fenced_before_its_checkpoints_are_deleted() {
+        let runtime = runtime().expect("it starts");
+        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let open = || Slate::open(Arc::clone(&objects), "lanes/topic", runtime.handle().clone()).expect("it opens");
+        let entry = |value: u8| vec![(b"key".to_vec(), Some(vec![value]))];
+        let (journal, _) = Journal::open(Arc::clone(&objects), "topic", runtime.handle().clone()).expect("it opens");
+        let host = open();
+        host.write(entry(1)).expect("it is the owner");
+        assert_eq!(clear(&objects, runtime.handle()).expect("it deletes"), 1);
+        assert!(matches!(host.write(entry(2)), Err(Error::Fenced(_))));
+        let floor = Floor { partition: Partition(0), offset: Offset(0), append_time: AppendTime::at(0) };
+        assert!(matches!(journal.write_floors(&[floor]), Err(Error::Fenced(_))));
+        assert_eq!(open().get(&[b"key"]).expect("it is readable"), [None]);
+        assert_eq!(clear(&objects, runtime.handle()).expect("it deletes"), 0);
+    }
+}
