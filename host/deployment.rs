@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::event_time::AppendTime;
-use crate::plugin::Plugin;
+use crate::plugin::{Encodings, Plugin};
 
 pub mod follow;
 mod log;
@@ -61,6 +61,9 @@ pub struct Deployment {
     pub plugin: String,
     /// Version of the encoding in which its state lies.
     pub state_version: u32,
+    /// That encoding, if the plugin says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encodings: Option<Encodings>,
     /// Who ordered it.
     pub by: Option<String>,
     /// Why.
@@ -137,6 +140,7 @@ impl Deployment {
             settings,
             plugin: format!("{} {}", description.name, description.version),
             state_version: description.state_version,
+            encodings: description.encodings.clone(),
             by: author.by.clone(),
             reason: author.reason.clone(),
             ordered_ms: clock::now_ms(),

@@ -206,6 +206,33 @@ pub fn reset(config: &Config) -> Result<usize, Failure> {
     deleted.map_err(|e| Failure::new(Exit::Outside, format!("cannot delete the checkpoints in state.url: {e}")))
 }
 
+/// `keyfold run --fresh`: forgets all that a pipeline has done, journal included (D28). Only for a pipeline of development: its state lies in a
+/// folder, and it reads a file and writes no database server.
+pub fn forget(config: &Config) -> Result<(), Failure> {
+    let refuse = |why: &str| {
+        let message = format!(
+            "--fresh deletes the journal, so it is for development only, but {why}; to fold the log again, use `keyfold reset`, or \
+             `keyfold deployment create --reprocess`"
+        );
+        Err(Failure::new(Exit::Config, message))
+    };
+    match (config.state.url.scheme(), &config.source, &config.sink) {
+        ("file", config::Source::File(_), config::Sink::Cql(_)) => refuse("the sink is a CQL database"),
+        ("file", config::Source::File(_), _) => {
+            let (runtime, objects) = (runtime()?, objects(&config.state.url)?);
+            for prefix in ["lanes", "log"] {
+                let deleted = runtime.block_on(delete_under(&objects, prefix));
+                deleted
+                    .map_err(|e| Failure::new(Exit::Outside, format!("cannot delete the state in state.url: {e}")))?;
+            }
+            tracing::warn!(event = "state-forgotten", url = %config.state.url, "state and journal deleted: the pipeline begins anew");
+            Ok(())
+        }
+        ("file", ..) => refuse("the source is a topic"),
+        _ => refuse("state.url is not a folder"),
+    }
+}
+
 fn raise_on_signals(runtime: &Runtime, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let _inside = runtime.enter();

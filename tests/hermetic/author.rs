@@ -63,6 +63,26 @@ fn a_state_is_migrated_as_the_guide_says() {
     assert!(applied.expect("git is there").success(), "the guide's change fits the plugin");
     let last_ms = 1_767_226_000_500_i64;
     let at = (last_ms + 3_600_000).to_string();
+
+    // The same change without a new state version, known by the encoding; then without the encoding, by the state itself.
+    let order = |words: &[&str]| {
+        let refused = author.call("counts", &["deployment", "create", &build(), "--dry-run"]);
+        refused.expect_code(4).expect_said(words);
+    };
+    let migrating = std::fs::read_to_string(author.path("src/lib.rs")).expect("it is there");
+    author.change("src/lib.rs", &[(".state_version(2)", "")]);
+    order(&[
+        "FAIL  state",
+        "a value is encoded as `serde {count: i64, last: i64}`, but was as `i64`",
+        "raise the state version",
+    ]);
+    author.change(
+        "src/lib.rs",
+        &[(", Stored)]", ")]"), ("/// The plugin. It must", &format!("{BY_HAND}\n/// The plugin. It must"))],
+    );
+    order(&["FAIL  state", "the plugin cannot read the state of key \"1767226020000 dan\"", "fewer than 16 bytes"]);
+    std::fs::write(author.path("src/lib.rs"), migrating).expect("the folder is writable");
+
     let ordered = author.call("counts", &["deployment", "create", &build(), "--at", &at]);
     ordered.expect_code(0).expect_said(&["holds from"]);
 
@@ -80,6 +100,67 @@ fn a_state_is_migrated_as_the_guide_says() {
     let rows = Connection::open(author.path("rows.db")).expect("a database");
     let dan = rows.query_row("SELECT actions FROM counts WHERE user = 'dan'", [], |row| row.get::<_, i64>(0));
     assert_eq!(dan.expect("dan's window ended"), 2);
+
+    author.change("src/lib.rs", &[("    count: i64,\n    last: i64,", "    last: i64,\n    count: i64,")]);
+    order(&["encoded as `serde {last: i64, count: i64}`, but was as `serde {count: i64, last: i64}`"]);
+}
+
+/// An encoding that the SDK knows nothing of.
+const BY_HAND: &str = "
+impl Stored for Actions {
+    type Read<'a> = Actions;
+    fn write(&self, out: &mut Vec<u8>) {
+        self.count.write(out);
+        self.last.write(out);
+    }
+    fn read(bytes: &[u8]) -> Result<Actions, String> {
+        let (count, last) = bytes.split_at_checked(8).filter(|_| bytes.len() == 16).ok_or(\"fewer than 16 bytes\")?;
+        Ok(Actions { count: i64::read(count)?, last: i64::read(last)? })
+    }
+}";
+
+/// What an author does all day: a configuration with a required key, an edit and another run, a plugin that is dear.
+#[test]
+fn the_tools_follow_an_author_through_changes() {
+    let author = Author::new(&[]);
+    let required = [
+        ("#[serde(default = \"minute\")]", ""),
+        ("fn minute() -> i64 {\n    60\n}\n", ""),
+        ("\"additionalProperties\": false", "\"required\": [\"window\"], \"additionalProperties\": false"),
+    ];
+    author.change("src/lib.rs", &required);
+    std::fs::write(author.path("other.toml"), "[plugin]\nconfig = {}\n").expect("the folder is writable");
+    let refused = author.call("counts", &["plugin", "build", "--config", "other.toml"]);
+    refused.expect_code(4).expect_said(&["plugin.config.window is missing"]);
+    let component = author.call("counts", &["plugin", "build"]).expect_code(0).stdout.clone();
+    let component = component.lines().next().expect("it names the file").to_owned();
+    author.change("keyfold.toml", &[("target/wasm32-unknown-unknown/release/counts.wasm", &component)]);
+    author.call("counts", &["run"]).expect_code(0);
+
+    let source = std::fs::read_to_string(author.path("src/lib.rs")).expect("it is there");
+    author.change("src/lib.rs", &[("+ 1)", "+ 10)")]);
+    author.call("counts", &["plugin", "build"]).expect_code(0);
+    author.call("counts", &["run"]).expect_code(2).expect_said(&["differ from those in force"]);
+    author.call("counts", &["run", "--fresh"]).expect_code(0).expect_said(&["the pipeline begins anew"]);
+    let rows = Connection::open(author.path("rows.db")).expect("a database");
+    let sum = rows.query_row("SELECT count(*), sum(actions) FROM counts", [], |row| Ok((row.get(0)?, row.get(1)?)));
+    assert_eq!(sum.expect("the table is there"), (7, 90));
+
+    std::fs::write(author.path("src/lib.rs"), source).expect("the folder is writable");
+    let dear = "for i in 0..40_000_000 { std::hint::black_box(i); }\n        out.push(";
+    author.change("src/lib.rs", &[("out.push(", dear)]);
+    let measured = author.call("counts", &["plugin", "bench", "--repetitions", "1"]);
+    measured.expect_code(0).expect_said(&[
+        "measured with batches of",
+        "ran out of fuel",
+        "set run.batch_records = ",
+        "natively",
+    ]);
+
+    std::fs::write(author.path("golden/first/case.toml"), "[plugin]\nfule = 3\n").expect("the folder is writable");
+    let tested = author.call("counts", &["plugin", "test"]);
+    assert_ne!(tested.code, Some(0));
+    tested.expect_said(&["counts/golden/first/case.toml: ", "plugin.fule"]);
 }
 
 /// A defect: what it is, the parts of the source that it replaces, and what the golden tests must say of it.
