@@ -50,7 +50,10 @@ fn cargo_build(folder: &Path) -> Result<PathBuf, Failure> {
     let messages = std::io::BufReader::new(cargo.stdout.take().expect("it is piped"));
     let built = messages.lines().map_while(Result::ok).filter_map(|line| artifact(&line, &manifest)).last();
     if !cargo.wait().map_err(cargo_not_run)?.success() {
-        let hint = format!("if the target is missing, install it with `rustup target add {TARGET}`");
+        let hint = format!(
+            "if the target is missing, install it with `rustup target add {TARGET}`; if getrandom asks for `wasm_js`, do not enable it, but \
+             remove the crate that needs randomness (rand, uuid): a plugin has none"
+        );
         return Err(Failure::plugin(format!("{}: the plugin does not build: see above; {hint}", folder.display())));
     }
     built.ok_or_else(|| {
