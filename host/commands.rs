@@ -26,8 +26,11 @@ use cli::Command;
 /// Performs a command. `format` is the format of the logs.
 pub fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
     match command {
-        Command::Run { config, until_end, watch } => {
+        Command::Run { config, until_end, watch, fresh } => {
             let (file, mut config) = (config.path(), config.load()?);
+            if fresh {
+                reset::forget(&config)?;
+            }
             // The watched file may have changed while no host was running; that is an order too.
             config.run.deploy_on_start |= watch.is_some();
             run::run(&config, &run::Options { until_end, watch, file: Some(file) })?;

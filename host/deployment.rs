@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::event_time::AppendTime;
-use crate::plugin::Plugin;
+use crate::plugin::{Encodings, Plugin};
 
 pub mod follow;
 mod log;
@@ -63,6 +63,9 @@ pub struct Deployment {
     pub plugin: String,
     /// Version of the encoding in which its state lies.
     pub state_version: u32,
+    /// That encoding, if the plugin says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encodings: Option<Encodings>,
     /// Who ordered it.
     pub by: Option<String>,
     /// Why.
@@ -139,6 +142,7 @@ impl Deployment {
             settings,
             plugin: format!("{} {}", description.name, description.version),
             state_version: description.state_version,
+            encodings: description.encodings.clone(),
             by: author.by.clone(),
             reason: author.reason.clone(),
             ordered_ms: clock::now_ms(),

@@ -17,7 +17,7 @@ use crate::record::Records;
 
 pub use crate::config::Limits;
 pub use columns::{Changes, Events, FoldInput, Rejection, TimerInput, change};
-pub use description::Description;
+pub use description::{Description, Encodings};
 pub use engine::engine;
 pub use instance::{Instance, call};
 
@@ -187,6 +187,11 @@ impl Plugin {
             engine: self.engine.clone(),
             pre: self.pre.clone(),
         }
+    }
+
+    /// Returns the same plugin to be tried: with a meter of its own, and its log lines go nowhere.
+    pub fn of_trial(&self) -> Plugin {
+        Plugin { log: Arc::new(Log::silent()), ..self.of_lane("trial", 0) }
     }
 
     /// Returns what the board shows of a lane that this plugin folds as deployment `n`.

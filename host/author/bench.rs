@@ -64,17 +64,19 @@ pub fn bench(options: &Options) -> Result<Measurement, Failure> {
     let sandbox = Sandbox::with_cache(&config, None)?;
     let plugin = Arc::into_inner(sandbox.load(&config)?).expect("nobody else has it yet");
     let loaded = clock::since(began);
-    let recording = Arc::new(Mutex::new(Recording::new(&config.plugin.config.to_string())));
-    let bench = Bench { lanes, workers: Arc::clone(&sandbox.workers), config };
-    let (plugin, counts) = bench.record(plugin, &recording)?;
+    let asked = config.run.batch_records;
+    let mut bench = Bench { lanes, workers: Arc::clone(&sandbox.workers), config };
+    let Recorded { plugin, recording, counts, strikes, fuel_per_record } = bench.record_fitting(plugin)?;
+    let fits = bench.config.run.batch_records;
+    let split = (fits != asked).then(|| Split { asked, fits, fuel_per_record, fuel: bench.config.plugin.limits.fuel });
     let sandboxed = bench.measure(&plugin, options.repetitions)?;
-    let native = if options.plugin.is_none() && language == Language::Rust {
+    let native = if options.plugin.is_none() && language == Language::Rust && strikes == 0 {
         let recording = recording.lock().expect("no thread panicked with it");
         Some(native(&folder, &recording, options.repetitions, counts)?)
     } else {
         None
     };
-    Ok(Measurement { plugin, loaded, counts, sandboxed, native })
+    Ok(Measurement { plugin, loaded, counts, strikes, split, sandboxed, native })
 }
 
 /// Reads the records, by lane and batch.
@@ -94,6 +96,25 @@ fn read(config: &Config) -> Result<Vec<Vec<Records>>, Failure> {
     Ok(lanes)
 }
 
+/// What one fold has recorded.
+struct Recorded {
+    plugin: Arc<Plugin>,
+    recording: Arc<Mutex<Recording>>,
+    counts: Counts,
+    /// Items that exceed a limit or fail alone, in batches of any size.
+    strikes: usize,
+    /// The fuel of the dearest call, by record.
+    fuel_per_record: u64,
+}
+
+/// Batches of the asked size that the host had to split, and smaller ones that it had not.
+struct Split {
+    asked: usize,
+    fits: usize,
+    fuel_per_record: u64,
+    fuel: u64,
+}
+
 struct Bench {
     lanes: Vec<Vec<Records>>,
     workers: Arc<rayon::ThreadPool>,
@@ -108,29 +129,50 @@ struct Measured {
 
 impl Bench {
     /// Folds all records once, starting without state.
-    fn fold(&self, plugin: &Arc<Plugin>) -> Result<Counts, Failure> {
-        let mut counts = Counts::default();
+    fn fold(&self, plugin: &Arc<Plugin>) -> Result<(Counts, usize), Failure> {
+        let (mut counts, mut strikes) = (Counts::default(), 0);
         for batches in &self.lanes {
             let mut core = Core::new(Arc::clone(plugin), Arc::clone(&self.workers), self.config.time);
             for batch in batches {
                 let output = core.run(batch).map_err(|fault| halted(plugin, fault))?;
                 core.forget_changes();
                 counts.add(&output.counts);
+                strikes += output.strikes.len();
             }
         }
-        Ok(counts)
+        Ok((counts, strikes))
+    }
+
+    /// Records with batches of the configured size or, if calls of that size exceed a limit, with the largest of a few smaller sizes that do
+    /// not. A call that fails is repeated in halves, which costs several times as much and is no measure of the plugin.
+    fn record_fitting(&mut self, mut plugin: Plugin) -> Result<Recorded, Failure> {
+        loop {
+            let recording = Arc::new(Mutex::new(Recording::new(&self.config.plugin.config.to_string())));
+            let (recorded, counts, strikes) = self.record(plugin, &recording)?;
+            let costs = CALLS.map(|call| recorded.meter.take(call));
+            let dearest = costs[1..].iter().map(|cost| cost.fuel).max().unwrap_or_default();
+            let failed: u64 = costs.iter().map(|cost| cost.failed).sum();
+            let batch = self.config.run.batch_records;
+            if failed == 0 || strikes > 0 || batch == 1 {
+                let fuel_per_record = dearest / counts.records.max(1);
+                return Ok(Recorded { plugin: Arc::new(recorded), recording, counts, strikes, fuel_per_record });
+            }
+            plugin = recorded;
+            self.config.run.batch_records = (batch / 2).max(1);
+            self.lanes = read(&self.config)?;
+        }
     }
 
     /// Folds all records once, and records the input of each call.
-    fn record(&self, plugin: Plugin, recording: &Arc<Mutex<Recording>>) -> Result<(Arc<Plugin>, Counts), Failure> {
+    fn record(&self, plugin: Plugin, recording: &Arc<Mutex<Recording>>) -> Result<(Plugin, Counts, usize), Failure> {
         let (kept, headers) = (Arc::clone(recording), plugin.description.wants_headers);
         let listener = move |input: crate::plugin::Input<'_>| {
             kept.lock().expect("no thread panicked with it").add(&input, headers);
         };
         let plugin = Arc::new(plugin.with_listener(Some(Box::new(listener))));
-        let counts = self.fold(&plugin)?;
+        let (counts, strikes) = self.fold(&plugin)?;
         let plugin = Arc::into_inner(plugin).expect("the fold is over");
-        Ok((Arc::new(plugin.with_listener(None)), counts))
+        Ok((plugin.with_listener(None), counts, strikes))
     }
 
     fn measure(&self, plugin: &Arc<Plugin>, repetitions: u32) -> Result<Measured, Failure> {
@@ -201,7 +243,7 @@ fn manifest(folder: &Path) -> Result<String, Failure> {
     let folder = toml::Value::from(folder.to_string_lossy().into_owned());
     Ok(format!(
         "[package]\nname = \"native-bench\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[dependencies]\nplugin = {{ package = {name}, path = \
-         {folder} }}\n\n[profile.release]\nopt-level = 3\nlto = \"fat\"\ncodegen-units = 1\n\n[workspace]\n"
+         {folder} }}\n\n[profile.release]\nopt-level = 3\nlto = \"fat\"\ncodegen-units = 1\noverflow-checks = true\n\n[workspace]\n"
     ))
 }
 
@@ -213,8 +255,28 @@ pub struct Measurement {
     /// Time to compile the plugin and try it.
     loaded: Duration,
     counts: Counts,
+    strikes: usize,
+    split: Option<Split>,
     sandboxed: Measured,
     native: Option<Native>,
+}
+
+impl std::fmt::Display for Split {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Split { asked, fits, fuel_per_record, fuel } = self;
+        let needed = fuel_per_record.saturating_mul(*asked as u64).saturating_mul(2);
+        // A used instance has half of the fuel.
+        let cause = match needed > *fuel {
+            true => format!("ran out of fuel: a record takes {fuel_per_record} units, and a call has {}", fuel / 2),
+            false => "exceeded a limit (memory or output)".to_owned(),
+        };
+        write!(
+            f,
+            "measured with batches of {fits} records: with {asked} (run.batch_records), calls {cause}; the host splits such calls, which gives \
+             the same rows at several times the cost; set run.batch_records = {fits}"
+        )?;
+        if needed > *fuel { write!(f, ", or plugin.fuel = {needed}") } else { Ok(()) }
+    }
 }
 
 /// A line of the table; costs are per event.
@@ -271,6 +333,10 @@ impl Measurement {
             "firings": firings,
             "rows": rows,
             "rejected": rejected,
+            "strikes": self.strikes,
+            "split": self.split.as_ref().map(|split| {
+                json!({"batch_records": split.asked, "fits": split.fits, "fuel_per_record": split.fuel_per_record})
+            }),
             "parts": self.lines().iter().map(line).collect::<Vec<_>>(),
         })
     }
@@ -295,6 +361,17 @@ impl std::fmt::Display for Measurement {
             let (fuel, native, ratio) = (text(fuel), text(native_ns), ratio.unwrap_or_default());
             let line = format!("{name:<12} {ns:>9.0} {fuel:>11} {calls:>7} {native:>9} {ratio:>6}");
             write!(f, "\n{}", line.trim_end())?;
+        }
+        if let Some(split) = &self.split {
+            write!(f, "\n{split}")?;
+        }
+        if self.strikes > 0 {
+            write!(
+                f,
+                "\n{} items exceed a limit or fail alone, so calls were repeated in halves; without a comparison with native code, which has no \
+                 limits",
+                self.strikes
+            )?;
         }
         if events < FEW {
             write!(

@@ -10,7 +10,7 @@ use crate::author::io_failure;
 use crate::clock;
 use crate::config::{Component, DEFAULT_LIMITS};
 use crate::failure::Failure;
-use crate::plugin::{Description, INTERFACE, Plugin, engine, sandbox};
+use crate::plugin::{Description, Encodings, INTERFACE, Plugin, engine, sandbox};
 use crate::row::{ColumnSpec, Table};
 use crate::sink;
 
@@ -40,13 +40,15 @@ pub fn check(file: &Path, config: &Value) -> Result<Checked, Failure> {
 impl Checked {
     /// Returns what the plugin declares as JSON.
     pub fn document(&self) -> Value {
-        let Description { name, version, state_version, tables, config_schema, .. } = &self.plugin.description;
+        let Description { name, version, state_version, tables, encodings, config_schema, .. } =
+            &self.plugin.description;
         let column = |c: &ColumnSpec| json!({"name": c.name, "type": c.kind.name(), "primary_key": c.primary_key});
         let table = |t: &Table| json!({"name": t.name, "columns": t.columns.iter().map(column).collect::<Vec<_>>()});
         json!({
             "name": name,
             "version": version,
             "state_version": state_version,
+            "state_encodings": encodings,
             "interface": INTERFACE,
             "bytes": self.bytes,
             "sha256": self.plugin.digest.0,
@@ -58,10 +60,15 @@ impl Checked {
 
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Description { name, version, state_version, tables, config_schema, .. } = &self.plugin.description;
+        let Description { name, version, state_version, tables, encodings, config_schema, .. } =
+            &self.plugin.description;
         writeln!(f, "{name} {version}, state version {state_version}, {} bytes, imports nothing", self.bytes)?;
         writeln!(f, "exports {INTERFACE}, compiled and tried in {:.0} ms", self.took.as_secs_f64() * 1000.0)?;
         writeln!(f, "SHA-256 {}", self.plugin.digest.0)?;
+        if let Some(Encodings { value, item }) = encodings {
+            let known = |encoding: &Option<String>| encoding.clone().unwrap_or_else(|| "of its own".to_owned());
+            writeln!(f, "state: values {}, list items {}", known(value), known(item))?;
+        }
         for table in tables.iter() {
             writeln!(f, "{}", declared(table))?;
             for (sink, statement) in sink::create_statements(table) {

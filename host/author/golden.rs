@@ -287,9 +287,11 @@ impl<'a> Case<'a> {
     /// Checks the law of the contract, as before a deployment: the output must not depend on batches, or on earlier calls of an instance.
     fn violation(&self) -> Result<Option<String>, Failure> {
         self.write_config("workers = 1")?;
-        let config = config::load(&self.place.join("keyfold.toml"), std::iter::empty())?;
-        let (plugin, workers) = load_plugin(&config)?;
-        let records = recent(&config.source, RECORDS, clock::instant() + Duration::from_secs(60))?;
+        let renamed = |Failure { exit, message }| Failure::new(exit, self.by_the_authors_names(&message));
+        let config = config::load(&self.place.join("keyfold.toml"), std::iter::empty()).map_err(renamed)?;
+        let (plugin, workers) = load_plugin(&config).map_err(renamed)?;
+        let records = recent(&config.source, RECORDS, clock::instant() + Duration::from_secs(60));
+        let records = records.map_err(|error| renamed(error.into()))?;
         let violation = law::check(&plugin, &workers, config.time, &records);
         Ok(violation.map_err(|fault| Failure::plugin(fault.text()))?.map(|violation| violation.to_string()))
     }
@@ -327,9 +329,19 @@ impl<'a> Case<'a> {
     fn host(&self, run: &str, kill_after: Option<Duration>) -> Result<Result<Given, String>, Failure> {
         let Ended { failure, logs } = child::run(&self.write_config(run)?, kill_after)?;
         match failure {
-            Some(failure) => Ok(Err(failure)),
+            Some(failure) => Ok(Err(self.by_the_authors_names(&failure))),
             None => self.given(logs).map(Ok),
         }
+    }
+
+    /// Names the case's own files in a message, instead of the copies that the host was given.
+    fn by_the_authors_names(&self, message: &str) -> String {
+        let place = self.place.to_string_lossy();
+        let file = |name: &str| self.folder.join(name).to_string_lossy().into_owned();
+        let generated = format!("{place}/keyfold.toml");
+        let text = if message.contains(&generated) { without_lines(message) } else { message.to_owned() };
+        let text = text.replace(&generated, &file("case.toml"));
+        text.replace(&format!("{place}/records.ndjson"), &file("records.ndjson")).replace(&*place, &file(""))
     }
 
     fn given(&self, logs: Vec<Value>) -> Result<Given, Failure> {
@@ -344,6 +356,20 @@ impl<'a> Case<'a> {
             of_plugin.map(|line| json!({"level": line["level"], "message": line["message"]}).to_string()).collect();
         Ok(Given([lines("rows.ndjson")?, lines("dead-letters.ndjson")?, logs]))
     }
+}
+
+/// Takes numbers of lines in the generated configuration out of a message: `case.toml` has others.
+fn without_lines(text: &str) -> String {
+    let bare = |part: &str| {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        rest.strip_prefix(": ").filter(|_| rest.len() < part.len()).map(str::to_owned)
+    };
+    let mut parts = text.split("line ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| match bare(part) {
+        Some(rest) => text + &rest,
+        None => text + "line " + part,
+    })
 }
 
 /// Removes everything in a folder except the folder `kept` somewhere below it.
@@ -397,4 +423,26 @@ fn difference(expected: &Given, given: &Given) -> Option<String> {
         }
     }
     (!text.is_empty()).then(|| text.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_authors_files() {
+        let place = Path::new("/tmp/x1");
+        let (folder, plugin) = ("/home/counts/golden/first".into(), "/home/counts/counts.wasm".into());
+        let case = Case { folder, plugin, records: Vec::new(), settings: toml::Table::new(), place };
+        let check = |said: &str, told: &str| assert_eq!(case.by_the_authors_names(said), told);
+        check(
+            "/tmp/x1/keyfold.toml: line 3: unknown key plugin.fule",
+            "/home/counts/golden/first/case.toml: unknown key plugin.fule",
+        );
+        check(
+            "/tmp/x1/keyfold.toml has 2 problems:\n  line 3: a deadline 4\n  line 14: b",
+            "/home/counts/golden/first/case.toml has 2 problems:\n  a deadline 4\n  b",
+        );
+        check("/tmp/x1/records.ndjson: line 7: not JSON", "/home/counts/golden/first/records.ndjson: line 7: not JSON");
+    }
 }

@@ -13,7 +13,7 @@ type Files = [(&'static str, &'static str)];
 
 const RUST: &Files = &[
     ("Cargo.toml", include_str!("rust/manifest.toml")),
-    ("clippy.toml", include_str!("../../plugins/clippy.toml")),
+    ("clippy.toml", include_str!("rust/clippy.toml")),
     (".gitignore", include_str!("rust/gitignore")),
     ("src/lib.rs", include_str!("rust/lib.rs")),
     ("keyfold.toml", include_str!("rust/keyfold.toml")),
@@ -21,6 +21,7 @@ const RUST: &Files = &[
 ];
 const JAVASCRIPT: &Files = &[
     ("package.json", include_str!("javascript/package.json")),
+    ("tsconfig.json", include_str!("javascript/tsconfig.json")),
     (".gitignore", include_str!("javascript/gitignore")),
     ("src/plugin.js", include_str!("javascript/plugin.js")),
     ("keyfold.toml", include_str!("javascript/keyfold.toml")),

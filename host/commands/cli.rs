@@ -89,6 +89,12 @@ pub enum Command {
         /// For development: deploy this plugin each time its file changes.
         #[arg(long, value_name = "FILE")]
         watch: Option<PathBuf>,
+        /// For development: delete state and journal first, so that a changed plugin or configuration folds the file from its beginning.
+        ///
+        /// Refused unless `state.url` is a folder, the source is a file and the sink is no CQL database. No other host may run the pipeline.
+        /// Rows, dead letters and files that are there stay: a row with the same primary key is replaced in SQLite, and files grow.
+        #[arg(long)]
+        fresh: bool,
     },
     /// Show a complete run with a crash and a replay; needs nothing else
     ///

@@ -14,9 +14,10 @@ use crate::report::{self, Output};
 pub fn perform(command: PluginCommand) -> Result<ExitCode, Failure> {
     match command {
         PluginCommand::New { name, lang, output } => report::print(&new(&name, lang, output)?),
-        PluginCommand::Build { folder, output } => {
+        PluginCommand::Build { folder, config, output } => {
+            let config = build::configuration(&folder, config.as_deref())?;
             let file = build::build(&folder)?;
-            let checked = check::check(&file, &json!({}))?;
+            let checked = check::check(&file, &config)?;
             let document = json!({"file": file, "plugin": checked.document()});
             report::print(&output.render(&document, |_| format!("{}\n{checked}", file.display())));
         }

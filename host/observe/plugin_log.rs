@@ -16,6 +16,8 @@ const TELL_EVERY_US: u64 = 10_000_000;
 pub struct Log {
     /// The lane with its limit; none means no limit.
     lane: Option<Limited>,
+    /// Whether its lines go nowhere.
+    silent: bool,
     written: AtomicU64,
     dropped: AtomicU64,
 }
@@ -33,6 +35,11 @@ impl Log {
         Log { lane: Some(Limited { lane: lane.to_owned(), bucket }), ..Log::default() }
     }
 
+    /// Creates a log whose lines go nowhere: what a plugin says while it is only tried did not happen in the pipeline.
+    pub(crate) fn silent() -> Log {
+        Log { silent: true, ..Log::default() }
+    }
+
     /// Returns the number of lines written.
     pub fn written(&self) -> u64 {
         self.written.load(Relaxed)
@@ -45,6 +52,9 @@ impl Log {
 
     /// Writes a line of the plugin with this name and version, unless it exceeds the rate.
     pub(crate) fn line(&self, (name, version): (&str, &str), level: u8, message: &str) {
+        if self.silent {
+            return;
+        }
         let lane = self.lane.as_ref().map(|limited| limited.lane.as_str());
         if let Some(Limited { bucket, .. }) = &self.lane {
             let outcome = bucket.lock().expect("nobody panics while holding it").take(clock::uptime_us());
@@ -157,5 +167,8 @@ mod tests {
         (0..20).for_each(|_| limited.line(plugin, 3, "line"));
         assert!(limited.written() >= 10 && limited.dropped() >= 1);
         assert_eq!(limited.written() + limited.dropped(), 20);
+        let silent = Log::silent();
+        silent.line(plugin, 0, "line");
+        assert_eq!((silent.written(), silent.dropped()), (0, 0));
     }
 }

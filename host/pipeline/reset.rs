@@ -1,4 +1,4 @@
-//! `keyfold reset`: deletes the checkpoints, not the journal. A running host must not write them again from its memory: in a folder it is
+//! `keyfold reset`: deletes the checkpoints, not the journal; and `keyfold run --fresh`, which deletes both. A running host must not write them again from its memory: in a folder it is
 //! found by its lock; in a bucket it is fenced first, and what fences it stays.
 
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use tokio::runtime::Handle;
 
-use crate::config::Config;
+use crate::config::{Config, Sink, Source};
 use crate::failure::Failure;
 use crate::state::database::{Change, Database, Error};
 use crate::state::journal::Journal;
@@ -28,6 +28,31 @@ pub fn reset(config: &Config) -> Result<usize, Failure> {
         Some(_alone) => runtime.block_on(delete_under(&objects, "lanes")).map_err(failed),
         None => clear(&objects, runtime.handle()),
     }
+}
+
+/// `keyfold run --fresh`: forgets all that a pipeline has done, journal included (D28). Only for a pipeline of development: its state lies in a
+/// folder, and it reads a file and writes no database server.
+pub fn forget(config: &Config) -> Result<(), Failure> {
+    let refuse = |why: &str| {
+        Err(Failure::config(format!(
+            "--fresh deletes the journal, so it is for development only, but {why}; to fold the log again, use `keyfold reset`, or \
+             `keyfold deployment create --reprocess`"
+        )))
+    };
+    match (config.state.url.scheme(), &config.source, &config.sink) {
+        ("file", Source::File(_), Sink::Cql(_)) => return refuse("the sink is a CQL database"),
+        ("file", Source::File(_), _) => {}
+        ("file", ..) => return refuse("the source is a topic"),
+        _ => return refuse("state.url is not a folder"),
+    }
+    let (runtime, objects) = (runtime()?, objects(&config.state.url)?);
+    let _alone = Presence::exclude(&config.state.url)?;
+    for prefix in ["lanes", "log"] {
+        let deleted = runtime.block_on(delete_under(&objects, prefix));
+        deleted.map_err(|e| Failure::outside(format!("cannot delete the state in state.url: {e}")))?;
+    }
+    tracing::warn!(event = "state-forgotten", url = %config.state.url, "state and journal deleted: the pipeline starts over");
+    Ok(())
 }
 
 /// Deletes what all lanes hold, after fencing their hosts.

@@ -25,10 +25,49 @@ pub struct Description {
     pub state_version: u32,
     /// The tables that it emits rows for.
     pub tables: Arc<[Table]>,
+    /// How its state is encoded, if it says so.
+    pub encodings: Option<Encodings>,
     /// The JSON Schema of its configuration.
     pub config_schema: String,
     /// Whether `map-records` needs the records' headers.
     pub wants_headers: bool,
+}
+
+/// The key of a configuration's schema under which a plugin says how its state is encoded; the contract has no place of its own for it.
+const ENCODINGS: &str = "x-keyfold-state";
+
+/// How a plugin encodes its state. A plugin that says so also answers `migrate` from its own state version: it reads the state, and gives it
+/// back. Each text changes when the encoding does; none is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Encodings {
+    /// Of value states.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Of list items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
+}
+
+impl Encodings {
+    /// Returns what differs between this and a former one, naming both; what is not known on both sides is not compared.
+    pub fn difference(&self, former: &Encodings) -> Option<String> {
+        let parts = [("a value", &former.value, &self.value), ("a list item", &former.item, &self.item)];
+        let differs = |(what, was, is): (&str, &Option<String>, &Option<String>)| {
+            let (was, is) = was.as_ref().zip(is.as_ref()).filter(|(was, is)| was != is)?;
+            Some(format!("{what} is encoded as `{is}`, but was as `{was}`"))
+        };
+        let found: Vec<String> = parts.into_iter().filter_map(differs).collect();
+        (!found.is_empty()).then(|| found.join("; "))
+    }
+}
+
+/// Takes what a schema says of the state out of it.
+fn split_schema(schema: String) -> (Option<Encodings>, String) {
+    let Ok(serde_json::Value::Object(mut object)) = serde_json::from_str(&schema) else { return (None, schema) };
+    match object.shift_remove(ENCODINGS).and_then(|value| serde_json::from_value(value).ok()) {
+        Some(encodings) => (Some(encodings), serde_json::Value::Object(object).to_string()),
+        None => (None, schema),
+    }
 }
 
 /// Asks a plugin for its description, and checks it; returns the schema of its configuration too.
@@ -42,12 +81,14 @@ pub(super) fn describe(
         Fault::Host(reason) => Failure::unexpected(reason),
     })?;
     let tables: Arc<[Table]> = raw.tables.into_iter().map(table).collect();
+    let (encodings, config_schema) = split_schema(raw.config_schema);
     let description = Description {
         name: raw.name,
         version: raw.version,
         state_version: raw.state_version,
         tables,
-        config_schema: raw.config_schema,
+        encodings,
+        config_schema,
         wants_headers: raw.wants_headers,
     };
     let schema = check_description(&description)?;
@@ -128,6 +169,7 @@ mod tests {
             version: "1".into(),
             state_version: 1,
             tables: Arc::new([]),
+            encodings: None,
             config_schema: "{}".into(),
             wants_headers: false,
         };
@@ -156,5 +198,21 @@ mod tests {
         check("table a is declared twice", &|_, tables| tables[1].name = "a".into());
         check("table b has no primary key", &|_, tables| tables[1].columns[0].primary_key = false);
         check("column b.id is declared twice", &|_, tables| tables[1].columns[1].name = "id".into());
+    }
+
+    #[test]
+    fn what_is_known_of_encodings_is_compared() {
+        let of = |schema: &str| split_schema(schema.into());
+        let (former, schema) = of(r#"{"x-keyfold-state":{"value":"i64","item":"()"},"type":"object"}"#);
+        assert_eq!(schema, r#"{"type":"object"}"#);
+        let (other, _) = of(r#"{"x-keyfold-state":{"value":"serde {a: i64}"}}"#);
+        let (former, other) = (former.expect("it says so"), other.expect("it says so"));
+        assert_eq!(
+            other.difference(&former).as_deref(),
+            Some("a value is encoded as `serde {a: i64}`, but was as `i64`")
+        );
+        assert_eq!((former.difference(&former), Encodings::default().difference(&former)), (None, None));
+        assert_eq!(of("true"), (None, "true".into()));
+        assert_eq!(of(r#"{"x-keyfold-state": 7}"#).0, None);
     }
 }

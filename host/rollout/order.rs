@@ -161,20 +161,14 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
     let store = Stored { objects: &objects, log: &log, runtime: runtime.handle() };
     let sandbox = Sandbox::new(config)?;
-    if log.standing(config, &Digest(String::new()))? == Standing::First && !request.dry_run {
-        // What the configuration says holds from the beginning of the log, as if it had been started before.
-        let plugin = sandbox.load(config)?;
-        log.begin(config, &plugin)?;
-        log.remember(config, &plugin.digest)?;
-    }
-    let (_, in_force) = in_force(&log)?;
+    let (in_force, is_first) = foundation(config, request.dry_run, &log, &sandbox)?;
     let base = match request.like {
         _ if request.promote => shadowing(&log)?.candidate,
         Some(n) => numbered(&log, n)?.deployment,
         None => in_force.clone(),
     };
     let mut checks = Vec::new();
-    let (plugin, settings) = match candidate(config, request, &log, &sandbox, &base) {
+    let (plugin, settings) = match candidate(config, request, &log, &sandbox, (&base, is_first)) {
         Ok(candidate) => candidate,
         Err(failure) => {
             checks.push(Check::refused("plugin", failure));
@@ -187,6 +181,9 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     if request.reprocess {
         checks.push(law_of(config, &sandbox.workers, &plugin, &settings));
         checks.push(beginning(config, &store)?);
+    } else if is_first {
+        checks.push(Check::fine("state", "the pipeline has not run yet: there is no state to take over"));
+        checks.push(law_of(config, &sandbox.workers, &plugin, &settings));
     } else {
         look((config, &store), &sandbox.workers, &plugin, &settings, &in_force, &mut checks)?;
     }
@@ -209,6 +206,28 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
         log.drop_shadow()?;
     }
     Ok(Ordered { checks, order: Some(order) })
+}
+
+/// What the deployment would follow, and whether nothing has run yet. Then it is what the configuration says, which holds from the beginning of
+/// the log as if it had been started before; a dry run does not write that.
+fn foundation(
+    config: &Config,
+    dry_run: bool,
+    log: &PipelineLog,
+    sandbox: &Sandbox,
+) -> Result<(Deployment, bool), Failure> {
+    if log.standing(config, &Digest(String::new()))? != Standing::First {
+        return Ok((in_force(log)?.1, false));
+    }
+    let plugin = sandbox.load(config)?;
+    if dry_run {
+        let settings = Settings::of(config, &plugin.digest);
+        let nobody = Author::default();
+        return Ok((Deployment::of(settings, &plugin, config.plugin.probation_ms, &nobody), true));
+    }
+    log.begin(config, &plugin)?;
+    log.remember(config, &plugin.digest)?;
+    Ok((in_force(log)?.1, false))
 }
 
 /// `keyfold deployment withdraw`: makes a deployment, the last one if none is named, as if it had never been; its number.
@@ -279,14 +298,15 @@ fn candidate(
     request: &Request,
     log: &PipelineLog,
     sandbox: &Sandbox,
-    base: &Deployment,
+    (base, is_first): (&Deployment, bool),
 ) -> Result<(Arc<Plugin>, Settings), Failure> {
     let named = request.plugin.is_some() || request.config.is_some() || request.set.is_some() || request.like.is_some();
     let whole = !named && !request.promote;
     let (bytes, name) = match &request.plugin {
         Some(PluginFile::Named(given)) => component(&Component::named(given, Path::new("")))?,
         Some(PluginFile::Bytes(bytes)) => (bytes.clone(), "sent".into()),
-        None if whole => component(&config.plugin.component)?,
+        // Before the first run, nothing is kept yet.
+        None if whole || is_first => component(&config.plugin.component)?,
         None => (log.plugin(&base.settings.plugin)?, base.plugin.clone()),
     };
     let digest = Digest::of(&bytes);
@@ -353,49 +373,77 @@ fn look(
     Ok(())
 }
 
-/// Whether the plugin takes over the state that is there: of its own version, or of a former one that its `migrate` takes.
+/// Whether the plugin takes over the state that is there: of its own version and encoding, or of a former version that its `migrate` takes.
 fn state_version(store: &Stored<'_>, plugin: &Plugin, in_force: &Deployment) -> Result<Check, Failure> {
-    let Stored { objects, log, runtime } = *store;
     const SUBJECT: &str = "state";
     let (was, will) = (in_force.state_version, plugin.description.state_version);
     let refuse = |message: String| Ok(Check::refused(SUBJECT, Failure::new(Exit::Plugin, message)));
-    if was == will {
-        return Ok(Check::fine(SUBJECT, format!("version {will}, as before")));
+    let encodings = in_force.encodings.as_ref().zip(plugin.description.encodings.as_ref());
+    if was == will
+        && let Some(difference) = encodings.and_then(|(former, encodings)| encodings.difference(former))
+    {
+        return refuse(format!(
+            "{difference}, and the state has version {will} as before: raise the state version, and let `migrate` read the former encoding"
+        ));
+    }
+    if was == will && plugin.description.encodings.is_none() {
+        return Ok(Check::fine(
+            SUBJECT,
+            format!("version {will}, as before; the plugin does not say how it is encoded"),
+        ));
     }
     if will < was {
         return refuse(format!(
             "the plugin's state has version {will}, the state that is there has version {was}, which it cannot read"
         ));
     }
-    let mut tried = 0;
-    let mut instance = None;
-    for lane in log.lanes()? {
-        let Some(reader) = Reader::open(objects, &format!("lanes/{lane}"), runtime)? else { continue };
-        for StoredKey { key, state, stored: held } in reader.keys(SAMPLED)? {
-            let version = held.version;
-            let mut values = ByteColumn::default();
-            state.value.iter().for_each(|value| values.push(value));
-            if version == will || (values.is_empty() && state.list.is_empty()) {
-                continue;
-            }
-            tried += 1;
-            let migrated = call(&mut instance, plugin, |instance| instance.migrate(version, &values, &state.list));
-            if let Err(fault) = migrated {
-                let key = String::from_utf8_lossy(&key);
-                let reason = fault.text();
-                return refuse(format!(
-                    "its `migrate` from version {version} to {will} fails on the state of key {key:?}: {reason}"
-                ));
-            }
-        }
-    }
+    let tried = match try_state(store, plugin, was == will)? {
+        Ok(tried) => tried,
+        Err(reason) => return refuse(reason),
+    };
     Ok(match tried {
+        0 if was == will => Check::fine(SUBJECT, format!("version {will}, as before")),
+        _ if was == will => {
+            Check::fine(SUBJECT, format!("version {will}, as before: the plugin reads the state of {tried} keys"))
+        }
         0 => Check::warning(
             SUBJECT,
             format!("version {was} to {will}: no checkpoint holds state to try its `migrate` on"),
         ),
         _ => Check::fine(SUBJECT, format!("version {was} to {will}: its `migrate` takes the state of {tried} keys")),
     })
+}
+
+/// Hands `migrate` the state of live keys, either of the plugin's own version, which it only reads then, or of former ones. Returns how many
+/// keys it took, or why it does not take one.
+fn try_state(store: &Stored<'_>, plugin: &Plugin, own: bool) -> Result<Result<usize, String>, Failure> {
+    let Stored { objects, log, runtime } = *store;
+    let (will, mut tried, mut instance) = (plugin.description.state_version, 0, None);
+    for lane in log.lanes()? {
+        let Some(reader) = Reader::open(objects, &format!("lanes/{lane}"), runtime)? else { continue };
+        for StoredKey { key, state, stored: held } in reader.keys(SAMPLED)? {
+            let version = held.version;
+            let mut values = ByteColumn::default();
+            state.value.iter().for_each(|value| values.push(value));
+            if (version == will) != own || (values.is_empty() && state.list.is_empty()) {
+                continue;
+            }
+            tried += 1;
+            let migrated = call(&mut instance, plugin, |instance| instance.migrate(version, &values, &state.list));
+            if let Err(fault) = migrated {
+                let (key, reason) = (String::from_utf8_lossy(&key), fault.text());
+                return Ok(Err(match own {
+                    true => format!("the plugin cannot read the state of key {key:?}: {reason}"),
+                    false => {
+                        format!(
+                            "its `migrate` from version {version} to {will} fails on the state of key {key:?}: {reason}"
+                        )
+                    }
+                }));
+            }
+        }
+    }
+    Ok(Ok(tried))
 }
 
 /// Whether the log still holds the records with which the lanes began.

@@ -132,6 +132,16 @@ fn a_dry_run_looks_and_orders_nothing() {
 }
 
 #[test]
+fn a_dry_run_before_the_first_run_judges_the_plugin_and_writes_nothing() {
+    let pipeline = small("deploy-dry-first");
+    let fine = pipeline.call("deployment create", &["--plugin-config", &marked("second"), "--dry-run"]);
+    fine.expect_code(0).expect_said(&["ok    plugin", "ok    law", "ok    state", "has not run yet"]);
+    let unlawful = pipeline.call("deployment create", &["--plugin-config", r#"{"mode": "std-hashmap"}"#, "--dry-run"]);
+    unlawful.expect_code(4).expect_said(&["FAIL  law"]);
+    assert_eq!(pipeline.call("deployment list", &[]).stdout.trim(), "nothing was deployed yet");
+}
+
+#[test]
 fn what_cannot_fold_is_refused_and_changes_nothing() {
     let pipeline = small("deploy-refused");
     pipeline.run_to_end(&[]).expect_code(0);

@@ -56,7 +56,7 @@ fn from_an_empty_folder_to_rows_in_javascript() {
     let done = shell(&folder, ".", &commands);
     done.expect_code(0).expect_said(&[
         "start with src/plugin.js",
-        "ok    first: 5 rows, 1 dead letters, 0 log lines; the same when folded whole, in batches of 1",
+        "ok    first: 7 rows, 1 dead letters, 0 log lines; the same when folded whole, in batches of 1",
         "build/counts.wasm",
         "counts 0.1.0, state version 1",
         "imports nothing",
@@ -64,7 +64,7 @@ fn from_an_empty_folder_to_rows_in_javascript() {
     ]);
     let rows = Connection::open(folder.path("counts/rows.db")).expect("a database");
     let sum = rows.query_row("SELECT count(*), sum(actions) FROM counts", [], |row| Ok((row.get(0)?, row.get(1)?)));
-    assert_eq!(sum.expect("the table is there"), (5, 9));
+    assert_eq!(sum.expect("the table is there"), (7, 9));
     assert_eq!(from_ndjson(&folder.path("counts/dead-letters.ndjson")).len(), 1);
 }
 

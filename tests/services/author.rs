@@ -59,8 +59,8 @@ fn follow_the_guide(language: &Language, name: &str, brokers: &str, port: u16) {
     let row = |user: &str, until: i64, actions: i64| -> Value {
         json!({"table": "counts", "user": user, "until": until, "actions": actions})
     };
-    let began = now_ms();
     let window = 60_000;
+    let began = now_ms() / window * window;
     produce(brokers, name, &[action("ann", began), action("ann", began + 1_000), action("bob", began + 2 * window)]);
     host.wait_until("the first window is written", || !counts().is_empty());
     assert_eq!(counts(), [row("ann", began + window, 2)]);

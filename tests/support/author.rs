@@ -1,5 +1,6 @@
 //! An author of a plugin: a folder outside the repository, with nothing of it but the program.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,12 +12,16 @@ use super::host::{KEYFOLD, Outcome, PATIENCE, Pipeline, Running, plugin_file};
 pub(crate) struct Author {
     parent: Pipeline,
     environment: Vec<(&'static str, String)>,
+    /// Authors in Rust build into one folder, where the files of one replace those of another. So there is one such author at a time, in all
+    /// tests of this machine; the lock ends with the author.
+    _alone: Option<File>,
 }
 
 impl Author {
     /// A new one, in the language that these arguments name.
     pub(crate) fn new(language: &[&str]) -> Author {
-        let author = Author { parent: Pipeline::new(""), environment: Vec::new() };
+        let _alone = language.is_empty().then(alone);
+        let author = Author { parent: Pipeline::new(""), environment: Vec::new(), _alone };
         let made = author.call(".", &[&["plugin", "new", "counts"], language].concat());
         made.expect_code(0).expect_said(&["counts created"]);
         author
@@ -42,8 +47,7 @@ impl Author {
         let mut command = Command::new(KEYFOLD);
         command.args(arguments).current_dir(self.parent.path(folder)).stdin(Stdio::null());
         // What the dependencies were built into before is used again.
-        let built = PathBuf::from(plugin_file("x")).with_file_name("authors");
-        command.env("CARGO_TARGET_DIR", built).env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("RUSTFLAGS");
+        command.env("CARGO_TARGET_DIR", built()).env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("RUSTFLAGS");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.parent.start(command)
     }
@@ -57,6 +61,19 @@ impl Author {
         }
         std::fs::write(self.path(file), text).expect("the folder is writable");
     }
+}
+
+/// Where authors in Rust build.
+fn built() -> PathBuf {
+    PathBuf::from(plugin_file("x")).with_file_name("authors")
+}
+
+/// Waits until no other author builds there.
+fn alone() -> File {
+    std::fs::create_dir_all(built()).expect("the target folder is writable");
+    let lock = File::create(built().join("one-author.lock")).expect("the target folder is writable");
+    lock.lock().expect("the file system has locks");
+    lock
 }
 
 /// Commands of the guide as a person would give them in this folder, with the program on the path.

@@ -173,6 +173,7 @@ fn visit(line: &mut Line, users: u64, i: usize) -> Vec<u8> {
         2 => format!(
             r#"{{"user_id": 1, "page": "former", "user_id": {user}, "page": "{page}", "event_time": "{time}"}}"#
         ),
+        3 => format!(r#"{{"user_id": {user}.0, "page": "{page}", "event_time": "{time}"}}"#),
         _ => format!(r#"{{"user_id": {user}, "page": "{page}", "event_time": "{time}"}}"#),
     }
     .into_bytes()
@@ -190,6 +191,12 @@ fn event_time_text(random: &mut Random, ms: i64) -> String {
         3 => format!("{}-09:30", offset(-570).format("%Y-%m-%dT%H:%M:%S%.3f")),
         4 => utc.format("%Y-%m-%dT%H:%M:%S%.6f").to_string(),
         5 => format!("{}{}Z", utc.format("%Y-%m-%dT%H:%M:%S%.3f"), random.below(900_000) + 100_000),
+        6 => match ms % 4 {
+            0 => utc.format("%Y-%m-%d %H:%M:%S%.3f+0000").to_string(),
+            1 => utc.format("%Y-%m-%dt%H:%M:%S%.3fz").to_string(),
+            2 => format!("{}-0930", offset(-570).format("%Y-%m-%d %H:%M:%S%.3f")),
+            _ => format!("{}+02", offset(120).format("%Y-%m-%dT%H:%M:%S%.9f000")),
+        },
         _ => utc.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
     }
 }
@@ -213,7 +220,7 @@ pub(crate) const BAD_VALUES: &[&[u8]] = &[
     br#"{"user_id": 1, "page": "x", "event_time": null}"#,
     br#"{"user_id": "1", "page": "x", "event_time": "2024-10-02T12:00:00"}"#,
     br#"{"user_id": 1.5, "page": "x", "event_time": "2024-10-02T12:00:00"}"#,
-    br#"{"user_id": 1.0, "page": "x", "event_time": "2024-10-02T12:00:00"}"#,
+    br#"{"user_id": 1.05, "page": "x", "event_time": "2024-10-02T12:00:00"}"#,
     br#"{"user_id": 1e3, "page": "x", "event_time": "2024-10-02T12:00:00"}"#,
     br#"{"user_id": true, "page": "x", "event_time": "2024-10-02T12:00:00"}"#,
     br#"{"user_id": 9223372036854775808, "page": "x", "event_time": "2024-10-02T12:00:00"}"#,
@@ -226,14 +233,14 @@ pub(crate) const BAD_VALUES: &[&[u8]] = &[
     br#"{"user_id": 1, "page": "x", "event_time": "yesterday"}"#,
     br#"{"user_id": 1, "page": "x", "event_time": ""}"#,
     br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02"}"#,
-    br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02 12:00:00"}"#,
+    br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02  12:00:00"}"#,
     br#"{"user_id": 1, "page": "x", "event_time": "2024-02-30T12:00:00"}"#,
     br#"{"user_id": 1, "page": "x", "event_time": "2024-13-01T12:00:00"}"#,
     br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02T25:00:00"}"#,
     br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02T12:60:00"}"#,
     br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02T12:00:00."}"#,
-    br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02T12:00:00.1234567890"}"#,
-    br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02T12:00:00+0200"}"#,
+    br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02T12:00:00,5"}"#,
+    br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02T12:00:00+020"}"#,
     br#"{"user_id": 1, "page": "x", "event_time": "2024-10-02T12:00:00 UTC"}"#,
     br#"{"user_id": 1, "page": "x", "event_time": "+12024-10-02T12:00:00"}"#,
     br#"{"user_id": 1, "page": "x", "event_time": "0000-12-31T23:59:59.999Z"}"#,

@@ -255,6 +255,9 @@ pub enum PluginCommand {
         /// The folder.
         #[arg(default_value = ".")]
         folder: PathBuf,
+        /// Check the plugin with `plugin.config` of this pipeline, or with this .json file [default: keyfold.toml in the folder]
+        #[arg(short = 'c', long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Format of the answer.
         #[arg(long, value_name = "FORMAT", default_value_t)]
         output: Output,
@@ -272,8 +275,8 @@ pub enum PluginCommand {
     },
     /// Measure what a plugin costs per event, by function, and what the same logic costs without the sandbox
     ///
-    /// JSON: {"plugin", "version", "load_ms", "records", "events", "firings", "rows", "rejected", "parts": [{"part", "ns_per_event",
-    /// "fuel_per_event", "calls", "native_ns_per_event"}]}.
+    /// JSON: {"plugin", "version", "load_ms", "records", "events", "firings", "rows", "rejected", "strikes", "split": null|
+    /// {"batch_records", "fits", "fuel_per_record"}, "parts": [{"part", "ns_per_event", "fuel_per_event", "calls", "native_ns_per_event"}]}.
     Bench {
         /// What to measure.
         #[command(flatten)]
@@ -295,7 +298,7 @@ pub enum PluginCommand {
     },
     /// Check whether keyfold would run this plugin, and show what it declares
     ///
-    /// JSON: {"name", "version", "state_version", "interface", "bytes", "sha256", "tables": [{"name", "columns": [{"name", "type",
+    /// JSON: {"name", "version", "state_version", "state_encodings", "interface", "bytes", "sha256", "tables": [{"name", "columns": [{"name", "type",
     /// "primary_key"}]}], "config_schema"}.
     Check {
         /// A component, a core module, or builtin:visits.

@@ -79,6 +79,11 @@ export type Row<T> = (T extends { key: infer Key } ? Cells<Key> : {}) &
  * after putting or reading it does not change the state.
  */
 export interface Codec<Value> {
+  /**
+   * Describes the encoding in a text that changes whenever the encoding does. The host refuses a deployment with another text and the same
+   * state version. Without it, the encoding is not compared.
+   */
+  readonly encoding?: string;
   /** Encodes a value. `what` names it in error messages. */
   readonly write: (value: Value, what: string) => string | Uint8Array;
   /** Decodes item `i` of a column of the host. */

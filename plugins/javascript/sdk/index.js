@@ -440,6 +440,11 @@ export function plugin(definition) {
     migrate(version, { values, listItems }) {
       ready();
       try {
+        if (version === spec.raw.stateVersion) {
+          readable(values, spec.codecs.value, 'the value');
+          readable(listItems, spec.codecs.item, 'a list item');
+          return { values, listItems };
+        }
         return {
           values: migrated(values, spec.codecs.value, 'value', version, definition.migrateValue, config),
           listItems: migrated(listItems, spec.codecs.item, 'list item', version, definition.migrateItem, config),
@@ -449,6 +454,18 @@ export function plugin(definition) {
       }
     },
   };
+}
+
+/** Throws if the codec cannot read all items. */
+function readable(column, codec, what) {
+  const items = new Items(column);
+  for (let i = 0; i < items.length; i++) {
+    try {
+      codec.read(items, i);
+    } catch (error) {
+      throw new Error(`${what} cannot be read: ${error.message}`);
+    }
+  }
 }
 
 function migrated(column, codec, what, version, one, config) {

@@ -69,16 +69,25 @@ export function described(definition) {
       });
     return { name, columns: [...columns(table.key, true), ...columns(table.columns, false)] };
   });
+  const codecs = { event: definition.event ?? jsonCodec, value: definition.value ?? jsonCodec, item: definition.item ?? jsonCodec };
   const raw = {
     name: given.name ?? (typeof KEYFOLD_NAME === 'string' ? KEYFOLD_NAME : 'plugin'),
     version: given.version ?? (typeof KEYFOLD_VERSION === 'string' ? KEYFOLD_VERSION : '0.0.0'),
     stateVersion: given.stateVersion ?? 1,
     tables,
-    configSchema: JSON.stringify(given.configSchema ?? { type: 'object' }),
+    configSchema: JSON.stringify(withEncodings(given.configSchema ?? { type: 'object' }, codecs)),
     wantsHeaders: given.wantsHeaders ?? false,
   };
-  const codecs = { event: definition.event ?? jsonCodec, value: definition.value ?? jsonCodec, item: definition.item ?? jsonCodec };
   return { raw, tables, codecs };
+}
+
+/**
+ * Adds to a schema how the state is encoded; the contract has no place of its own for that. The host refuses a deployment with another
+ * encoding and the same state version. With this key, a plugin also says that `migrate` from its own version only reads the state.
+ */
+function withEncodings(schema, { value, item }) {
+  if (typeof schema !== 'object' || schema === null) return schema;
+  return { ...schema, 'x-keyfold-state': { value: value.encoding, item: item.encoding } };
 }
 
 /** The rows of a call. */

@@ -10,13 +10,18 @@ function utf8(text) {
 
 /** The codec for any value that JSON can represent. */
 export const json = Object.freeze({
+  encoding: 'json',
   write(value, what) {
     if (value === undefined) throw new Misuse(`${what} is undefined, which JSON cannot represent: use null, or clear() to remove it`);
+    let written;
     try {
-      return JSON.stringify(value) ?? refuse(value, what);
+      written = JSON.stringify(value) ?? refuse(value, what);
     } catch (error) {
-      throw new Misuse(`${what} cannot be represented in JSON: ${error.message}`);
+      throw error instanceof Misuse ? error : new Misuse(`${what} cannot be represented in JSON: ${error.message}`);
     }
+    // Only now, since a value that contains itself does not get here.
+    refuseLoss(value, what);
+    return written;
   },
   read(items, i) {
     const text = utf8(items.text(i));
@@ -25,12 +30,35 @@ export const json = Object.freeze({
   readBack: (written) => JSON.parse(written),
 });
 
+const INSTEAD = {
+  Map: 'use an object, or Object.fromEntries(map)',
+  Set: 'use an array, or [...set]',
+  Uint8Array: 'use the codec `bytes`, or an array',
+};
+
+/** Throws for what JSON drops or writes as something else without an error: a Map as {}, NaN as null. */
+function refuseLoss(value, what) {
+  if (typeof value === 'number' && !Number.isFinite(value)) throw new Misuse(`${what} is ${value}, which JSON would write as null`);
+  if (typeof value === 'function' || typeof value === 'symbol') refuse(value, what);
+  if (typeof value !== 'object' || value === null || typeof value.toJSON === 'function') return;
+  if (Array.isArray(value)) {
+    value.forEach((item, i) => (item === undefined ? refuse(item, `${what}[${i}]`) : refuseLoss(item, `${what}[${i}]`)));
+    return;
+  }
+  const type = Object.prototype.toString.call(value).slice(8, -1);
+  if (type !== 'Object') {
+    throw new Misuse(`${what} is a ${type}, which JSON would write as something else: ${INSTEAD[type] ?? 'use objects and arrays'}`);
+  }
+  for (const name of Object.keys(value)) refuseLoss(value[name], `${what}.${name}`);
+}
+
 function refuse(value, what) {
   throw new Misuse(`${what} is ${kind(value)}, which JSON cannot represent`);
 }
 
 /** The codec for strings, written without JSON's quotes. */
 export const text = Object.freeze({
+  encoding: 'text',
   write: (value, what) => checked(value, what),
   read: (items, i) => utf8(items.text(i)),
   readBack: (written) => written,
@@ -38,6 +66,7 @@ export const text = Object.freeze({
 
 /** The codec for bytes. */
 export const bytes = Object.freeze({
+  encoding: 'bytes',
   write(value, what) {
     if (!(value instanceof Uint8Array)) throw new Misuse(`${what} is ${kind(value)}, not a Uint8Array`);
     return value.slice();

@@ -66,7 +66,7 @@ function firing(keys) {
 }
 
 const nothing = () => {};
-const tables = { a: { key: { k: 'text' }, columns: { n: 'integer' } }, b: { key: { k: 'text' } } };
+const tables = { a: { key: { k: 'text' }, columns: { n: 'integer' } }, b: { key: { k: 'text' } }, j: { key: { k: 'text' }, columns: { j: 'json' } } };
 
 function configured(definition, config = {}) {
   const mapper = plugin({ describe: { tables }, map: nothing, onEvent: nothing, onTimer: nothing, ...definition });
@@ -237,8 +237,17 @@ test('a mistake is refused by name', () => {
   for (const [onEvent, words] of [
     [(key) => key.put(undefined), 'the value is undefined'],
     [(key) => key.put(1n), 'the value cannot be represented in JSON'],
+    [(key) => key.put({ a: [new Set([1])] }), 'the value.a[0] is a Set, which JSON would write as something else: use an array, or [...set]'],
+    [(key) => key.put(new Map()), 'the value is a Map'],
+    [(key) => key.append({ b: Uint8Array.of(1) }), 'the item.b is a Uint8Array'],
+    [(key) => key.put({ re: /x/ }), 'the value.re is a RegExp'],
+    [(key) => key.put([NaN]), 'the value[0] is NaN, which JSON would write as null'],
+    [(key) => key.put([1, undefined]), 'the value[1] is undefined'],
+    [(key) => key.put({ f() {} }), 'the value.f is a function'],
+    [(key) => { const a = {}; a.a = a; key.put(a); }, 'the value cannot be represented in JSON'],
+    [(key) => key.row('j', { k: 'x', j: new Set() }), 'j is a Set'],
     [(key) => key.setTimer(1.5), "the timer's time is 1.5"],
-    [(key) => key.row('c', {}), 'its tables are a, b'],
+    [(key) => key.row('c', {}), 'its tables are a, b, j'],
     [(key) => key.log('loud', 'x'), 'error, warn, info, debug'],
     [(key) => key.items(), 'only in onTimer'],
     [async () => {}, 'async'],
@@ -262,9 +271,21 @@ test('running out of memory fails the whole call, since a fresh instance has mor
 });
 
 test('migrateValue and migrateItem convert state of an older version', () => {
-  const mapper = configured({ value: text, item: bytes, migrateValue: (version, old) => `${version}${old.json().a}`, migrateItem: (_, old) => old.bytes });
+  const describe = { tables, stateVersion: 2 };
+  const mapper = configured({ describe, value: text, item: bytes, migrateValue: (version, old) => `${version}${old.json().a}`, migrateItem: (_, old) => old.bytes });
   const given = mapper.migrate(1, { values: column(['{"a":7}', '{"a":"ö"}']), listItems: column(['i']) });
   assert.deepEqual([items(given.values), items(given.listItems)], [['17', '1ö'], ['i']]);
   const states = { values: column(['1']), listItems: column([]) };
   assert.throws(() => configured({ value: json() }).migrate(3, states), { payload: 'cannot migrate a value of state version 3: the plugin does not define migrateValue' });
+});
+
+test('the description says how state is encoded, and migrate from its own version only reads it', () => {
+  const schema = (definition) => JSON.parse(configured(definition).describe().configSchema);
+  assert.deepEqual(schema({ item: bytes })['x-keyfold-state'], { value: 'json', item: 'bytes' });
+  assert.deepEqual(schema({ value: { ...text, encoding: undefined }, item: text })['x-keyfold-state'], { item: 'text' });
+  const mapper = configured({ migrateValue: () => assert.fail('it is called for older versions only') });
+  const states = { values: column(['{"a":7}']), listItems: column(['1']) };
+  assert.deepEqual(mapper.migrate(1, states), states);
+  const other = { values: column(['"ann']), listItems: column([]) };
+  assert.throws(() => mapper.migrate(1, other), ({ payload }) => payload.startsWith('the value cannot be read: '));
 });

@@ -15,11 +15,40 @@ use crate::raw::{
 use crate::record::{Events, Records};
 use crate::rows::Rows;
 use crate::stored::Migrated;
-use crate::{Mapper, NO_TIME};
+use crate::{Mapper, NO_TIME, Stored};
 
-/// Returns the description of a mapper in the contract's form. For an example, see [`Instance`].
+/// Returns the description of a mapper in the contract's form, with the encodings of its state. For an example, see [`Instance`].
 pub fn describe<M: Mapper>() -> raw::Description {
-    M::describe().into_raw()
+    let mut description = M::describe().into_raw();
+    let encodings = [("value", M::Value::encoding()), ("item", M::Item::encoding())];
+    description.config_schema = with_encodings(&description.config_schema, &encodings);
+    description
+}
+
+/// The key of the configuration's schema under which a plugin says how its state is encoded. With it, a plugin also says that `migrate` from
+/// its own state version reads state and gives it back.
+const ENCODINGS: &str = "x-keyfold-state";
+
+/// Adds the encodings to a schema, which is an object as text. The contract has no place of its own for them.
+fn with_encodings(schema: &str, encodings: &[(&str, Option<String>)]) -> String {
+    let Some(rest) = schema.trim_start().strip_prefix('{') else { return schema.to_owned() };
+    let known = encodings.iter().filter_map(|(name, encoding)| Some((name, encoding.as_ref()?)));
+    let pairs: Vec<String> = known.map(|(name, encoding)| format!("\"{name}\":{}", quoted(encoding))).collect();
+    let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+    format!("{{\"{ENCODINGS}\":{{{}}}{comma}{rest}", pairs.join(","))
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\0'..='\x1f' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// Compiles only for the types that [`plugin!`](crate::plugin) accepts.
@@ -80,12 +109,15 @@ pub fn is_mapper<M: Mapper>() {}
 pub struct Instance<M: Mapper> {
     mapper: M,
     tables: Rc<[TableSpec]>,
+    state_version: u32,
 }
 
 impl<M: Mapper> Instance<M> {
     /// Creates the mapper from its configuration.
     pub fn configure(config: &str) -> Result<Instance<M>, String> {
-        Ok(Instance { mapper: M::configure(config)?, tables: describe::<M>().tables.into() })
+        let description = M::describe().into_raw();
+        let (tables, state_version) = (description.tables.into(), description.state_version);
+        Ok(Instance { mapper: M::configure(config)?, tables, state_version })
     }
 
     /// Returns the mapper.
@@ -168,8 +200,13 @@ impl<M: Mapper> Instance<M> {
         call.end()
     }
 
-    /// Implements the contract's `migrate`.
+    /// Implements the contract's `migrate`. From its own state version, it only checks that the state can be read.
     pub fn migrate(&self, version: u32, states: &StateBatch) -> Result<StateBatch, String> {
+        if version == self.state_version {
+            readable::<M::Value>("a value state", &states.values)?;
+            readable::<M::Item>("a list item", &states.list_items)?;
+            return Ok(states.clone());
+        }
         Ok(StateBatch {
             values: migrate(&states.values, |old, new| {
                 let mut new = Migrated::new(new);
@@ -183,6 +220,14 @@ impl<M: Mapper> Instance<M> {
             })?,
         })
     }
+}
+
+fn readable<T: Stored + ?Sized>(what: &str, column: &ByteColumn) -> Result<(), String> {
+    for i in 0..column.ends.len() {
+        let read = T::read(item(&column.data, &column.ends, i));
+        read.map_err(|reason| format!("cannot decode {what}: {reason}"))?;
+    }
+    Ok(())
 }
 
 fn migrate(

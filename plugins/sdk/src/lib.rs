@@ -6,12 +6,17 @@
 //! ```
 //! use keyfold_sdk::{ColumnType, Description, Event, Events, Firing, Key, Mapper, Record, Table};
 //!
-//! /// Counts how often each word occurs within a minute of event time.
+//! /// Counts how often each word occurs in each minute of event time.
 //! pub struct Counts;
 //!
+//! /// The end of the minute that contains this time.
+//! fn until(time: i64) -> i64 {
+//!     time - time.rem_euclid(60_000) + 60_000
+//! }
+//!
 //! impl Mapper for Counts {
-//!     type Event = str;
-//!     type Value = u64;
+//!     type Event = ();
+//!     type Value = i64;
 //!     type Item = ();
 //!
 //!     fn describe() -> Description {
@@ -26,22 +31,22 @@
 //!     fn map(&self, record: &Record<'_>, out: &mut Events<'_, Self>) -> Result<(), String> {
 //!         let payload = record.payload.ok_or("payload is missing")?;
 //!         let word = std::str::from_utf8(payload).map_err(|_| "payload is not UTF-8")?;
-//!         out.push(word, record.append_time, word);
+//!         // The key is a word in a minute. So an event counts in its own minute, even if the timer of an earlier one has not fired yet.
+//!         let time = record.append_time;
+//!         out.push(format_args!("{} {word}", until(time)), time, &());
 //!         Ok(())
 //!     }
 //!
 //!     fn on_event(&self, key: &mut Key<'_, Self>, event: &Event<'_, Self>) -> Result<(), String> {
 //!         let count = key.value().unwrap_or(0);
 //!         key.put(&(count + 1));
-//!         if key.timer().is_none() {
-//!             key.set_timer(event.time.saturating_add(60_000));
-//!         }
+//!         key.set_timer(until(event.time));
 //!         Ok(())
 //!     }
 //!
 //!     fn on_timer(&self, key: &mut Firing<'_, Self>, time: i64) -> Result<(), String> {
-//!         let word = key.name();
-//!         let count = key.value().map_or(0, |count| count as i64);
+//!         let (_, word) = key.name().split_once(' ').ok_or("the key is not a minute and a word")?;
+//!         let count = key.value().unwrap_or(0);
 //!         key.row(0).text("word", word).timestamp("until", time).integer("count", count).end();
 //!         key.clear();
 //!         Ok(())
@@ -49,6 +54,12 @@
 //! }
 //!
 //! keyfold_sdk::plugin!(Counts);
+//! # // The second "a" is at the end of the first minute, and counts in the second.
+//! # let records = [(10_000, "a"), (60_000, "a"), (61_000, "b"), (200_000, "c")];
+//! # let outcome = keyfold_sdk::testing::Log::new(30_000, &records).fold_deterministically::<Counts>("{}");
+//! # assert_eq!(outcome.rows["60000 a"], [r#"counts(word="a", until=60000, count=1)"#]);
+//! # assert_eq!(outcome.rows["120000 a"], [r#"counts(word="a", until=120000, count=1)"#]);
+//! # assert_eq!(outcome.rows["120000 b"], [r#"counts(word="b", until=120000, count=1)"#]);
 //! ```
 //!
 //! # The law: results do not depend on batches
@@ -77,6 +88,8 @@ mod key;
 pub mod row;
 pub mod cell;
 pub mod stored;
+#[cfg(feature = "serde")]
+mod encoding;
 mod rows;
 mod draft;
 mod columns;
@@ -91,6 +104,8 @@ pub mod panic;
 #[cfg(not(target_arch = "wasm32"))]
 #[doc(hidden)]
 pub mod bench;
+#[cfg(not(target_arch = "wasm32"))]
+mod lane;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 

@@ -37,8 +37,19 @@ pub fn keep_text() {
 
 fn text(info: &PanicHookInfo<'_>) -> String {
     let message = info.payload_as_str().unwrap_or("panic without a message");
+    let message = &with_remedy(message);
     match info.location() {
         Some(at) => format!("{message} ({}:{})", at.file(), at.line()),
+        None => message.into(),
+    }
+}
+
+/// Std's own message for the clock, threads and the like is `time not implemented on this platform`.
+fn with_remedy(message: &str) -> String {
+    match message.strip_suffix(" not implemented on this platform") {
+        Some(what) => format!(
+            "a plugin has no {what}, since its results must depend only on the log: use the event's time, the append time or plugin.config"
+        ),
         None => message.into(),
     }
 }
@@ -54,6 +65,13 @@ fn write(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_missing_is_named_with_a_remedy() {
+        let text = with_remedy("time not implemented on this platform");
+        assert!(text.starts_with("a plugin has no time,") && text.contains("the event's time"), "{text}");
+        assert_eq!(with_remedy("index out of bounds"), "index out of bounds");
+    }
 
     #[test]
     fn a_long_text_is_truncated_between_characters() {

@@ -9,7 +9,8 @@ use crate::Timestamp;
 
 /// A type that can be written to bytes and read back, possibly without a copy.
 ///
-/// The encoding of value states and list items is stored. If you change it, raise the description's state version. `read` must accept
+/// The encoding of value states and list items is stored. If you change it, raise the description's state version: the host refuses a
+/// deployment that changes an encoding (see [`encoding`](Stored::encoding)) or cannot read stored state without it. `read` must accept
 /// exactly what [`Stored::write`] writes. If it returns an error for stored bytes, that is a bug in the plugin, and the SDK panics.
 ///
 /// # With serde
@@ -33,6 +34,7 @@ use crate::Timestamp;
 /// basket.write(&mut bytes);
 /// assert_eq!(bytes, b"\x01\x05apple\x00");
 /// assert_eq!(Basket::read(&bytes), Ok(basket));
+/// assert_eq!(Basket::encoding().unwrap(), "serde {items: [string], paid: u64?}");
 /// ```
 ///
 /// # By hand
@@ -56,6 +58,10 @@ use crate::Timestamp;
 ///     fn read(bytes: &[u8]) -> Result<Average, String> {
 ///         let (sum, count) = bytes.split_at_checked(8).ok_or("fewer than 8 bytes")?;
 ///         Ok(Average { sum: i64::read(sum)?, count: u32::read(count)? })
+///     }
+///
+///     fn encoding() -> Option<String> {
+///         Some("sum i64, count u32".into())
 ///     }
 /// }
 ///
@@ -81,6 +87,13 @@ pub trait Stored {
 
     /// Reads an encoding, which must be all of `bytes`.
     fn read(bytes: &[u8]) -> Result<Self::Read<'_>, String>;
+
+    /// Describes the encoding in a text that changes whenever the encoding does. The host refuses a deployment with another text and the same
+    /// state version. `derive(Stored)` lists the fields with their types: `{items: [string], paid: u64?}`, so there a new name of a field
+    /// counts as a change too. `None`, the default, is not compared.
+    fn encoding() -> Option<String> {
+        None
+    }
 }
 
 /// No bytes.
@@ -91,6 +104,10 @@ impl Stored for () {
 
     fn read(bytes: &[u8]) -> Result<(), String> {
         if bytes.is_empty() { Ok(()) } else { Err(format!("expected no bytes for (), found {}", bytes.len())) }
+    }
+
+    fn encoding() -> Option<String> {
+        Some("()".into())
     }
 }
 
@@ -104,6 +121,10 @@ impl Stored for str {
     fn read(bytes: &[u8]) -> Result<&str, String> {
         std::str::from_utf8(bytes).map_err(|error| error.to_string())
     }
+
+    fn encoding() -> Option<String> {
+        Some("str".into())
+    }
 }
 
 impl Stored for [u8] {
@@ -115,6 +136,10 @@ impl Stored for [u8] {
 
     fn read(bytes: &[u8]) -> Result<&[u8], String> {
         Ok(bytes)
+    }
+
+    fn encoding() -> Option<String> {
+        Some("bytes".into())
     }
 }
 
@@ -133,6 +158,10 @@ macro_rules! stored_numbers {
                     format!("expected {} bytes for {}, found {}", size_of::<$number>(), stringify!($number), bytes.len())
                 })?;
                 Ok(<$number>::from_le_bytes(bytes))
+            }
+
+            fn encoding() -> Option<String> {
+                Some(stringify!($number).into())
             }
         }
     )*};
@@ -154,6 +183,10 @@ impl Stored for bool {
             _ => Err(format!("expected [0] or [1] for bool, found {bytes:?}")),
         }
     }
+
+    fn encoding() -> Option<String> {
+        Some("bool".into())
+    }
 }
 
 /// Its milliseconds, little-endian.
@@ -166,6 +199,10 @@ impl Stored for Timestamp {
 
     fn read(bytes: &[u8]) -> Result<Timestamp, String> {
         i64::read(bytes).map(Timestamp)
+    }
+
+    fn encoding() -> Option<String> {
+        i64::encoding()
     }
 }
 
@@ -218,6 +255,13 @@ pub fn to_bytes<T: BySerde>(value: &T, out: &mut Vec<u8>) {
 pub fn from_bytes<T: BySerde>(bytes: &[u8]) -> Result<T, String> {
     let (value, rest) = postcard::take_from_bytes(bytes).map_err(|error| error.to_string())?;
     if rest.is_empty() { Ok(value) } else { Err(format!("{} extra bytes after the value", rest.len())) }
+}
+
+/// Describes the encoding of [`to_bytes`].
+#[cfg(feature = "serde")]
+#[doc(hidden)]
+pub fn encoding<T: BySerde>() -> Option<String> {
+    Some(format!("serde {}", crate::encoding::of::<T>()))
 }
 
 /// Reads stored bytes. Panics if they cannot be read, because the plugin itself has written them.

@@ -1,22 +1,25 @@
 //! Parsing of times.
 
-/// Parses an ISO 8601 time, and returns it in ms since 1970 UTC, rounded down.
+/// Parses a time in the form of RFC 3339, and returns it in ms since 1970 UTC, rounded down.
 ///
-/// The form is `YYYY-MM-DDTHH:MM:SS`, an optional fraction of 1 to 9 digits, and an optional `Z`, `+HH:MM` or `-HH:MM`. Without an offset,
-/// the time is in UTC. Leap seconds are not allowed. Returns `None` for anything else, and for days that do not exist.
+/// The form is `YYYY-MM-DDTHH:MM:SS`, an optional fraction, and an optional `Z`, `+HH:MM` or `-HH:MM`. As RFC 3339 allows, `T` and `Z` may be
+/// in lower case, a space may stand for the `T`, and a leap second (`23:59:60` UTC) is the first second of the next day. Beyond RFC 3339,
+/// the offset may be missing, which means UTC, or be written `+HHMM` or `+HH`. Returns `None` for anything else, and for days that do not
+/// exist.
 ///
 /// ```
 /// use keyfold_sdk::time::iso_ms;
 ///
 /// assert_eq!(iso_ms("2024-10-02T12:51:48.5Z"), Some(1_727_873_508_500));
 /// assert_eq!(iso_ms(b"2024-10-02T14:51:48+02:00"), Some(1_727_873_508_000));
+/// assert_eq!(iso_ms("2024-10-02 12:51:48+0000"), Some(1_727_873_508_000));
 /// assert_eq!(iso_ms("2023-02-29T00:00:00"), None);
 /// ```
 pub fn iso_ms(text: impl AsRef<[u8]>) -> Option<i64> {
     let text = text.as_ref();
     let (seconds, rest) = text.split_at_checked(19)?;
-    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    if separators.iter().any(|(at, byte)| seconds[*at] != *byte) {
+    let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
+    if separators.iter().any(|(at, byte)| seconds[*at] != *byte) || !matches!(seconds[10], b'T' | b't' | b' ') {
         return None;
     }
     let year = two_digits(seconds, 0)? * 100 + two_digits(seconds, 2)?;
@@ -24,20 +27,29 @@ pub fn iso_ms(text: impl AsRef<[u8]>) -> Option<i64> {
     if !(1..=12).contains(&month) || !(1..=days_of(year, month)).contains(&day) {
         return None;
     }
-    let clock = clock_ms(seconds, 11)? + up_to(two_digits(seconds, 17)?, 59)? * 1000;
+    let second = up_to(two_digits(seconds, 17)?, 60)?;
     let (fraction_ms, rest) = fraction_ms(rest)?;
-    Some(days_since_1970(year, month, day) * 86_400_000 + clock + fraction_ms - offset_ms(rest)?)
+    let minute = days_since_1970(year, month, day) * DAY_MS + clock_ms(seconds, 11)? - offset_ms(rest)?;
+    let time = minute + second * 1000;
+    // A leap second ends a day of UTC.
+    (second < 60 || time.rem_euclid(DAY_MS) == 0).then_some(time + fraction_ms)
 }
+
+const DAY_MS: i64 = 86_400_000;
 
 /// Parses `HH:MM` at index `at`.
 fn clock_ms(text: &[u8], at: usize) -> Option<i64> {
-    Some(up_to(two_digits(text, at)?, 23)? * 3_600_000 + up_to(two_digits(text, at + 3)?, 59)? * 60_000)
+    hours_and_minutes_ms(two_digits(text, at)?, two_digits(text, at + 3)?)
+}
+
+fn hours_and_minutes_ms(hours: i64, minutes: i64) -> Option<i64> {
+    Some(up_to(hours, 23)? * 3_600_000 + up_to(minutes, 59)? * 60_000)
 }
 
 fn fraction_ms(text: &[u8]) -> Option<(i64, &[u8])> {
     let Some(fraction) = text.strip_prefix(b".") else { return Some((0, text)) };
     let digits = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
-    if !(1..=9).contains(&digits) {
+    if digits == 0 {
         return None;
     }
     let digit = |i: usize| if i < digits { i64::from(fraction[i] - b'0') } else { 0 };
@@ -46,12 +58,19 @@ fn fraction_ms(text: &[u8]) -> Option<(i64, &[u8])> {
 
 /// Parses an offset from UTC, in ms.
 fn offset_ms(text: &[u8]) -> Option<i64> {
-    match text {
-        [] | [b'Z'] => Some(0),
-        [b'+', _, _, b':', _, _] => clock_ms(text, 1),
-        [b'-', _, _, b':', _, _] => clock_ms(text, 1).map(|ms| -ms),
-        _ => None,
-    }
+    let (sign, offset) = match text {
+        [] | [b'Z' | b'z'] => return Some(0),
+        [b'+', offset @ ..] => (1, offset),
+        [b'-', offset @ ..] => (-1, offset),
+        _ => return None,
+    };
+    let ms = match offset {
+        [_, _, b':', _, _] => clock_ms(offset, 0)?,
+        [_, _, _, _] => hours_and_minutes_ms(two_digits(offset, 0)?, two_digits(offset, 2)?)?,
+        [_, _] => hours_and_minutes_ms(two_digits(offset, 0)?, 0)?,
+        _ => return None,
+    };
+    Some(sign * ms)
 }
 
 #[inline]
@@ -102,6 +121,15 @@ mod tests {
             ("2024-10-02T07:21:48.5-05:30", NOON + 500),
             ("2024-10-02T12:51:48-00:00", NOON),
             ("2024-10-03T12:50:48+23:59", NOON),
+            ("2024-10-02 12:51:48", NOON),
+            ("2024-10-02t12:51:48z", NOON),
+            ("2024-10-02 12:51:48.000000+0000", NOON),
+            ("2024-10-02T14:51:48+0200", NOON),
+            ("2024-10-02 07:21:48.5-0530", NOON + 500),
+            ("2024-10-02 12:51:48+00", NOON),
+            ("2024-10-02T12:51:48.12345678901234567890Z", NOON + 123),
+            ("2016-12-31T23:59:60Z", 1_483_228_800_000),
+            ("2017-01-01T00:59:60.5+01:00", 1_483_228_800_500),
             ("2024-02-29T00:00:00", 1_709_164_800_000),
             ("2000-02-29T00:00:00", 951_782_400_000),
             ("0001-01-01T00:00:00", -62_135_596_800_000),
@@ -129,17 +157,22 @@ mod tests {
         for text in [
             "",
             "2024-10-02",
-            "2024-10-02 12:51:48",
-            "2024-10-02t12:51:48",
             "2024-10-02T12:51",
-            "2024-10-02T12:51:48z",
+            "2024-10-02  12:51:48",
+            "2024-10-02_12:51:48",
             "2024-10-02T12:51:48 Z",
+            "2024-10-02T12:51:48zz",
+            "2024-10-02T12:51:48+2",
+            "2024-10-02T12:51:48+020",
+            "2024-10-02T12:51:48+02000",
+            "2024-10-02T12:51:48+2400",
+            "2024-10-02T12:51:48+0260",
+            "2024-10-02T12:51:48+:200",
+            "2024-10-02T23:59:60+01:00",
+            "2024-10-02T23:59:61Z",
             "2024-10-02T12:51:48.",
             "2024-10-02T12:51:48.Z",
             "2024-10-02T12:51:48,5",
-            "2024-10-02T12:51:48.1234567890",
-            "2024-10-02T12:51:48+0200",
-            "2024-10-02T12:51:48+02",
             "2024-10-02T12:51:48+24:00",
             "2024-10-02T12:51:48+02:60",
             "2024-10-02T12:51:48+02:00Z",

@@ -57,3 +57,78 @@ fn the_basket_of_the_guide_is_read_back() {
     let read = Basket::read(&bytes(&basket)).expect("it was written");
     assert_eq!((read.items, read.paid), (basket.items, basket.paid));
 }
+
+#[derive(Serialize, Deserialize, Stored)]
+struct Mixed {
+    #[serde(rename = "other \"name\"")]
+    pair: (i64, i64),
+    by_name: std::collections::BTreeMap<String, Vec<Inner>>,
+    tree: Option<Box<Tree>>,
+    #[serde(skip)]
+    _skipped: u8,
+    bytes: [u8; 2],
+    wrapped: Wrapped,
+}
+
+/// Does not derive `Stored`, and decides the encoding all the same.
+#[derive(Serialize, Deserialize)]
+struct Inner {
+    a: i64,
+    b: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Tree {
+    left: Option<Box<Tree>>,
+    leaf: char,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wrapped(u32);
+
+fn encoding<T: Stored + ?Sized>() -> String {
+    T::encoding().expect("it is known")
+}
+
+#[test]
+fn an_encoding_lists_all_that_decides_it() {
+    assert_eq!(
+        encoding::<Mixed>(),
+        "serde {other \"name\": (i64, i64), by_name: {string => [{a: i64, b: i64}]}, tree: {left: ^1?, leaf: char}?, \
+         bytes: (u8, u8), wrapped: u32}"
+    );
+    assert_eq!(encoding::<Phase>(), "serde <Open{since: i64, pages: [string], score: f64}, Closed(^1?), Never>");
+    assert_eq!(
+        [encoding::<i64>(), encoding::<Timestamp>(), encoding::<str>(), encoding::<()>()],
+        ["i64", "i64", "str", "()"]
+    );
+}
+
+/// Each change of a type gives other bytes for some value, so it must give another encoding.
+#[test]
+fn a_change_of_a_type_changes_its_encoding() {
+    mod former {
+        #[derive(serde::Serialize, serde::Deserialize, keyfold_sdk::Stored)]
+        pub(crate) struct Counts {
+            _count: i64,
+            _last: i64,
+        }
+    }
+    mod swapped {
+        #[derive(serde::Serialize, serde::Deserialize, keyfold_sdk::Stored)]
+        pub(crate) struct Counts {
+            _last: i64,
+            _count: i64,
+        }
+    }
+    mod renamed {
+        #[derive(serde::Serialize, serde::Deserialize, keyfold_sdk::Stored)]
+        pub(crate) struct Other {
+            _count: i64,
+            _last: i64,
+        }
+    }
+    assert_ne!(encoding::<former::Counts>(), encoding::<swapped::Counts>());
+    assert_ne!(encoding::<former::Counts>(), encoding::<i64>());
+    assert_eq!(encoding::<former::Counts>(), encoding::<renamed::Other>(), "the type's own name is not stored");
+}

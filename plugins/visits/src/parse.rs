@@ -1,9 +1,10 @@
 //! Parses payloads into visits.
 //!
 //! A payload is a JSON object in UTF-8 with these fields:
-//! - `user_id`: a signed 64-bit integer (not a string; no fraction, no exponent; `-0` is 0);
+//! - `user_id`: a signed 64-bit integer (not a string; no exponent; `-0` is 0). A fraction of zeros is allowed, since programs that keep
+//!   numbers as floats, such as pandas, write 1 as `1.0`;
 //! - `page`: a string;
-//! - `event_time`: a string that [`iso_ms`] accepts.
+//! - `event_time`: a string that [`iso_ms`] accepts: RFC 3339, and what is common beside it.
 //!
 //! If a field occurs twice, the last one counts. Other fields are ignored, but must be valid JSON. There are two parsers: [`fast`] reads only
 //! plain documents. All others, and all invalid ones, go to [`careful`], which uses serde_json and reports what is wrong.
@@ -108,15 +109,19 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 
 fn integer(name: &str, value: Option<&RawValue>) -> Result<i64, String> {
     let literal = value.ok_or_else(|| missing(name))?.get();
-    let digits = literal.strip_prefix('-').unwrap_or(literal);
+    // What pandas makes of an integer: 1.0.
+    let whole = literal.split_once('.').filter(|(_, fraction)| fraction.bytes().all(|b| b == b'0'));
+    let whole = whole.map_or(literal, |(whole, _)| whole);
+    let digits = whole.strip_prefix('-').unwrap_or(whole);
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         let found = match kind(literal) {
-            "a number" => "a number with a fraction or an exponent",
+            "a number" if literal.contains(['e', 'E']) => "a number with an exponent",
+            "a number" => "a number with a fraction",
             other => other,
         };
         return Err(format!("{name} is {found}, not an integer"));
     }
-    literal.parse().map_err(|_| format!("{name} does not fit into 64 bits"))
+    whole.parse().map_err(|_| format!("{name} does not fit into 64 bits"))
 }
 
 fn text<'a>(name: &str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, String> {

@@ -39,7 +39,7 @@ impl Fold for Visits {
     fn map(&self, record: &TestRecord) -> Result<Vec<Event>, String> {
         let fields: Value =
             serde_json::from_slice(record.value.as_deref().ok_or("tombstone")?).map_err(|error| error.to_string())?;
-        let user_id = fields["user_id"].as_i64().ok_or("user_id")?;
+        let user_id = user_id(&fields["user_id"]).ok_or("user_id")?;
         let page = fields["page"].as_str().ok_or("page")?;
         let time = event_time(fields["event_time"].as_str().ok_or("event_time")?).ok_or("event_time")?;
         Ok(vec![Event { key: user_id.to_string().into_bytes(), time, value: page.to_owned() }])
@@ -76,19 +76,25 @@ pub(crate) fn session_id(form: SessionId, key: &[u8], first: Place) -> i64 {
     SipHasher24::new().hash(&text).cast_signed()
 }
 
-/// `YYYY-MM-DDTHH:MM:SS[.1-9 digits][Z|+HH:MM|-HH:MM]` as ms since 1970, floored.
+/// An integer, or a float that is one (pandas writes 1.0); of those, the generator makes small ones only, and none with an exponent is good.
+fn user_id(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_number()?.to_string().strip_suffix(".0")?.parse().ok())
+}
+
+/// `YYYY-MM-DDTHH:MM:SS[.digits][Z|+HH:MM|-HH:MM|+HHMM|+HH]`, with `t`, `z` or a space too, as ms since 1970, floored.
 pub(crate) fn event_time(text: &str) -> Option<i64> {
     let (instant, rest) = text.split_at_checked(19)?;
     let shape: String = instant.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-    if shape != "0000-00-00T00:00:00" {
+    if !["0000-00-00T00:00:00", "0000-00-00t00:00:00", "0000-00-00 00:00:00"].contains(&shape.as_str()) {
         return None;
     }
-    let seconds = chrono::NaiveDateTime::parse_from_str(instant, "%Y-%m-%dT%H:%M:%S").ok()?;
-    if instant.ends_with("60") {
-        return None;
-    }
+    let leap = instant.ends_with(":60");
+    let instant = if leap { format!("{}:59", &instant[..16]) } else { instant.to_owned() };
+    let time = chrono::NaiveTime::parse_from_str(&instant[11..], "%H:%M:%S").ok()?;
+    let instant = chrono::NaiveDate::parse_from_str(&instant[..10], "%Y-%m-%d").ok()?.and_time(time);
     let (fraction_ms, zone) = fraction(rest)?;
-    Some(seconds.and_utc().timestamp_millis() + fraction_ms - zone_ms(zone)?)
+    let second = instant.and_utc().timestamp_millis() - zone_ms(zone)? + if leap { 1_000 } else { 0 };
+    (!leap || second.rem_euclid(86_400_000) == 0).then_some(second + fraction_ms)
 }
 
 /// The fraction's milliseconds and what follows it.
@@ -96,23 +102,25 @@ fn fraction(rest: &str) -> Option<(i64, &str)> {
     let Some(digits) = rest.strip_prefix('.') else { return Some((0, rest)) };
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
     let (digits, zone) = digits.split_at(end);
-    if !(1..=9).contains(&digits.len()) {
-        return None;
-    }
-    let nanos: i64 = format!("{digits:0<9}").parse().ok()?;
-    Some((nanos / 1_000_000, zone))
+    let ms = format!("{digits:0<3}");
+    (!digits.is_empty()).then(|| ms[..3].parse().ok()).flatten().map(|ms| (ms, zone))
 }
 
 /// How far local time is ahead of UTC.
 fn zone_ms(zone: &str) -> Option<i64> {
     let sign = match zone.bytes().next() {
         None => return Some(0),
-        Some(b'Z') if zone.len() == 1 => return Some(0),
+        Some(b'Z' | b'z') if zone.len() == 1 => return Some(0),
         Some(b'+') => 1,
         Some(b'-') => -1,
         Some(_) => return None,
     };
-    let (hours, minutes) = zone[1..].split_once(':')?;
+    let offset = &zone[1..];
+    let (hours, minutes) = match offset.split_once(':') {
+        Some(parts) => parts,
+        None if offset.len() == 2 => (offset, "00"),
+        None => offset.split_at_checked(2)?,
+    };
     let two_digits =
         |s: &str| (s.len() == 2 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse::<i64>().ok()).flatten();
     let (hours, minutes) = (two_digits(hours)?, two_digits(minutes)?);

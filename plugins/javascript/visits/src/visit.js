@@ -1,6 +1,6 @@
 // @ts-check
 // Parses payloads into visits. A payload is a JSON object with these fields:
-// - `user_id`: a signed 64-bit integer (not a string; no fraction, no exponent; `-0` is 0);
+// - `user_id`: a signed 64-bit integer (not a string; no exponent; `-0` is 0; a fraction of zeros is allowed, as pandas writes `1.0`);
 // - `page`: a string;
 // - `event_time`: a string that `timeMs` accepts.
 //
@@ -43,9 +43,10 @@ function parsed(payload) {
  * @param {string} literal
  */
 function integer(name, literal) {
-  if (!/^-?[0-9]+$/.test(literal)) throw new Error(`${name} is a number with a fraction or an exponent, not an integer`);
-  if (literal.length > 18 && BigInt.asIntN(64, BigInt(literal)) !== BigInt(literal)) throw new Error(`${name} does not fit into 64 bits`);
-  return literal === '-0' ? '0' : literal;
+  const whole = /^(-?[0-9]+)(?:\.0+)?$/.exec(literal)?.[1];
+  if (whole === undefined) throw new Error(`${name} is a number with ${/[eE]/.test(literal) ? 'an exponent' : 'a fraction'}, not an integer`);
+  if (whole.length > 18 && BigInt.asIntN(64, BigInt(whole)) !== BigInt(whole)) throw new Error(`${name} does not fit into 64 bits`);
+  return whole === '-0' ? '0' : whole;
 }
 
 /**
@@ -86,25 +87,28 @@ function lastLiteral(payload, name) {
 }
 
 const TIME =
-  /^\d{4}-(?:0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.(\d{1,9}))?(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))?$/;
+  /^\d{4}-(?:0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt ](?:[01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3])(?::?([0-5]\d))?)?$/;
 
 /**
- * Parses an ISO 8601 time, and returns it in ms since 1970 UTC, rounded down.
+ * Parses a time in the form of RFC 3339, and returns it in ms since 1970 UTC, rounded down.
  *
- * The form is `YYYY-MM-DDTHH:MM:SS`, an optional fraction of 1 to 9 digits, and an optional `Z`, `+HH:MM` or `-HH:MM`. Without an offset, the
- * time is in UTC. Leap seconds and days that do not exist are not allowed.
+ * The form is `YYYY-MM-DDTHH:MM:SS`, an optional fraction, and an optional `Z`, `+HH:MM` or `-HH:MM`. `T` and `Z` may be in lower case, and a
+ * space may stand for the `T`. A leap second (`23:59:60` UTC) is the first second of the next day. Without an offset, the time is in UTC. An
+ * offset may also be written `+HHMM` or `+HH`. Days that do not exist are not allowed.
  * @param {string} text
  */
 function timeMs(text) {
   const parts = TIME.exec(text);
   if (parts === null) throw notATime(text);
-  const seconds = Date.parse(`${text.slice(0, 19)}Z`);
+  const [, day, second, digits, sign, hours, minutes] = parts;
+  const minute = Date.parse(`${text.slice(0, 10)}T${text.slice(11, 16)}:00Z`);
   // Some engines turn a day that does not exist into one of the next month.
-  if (parts[1] > '28' && new Date(seconds).getUTCDate() !== Number(parts[1])) throw notATime(text);
-  const fraction = parts[2] === undefined ? 0 : Number(parts[2].slice(0, 3).padEnd(3, '0'));
-  if (parts[3] === undefined) return seconds + fraction;
-  const ahead = (Number(parts[4]) * 60 + Number(parts[5])) * 60_000;
-  return seconds + fraction + (parts[3] === '+' ? -ahead : ahead);
+  if (day > '28' && new Date(minute).getUTCDate() !== Number(day)) throw notATime(text);
+  const ahead = sign === undefined ? 0 : (Number(hours) * 60 + Number(minutes ?? 0)) * 60_000;
+  const time = minute - (sign === '-' ? -ahead : ahead) + Number(second) * 1000;
+  // A leap second ends a day of UTC.
+  if (second === '60' && time % 86_400_000 !== 0) throw notATime(text);
+  return time + (digits === undefined ? 0 : Number(digits.slice(0, 3).padEnd(3, '0')));
 }
 
 /** @param {string} text */

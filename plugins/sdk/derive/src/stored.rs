@@ -17,6 +17,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     }
     let write = quote_spanned!(name.span() => ::keyfold_sdk::stored::to_bytes(self, out));
     let read = quote_spanned!(name.span() => ::keyfold_sdk::stored::from_bytes(bytes));
+    let encoding = quote_spanned!(name.span() => ::keyfold_sdk::stored::encoding::<#name>());
     Ok(quote! {
         #[automatically_derived]
         impl ::keyfold_sdk::Stored for #name {
@@ -28,6 +29,10 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
 
             fn read(bytes: &[u8]) -> ::core::result::Result<#name, ::std::string::String> {
                 #read
+            }
+
+            fn encoding() -> ::core::option::Option<::std::string::String> {
+                #encoding
             }
         }
     })
