@@ -68,7 +68,8 @@ pub fn bench(options: &Options) -> Result<Measurement, Failure> {
     let mut bench = Bench { lanes, workers: Arc::clone(&sandbox.workers), config };
     let Recorded { plugin, recording, counts, strikes, fuel_per_record } = bench.record_fitting(plugin)?;
     let fits = bench.config.run.batch_records;
-    let split = (fits != asked).then(|| Split { asked, fits, fuel_per_record, fuel: bench.config.plugin.limits.fuel });
+    let split =
+        (fits != asked).then_some(Split { asked, fits, fuel_per_record, fuel: bench.config.plugin.limits.fuel });
     let sandboxed = bench.measure(&plugin, options.repetitions)?;
     let native = if options.plugin.is_none() && language == Language::Rust && strikes == 0 {
         let recording = recording.lock().expect("no thread panicked with it");

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::support::author::{has_node, shell};
+use crate::support::author::{BUILD_PATIENCE, has_node, shell};
 use crate::support::generate::{TestRecord, generate, write_records};
 use crate::support::guide::{commands, root, section};
 use crate::support::host::{KEYFOLD, Outcome, PATIENCE, Pipeline};
@@ -17,7 +17,7 @@ use crate::support::settings::Settings;
 fn keyfold(pipeline: &Pipeline, folder: &str, arguments: &[&str]) -> Outcome {
     let mut command = Command::new(KEYFOLD);
     command.args(arguments).current_dir(pipeline.path(folder)).stdin(Stdio::null());
-    pipeline.start(command).wait(PATIENCE)
+    pipeline.start(command).wait(BUILD_PATIENCE)
 }
 
 /// Copies a folder, but for what npm and the build have put into it.
@@ -157,7 +157,7 @@ fn visits(place: &Pipeline) -> PathBuf {
     let commands = "npm install --no-audit --no-fund && node node_modules/keyfold-sdk/build.mjs";
     let mut shell = Command::new("bash");
     shell.args(["-euc", commands]).current_dir(place.path("visits")).stdin(Stdio::null());
-    place.start(shell).wait(PATIENCE).expect_code(0).expect_said(&["build/visits.wasm"]);
+    place.start(shell).wait(BUILD_PATIENCE).expect_code(0).expect_said(&["build/visits.wasm"]);
     place.path("visits/build/visits.wasm")
 }
 

@@ -5,8 +5,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use super::host::{KEYFOLD, Outcome, PATIENCE, Pipeline, Running, plugin_file};
+use super::host::{KEYFOLD, Outcome, Pipeline, Running, plugin_file};
+
+/// How long a build, or all that a section of the guide does, may take: on a busy machine, many times as long as what a host does.
+pub(crate) const BUILD_PATIENCE: Duration = Duration::from_secs(1_800);
 
 /// A folder that `keyfold plugin new counts` has made.
 pub(crate) struct Author {
@@ -39,7 +43,7 @@ impl Author {
 
     /// The program in a folder under the author's, to its end.
     pub(crate) fn call(&self, folder: &str, arguments: &[&str]) -> Outcome {
-        self.spawn(folder, arguments).wait(PATIENCE)
+        self.spawn(folder, arguments).wait(BUILD_PATIENCE)
     }
 
     /// The program in a folder under the author's.
@@ -86,7 +90,7 @@ pub(crate) fn shell(place: &Pipeline, folder: &str, commands: &str) -> Outcome {
     for name in ["CARGO_TARGET_DIR", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS"] {
         shell.env_remove(name);
     }
-    place.start(shell).wait(PATIENCE)
+    place.start(shell).wait(BUILD_PATIENCE)
 }
 
 /// Whether there are node and npm. Without them these tests are skipped, and fail where `CI` is set.
