@@ -74,7 +74,6 @@ fn stop(phase: Phase, stop: &AtomicBool) {
     say(|| {
         tracing::warn!(
             event = "stop-forced",
-            limit_ms = LIMIT.as_millis() as u64,
             "stopped without a final checkpoint, since the lanes did not end in time; the next start resumes from the last checkpoint"
         )
     });

@@ -327,7 +327,7 @@ mod tests {
     struct Picky(Gate);
 
     impl Sink for Picky {
-        fn write(&mut self, _: &Rows) -> Result<Vec<Refusal>, Failure> {
+        fn write(&mut self, _: &Rows, _: &dyn Owner) -> Result<Vec<Refusal>, Failure> {
             Ok(vec![samples_refusal()])
         }
 
@@ -343,8 +343,8 @@ mod tests {
             self.0.images(rows, first)
         }
 
-        fn restore(&mut self, images: &[Image]) -> Result<(), Failure> {
-            self.0.restore(images)
+        fn restore(&mut self, images: &[Image], owner: &dyn Owner) -> Result<(), Failure> {
+            self.0.restore(images, owner)
         }
 
         fn outage(&self) -> Arc<Outage> {
@@ -357,7 +357,7 @@ mod tests {
         let board = Arc::new(Board::new("pipeline", &Arc::default()));
         let (writer, _) = Writer::start(Box::new(Picky(open())), Box::new(open()), &board).expect("it starts");
         let lane = board.lane("topic");
-        let handle = writer.of_lane(&lane);
+        let handle = writer.of_lane(&lane, Arc::new(samples::Host::after(0)));
         let rows = samples::sessions(&[(1, 2, &["A"]), (3, 4, &["B"])]);
         assert!(handle.write((rows, Vec::new()), "digest", None, || true).expect("the thread lives"));
         handle.sync(|| true).expect("the thread lives");
