@@ -10,7 +10,7 @@ pub mod recent;
 
 use std::sync::Arc;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::observe::ends::Ends;
 use crate::position::{LastRecord, Offset, Partition, TopicId};
 use crate::record::Records;
@@ -66,7 +66,7 @@ pub trait Source: Send {
     /// The partitions that this source delivers, ascending.
     fn partitions(&self) -> &[Partition];
     /// The next arrival, waiting at most `timeout`; none after that.
-    fn next(&mut self, timeout: std::time::Duration) -> Result<Option<Arrival>, Error>;
+    fn next(&mut self, timeout: std::time::Duration) -> Result<Option<Arrival>, Failure>;
     /// Wants an [`Arrival::Empty`] for these partitions, asked after `after_ms`. Replaces the former wish; a source that cannot be asked
     /// (a file) ignores it.
     fn ask(&mut self, partitions: &[Partition], after_ms: i64);
@@ -78,7 +78,7 @@ pub trait Source: Send {
     fn ends(&self) -> Option<Arc<Ends>>;
     /// The id of the log, looked up now, for those who are about to keep what was made of its records; none where it has none or nobody
     /// answers. Fails if it is another one than before.
-    fn log_id(&mut self) -> Result<Option<TopicId>, Error>;
+    fn log_id(&mut self) -> Result<Option<TopicId>, Failure>;
 }
 
 /// The message for a topic that has gained partitions.
@@ -86,33 +86,4 @@ pub(crate) fn grown(now: &[Partition], began: &[Partition]) -> String {
     format!(
         "the source has partitions {now:?}, this pipeline began with {began:?}: a grown topic needs a pipeline (state.url) of its own"
     )
-}
-
-/// Why a source cannot go on. What passes by itself (a broker away, an election) is retried inside and never comes here.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The configuration asks for what cannot be.
-    #[error("{0}")]
-    Config(String),
-    /// Broker, topic or credentials missing or refusing.
-    #[error("{0}")]
-    Outside(String),
-    /// The log no longer holds what the state needs, or is another log.
-    #[error("{0}")]
-    State(String),
-    /// Anything else.
-    #[error("{0}")]
-    Unexpected(String),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        let exit = match &error {
-            Error::Config(_) => Exit::Config,
-            Error::Outside(_) => Exit::Outside,
-            Error::State(_) => Exit::State,
-            Error::Unexpected(_) => Exit::Unexpected,
-        };
-        Failure::new(exit, error.to_string())
-    }
 }

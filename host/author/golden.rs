@@ -291,7 +291,7 @@ impl<'a> Case<'a> {
         let config = config::load(&self.place.join("keyfold.toml"), std::iter::empty()).map_err(renamed)?;
         let (plugin, workers) = load_plugin(&config).map_err(renamed)?;
         let records = recent(&config.source, RECORDS, clock::instant() + Duration::from_secs(60));
-        let records = records.map_err(|error| renamed(error.into()))?;
+        let records = records.map_err(renamed)?;
         let violation = law::check(&plugin, &workers, config.time, &records);
         Ok(violation.map_err(|fault| Failure::plugin(fault.text()))?.map(|violation| violation.to_string()))
     }

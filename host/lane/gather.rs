@@ -248,7 +248,7 @@ impl Gather {
 
     /// The id of the log, looked up now. Fails if it is another log than before.
     pub(super) fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
-        Ok(self.source.log_id()?)
+        self.source.log_id()
     }
 
     /// Commits to the source how far checkpoints have come: (partition, next offset).
@@ -319,7 +319,6 @@ mod tests {
     use crate::observe::ends::Ends;
     use crate::position::Resume;
     use crate::record::RecordRef;
-    use crate::source::Error;
 
     const SKEW_MS: i64 = 200;
 
@@ -342,7 +341,7 @@ mod tests {
             &self.partitions
         }
 
-        fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Error> {
+        fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Failure> {
             self.heard.lock().unwrap().waits.push(timeout);
             Ok(self.arrivals.lock().unwrap().pop_front())
         }
@@ -359,7 +358,7 @@ mod tests {
             None
         }
 
-        fn log_id(&mut self) -> Result<Option<TopicId>, Error> {
+        fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
             Ok(None)
         }
     }

@@ -469,7 +469,7 @@ fn law_of(config: &Config, workers: &Arc<rayon::ThreadPool>, plugin: &Arc<Plugin
     const SUBJECT: &str = "law";
     let records = match recent(&config.source, TRIED, clock::instant() + config.run.startup_timeout) {
         Ok(records) => records,
-        Err(error) => return Check::refused(SUBJECT, error.into()),
+        Err(error) => return Check::refused(SUBJECT, error),
     };
     if records.is_empty() {
         return Check::warning(SUBJECT, "the log is empty: there was nothing to try the plugin on");

@@ -24,10 +24,11 @@ use std::time::Duration;
 
 use crate::backoff;
 use crate::event_time::plausible;
+use crate::failure::Failure;
 use crate::observe::ends::Ends;
 use crate::position::{Offset, Partition, TopicId};
 use crate::record::{NO_TIME, Records};
-use crate::source::{Arrival, Error, Source, Start};
+use crate::source::{Arrival, Source, Start};
 
 pub use index::{Index, inspect};
 pub(crate) use lines::record_of;
@@ -42,15 +43,15 @@ pub struct FileSource {
     name: String,
     partitions: Vec<Partition>,
     first_offsets: Vec<(Partition, Offset)>,
-    arrivals: Option<Receiver<Result<Arrival, Error>>>,
+    arrivals: Option<Receiver<Result<Arrival, Failure>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FileSource {
     /// Starts reading the partitions of `starts` of a file that [`inspect`] has read.
-    pub fn open(mut index: Index, starts: &[Start]) -> Result<FileSource, Error> {
+    pub fn open(mut index: Index, starts: &[Start]) -> Result<FileSource, Failure> {
         let mut first_offsets =
-            starts.iter().map(|s| Ok((s.partition, index.check(s)?))).collect::<Result<Vec<_>, Error>>()?;
+            starts.iter().map(|s| Ok((s.partition, index.check(s)?))).collect::<Result<Vec<_>, Failure>>()?;
         first_offsets.sort_unstable();
         let name = index.lines.name.clone();
         let (out, arrivals) = sync_channel(ARRIVALS);
@@ -58,7 +59,7 @@ impl FileSource {
         let thread = thread::Builder::new()
             .name("file-read".into())
             .spawn(move || reader.run())
-            .map_err(|e| Error::Unexpected(format!("no thread for the source: {e}")))?;
+            .map_err(|e| Failure::unexpected(format!("no thread for the source: {e}")))?;
         let partitions = first_offsets.iter().map(|(p, _)| *p).collect();
         Ok(FileSource { name, partitions, first_offsets, arrivals: Some(arrivals), thread: Some(thread) })
     }
@@ -69,9 +70,9 @@ impl FileSource {
     }
 
     /// The thread is gone: after the last arrival, or by a bug.
-    fn over(&mut self, timeout: Duration) -> Result<Option<Arrival>, Error> {
+    fn over(&mut self, timeout: Duration) -> Result<Option<Arrival>, Failure> {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            return Err(Error::Unexpected(format!("reading {} has panicked: this is a bug", self.name)));
+            return Err(Failure::unexpected(format!("reading {} has panicked: this is a bug", self.name)));
         }
         backoff::pause(timeout);
         Ok(None)
@@ -86,7 +87,7 @@ impl Source for FileSource {
         &self.partitions
     }
 
-    fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Error> {
+    fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Failure> {
         let arrivals = self.arrivals.as_ref().expect("the channel lives until the source is dropped");
         match arrivals.recv_timeout(timeout) {
             Ok(arrival) => arrival.map(Some),
@@ -103,7 +104,7 @@ impl Source for FileSource {
         None
     }
 
-    fn log_id(&mut self) -> Result<Option<TopicId>, Error> {
+    fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
         Ok(None)
     }
 }
@@ -123,7 +124,7 @@ struct Reader {
     tracks: Vec<Track>,
     /// Blocks in the order in which they were read, less what was delivered of them.
     cache: Vec<(usize, BTreeMap<Partition, Records>)>,
-    out: SyncSender<Result<Arrival, Error>>,
+    out: SyncSender<Result<Arrival, Failure>>,
 }
 
 /// One partition on its way.
@@ -145,7 +146,7 @@ impl Track {
 }
 
 impl Reader {
-    fn new(index: Index, first_offsets: &[(Partition, Offset)], out: SyncSender<Result<Arrival, Error>>) -> Reader {
+    fn new(index: Index, first_offsets: &[(Partition, Offset)], out: SyncSender<Result<Arrival, Failure>>) -> Reader {
         let track = |&(partition, from): &(Partition, Offset)| {
             let wanted = |number: &usize| index.part(*number, partition).is_some_and(|part| part.last >= from);
             let blocks = index.extents.get(&partition).map_or(&[][..], |extent| &extent.blocks);
@@ -177,7 +178,7 @@ impl Reader {
         running.min_by_key(|(_, track)| (track.delivered, track.partition)).map(|(slot, _)| slot)
     }
 
-    fn step(&mut self, slot: usize) -> Result<Arrival, Error> {
+    fn step(&mut self, slot: usize) -> Result<Arrival, Failure> {
         let (partition, from) = (self.tracks[slot].partition, self.tracks[slot].from);
         let Some(number) = self.tracks[slot].blocks.pop() else {
             self.tracks[slot].ended = true;
@@ -193,7 +194,7 @@ impl Reader {
     }
 
     /// One partition's records of a block; the others' stay in the cache.
-    fn fetch(&mut self, number: usize, partition: Partition) -> Result<Records, Error> {
+    fn fetch(&mut self, number: usize, partition: Partition) -> Result<Records, Failure> {
         let cached = self.cache.iter().position(|(n, records)| *n == number && records.contains_key(&partition));
         let at = match cached {
             Some(at) => at,
@@ -236,6 +237,7 @@ mod tests {
     use super::index::BLOCK_LINES;
     use super::*;
     use crate::config::{self, FileFormat};
+    use crate::failure::Exit;
     use crate::position::{LastRecord, fingerprint};
     use std::io::Write;
 
@@ -251,7 +253,7 @@ mod tests {
         }
     }
 
-    fn indexed(text: impl AsRef<[u8]>, format: FileFormat) -> Result<Index, Error> {
+    fn indexed(text: impl AsRef<[u8]>, format: FileFormat) -> Result<Index, Failure> {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
         file.write_all(text.as_ref()).expect("it can be written");
         inspect(&config(file.path(), format))
@@ -292,7 +294,7 @@ mod tests {
 
     fn refusal(text: impl AsRef<[u8]>) -> String {
         match indexed(text, FileFormat::Records) {
-            Err(Error::Config(message)) => message,
+            Err(Failure { exit: Exit::Config, message }) => message,
             other => panic!("{other:?} is not a refusal"),
         }
     }
@@ -409,7 +411,10 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let config = config::FileSource { timestamp_start_ms: None, ..config(file.path(), FileFormat::Payloads) };
         let error = inspect(&config).expect_err("there is no timestamp");
-        assert!(matches!(&error, Error::Config(text) if text.contains("source.file.timestamp_start")), "{error}");
+        assert!(
+            matches!(&error, Failure { exit: Exit::Config, message: text } if text.contains("source.file.timestamp_start")),
+            "{error}"
+        );
     }
 
     #[test]
@@ -417,7 +422,10 @@ mod tests {
         assert_eq!(indexed("", FileFormat::Records).expect("empty is fine").partitions(), [] as [Partition; 0]);
         let error =
             inspect(&config(std::path::Path::new("/nowhere/x.ndjson"), FileFormat::Records)).expect_err("no such file");
-        assert!(matches!(&error, Error::Outside(text) if text.contains("/nowhere/x.ndjson")), "{error}");
+        assert!(
+            matches!(&error, Failure { exit: Exit::Outside, message: text } if text.contains("/nowhere/x.ndjson")),
+            "{error}"
+        );
     }
 
     /// `lines(i)` gives (partition, timestamp) of line `i`.
@@ -501,7 +509,7 @@ mod tests {
             Start { partition: Partition(3), next: Some(Offset(1)), last: None },
         ] {
             let error = open(start).expect_err("it is another file");
-            assert!(matches!(error, Error::State(_)), "{error}");
+            assert!(matches!(error, Failure { exit: Exit::State, .. }), "{error}");
         }
     }
 }

@@ -27,6 +27,7 @@ use rdkafka::consumer::BaseConsumer;
 
 use crate::clock;
 use crate::config;
+use crate::failure::Failure;
 use crate::observe::ends::Ends;
 use crate::position::{Offset, Partition, TopicId};
 use crate::source::kafka::broker::{ANSWER_TIMEOUT, Voice, first_offsets, locked, look, verify_last};
@@ -34,7 +35,7 @@ use crate::source::kafka::emptiness::{Asker, Desk, Ledger};
 use crate::source::kafka::identity::{Identity, Watch, identity};
 use crate::source::kafka::native::{Batch, Connection};
 use crate::source::kafka::reader::{Reader, Track, Wanted};
-use crate::source::{Arrival, Error, Source, Start};
+use crate::source::{Arrival, Source, Start};
 
 pub use crate::source::kafka::broker::{DEFAULTS, RESERVED, Timestamps, Topic, check_properties, inspect};
 
@@ -48,7 +49,7 @@ pub struct KafkaSource {
     watch: Arc<Mutex<Watch>>,
     partitions: Vec<Partition>,
     first_offsets: Vec<(Partition, Offset)>,
-    arrivals: Option<Receiver<Result<Arrival, Error>>>,
+    arrivals: Option<Receiver<Result<Arrival, Failure>>>,
     desk: Arc<Desk>,
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -65,7 +66,7 @@ impl KafkaSource {
         starts: &[Start],
         until_end: bool,
         startup_deadline: Instant,
-    ) -> Result<KafkaSource, Error> {
+    ) -> Result<KafkaSource, Failure> {
         let (asking, topic) = look(config, startup_deadline)?;
         let watch = Arc::new(Mutex::new(Watch::new(config, &topic.partitions, topic.id.clone())));
         let asking = Arc::new(asking);
@@ -137,11 +138,11 @@ impl KafkaSource {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
     thread::Builder::new()
         .name(name.into())
         .spawn(body)
-        .map_err(|e| Error::Unexpected(format!("no thread for the source: {e}")))
+        .map_err(|e| Failure::unexpected(format!("no thread for the source: {e}")))
 }
 
 /// Where in the tracks each partition is.
@@ -159,7 +160,7 @@ impl Source for KafkaSource {
         &self.partitions
     }
 
-    fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Error> {
+    fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Failure> {
         let arrivals = self.arrivals.as_ref().expect("the channel lives until the source is dropped");
         match arrivals.recv_timeout(timeout) {
             Ok(arrival) => arrival.map(Some),
@@ -167,7 +168,7 @@ impl Source for KafkaSource {
             // A thread that ended may have left its reason a moment ago.
             Err(_) => match arrivals.try_recv() {
                 Ok(arrival) => arrival.map(Some),
-                Err(_) => Err(Error::Unexpected(format!(
+                Err(_) => Err(Failure::unexpected(format!(
                     "reading topic {} has ended without a reason: this is a bug",
                     self.topic
                 ))),
@@ -195,7 +196,7 @@ impl Source for KafkaSource {
         Some(Arc::clone(&self.ends))
     }
 
-    fn log_id(&mut self) -> Result<Option<TopicId>, Error> {
+    fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
         if locked(&self.watch).id().is_none() {
             return Ok(None); // the thread that asks looks on, in case it is told later
         }
@@ -226,6 +227,7 @@ impl Drop for KafkaSource {
 mod tests {
     use super::*;
     use crate::backoff;
+    use crate::failure::Exit;
     use crate::position::{LastRecord, fingerprint};
     use crate::record::Records;
     use rdkafka::ClientConfig;
@@ -280,7 +282,7 @@ mod tests {
             self.producer.flush(PATIENCE).expect("the brokers take it");
         }
 
-        fn open(&self, starts: &[Start], until_end: bool) -> Result<KafkaSource, Error> {
+        fn open(&self, starts: &[Start], until_end: bool) -> Result<KafkaSource, Failure> {
             KafkaSource::open(&self.config(), starts, until_end, clock::instant() + PATIENCE)
         }
     }
@@ -455,7 +457,7 @@ mod tests {
             (Start { partition: Partition(1), next: Some(Offset(1)), last: None }, "no partition 1"),
         ] {
             match brokers.open(&[start], false).map(drop) {
-                Err(Error::State(message)) => {
+                Err(Failure { exit: Exit::State, message }) => {
                     assert!(message.contains(words) && message.contains("state.url"), "{message}")
                 }
                 other => panic!("{words}: {other:?}"),
@@ -489,7 +491,7 @@ mod tests {
         let brokers = Brokers::with(1);
         let config = config::KafkaSource { brokers: "127.0.0.1:1".into(), ..brokers.config() };
         match inspect(&config, clock::instant() + Duration::from_millis(300)) {
-            Err(Error::Outside(message)) => {
+            Err(Failure { exit: Exit::Outside, message }) => {
                 assert!(message.contains("127.0.0.1:1") && message.contains("visits"), "{message}")
             }
             other => panic!("{other:?}"),
@@ -525,7 +527,7 @@ mod tests {
         let refused = |key: &str, value: &str| {
             let properties = BTreeMap::from([(key.to_owned(), value.to_owned())]);
             match check_properties(&properties) {
-                Err(Error::Config(message)) => {
+                Err(Failure { exit: Exit::Config, message }) => {
                     assert!(message.contains(&format!("source.kafka.properties.{key}")), "{message}")
                 }
                 other => panic!("{key}: {other:?}"),

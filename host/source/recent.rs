@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::config;
+use crate::failure::Failure;
 use crate::position::{Offset, Partition, Resume};
 use crate::record::Records;
 use crate::source::merge::Merge;
-use crate::source::{Arrival, Error, Source, Start, file, kafka};
+use crate::source::{Arrival, Source, Start, file, kafka};
 
 /// How long an arrival is waited for before the log is taken to hold no more.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -15,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const BYTES: usize = 4 << 20;
 
 /// At most `count` records of each partition.
-pub fn recent(config: &config::Source, count: u64, deadline: Instant) -> Result<Records, Error> {
+pub fn recent(config: &config::Source, count: u64, deadline: Instant) -> Result<Records, Failure> {
     match config {
         config::Source::Kafka(kafka) => {
             let topic = kafka::inspect(kafka, deadline)?;
@@ -39,7 +40,7 @@ pub fn recent(config: &config::Source, count: u64, deadline: Instant) -> Result<
 }
 
 /// The lowest offset that a topic still has of each partition; nothing of a file, which is never trimmed.
-pub fn lowest(config: &config::Source, deadline: Instant) -> Result<BTreeMap<Partition, Offset>, Error> {
+pub fn lowest(config: &config::Source, deadline: Instant) -> Result<BTreeMap<Partition, Offset>, Failure> {
     match config {
         config::Source::Kafka(kafka) => {
             let topic = kafka::inspect(kafka, deadline)?;
@@ -49,7 +50,7 @@ pub fn lowest(config: &config::Source, deadline: Instant) -> Result<BTreeMap<Par
     }
 }
 
-fn take(source: &mut dyn Source, count: u64) -> Result<Records, Error> {
+fn take(source: &mut dyn Source, count: u64) -> Result<Records, Failure> {
     let partitions = source.partitions().to_vec();
     let fresh = Resume { envelope: None, last: None };
     let resumes: Vec<_> = partitions.iter().map(|&partition| (partition, fresh.clone())).collect();

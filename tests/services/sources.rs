@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use keyfold::config;
+use keyfold::failure::{Exit, Failure};
 use keyfold::position::{LastRecord, Offset, Partition, fingerprint};
 use keyfold::record::Records;
 use keyfold::source::kafka::{KafkaSource, Timestamps, inspect};
-use keyfold::source::{Arrival, Error, Source, Start};
+use keyfold::source::{Arrival, Source, Start};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -62,9 +63,9 @@ fn until_ends(config: &config::KafkaSource, starts: &[Start]) -> Records {
     all
 }
 
-fn state_error(result: Result<KafkaSource, Error>) -> String {
+fn state_error(result: Result<KafkaSource, Failure>) -> String {
     match result.map(drop) {
-        Err(Error::State(message)) => message,
+        Err(Failure { exit: Exit::State, message }) => message,
         other => panic!("{other:?} is no error of the state"),
     }
 }
@@ -179,7 +180,10 @@ fn a_log_that_is_trimmed_past_a_slow_reader_ends_the_source() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(&error, Error::State(text) if text.contains("begins at 2000")), "{error}");
+    assert!(
+        matches!(&error, Failure { exit: Exit::State, message: text } if text.contains("begins at 2000")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -215,8 +219,8 @@ fn a_topic_deleted_or_made_anew_while_it_is_read_ends_the_source() {
             }
         };
         match (&error, anew) {
-            (Error::Outside(text), false) => assert!(text.contains("was deleted"), "{text}"),
-            (Error::State(text), true) => assert!(text.contains("made anew"), "{text}"),
+            (Failure { exit: Exit::Outside, message: text }, false) => assert!(text.contains("was deleted"), "{text}"),
+            (Failure { exit: Exit::State, message: text }, true) => assert!(text.contains("made anew"), "{text}"),
             _ => panic!("{topic}: {error:?}"),
         }
     }
@@ -247,7 +251,9 @@ fn a_missing_topic_is_refused_at_once() {
     let Some(brokers) = crate::kafka() else { return };
     let begun = Instant::now();
     match inspect(&config(&brokers, "sources-missing"), deadline()) {
-        Err(Error::Outside(message)) => assert!(message.contains("topic sources-missing does not exist"), "{message}"),
+        Err(Failure { exit: Exit::Outside, message }) => {
+            assert!(message.contains("topic sources-missing does not exist"), "{message}")
+        }
         other => panic!("{other:?}"),
     }
     assert!(begun.elapsed() < PATIENCE / 4, "{:?}", begun.elapsed());

@@ -17,7 +17,7 @@ use crate::record::{Records, iso};
 use crate::source::kafka::survey::{self, Age, Keeping, Skew};
 use crate::source::kafka::{Timestamps, Topic};
 use crate::source::log_source::LogSource;
-use crate::source::{Error, Start, file, recent};
+use crate::source::{Start, file, recent};
 use crate::symptom::Symptom;
 
 /// Records per partition whose keys are examined.
@@ -53,7 +53,7 @@ pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, lanes: &[LaneSta
 /// Returns why a topic cannot be read.
 fn trouble(kafka: &KafkaSource) -> Symptom {
     match survey::brokers(kafka) {
-        Err(Error::Config(_)) => Symptom::ConfigWrong,
+        Err(Failure { exit: Exit::Config, message: _ }) => Symptom::ConfigWrong,
         Err(_) => Symptom::BrokerUnreachable,
         Ok(brokers) if brokers.has_topic => Symptom::TopicRefused,
         Ok(_) => Symptom::TopicMissing,
@@ -141,8 +141,10 @@ fn position_checks(kafka: &KafkaSource, topic: &Topic, lanes: &[LaneState]) -> V
         let verified = survey::verify(kafka, &starts(lanes), topic, clock::instant() + check::TRY);
         checks.push(match verified {
             Ok(()) => Check::fine("place in the log", behind(&places)),
-            Err(e @ Error::State(_)) => Check::refused("place in the log", e.into()).of(Symptom::LogReplaced),
-            Err(e) => Check::refused("place in the log", e.into()).of(Symptom::TopicRefused),
+            Err(e @ Failure { exit: Exit::State, .. }) => {
+                Check::refused("place in the log", e).of(Symptom::LogReplaced)
+            }
+            Err(e) => Check::refused("place in the log", e).of(Symptom::TopicRefused),
         });
     }
     checks.extend(lost);
@@ -251,7 +253,7 @@ fn same_file(config: &config::FileSource, lanes: &[LaneState]) -> Option<Check> 
     let opened = file::inspect(config).and_then(|index| file::FileSource::open(index, &starts));
     Some(match opened {
         Ok(_) => Check::fine("place in the log", "the last folded records are unchanged"),
-        Err(e) => Check::refused("place in the log", e.into()).of(Symptom::LogReplaced),
+        Err(e) => Check::refused("place in the log", e).of(Symptom::LogReplaced),
     })
 }
 

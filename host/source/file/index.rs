@@ -6,10 +6,11 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 use crate::config::{self};
 use crate::event_time::Cell;
+use crate::failure::Failure;
 use crate::position::{LastRecord, Offset, Partition, fingerprint};
 use crate::record::Records;
+use crate::source::Start;
 use crate::source::file::lines::{Cursor, Lines};
-use crate::source::{Error, Start};
 
 /// Lines of one block, at most.
 pub(super) const BLOCK_LINES: usize = 4096;
@@ -54,7 +55,7 @@ pub(super) struct Extent {
 }
 
 /// Reads the file once. Standard input (`-`) is spooled to a temporary file.
-pub fn inspect(config: &config::FileSource) -> Result<Index, Error> {
+pub fn inspect(config: &config::FileSource) -> Result<Index, Failure> {
     let lines = Lines::new(config)?;
     let file = open_file(config).map_err(|e| lines.unreadable(&e))?;
     let mut index = Index { file, lines, blocks: Vec::new(), extents: BTreeMap::new() };
@@ -127,7 +128,7 @@ impl Index {
         line: u64,
         bytes: &[u8],
         cursors: &mut BTreeMap<Partition, Cursor>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Failure> {
         let number = self.blocks.len();
         let mut parts: BTreeMap<Partition, Part> = BTreeMap::new();
         self.lines.parse(bytes, line, cursors, |record, before| {
@@ -145,7 +146,7 @@ impl Index {
     }
 
     /// The records of a block, by partition.
-    pub(super) fn read(&mut self, number: usize) -> Result<BTreeMap<Partition, Records>, Error> {
+    pub(super) fn read(&mut self, number: usize) -> Result<BTreeMap<Partition, Records>, Failure> {
         let block = &self.blocks[number];
         let mut bytes = vec![0; block.length];
         self.file
@@ -165,19 +166,19 @@ impl Index {
     }
 
     /// Refuses a file that does not hold what the start needs; the first offset that is delivered.
-    pub(super) fn check(&mut self, start: &Start) -> Result<Offset, Error> {
+    pub(super) fn check(&mut self, start: &Start) -> Result<Offset, Failure> {
         let name = &self.lines.name;
         let partition = start.partition;
         let extent = self.extents.get(&partition);
         let (first, end) = extent.map_or((Offset(0), Offset(0)), |e| (e.first, e.last.next()));
         let next = start.next.unwrap_or(first);
         if next > end {
-            return Err(Error::State(format!(
+            return Err(Failure::state(format!(
                 "{name}, partition {partition}: the state goes on at offset {next}, but the file ends at {end}: {ANOTHER_FILE}"
             )));
         }
         if next < first {
-            return Err(Error::State(format!(
+            return Err(Failure::state(format!(
                 "{name}, partition {partition}: the state goes on at offset {next}, but the file begins at {first}: {ANOTHER_FILE}"
             )));
         }
@@ -187,7 +188,7 @@ impl Index {
         Ok(next)
     }
 
-    pub(super) fn verify(&mut self, partition: Partition, last: &LastRecord) -> Result<(), Error> {
+    pub(super) fn verify(&mut self, partition: Partition, last: &LastRecord) -> Result<(), Failure> {
         let Some(extent) = self.extents.get(&partition) else { return Ok(()) };
         let lies_in = |number: &&usize| self.part(**number, partition).is_some_and(|part| part.last >= last.offset);
         let Some(number) = extent.blocks.iter().find(lies_in).copied() else { return Ok(()) };
@@ -199,7 +200,7 @@ impl Index {
         {
             return Ok(());
         }
-        Err(Error::State(format!(
+        Err(Failure::state(format!(
             "{}, partition {partition}: the record at offset {} is not the one that the state was built from: {ANOTHER_FILE}",
             self.lines.name, last.offset
         )))

@@ -12,9 +12,9 @@ use serde_json::value::RawValue;
 
 use crate::config::{self, FileFormat};
 use crate::event_time::plausible;
+use crate::failure::Failure;
 use crate::position::Partition;
 use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
-use crate::source::Error;
 
 /// How far a partition has been read: what a line that does not say takes over.
 #[derive(Clone, Copy, Debug)]
@@ -49,13 +49,13 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(config: &config::FileSource) -> Result<Lines, Error> {
+    pub(super) fn new(config: &config::FileSource) -> Result<Lines, Failure> {
         let name =
             if config.path.as_os_str() == "-" { "standard input".into() } else { config.path.display().to_string() };
         let timestamp_start = match (config.format, config.timestamp_start_ms) {
             (FileFormat::Payloads, None) => {
-                return Err(Error::Config(
-                    "source.file.timestamp_start is missing: a file of payloads has no timestamps of its own".into(),
+                return Err(Failure::config(
+                    "source.file.timestamp_start is missing: a file of payloads has no timestamps of its own",
                 ));
             }
             (_, start) => start.unwrap_or(NO_TIME),
@@ -63,12 +63,12 @@ impl Lines {
         Ok(Lines { name, format: config.format, timestamp_start })
     }
 
-    pub(super) fn unreadable(&self, error: &io::Error) -> Error {
-        Error::Outside(format!("{}: {error}; see source.file.path", self.name))
+    pub(super) fn unreadable(&self, error: &io::Error) -> Failure {
+        Failure::outside(format!("{}: {error}; see source.file.path", self.name))
     }
 
     /// Refuses a file that begins like something other than lines of the format.
-    pub(super) fn check_beginning(&self, bytes: &[u8]) -> Result<(), Error> {
+    pub(super) fn check_beginning(&self, bytes: &[u8]) -> Result<(), Failure> {
         let found = NOT_LINES.iter().find(|(magic, _, _)| bytes.starts_with(magic));
         let is_utf_16 = |bytes: &[u8]| matches!(bytes, [0, 1..=0x7f, 0, 1..=0x7f, ..] | [1..=0x7f, 0, 1..=0x7f, 0, ..]);
         let (what, how) = match found {
@@ -78,7 +78,7 @@ impl Lines {
             None => return Ok(()),
         };
         let name = &self.name;
-        Err(Error::Config(format!(
+        Err(Failure::config(format!(
             "source.file.path: {name} is {what}, but keyfold reads lines of UTF-8, one record each: convert it ({how}) and name the result, or \
              pipe it in with source.file.path = \"-\""
         )))
@@ -91,7 +91,7 @@ impl Lines {
         first_line: u64,
         cursors: &mut BTreeMap<Partition, Cursor>,
         mut take: impl FnMut(&RecordRef<'_>, Cursor),
-    ) -> Result<(), Error> {
+    ) -> Result<(), Failure> {
         // A byte order mark says only that the file is UTF-8.
         let mut rest = if first_line == 0 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes) } else { bytes };
         let mut number = first_line;
@@ -102,7 +102,7 @@ impl Lines {
                 FileFormat::Payloads => take(&self.payload(line, number), BEGINNING),
                 FileFormat::Records if line.trim_ascii().is_empty() => {}
                 FileFormat::Records => record(line, cursors, &mut take)
-                    .map_err(|reason| Error::Config(format!("{}, line {}: {reason}", self.name, number + 1)))?,
+                    .map_err(|reason| Failure::config(format!("{}, line {}: {reason}", self.name, number + 1)))?,
             }
             rest = tail;
             number += 1;

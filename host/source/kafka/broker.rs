@@ -19,10 +19,11 @@ use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use crate::backoff;
 use crate::clock;
 use crate::config;
+use crate::failure::Failure;
 use crate::position::{LastRecord, Offset, Partition, TopicId, fingerprint};
 
+use crate::source::Start;
 use crate::source::kafka::identity::{self, Identity};
-use crate::source::{Error, Start};
 
 /// What keyfold sets unless `source.kafka.properties` says otherwise.
 pub const DEFAULTS: &[(&str, &str)] = &[
@@ -83,10 +84,10 @@ pub enum Timestamps {
 }
 
 /// Refuses properties that the guarantee rests on, and those that librdkafka does not know or whose value it does not take.
-pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), Error> {
+pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), Failure> {
     for key in properties.keys() {
         if let Some(reason) = reserved(key) {
-            return Err(Error::Config(format!("source.kafka.properties.{key} is not yours to set: {reason}")));
+            return Err(Failure::config(format!("source.kafka.properties.{key} is not yours to set: {reason}")));
         }
     }
     let mut client = ClientConfig::new();
@@ -104,7 +105,7 @@ fn reserved(key: &str) -> Option<&'static str> {
 }
 
 /// Looks at the topic. Brokers are waited for until `deadline`; a missing topic and refused credentials are refused at once.
-pub fn inspect(config: &config::KafkaSource, deadline: Instant) -> Result<Topic, Error> {
+pub fn inspect(config: &config::KafkaSource, deadline: Instant) -> Result<Topic, Failure> {
     let (client, topic) = look(config, deadline)?;
     // Only a controller can be asked, and brokers that give ids have one.
     let asks = topic.id.is_some() || identity::look(&client, &config.topic, ANSWER_TIMEOUT).has_controller;
@@ -113,7 +114,7 @@ pub fn inspect(config: &config::KafkaSource, deadline: Instant) -> Result<Topic,
 }
 
 /// As [`inspect`], but for the timestamps; the client that asked can ask on.
-pub(super) fn look(config: &config::KafkaSource, deadline: Instant) -> Result<(BaseConsumer<Voice>, Topic), Error> {
+pub(super) fn look(config: &config::KafkaSource, deadline: Instant) -> Result<(BaseConsumer<Voice>, Topic), Failure> {
     check_properties(&config.properties)?;
     let client = asking_client(config)?;
     let partitions = partitions(&client, config, deadline)?;
@@ -124,7 +125,7 @@ pub(super) fn look(config: &config::KafkaSource, deadline: Instant) -> Result<(B
 }
 
 /// A client without group and assignment, so that no long-polling fetch is on its connections. It sees open transactions.
-fn asking_client(config: &config::KafkaSource) -> Result<BaseConsumer<Voice>, Error> {
+fn asking_client(config: &config::KafkaSource) -> Result<BaseConsumer<Voice>, Failure> {
     let mut client = client_config(config);
     client.set("isolation.level", "read_uncommitted");
     BaseConsumer::from_config_and_context(&client, Voice::default()).map_err(refused_configuration)
@@ -157,13 +158,13 @@ pub(super) fn client_config(config: &config::KafkaSource) -> ClientConfig {
 }
 
 /// A configuration that librdkafka does not take.
-pub(super) fn refused_configuration(error: KafkaError) -> Error {
+pub(super) fn refused_configuration(error: KafkaError) -> Failure {
     match error {
         KafkaError::ClientConfig(_, description, key, _) => {
-            Error::Config(format!("source.kafka.properties.{key}: {}", lower_first(&description)))
+            Failure::config(format!("source.kafka.properties.{key}: {}", lower_first(&description)))
         }
-        KafkaError::ClientCreation(text) => Error::Config(format!("source.kafka.properties: {}", lower_first(&text))),
-        other => Error::Config(format!("source.kafka.properties: {other}")),
+        KafkaError::ClientCreation(text) => Failure::config(format!("source.kafka.properties: {}", lower_first(&text))),
+        other => Failure::config(format!("source.kafka.properties: {other}")),
     }
 }
 
@@ -177,7 +178,7 @@ fn partitions(
     client: &BaseConsumer<Voice>,
     config: &config::KafkaSource,
     deadline: Instant,
-) -> Result<Vec<Partition>, Error> {
+) -> Result<Vec<Partition>, Failure> {
     let mut unknown = 0;
     retried(client, config, "its metadata", deadline, |timeout| {
         let metadata =
@@ -201,7 +202,7 @@ fn topic_id(
     client: &BaseConsumer<Voice>,
     config: &config::KafkaSource,
     deadline: Instant,
-) -> Result<Option<TopicId>, Error> {
+) -> Result<Option<TopicId>, Failure> {
     retried(client, config, "its id", deadline, |timeout| {
         match identity::look(client, &config.topic, timeout).identity {
             Identity::Known(id) => Ok(Some(id)),
@@ -220,12 +221,14 @@ pub(super) fn ascending(partitions: impl Iterator<Item = i32>) -> Vec<Partition>
 fn refused_topic(config: &config::KafkaSource, code: RDKafkaErrorCode) -> Attempt {
     let (topic, brokers) = (&config.topic, &config.brokers);
     match code {
-        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => Attempt::Refused(Error::Outside(
-            format!("topic {topic} does not exist on {brokers}: create it, or correct source.kafka.topic"),
-        )),
-        RDKafkaErrorCode::TopicAuthorizationFailed => Attempt::Refused(Error::Outside(unauthorized(topic))),
+        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+            Attempt::Refused(Failure::outside(format!(
+                "topic {topic} does not exist on {brokers}: create it, or correct source.kafka.topic"
+            )))
+        }
+        RDKafkaErrorCode::TopicAuthorizationFailed => Attempt::Refused(Failure::outside(unauthorized(topic))),
         RDKafkaErrorCode::InvalidTopic => {
-            Attempt::Refused(Error::Config(format!("source.kafka.topic: `{topic}` is not a topic's name")))
+            Attempt::Refused(Failure::config(format!("source.kafka.topic: `{topic}` is not a topic's name")))
         }
         other => Attempt::Later(other.to_string()),
     }
@@ -243,7 +246,7 @@ fn offsets_by(
     partitions: &[Partition],
     at: KafkaOffset,
     deadline: Instant,
-) -> Result<Vec<Offset>, Error> {
+) -> Result<Vec<Offset>, Failure> {
     retried(client, config, "where its partitions begin and end", deadline, |timeout| {
         let answers =
             offsets(client, &config.topic, partitions, at, timeout).map_err(|e| Attempt::Later(e.to_string()))?;
@@ -307,22 +310,22 @@ pub(super) fn first_offsets(
     config: &config::KafkaSource,
     starts: &[Start],
     topic: &Topic,
-) -> Result<Vec<Offset>, Error> {
+) -> Result<Vec<Offset>, Failure> {
     starts.iter().map(|start| first_offset(config, start, topic)).collect()
 }
 
-fn first_offset(config: &config::KafkaSource, start: &Start, topic: &Topic) -> Result<Offset, Error> {
+fn first_offset(config: &config::KafkaSource, start: &Start, topic: &Topic) -> Result<Offset, Failure> {
     let (name, partition) = (&config.topic, start.partition);
     let Ok(i) = topic.partitions.binary_search(&partition) else {
-        return Err(Error::State(format!(
+        return Err(Failure::state(format!(
             "topic {name} has no partition {partition}, which the state has read: {MADE_ANEW}"
         )));
     };
     let (low, high) = (topic.low[i], topic.high[i]);
     match start.next {
         None => Ok(low),
-        Some(next) if next < low => Err(Error::State(trimmed(name, partition, next, low))),
-        Some(next) if next > high => Err(Error::State(truncated(name, partition, next, high))),
+        Some(next) if next < low => Err(Failure::state(trimmed(name, partition, next, low))),
+        Some(next) if next > high => Err(Failure::state(truncated(name, partition, next, high))),
         Some(next) => Ok(next),
     }
 }
@@ -354,7 +357,7 @@ pub(super) fn verify_last(
     starts: &[Start],
     topic: &Topic,
     deadline: Instant,
-) -> Result<(), Error> {
+) -> Result<(), Failure> {
     let mut wanted: BTreeMap<i32, &LastRecord> = BTreeMap::new();
     for start in starts {
         let low = topic.partitions.binary_search(&start.partition).ok().map(|i| topic.low[i]);
@@ -376,7 +379,7 @@ pub(super) fn verify_last(
 fn verifying_client(
     config: &config::KafkaSource,
     wanted: &BTreeMap<i32, &LastRecord>,
-) -> Result<BaseConsumer<Voice>, Error> {
+) -> Result<BaseConsumer<Voice>, Failure> {
     let mut client = reading_config(config);
     // One record of each partition is wanted, not a megabyte.
     client.set("fetch.message.max.bytes", "4096");
@@ -392,8 +395,8 @@ fn verifying_client(
 }
 
 /// A failure of librdkafka that has no other meaning.
-pub(super) fn unexpected(error: KafkaError) -> Error {
-    Error::Unexpected(format!("librdkafka: {error}"))
+pub(super) fn unexpected(error: KafkaError) -> Failure {
+    Failure::unexpected(format!("librdkafka: {error}"))
 }
 
 fn verify_round(
@@ -421,18 +424,18 @@ fn verify_round(
 
 fn verification_failed(config: &config::KafkaSource, error: &KafkaError) -> Attempt {
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::AutoOffsetReset) => Attempt::Refused(Error::State(format!(
+        Some(RDKafkaErrorCode::AutoOffsetReset) => Attempt::Refused(Failure::state(format!(
             "topic {}: the log was trimmed while this pipeline started: start again",
             config.topic
         ))),
         Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-            Attempt::Refused(Error::Outside(unauthorized(&config.topic)))
+            Attempt::Refused(Failure::outside(unauthorized(&config.topic)))
         }
         _ => Attempt::Later(error.to_string()),
     }
 }
 
-fn compare(config: &config::KafkaSource, last: &LastRecord, message: &impl Message) -> Result<(), Error> {
+fn compare(config: &config::KafkaSource, last: &LastRecord, message: &impl Message) -> Result<(), Failure> {
     let Ok(offset) = u64::try_from(message.offset()).map(Offset) else { return Ok(()) };
     if offset != last.offset {
         return Ok(()); // compacted away: nothing to compare with
@@ -441,7 +444,7 @@ fn compare(config: &config::KafkaSource, last: &LastRecord, message: &impl Messa
     if timestamp == last.timestamp && fingerprint(message.key(), message.payload()) == last.fingerprint {
         return Ok(());
     }
-    Err(Error::State(format!(
+    Err(Failure::state(format!(
         "topic {}, partition {}: the record at offset {offset} is not the one that the state was built from (its timestamp is {}, \
          that of the folded one was {}; the state goes on after offset {}): {MADE_ANEW}",
         config.topic,
@@ -461,7 +464,7 @@ enum Attempt {
     /// It may succeed later.
     Later(String),
     /// It will not.
-    Refused(Error),
+    Refused(Failure),
 }
 
 /// Tries until the deadline, at least once; gives up at once when the brokers refuse the credentials.
@@ -471,7 +474,7 @@ fn retried<T>(
     what: &str,
     deadline: Instant,
     mut attempt: impl FnMut(Duration) -> Result<T, Attempt>,
-) -> Result<T, Error> {
+) -> Result<T, Failure> {
     let mut waited = Duration::from_millis(20);
     loop {
         let left = deadline.saturating_duration_since(clock::instant());
@@ -483,11 +486,14 @@ fn retried<T>(
         client.poll(Duration::ZERO);
         let voice = client.context();
         if let Some(refusal) = voice.refusal() {
-            return Err(Error::Outside(format!("the brokers {} refuse these credentials: {refusal}", config.brokers)));
+            return Err(Failure::outside(format!(
+                "the brokers {} refuse these credentials: {refusal}",
+                config.brokers
+            )));
         }
         if clock::instant() >= deadline {
             let trouble = voice.last_trouble().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
-            return Err(Error::Outside(format!(
+            return Err(Failure::outside(format!(
                 "topic {}: {what} could not be had from {} in time: {}{trouble}; see that the brokers run and that source.kafka.brokers names them",
                 config.topic,
                 config.brokers,

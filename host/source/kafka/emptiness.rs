@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::clock::now_ms;
+use crate::failure::Failure;
 
 use rdkafka::Offset as KafkaOffset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::observe::ends::Ends;
 use crate::position::{Offset, Partition};
+use crate::source::Arrival;
 use crate::source::kafka::broker::{ANSWER_TIMEOUT, Voice, locked, offsets};
 use crate::source::kafka::identity::{self, Watch};
-use crate::source::{Arrival, Error};
 
 /// How soon after an unsuccessful round the leaders are asked again.
 const ROUND_INTERVAL: Duration = Duration::from_millis(10);
@@ -200,7 +201,7 @@ pub(super) struct Asker {
     /// Where wishes come from and answers go.
     pub(super) desk: Arc<Desk>,
     /// Where arrivals go.
-    pub(super) out: SyncSender<Result<Arrival, Error>>,
+    pub(super) out: SyncSender<Result<Arrival, Failure>>,
     /// Whether the source is gone.
     pub(super) stopped: Arc<std::sync::atomic::AtomicBool>,
 }
@@ -228,7 +229,7 @@ impl Asker {
         }
     }
 
-    fn look(&self) -> Result<(), Error> {
+    fn look(&self) -> Result<(), Failure> {
         if !locked(&self.watch).is_due() {
             return Ok(());
         }

@@ -13,9 +13,10 @@ use rdkafka::types::RDKafkaAdminOp;
 
 use crate::clock;
 use crate::config::{self, Ordering};
+use crate::failure::Failure;
 use crate::position::{Partition, TopicId};
+use crate::source::grown;
 use crate::source::kafka::broker::{MADE_ANEW, Voice, ascending};
-use crate::source::{Error, grown};
 
 /// How often the topic is looked at, and so how long records of another one may go unnoticed.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -79,12 +80,12 @@ impl Watch {
     }
 
     /// Compares; a topic is gone only when it was missing twice, since a broker that has just started may not know it yet.
-    pub(super) fn check(&mut self, seen: &Look) -> Result<(), Error> {
+    pub(super) fn check(&mut self, seen: &Look) -> Result<(), Failure> {
         self.next_look = clock::instant() + INTERVAL;
         let is_missing = seen.identity == Identity::Missing;
         if is_missing && self.missing {
             let message = format!("topic {} was deleted while it was read; start again once it is there", self.topic);
-            return Err(Error::Outside(message));
+            return Err(Failure::outside(message));
         }
         self.missing = is_missing;
         self.compare(&seen.identity)?;
@@ -92,10 +93,10 @@ impl Watch {
     }
 
     /// Compares the id, and takes the first one that is told.
-    pub(super) fn compare(&mut self, seen: &Identity) -> Result<(), Error> {
+    pub(super) fn compare(&mut self, seen: &Identity) -> Result<(), Failure> {
         let Identity::Known(id) = seen else { return Ok(()) };
         match &self.id {
-            Some(first) if first != id => Err(Error::State(format!(
+            Some(first) if first != id => Err(Failure::state(format!(
                 "topic {} was deleted and made anew while it was read (its id was {first}, now it is {id}): {MADE_ANEW}",
                 self.topic
             ))),
@@ -108,14 +109,14 @@ impl Watch {
     }
 
     /// A partition that nobody reads must not go unnoticed.
-    fn compare_partitions(&self, seen: &[Partition]) -> Result<(), Error> {
+    fn compare_partitions(&self, seen: &[Partition]) -> Result<(), Failure> {
         let new: Vec<Partition> = seen.iter().copied().filter(|p| !self.partitions.contains(p)).collect();
         if new.is_empty() {
             return Ok(());
         }
         Err(match self.ordering {
-            Ordering::Topic => Error::State(grown(seen, &self.partitions)),
-            Ordering::Partition => Error::Outside(format!(
+            Ordering::Topic => Failure::state(grown(seen, &self.partitions)),
+            Ordering::Partition => Failure::outside(format!(
                 "topic {} has gained partitions {new:?}, which no lane reads yet: start again, and each gets a lane of its own",
                 self.topic
             )),
@@ -216,6 +217,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::failure::Exit;
 
     fn watch(ordering: Ordering, id: Option<TopicId>) -> Watch {
         let (brokers, topic, group) = ("127.0.0.1:1".into(), "visits".into(), "test".into());
@@ -237,7 +239,7 @@ mod tests {
         for identity in [Identity::Missing, Identity::Unsaid, Identity::Missing, known(1), Identity::Missing] {
             watch.check(&seen(identity)).expect("an outage is no failure");
         }
-        assert!(matches!(watch.check(&seen(Identity::Missing)), Err(Error::Outside(_))));
+        assert!(matches!(watch.check(&seen(Identity::Missing)), Err(Failure { exit: Exit::Outside, .. })));
     }
 
     #[test]
@@ -247,7 +249,10 @@ mod tests {
         assert_eq!(watch.id(), Some(&TopicId::of(1, 1)));
         let error = watch.check(&seen(known(2))).expect_err("another topic");
         let ids = [TopicId::of(1, 1), TopicId::of(1, 2)].map(|id| id.to_string());
-        assert!(matches!(&error, Error::State(text) if ids.iter().all(|id| text.contains(id))), "{error}");
+        assert!(
+            matches!(&error, Failure { exit: Exit::State, message: text } if ids.iter().all(|id| text.contains(id))),
+            "{error}"
+        );
     }
 
     #[test]
@@ -259,8 +264,12 @@ mod tests {
             watch.check(&two).expect("nothing has changed");
             watch.check(&Look::default()).expect("an outage is no failure");
             match (watch.check(&three), ordering) {
-                (Err(Error::State(text)), Ordering::Topic) => assert!(text.contains("[0, 1, 2]"), "{text}"),
-                (Err(Error::Outside(text)), Ordering::Partition) => assert!(text.contains("[2]"), "{text}"),
+                (Err(Failure { exit: Exit::State, message: text }), Ordering::Topic) => {
+                    assert!(text.contains("[0, 1, 2]"), "{text}")
+                }
+                (Err(Failure { exit: Exit::Outside, message: text }), Ordering::Partition) => {
+                    assert!(text.contains("[2]"), "{text}")
+                }
                 (other, _) => panic!("{other:?}"),
             }
         }

@@ -13,9 +13,9 @@ use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::config;
+use crate::failure::Failure;
 use crate::position::{Offset, Partition};
 use crate::record::{NO_TIME, Records};
-use crate::source::Error;
 use crate::source::kafka::broker::{
     Voice, kafka_offset, kafka_partition, reading_config, refused_configuration, unexpected,
 };
@@ -37,7 +37,7 @@ impl Connection {
     pub(super) fn open(
         config: &config::KafkaSource,
         first_offsets: &[(Partition, Offset)],
-    ) -> Result<Connection, Error> {
+    ) -> Result<Connection, Failure> {
         let settings = reading_config(config);
         let native = settings.create_native_config().map_err(refused_configuration)?;
         // Batch consumption serves events by callbacks; without these two librdkafka would print on standard error.
@@ -53,7 +53,7 @@ impl Connection {
             rdk::rd_kafka_poll_set_consumer(client.native_ptr());
             NonNull::new(rdk::rd_kafka_queue_get_consumer(client.native_ptr()))
         };
-        let queue = queue.ok_or_else(|| Error::Unexpected("librdkafka: a consumer without a queue".into()))?;
+        let queue = queue.ok_or_else(|| Failure::unexpected("librdkafka: a consumer without a queue"))?;
         let connection = Connection { queue, client };
         connection.assign(&config.topic, first_offsets).map_err(unexpected)?;
         Ok(connection)

@@ -11,9 +11,9 @@ use rdkafka::message::{Header, Message, OwnedHeaders, Timestamp};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
 use crate::config;
+use crate::failure::Failure;
 use crate::position::Partition;
 use crate::record::HeaderColumns;
-use crate::source::Error;
 use crate::source::kafka::broker::{Voice, client_config, kafka_partition, locked, refused_configuration};
 
 /// How long a record may take.
@@ -41,7 +41,7 @@ pub struct Outgoing<'a> {
 
 impl Sender {
     /// For the brokers of this source, with its properties.
-    pub fn open(config: &config::KafkaSource) -> Result<Sender, Error> {
+    pub fn open(config: &config::KafkaSource) -> Result<Sender, Failure> {
         let mut client = client_config(config);
         client.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "0");
         client.set("message.timeout.ms", PATIENCE.as_millis().to_string());
@@ -51,7 +51,7 @@ impl Sender {
     }
 
     /// Hands a record over; [`Sender::finish`] says that all are acknowledged.
-    pub fn send(&self, topic: &str, record: Outgoing<'_>) -> Result<(), Error> {
+    pub fn send(&self, topic: &str, record: Outgoing<'_>) -> Result<(), Failure> {
         let mut message = BaseRecord::<[u8], [u8]>::to(topic);
         message.partition = record.partition.map(kafka_partition);
         (message.key, message.payload) = (record.key, record.payload);
@@ -72,7 +72,7 @@ impl Sender {
     }
 
     /// Back when all is acknowledged: the time that the brokers gave to the last record, where it is theirs.
-    pub fn finish(&self, topic: &str) -> Result<Option<i64>, Error> {
+    pub fn finish(&self, topic: &str) -> Result<Option<i64>, Failure> {
         while self.producer.in_flight_count() > 0 {
             self.producer.poll(LOOK_AROUND);
         }
@@ -85,8 +85,8 @@ impl Sender {
     }
 }
 
-fn unsendable(topic: &str, error: &KafkaError) -> Error {
-    Error::Outside(format!("topic {topic} does not take a record: {error}"))
+fn unsendable(topic: &str, error: &KafkaError) -> Failure {
+    Failure::outside(format!("topic {topic} does not take a record: {error}"))
 }
 
 /// What became of the records.

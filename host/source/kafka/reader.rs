@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 
+use crate::failure::Failure;
 use crate::observe::ends::Ends;
 use crate::position::{Offset, Partition};
 use crate::record::{RecordRef, Records};
+use crate::source::Arrival;
 use crate::source::kafka::broker::{locked, trimmed, truncated, unauthorized, unexpected};
 use crate::source::kafka::emptiness::Desk;
-use crate::source::{Arrival, Error};
 
 use crate::source::kafka::native::{Batch, Connection, Message};
 
@@ -58,7 +59,7 @@ pub(super) struct Reader {
     pub(super) slots: Vec<Option<usize>>,
     pub(super) tracks: Vec<Track>,
     pub(super) desk: Arc<Desk>,
-    pub(super) out: SyncSender<Result<Arrival, Error>>,
+    pub(super) out: SyncSender<Result<Arrival, Failure>>,
     pub(super) stopped: Arc<AtomicBool>,
     pub(super) connection: Arc<Connection>,
     pub(super) wanted: Arc<Wanted>,
@@ -97,7 +98,7 @@ pub(super) enum Stop {
     /// The source was dropped.
     Dropped,
     /// Reading cannot go on.
-    Failed(Error),
+    Failed(Failure),
 }
 
 impl Reader {
@@ -234,14 +235,15 @@ impl Reader {
         let (topic, partition, text) = (&self.topic, message.partition(), message.error_text());
         let error = match code {
             RDKafkaErrorCode::AutoOffsetReset => self.out_of_range(partition, &text),
-            RDKafkaErrorCode::TopicAuthorizationFailed => Error::Outside(unauthorized(topic)),
+            RDKafkaErrorCode::TopicAuthorizationFailed => Failure::outside(unauthorized(topic)),
             RDKafkaErrorCode::BadMessage
             | RDKafkaErrorCode::BadCompression
             | RDKafkaErrorCode::NotImplemented
             | RDKafkaErrorCode::MessageSizeTooLarge
-            | RDKafkaErrorCode::Fatal => {
-                Error::Unexpected(format!("topic {topic}, partition {partition}, offset {}: {text}", message.offset()))
-            }
+            | RDKafkaErrorCode::Fatal => Failure::unexpected(format!(
+                "topic {topic}, partition {partition}, offset {}: {text}",
+                message.offset()
+            )),
             _ => {
                 self.connection.client.context().complain(&text);
                 return Ok(());
@@ -251,20 +253,20 @@ impl Reader {
     }
 
     /// The log no longer holds the position, in mid-run.
-    pub(super) fn out_of_range(&self, partition: c_int, text: &str) -> Error {
+    pub(super) fn out_of_range(&self, partition: c_int, text: &str) -> Failure {
         let slot = usize::try_from(partition).ok().and_then(|p| self.slots.get(p).copied().flatten());
         let Some(track) = slot.map(|slot| &self.tracks[slot]) else {
-            return Error::State(format!("topic {}: {text}", self.topic));
+            return Failure::state(format!("topic {}: {text}", self.topic));
         };
         let watermarks = self.connection.client.fetch_watermarks(&self.topic, partition, Duration::from_secs(2));
         match watermarks.map(|(low, high)| (u64::try_from(low).map(Offset), u64::try_from(high).map(Offset))) {
             Ok((Ok(low), _)) if track.reached < low => {
-                Error::State(trimmed(&self.topic, track.partition, track.reached, low))
+                Failure::state(trimmed(&self.topic, track.partition, track.reached, low))
             }
             Ok((_, Ok(high))) if track.reached > high => {
-                Error::State(truncated(&self.topic, track.partition, track.reached, high))
+                Failure::state(truncated(&self.topic, track.partition, track.reached, high))
             }
-            _ => Error::State(format!(
+            _ => Failure::state(format!(
                 "topic {}, partition {partition}: the log does not hold offset {}, the next to read: {text}",
                 self.topic, track.reached
             )),

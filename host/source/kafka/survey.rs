@@ -15,10 +15,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::clock;
 use crate::config;
+use crate::failure::Failure;
 use crate::position::Partition;
+use crate::source::Start;
 use crate::source::kafka::broker::{self, Topic, Voice, client_config, locked, refused_configuration};
 use crate::source::kafka::produce::{Outgoing, Sender};
-use crate::source::{Error, Start};
 
 /// How long what a broker speaks may take to be told, once it has answered.
 const LISTENING: Duration = Duration::from_secs(2);
@@ -60,7 +61,7 @@ pub enum Age {
 }
 
 /// Looks at the brokers; an error says why none answers.
-pub fn brokers(config: &config::KafkaSource) -> Result<Brokers, Error> {
+pub fn brokers(config: &config::KafkaSource) -> Result<Brokers, Failure> {
     broker::check_properties(&config.properties)?;
     let mut client = client_config(config);
     let debug = config.properties.get("debug").map_or("feature".to_owned(), |debug| format!("{debug},feature"));
@@ -72,7 +73,7 @@ pub fn brokers(config: &config::KafkaSource) -> Result<Brokers, Error> {
     while clock::instant() < until && !locked(&client.context().spoken).contains_key("Metadata") {
         client.poll(Duration::from_millis(20)); // serves the lines that came meanwhile
     }
-    let metadata = answer.map_err(|e| Error::Outside(e.to_string()))?;
+    let metadata = answer.map_err(|e| Failure::outside(e.to_string()))?;
     let has_topic = metadata.topics().iter().any(|topic| topic.name() == config.topic);
     let spoken = locked(&client.context().spoken);
     Ok(Brokers { count: metadata.brokers().len(), age: age(&spoken), has_topic })
@@ -146,7 +147,7 @@ pub fn keeping(config: &config::KafkaSource) -> Option<Keeping> {
 }
 
 /// Whether the last record that was folded of each partition still is what it was, where it is in the log.
-pub fn verify(config: &config::KafkaSource, starts: &[Start], topic: &Topic, deadline: Instant) -> Result<(), Error> {
+pub fn verify(config: &config::KafkaSource, starts: &[Start], topic: &Topic, deadline: Instant) -> Result<(), Failure> {
     broker::verify_last(config, starts, topic, deadline)
 }
 
@@ -160,7 +161,7 @@ pub struct Skew {
 }
 
 /// Tells the clock of the brokers by records that are put into `topic`, which is made if it is not there.
-pub fn skew(config: &config::KafkaSource, topic: &str) -> Result<Skew, Error> {
+pub fn skew(config: &config::KafkaSource, topic: &str) -> Result<Skew, Failure> {
     make(config, topic)?;
     let sender = Sender::open(config)?;
     let mut skew = None;
@@ -175,7 +176,7 @@ pub fn skew(config: &config::KafkaSource, topic: &str) -> Result<Skew, Error> {
         let after = clock::now_ms();
         let Some(stamp) = stamp else {
             let message = format!("topic {topic} keeps its producers' timestamps instead of the broker's");
-            return Err(Error::Outside(message));
+            return Err(Failure::outside(message));
         };
         let seen = Skew { least_ms: stamp - after, most_ms: stamp - before };
         skew = Some(skew.map_or(seen, |skew: Skew| Skew {
@@ -186,19 +187,19 @@ pub fn skew(config: &config::KafkaSource, topic: &str) -> Result<Skew, Error> {
     Ok(skew.expect("three records were sent"))
 }
 
-fn admin(config: &config::KafkaSource) -> Result<AdminClient<Voice>, Error> {
+fn admin(config: &config::KafkaSource) -> Result<AdminClient<Voice>, Failure> {
     AdminClient::from_config_and_context(&client_config(config), Voice::default()).map_err(refused_configuration)
 }
 
-fn make(config: &config::KafkaSource, topic: &str) -> Result<(), Error> {
+fn make(config: &config::KafkaSource, topic: &str) -> Result<(), Failure> {
     let admin = admin(config)?;
     let configs = NewTopic::new(topic, 1, TopicReplication::Fixed(-1));
     let new = configs.set("message.timestamp.type", "LogAppendTime").set("retention.ms", "3600000");
     let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
     let made = futures::executor::block_on(admin.create_topics([&new], &options));
-    match made.map_err(|e| Error::Outside(format!("topic {topic} cannot be made: {e}")))?.pop() {
+    match made.map_err(|e| Failure::outside(format!("topic {topic} cannot be made: {e}")))?.pop() {
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | Some(Ok(_)) | None => Ok(()),
-        Some(Err((_, code))) => Err(Error::Outside(format!("topic {topic} cannot be made: {code}"))),
+        Some(Err((_, code))) => Err(Failure::outside(format!("topic {topic} cannot be made: {code}"))),
     }
 }
 
