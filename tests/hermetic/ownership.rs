@@ -19,9 +19,10 @@ fn log(pipeline: &Pipeline) -> Vec<Value> {
     sorted(model::run(Visits::new(SessionId::Record), &log, Time::default()).values())
 }
 
-fn settings(sink: &str) -> Settings {
+/// Small batches, so that a host is stopped long before the end of the log.
+fn settings(sink: &str, batch_records: usize) -> Settings {
     let sink = format!("[sink.{sink}]\npath = \"rows.{sink}\"");
-    Settings { sink, checkpoint_interval: "50ms".to_owned(), ..Settings::default() }.bounded(1, 50)
+    Settings { sink, checkpoint_interval: "50ms".to_owned(), ..Settings::default() }.bounded(1, batch_records)
 }
 
 fn count(path: &Path) -> i64 {
@@ -45,7 +46,7 @@ fn stop(host: &mut Running, path: &Path) {
 
 #[test]
 fn i8_a_host_that_was_stopped_and_replaced_writes_no_row_when_it_goes_on() {
-    let toml = settings("sqlite").to_toml();
+    let toml = settings("sqlite", 25).to_toml();
     let pipeline = Pipeline::new(&toml);
     let (rows, path) = (log(&pipeline), pipeline.path("rows.sqlite"));
     let mut first = pipeline.spawn(&[]);
@@ -63,7 +64,7 @@ fn i8_a_host_that_was_stopped_and_replaced_writes_no_row_when_it_goes_on() {
 
 #[test]
 fn i8_a_file_of_rows_has_one_host_at_a_time_and_the_next_one_goes_on() {
-    let toml = settings("ndjson").to_toml();
+    let toml = settings("ndjson", 10).to_toml();
     let pipeline = Pipeline::new(&toml);
     let (rows, path) = (log(&pipeline), pipeline.path("rows.ndjson"));
     let mut first = pipeline.spawn(&[]);
@@ -81,7 +82,7 @@ fn i8_a_file_of_rows_has_one_host_at_a_time_and_the_next_one_goes_on() {
 
 #[test]
 fn a_reset_beside_a_running_host_is_refused() {
-    let pipeline = Pipeline::new(&settings("ndjson").to_toml());
+    let pipeline = Pipeline::new(&settings("ndjson", 10).to_toml());
     let rows = log(&pipeline);
     let path = pipeline.path("rows.ndjson");
     let mut host = pipeline.spawn(&[]);
