@@ -179,7 +179,7 @@ fn an_instant_before_that_of_a_deployment_that_is_ordered_already_is_refused() {
         &pipeline,
         &["--plugin-config", r#"{"mode": "log"}"#, "--at", &at(T - 1)],
         2,
-        &["--at", "the last deployment holds from", &at(T)],
+        &["--at", "the deployment before holds from", &at(T)],
     );
 }
 

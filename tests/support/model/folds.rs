@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use siphasher::sip::SipHasher24;
 
@@ -37,9 +38,11 @@ impl Visits {
 
 impl Fold for Visits {
     fn map(&self, record: &TestRecord) -> Result<Vec<Event>, String> {
-        let fields: Value =
-            serde_json::from_slice(record.value.as_deref().ok_or("tombstone")?).map_err(|error| error.to_string())?;
-        let user_id = user_id(&fields["user_id"]).ok_or("user_id")?;
+        let payload = record.value.as_deref().ok_or("tombstone")?;
+        let fields: Value = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        let literals: HashMap<String, Box<RawValue>> =
+            serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        let user_id = literals.get("user_id").and_then(|literal| user_id(literal.get())).ok_or("user_id")?;
         let page = fields["page"].as_str().ok_or("page")?;
         let time = event_time(fields["event_time"].as_str().ok_or("event_time")?).ok_or("event_time")?;
         Ok(vec![Event { key: user_id.to_string().into_bytes(), time, value: page.to_owned() }])
@@ -76,9 +79,10 @@ pub(crate) fn session_id(form: SessionId, key: &[u8], first: Place) -> i64 {
     SipHasher24::new().hash(&text).cast_signed()
 }
 
-/// An integer, or a float that is one (pandas writes 1.0); of those, the generator makes small ones only, and none with an exponent is good.
-fn user_id(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_number()?.to_string().strip_suffix(".0")?.parse().ok())
+/// An integer, as it stands or with one zero after the point, as pandas writes it; the generator makes no longer ones. No exponent.
+fn user_id(literal: &str) -> Option<i64> {
+    let whole = literal.strip_suffix(".0").unwrap_or(literal);
+    whole.bytes().all(|b| b == b'-' || b.is_ascii_digit()).then(|| whole.parse().ok()).flatten()
 }
 
 /// `YYYY-MM-DDTHH:MM:SS[.digits][Z|+HH:MM|-HH:MM|+HHMM|+HH]`, with `t`, `z` or a space too, as ms since 1970, floored.
