@@ -2,6 +2,7 @@
 //! does no I/O but calls of the plugin. What must be read from the store or written anywhere is in its results. Keeps I1 and I5: neither
 //! the rows nor their order depend on how batches are cut, on the workers or on the shards.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -180,14 +181,11 @@ impl Core {
 
     /// Maps a batch, judges its events and groups them by key.
     pub fn prepare<'a>(&mut self, records: &'a Records) -> Result<Prepared<'a>, Fault> {
-        let left_out = match self.settings.implausible {
-            ImplausibleTime::DeadLetter => &records.implausible[..],
-            ImplausibleTime::Inherit => &[],
-        };
-        let chunks = map(&self.workers, &self.plugin, records, (&self.strikes, left_out))?;
+        let left_out = left_out(records, self.settings.implausible);
+        let chunks = map(&self.workers, &self.plugin, records, (&self.strikes, &left_out))?;
         let mut prepared = Prepared::new(Batch::new(records, Arc::clone(&self.plugin), NOWHERE), self.time);
         chunks.into_iter().for_each(|chunk| prepared.take(chunk));
-        prepared.leave_out(left_out);
+        prepared.leave_out(&left_out);
         let Batch { events, line, .. } = &mut prepared.batch;
         events.number();
         self.time.pass(&self.settings, &records.append_times, &events.records, &events.times, line);
@@ -294,6 +292,16 @@ impl Core {
             groups.group(batch, events, shard, complete)
         };
         prepared.missing = self.workers.install(|| shards.map(group).collect());
+    }
+}
+
+/// The records that are not mapped because of their timestamps. One that has no append time to inherit is never mapped: the events of a record
+/// that was appended in 1970 would all lie in the future.
+fn left_out(records: &Records, policy: ImplausibleTime) -> Cow<'_, [(u32, i64)]> {
+    let orphans = || records.implausible.iter().filter(|(row, _)| records.append_times[*row as usize] == 0);
+    match policy {
+        ImplausibleTime::DeadLetter => Cow::Borrowed(&records.implausible),
+        ImplausibleTime::Inherit => Cow::Owned(orphans().copied().collect()),
     }
 }
 

@@ -201,7 +201,7 @@ fn run_whole<F: Fold>(
             lane.fold.configure(deployment.mark);
         }
         lane.idle(append_time, origin);
-        if time.inherit || has_plausible_time(record) {
+        if has_plausible_time(record) || (time.inherit && append_time > 0) {
             lane.record(append_time, record);
         } else {
             lane.counts.rejected += 1;
