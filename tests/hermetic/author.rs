@@ -141,7 +141,7 @@ fn the_tools_follow_an_author_through_changes() {
     author.change("src/lib.rs", &[("+ 1)", "+ 10)")]);
     author.call("counts", &["plugin", "build"]).expect_code(0);
     author.call("counts", &["run"]).expect_code(2).expect_said(&["differ from those in force"]);
-    author.call("counts", &["run", "--fresh"]).expect_code(0).expect_said(&["the pipeline begins anew"]);
+    author.call("counts", &["run", "--fresh"]).expect_code(0).expect_said(&["the pipeline starts over"]);
     let rows = Connection::open(author.path("rows.db")).expect("a database");
     let sum = rows.query_row("SELECT count(*), sum(actions) FROM counts", [], |row| Ok((row.get(0)?, row.get(1)?)));
     assert_eq!(sum.expect("the table is there"), (7, 90));

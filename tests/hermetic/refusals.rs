@@ -132,12 +132,8 @@ fn a_file_that_is_no_plugin_of_this_contract_is_refused_before_t() {
 fn a_plugin_that_writes_another_table_than_the_operator_allows_is_refused_at_the_start_and_before_t() {
     let mine = settings("tables = [\"out\"]");
     let pipeline = begun(&mine);
-    refused(
-        &pipeline,
-        &["builtin:visits"],
-        4,
-        &["FAIL  plugin", "writes table sessions", "plugin.tables allows only out"],
-    );
+    let visits = ["builtin:visits", "--plugin-config", r#"{"session_timeout": "50s", "session_id": "record"}"#];
+    refused(&pipeline, &visits, 4, &["FAIL  plugin", "writes table sessions", "plugin.tables allows only out"]);
     goes_on(&pipeline);
     pipeline.configure(&settings("tables = []").to_toml());
     for command in ["run", "check"] {
