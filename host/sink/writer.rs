@@ -1,5 +1,5 @@
 //! The thread that writes rows and dead letters. It takes batches over a bounded channel, so a slow or unavailable sink stops the lanes, and
-//! they stop the consumer. Keeps I2 and I3: it answers a [`Writer::sync`] only when everything before it is acknowledged.
+//! they stop the consumer. Keeps I2 and I3: it answers a [`LaneWriter::sync`] only when everything before it is acknowledged.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex};
