@@ -14,7 +14,7 @@ use crate::record::Records;
 use crate::source::merge::Merge;
 use crate::source::{Arrival, BATCH_BYTES, QUEUED_BATCHES, Source};
 
-/// How long a batch that is not full waits for more.
+/// How long a batch that is not full waits for more, from its first record on.
 const FILL_WAIT: Duration = Duration::from_millis(2);
 /// The same while the log is known to hold more.
 const BACKLOG_WAIT: Duration = Duration::from_millis(200);
@@ -86,7 +86,8 @@ impl Gather {
 
     // ---- a batch
 
-    /// Fills a batch with what may be released, until it is full or nothing arrives for a moment. `keep` makes floors durable.
+    /// Fills a batch with what may be released, until it is full or was waited for a moment. `keep` makes floors durable. A head that waits for
+    /// partitions which must be asked ends it too: what arrives from other partitions meanwhile must not put that off.
     pub(super) fn fill(
         &mut self,
         context: &Context,
@@ -96,6 +97,7 @@ impl Gather {
         context.board.end_batch(Activity::Gather);
         self.source.hold(&self.merge.overfull(self.most * QUEUED_BATCHES, BATCH_BYTES * QUEUED_BATCHES));
         self.batch.clear();
+        let mut waiting_since = None;
         loop {
             let released = self.merge.release(self.most, BATCH_BYTES, &mut self.batch);
             self.gathered += released.records as u64;
@@ -105,8 +107,14 @@ impl Gather {
             if full || self.merge.finished() || signals.stop_requested() || signals.rewind_requested() {
                 return Ok(());
             }
-            let patience = self.patience(context, checkpoint_at);
-            let Some(arrival) = self.source.next(patience)? else { return Ok(()) };
+            let (patience, now) = (self.patience(context, checkpoint_at), context.clock.monotonic());
+            let waits = !self.batch.is_empty() || self.merge.blocked().is_some();
+            waiting_since = if waits { waiting_since.or(Some(now)) } else { None };
+            let waited = waiting_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+            if waits && waited >= patience {
+                return Ok(());
+            }
+            let Some(arrival) = self.source.next(patience.saturating_sub(waited))? else { return Ok(()) };
             let answered = matches!(arrival, Arrival::Empty { .. });
             self.arrive(arrival, context, &mut keep)?;
             if answered && (self.merge.drained() || self.merge.blocked().is_some()) {
@@ -332,6 +340,9 @@ mod tests {
     /// A source of prepared arrivals.
     struct Script {
         partitions: Vec<Partition>,
+        clock: Arc<ManualClock>,
+        /// How long each arrival takes.
+        pace: Arc<Mutex<Duration>>,
         arrivals: Arc<Mutex<VecDeque<Arrival>>>,
         heard: Arc<Mutex<Heard>>,
     }
@@ -343,6 +354,7 @@ mod tests {
 
         fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Failure> {
             self.heard.lock().unwrap().waits.push(timeout);
+            self.clock.advance(*self.pace.lock().unwrap());
             Ok(self.arrivals.lock().unwrap().pop_front())
         }
 
@@ -369,6 +381,7 @@ mod tests {
         context: Context,
         clock: Arc<ManualClock>,
         stop: Arc<AtomicBool>,
+        pace: Arc<Mutex<Duration>>,
         arrivals: Arc<Mutex<VecDeque<Arrival>>>,
         heard: Arc<Mutex<Heard>>,
     }
@@ -380,13 +393,19 @@ mod tests {
             let signals = Signals::new(&stop, &Arc::default());
             let context =
                 Context { name: "test".into(), clock: Arc::clone(&clock) as _, signals, board: Arc::default() };
-            let (arrivals, heard) = (Arc::default(), Arc::default());
+            let (arrivals, heard, pace) = (Arc::default(), Arc::default(), Arc::<Mutex<Duration>>::default());
             let partitions: Vec<Partition> = (0..partitions).map(Partition).collect();
             let resumes: Vec<_> = partitions.iter().map(|&partition| (partition, Resume::default())).collect();
             let merge = Merge::new(&resumes, SKEW_MS, None, None, BTreeMap::new());
-            let source = Script { partitions, arrivals: Arc::clone(&arrivals), heard: Arc::clone(&heard) };
+            let source = Script {
+                partitions,
+                clock: Arc::clone(&clock),
+                pace: Arc::clone(&pace),
+                arrivals: Arc::clone(&arrivals),
+                heard: Arc::clone(&heard),
+            };
             let gather = Gather::new(Box::new(source), merge, most, None, &context);
-            Bench { gather, context, clock, stop, arrivals, heard }
+            Bench { gather, context, clock, stop, pace, arrivals, heard }
         }
 
         fn arrive(&self, arrival: Arrival) {
@@ -443,6 +462,23 @@ mod tests {
         bench.arrive(Arrival::End { partition: Partition(0) });
         assert_eq!(bench.fill(no_floors), Ok(vec![]));
         assert!(bench.gather.finished());
+    }
+
+    #[test]
+    fn a_partition_that_is_never_silent_puts_off_neither_its_batch_nor_an_answer() {
+        let mut bench = Bench::new(2, 1_000);
+        *bench.pace.lock().unwrap() = ms(1);
+        let arrivals = |bench: &Bench| (0..100).for_each(|i| bench.arrive(records(1, &[(i, 1_000 + i.cast_signed())])));
+        arrivals(&bench);
+        assert_eq!(bench.fill(no_floors), Ok(vec![]), "partition 0 was never asked");
+        assert_eq!(bench.arrivals.lock().unwrap().len(), 49, "after 50 ms from the first one on it can be asked");
+        bench.arrivals.lock().unwrap().clear();
+        bench.arrive(empty(0, 9_000));
+        bench.fill(no_floors).expect("nothing fails");
+        bench.gather.catching_up.backlog = Some(0);
+        arrivals(&bench);
+        assert!(!bench.fill(|_| Ok(())).expect("nothing fails").is_empty());
+        assert!(bench.arrivals.lock().unwrap().len() > 90, "a batch waits for 2 ms");
     }
 
     #[test]

@@ -4,9 +4,9 @@
 use rdkafka::producer::Producer;
 use serde_json::{Value, json};
 
-use crate::load::now_ms;
+use crate::load::{Load, now_ms};
 use crate::support::generate::TestRecord;
-use crate::support::host::{PATIENCE, Pipeline, logged};
+use crate::support::host::{PATIENCE, Pipeline, logged, plugin_file};
 use crate::support::rows::{assert_same, from_ndjson};
 use crate::support::scrape::Host;
 use crate::support::settings::{ADMIN, Settings};
@@ -67,6 +67,24 @@ fn a_record_behind_the_frontier_is_floored_and_the_replay_gives_the_same_rows() 
     outcome.expect_code(0);
     assert_eq!(pages_of(&rows(&pipeline), 7), [json!(["later"]), json!(["older"])]);
     assert_replays(&pipeline);
+}
+
+/// No checkpoint comes to help: two of three partitions are quiet, and the third one never is.
+#[test]
+fn quiet_partitions_hold_no_row_back_while_another_one_is_busy() {
+    let Some(brokers) = crate::kafka() else { return };
+    let load = Load::over(&brokers, "one-busy", 500, 3, |_| 1);
+    let plugin = format!("component = \"{}\"\nconfig = {{ mode = \"ok\" }}", plugin_file("hostile"));
+    let settings = Settings { plugin, checkpoint_interval: "1h".to_owned(), ..Settings::default() };
+    let pipeline = Pipeline::new(&settings.over_kafka(&brokers, "one-busy").to_toml());
+    let mut host = pipeline.spawn(&[]);
+    for _ in 0..3 {
+        let (sent, written) = (load.sent(), rows(&pipeline).len());
+        host.wait_until("more events were sent", || load.sent() > sent + 200);
+        host.wait_until("rows of new events are written", || rows(&pipeline).len() > written + 100);
+    }
+    load.finish();
+    host.terminate(PATIENCE).expect_code(0);
 }
 
 /// Records of partition 0 that leave user 7's session open and end two others, whose rows show that all were released.

@@ -26,9 +26,20 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// `rate` events a second, or what the machine carries.
+    /// `rate` events a second in two partitions, or what the machine carries.
     pub(crate) fn start(brokers: &str, topic: &'static str, rate: u64) -> Load {
-        create_topic(brokers, topic, 2, &[("message.timestamp.type", "LogAppendTime")]);
+        Load::over(brokers, topic, rate, 2, |i| u32::from(i.is_multiple_of(3)))
+    }
+
+    /// The same, with event `i` in the partition that `partition_of` says.
+    pub(crate) fn over(
+        brokers: &str,
+        topic: &'static str,
+        rate: u64,
+        partitions: i32,
+        partition_of: fn(u64) -> u32,
+    ) -> Load {
+        create_topic(brokers, topic, partitions, &[("message.timestamp.type", "LogAppendTime")]);
         let (brokers, stop) = (brokers.to_owned(), Arc::new(AtomicBool::new(false)));
         let told = Arc::clone(&stop);
         let total = Arc::new(AtomicU64::new(0));
@@ -38,7 +49,7 @@ impl Load {
             let (began, mut sent) = (Instant::now(), 0_u64);
             while !told.load(Ordering::Relaxed) {
                 if u128::from(sent) * 1_000_000 < began.elapsed().as_micros() * u128::from(rate) {
-                    send(&producer, topic, &event(sent));
+                    send(&producer, topic, &event(sent, partition_of(sent)));
                     sent += 1;
                 } else {
                     counted.store(sent, Ordering::Relaxed);
@@ -64,13 +75,7 @@ impl Load {
     }
 }
 
-fn event(i: u64) -> TestRecord {
+fn event(i: u64, partition: u32) -> TestRecord {
     let value = json!({"key": format!("k{}", i % 997), "time": now_ms(), "v": i}).to_string().into_bytes();
-    TestRecord {
-        partition: u32::from(i.is_multiple_of(3)),
-        offset: 0,
-        timestamp: now_ms(),
-        key: None,
-        value: Some(value),
-    }
+    TestRecord { partition, offset: 0, timestamp: now_ms(), key: None, value: Some(value) }
 }
