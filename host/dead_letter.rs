@@ -3,6 +3,7 @@
 
 mod bounded;
 mod file;
+mod header;
 mod read;
 mod topic;
 

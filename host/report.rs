@@ -87,7 +87,7 @@ fn check_line(check: &Check, width: usize) -> String {
     };
     let indent = format!("\n{:1$}", "", "FAIL  ".len() + width + 2);
     let detail = check.detail.replace('\n', &indent);
-    printable(format!("{verdict:4}  {:width$}  {detail}", check.subject).trim_end()).into_owned()
+    format!("{verdict:4}  {:width$}  {detail}", check.subject).trim_end().to_owned()
 }
 
 /// Returns the checks as the JSON document of `keyfold check`, `doctor` and `deployment create`.

@@ -27,6 +27,7 @@ use crate::failure::{Check, Exit, Failure, first_refused};
 use crate::observe::board::Board;
 use crate::observe::status::{self, Status};
 use crate::observe::{health, metrics};
+use crate::printable::printable;
 use crate::report;
 use crate::rollout::order::{self, PluginFile};
 
@@ -200,7 +201,7 @@ async fn startup(State(host): State<Arc<Host>>) -> Response {
 
 fn probe(checks: &[Check]) -> Response {
     let status = if health::is_well(checks) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, report::check_lines(checks) + "\n").into_response()
+    (status, printable(&report::check_lines(checks)).into_owned() + "\n").into_response()
 }
 
 async fn metrics_page(State(host): State<Arc<Host>>) -> Response {

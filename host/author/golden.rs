@@ -431,18 +431,18 @@ mod tests {
 
     #[test]
     fn a_message_names_the_authors_files() {
-        let place = Path::new("/tmp/x1");
-        let (folder, plugin) = ("/home/counts/golden/first".into(), "/home/counts/counts.wasm".into());
+        let place = Path::new("made/x1");
+        let (folder, plugin) = ("counts/golden/first".into(), "counts/counts.wasm".into());
         let case = Case { folder, plugin, records: Vec::new(), settings: toml::Table::new(), place };
         let check = |said: &str, told: &str| assert_eq!(case.by_the_authors_names(said), told);
         check(
-            "/tmp/x1/keyfold.toml: line 3: unknown key plugin.fule",
-            "/home/counts/golden/first/case.toml: unknown key plugin.fule",
+            "made/x1/keyfold.toml: line 3: unknown key plugin.fule",
+            "counts/golden/first/case.toml: unknown key plugin.fule",
         );
         check(
-            "/tmp/x1/keyfold.toml has 2 problems:\n  line 3: a deadline 4\n  line 14: b",
-            "/home/counts/golden/first/case.toml has 2 problems:\n  a deadline 4\n  b",
+            "made/x1/keyfold.toml has 2 problems:\n  line 3: a deadline 4\n  line 14: b",
+            "counts/golden/first/case.toml has 2 problems:\n  a deadline 4\n  b",
         );
-        check("/tmp/x1/records.ndjson: line 7: not JSON", "/home/counts/golden/first/records.ndjson: line 7: not JSON");
+        check("made/x1/records.ndjson: line 7: not JSON", "counts/golden/first/records.ndjson: line 7: not JSON");
     }
 }

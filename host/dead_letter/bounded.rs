@@ -4,7 +4,7 @@
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
 use sha2::{Digest, Sha256};
 
-use crate::dead_letter::topic::header;
+use crate::dead_letter::header;
 
 /// What a record needs at least besides what is cut: the headers that say what happened.
 const LEAST: usize = 2_048;

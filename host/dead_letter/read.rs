@@ -17,7 +17,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::config;
-use crate::dead_letter::topic::{header, missing, unreachable};
+use crate::dead_letter::header;
+use crate::dead_letter::topic::{missing, unreachable};
 use crate::dead_letter::{DeadLetter, file};
 use crate::failure::Failure;
 use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};

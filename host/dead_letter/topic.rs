@@ -19,6 +19,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 
 use crate::backoff::{Backoff, Outage};
 use crate::dead_letter::bounded::Letter;
+use crate::dead_letter::header;
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
 use crate::failure::{Check, Failure};
 use crate::record::{NO_TIME, RecordRef};
@@ -32,47 +33,6 @@ const POLL: Duration = Duration::from_millis(100);
 const OWN: [(&str, &str); 3] = [("acks", "all"), ("enable.idempotence", "true"), ("message.timeout.ms", "0")];
 /// Other names of the same properties.
 const OWN_ALIASES: [&str; 2] = ["request.required.acks", "delivery.timeout.ms"];
-
-/// Names of the headers that say what happened. They follow the record's own headers.
-pub(super) mod header {
-    pub(crate) const TOPIC: &str = "__connect.errors.topic";
-    pub(crate) const PARTITION: &str = "__connect.errors.partition";
-    pub(crate) const OFFSET: &str = "__connect.errors.offset";
-    pub(crate) const STAGE: &str = "__connect.errors.stage";
-    pub(crate) const REASON: &str = "__connect.errors.exception.message";
-    pub(crate) const PLUGIN: &str = "keyfold.plugin.digest";
-    pub(crate) const EVENT: &str = "keyfold.event";
-    pub(crate) const TIMESTAMP: &str = "keyfold.timestamp";
-    /// The length of a payload that was cut.
-    pub(crate) const PAYLOAD_BYTES: &str = "keyfold.cut.payload.bytes";
-    /// Its SHA-256, in hexadecimal.
-    pub(crate) const PAYLOAD_SHA256: &str = "keyfold.cut.payload.sha256";
-    /// The length of a key that was cut.
-    pub(crate) const KEY_BYTES: &str = "keyfold.cut.key.bytes";
-    /// Its SHA-256, in hexadecimal.
-    pub(crate) const KEY_SHA256: &str = "keyfold.cut.key.sha256";
-    /// How many of the record's own headers were left out.
-    pub(crate) const CUT_HEADERS: &str = "keyfold.cut.headers";
-
-    /// All of them. Those of a cut come last.
-    pub(crate) const ALL: [&str; 13] = [
-        TOPIC,
-        PARTITION,
-        OFFSET,
-        STAGE,
-        REASON,
-        PLUGIN,
-        EVENT,
-        TIMESTAMP,
-        PAYLOAD_BYTES,
-        PAYLOAD_SHA256,
-        KEY_BYTES,
-        KEY_SHA256,
-        CUT_HEADERS,
-    ];
-    /// Those that tell of a cut.
-    pub(crate) const CUTS: [&str; 3] = [PAYLOAD_BYTES, KEY_BYTES, CUT_HEADERS];
-}
 
 /// Produces dead letters to a topic.
 pub(super) struct DeadLetterTopic {

@@ -1,6 +1,7 @@
 //! What every part of a lane needs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::lane::interrupt::Signals;
@@ -16,4 +17,16 @@ pub(super) struct Context {
     pub(super) signals: Signals,
     /// The lane's figures, for observers.
     pub(super) board: Arc<LaneBoard>,
+}
+
+impl Context {
+    /// Whether a line that was last logged at `last` may be logged again, which it may once in `every`; notes that it is.
+    pub(super) fn may_log(&self, last: &mut Option<Duration>, every: Duration) -> bool {
+        let now = self.clock.monotonic();
+        let may = last.is_none_or(|at| now.saturating_sub(at) >= every);
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
 }

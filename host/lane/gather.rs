@@ -175,11 +175,9 @@ impl Gather {
         });
         // All are counted.
         let Some((timestamp, offset, why)) = wrong.reduce(|first, _| first) else { return };
-        let now = context.clock.monotonic();
-        if self.warned_of_timestamps.is_some_and(|at| now.saturating_sub(at) < WARN_EVERY) {
+        if !context.may_log(&mut self.warned_of_timestamps, WARN_EVERY) {
             return;
         }
-        self.warned_of_timestamps = Some(now);
         tracing::warn!(
             event = "implausible-timestamp",
             lane = context.name,

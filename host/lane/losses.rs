@@ -81,11 +81,9 @@ impl Losses {
 
     fn tell_of_jumps(&mut self, context: &Context, output: &Output) {
         let Some((origin, jump)) = output.jump else { return };
-        let now = context.clock.monotonic();
-        if self.jumped.is_some_and(|at| now.saturating_sub(at) < EVERY) {
+        if !context.may_log(&mut self.jumped, EVERY) {
             return;
         }
-        self.jumped = Some(now);
         tracing::warn!(
             event = "watermark-jump",
             lane = context.name,

@@ -10,8 +10,10 @@ use crate::support::host::{PATIENCE, Pipeline, wait_until};
 use crate::support::rows::from_ndjson;
 use crate::topics::{create_topic, produce, trim};
 
-/// A pipeline whose plugin gives a row per record.
+/// A new topic of one partition with two records, and a pipeline that reads it.
 fn pipeline(brokers: &str, topic: &str, ordering: &str) -> Pipeline {
+    create_topic(brokers, topic, 1, &[]);
+    produce(brokers, topic, &records(2));
     Pipeline::new(&config(brokers, topic, ordering, "state"))
 }
 
@@ -79,8 +81,6 @@ fn journalled(pipeline: &Pipeline) -> Option<String> {
 fn a_start_on_a_topic_made_anew_is_refused_even_if_its_records_are_the_same() {
     let Some(brokers) = crate::kafka() else { return };
     let topic = "recreated-same";
-    create_topic(&brokers, topic, 1, &[]);
-    produce(&brokers, topic, &records(2));
     let pipeline = pipeline(&brokers, topic, "topic");
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
     let former = journalled(&pipeline).expect("the first start writes the id");
@@ -104,8 +104,6 @@ fn a_start_on_a_topic_made_anew_is_refused_even_if_its_records_are_the_same() {
 fn a_start_on_a_topic_made_anew_is_refused_though_its_last_record_was_trimmed() {
     let Some(brokers) = crate::kafka() else { return };
     let topic = "recreated-trimmed";
-    create_topic(&brokers, topic, 1, &[]);
-    produce(&brokers, topic, &records(2));
     let pipeline = pipeline(&brokers, topic, "topic");
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
 
@@ -119,8 +117,6 @@ fn a_start_on_a_topic_made_anew_is_refused_though_its_last_record_was_trimmed() 
 fn a_journal_without_an_id_adopts_the_topic_s_at_its_next_start() {
     let Some(brokers) = crate::kafka() else { return };
     let topic = "recreated-adopted";
-    create_topic(&brokers, topic, 1, &[]);
-    produce(&brokers, topic, &records(2));
     let pipeline = pipeline(&brokers, topic, "topic");
     pipeline.run_to_end(&["--until-end"]).expect_code(0);
     // As an earlier keyfold left it.
@@ -136,8 +132,6 @@ fn a_journal_without_an_id_adopts_the_topic_s_at_its_next_start() {
 fn a_topic_made_anew_while_it_is_read_stops_the_host_and_every_start_after_it() {
     let Some(brokers) = crate::kafka() else { return };
     let topic = "recreated-live";
-    create_topic(&brokers, topic, 1, &[]);
-    produce(&brokers, topic, &records(2));
     let pipeline = pipeline(&brokers, topic, "topic");
     let mut running = pipeline.spawn(&[]);
     running.wait_until("the records are folded", || letters(&pipeline) == 2);
@@ -154,8 +148,6 @@ fn a_topic_that_grows_while_it_is_read_stops_the_host() {
         ("grown-merged", "topic", 5, "[0, 1], this pipeline began with [0]"),
         ("grown-apart", "partition", 3, "gained partitions [1]"),
     ] {
-        create_topic(&brokers, topic, 1, &[]);
-        produce(&brokers, topic, &records(2));
         let pipeline = pipeline(&brokers, topic, ordering);
         let mut running = pipeline.spawn(&[]);
         running.wait_until("the records are folded", || letters(&pipeline) == 2);

@@ -5,6 +5,10 @@ use std::borrow::Cow;
 use keyfold_sdk::json::Flat;
 use serde::Deserialize;
 
+mod mutation;
+
+use mutation::Random;
+
 #[derive(Debug, PartialEq, Deserialize)]
 struct Action<'a> {
     #[serde(borrow)]
@@ -112,32 +116,4 @@ fn both_agree_on_mutated_documents() {
         read += usize::from(agree(&document));
     }
     assert!(read > 30_000, "{read}");
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).expect("31 bits") % n
-    }
-
-    fn mutate(&mut self, document: &mut Vec<u8>, alphabet: &[u8]) {
-        let (at, byte) = (self.below(document.len()), alphabet[self.below(alphabet.len())]);
-        match self.below(5) {
-            0 => document[at] = byte,
-            1 => document.insert(at, byte),
-            2 if document.len() > 1 => drop(document.remove(at)),
-            3 => document.truncate(at.max(1)),
-            _ => {
-                // A piece comes twice: often a whole field.
-                let other = self.below(document.len());
-                let (from, to) = (at.min(other), at.max(other));
-                let piece = document[from..to].to_vec();
-                document.splice(from..from, piece);
-            }
-        }
-    }
 }

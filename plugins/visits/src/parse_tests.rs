@@ -2,6 +2,11 @@
 
 use super::*;
 
+#[path = "../../sdk/tests/mutation/mod.rs"]
+mod mutation;
+
+use mutation::Random;
+
 const PLAIN: &str = r#"{"user_id": 42, "page": "A.html", "event_time": "2024-10-02T12:51:48"}"#;
 const PLAIN_TIME: i64 = 1_727_873_508_000;
 
@@ -187,31 +192,4 @@ fn the_fast_reader_the_careful_one_and_serde_json_agree_on_mutated_documents() {
         good_ones += usize::from(careful.is_ok());
     }
     assert!(fast_ones > 50_000 && good_ones > fast_ones + 10_000, "{fast_ones} fast, {good_ones} good");
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).expect("31 bits") % n
-    }
-
-    fn mutate(&mut self, document: &mut Vec<u8>, alphabet: &[u8]) {
-        let (at, byte) = (self.below(document.len()), alphabet[self.below(alphabet.len())]);
-        match self.below(5) {
-            0 => document[at] = byte,
-            1 => document.insert(at, byte),
-            2 if document.len() > 1 => drop(document.remove(at)),
-            3 => document.truncate(at.max(1)),
-            _ => {
-                let other = self.below(document.len());
-                let (from, to) = (at.min(other), at.max(other));
-                let piece = document[from..to].to_vec();
-                document.splice(from..from, piece);
-            }
-        }
-    }
 }
