@@ -21,6 +21,8 @@
 //! body `{"error": ..., "exit": ...}`.
 
 mod connections;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod server;
 mod wire;
 

@@ -3,6 +3,8 @@
 
 mod bounded;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod header;
 mod read;
 mod topic;

@@ -27,3 +27,5 @@ pub mod admin;
 pub mod pipeline;
 pub mod author;
 pub mod commands;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

@@ -26,6 +26,8 @@ mod columns;
 mod component;
 mod description;
 mod engine;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod instance;
 pub mod sandbox;
 mod schema;

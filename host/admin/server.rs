@@ -150,7 +150,7 @@ async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
 
 /// Whether a Host header names this machine. A page in somebody's browser may send requests to a loopback address, under the name by which
 /// the page was fetched.
-fn is_this_machine(host: &str) -> bool {
+pub(super) fn is_this_machine(host: &str) -> bool {
     let name = host
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))

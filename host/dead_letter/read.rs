@@ -11,7 +11,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -93,7 +93,7 @@ fn read_file(path: &Path, take: &mut dyn FnMut(StoredLetter) -> Result<bool, Fai
     Ok(())
 }
 
-fn parse_line(line: &[u8], number: u64) -> Result<StoredLetter, String> {
+pub(super) fn parse_line(line: &[u8], number: u64) -> Result<StoredLetter, String> {
     let Fields { reason, stage, plugin, event, topic } = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     let stage = Stage::named(&stage).ok_or_else(|| format!("unknown stage {stage}"))?;
     check_digest(&plugin)?;
@@ -181,7 +181,7 @@ fn client(brokers: &str, properties: &BTreeMap<String, String>) -> Result<BaseCo
     config.create_with_context(Quiet).map_err(|e| Failure::config(format!("dead_letters.properties: {e}")))
 }
 
-fn parse_message(message: &BorrowedMessage<'_>) -> Result<StoredLetter, Failure> {
+pub(super) fn parse_message(message: &impl Message) -> Result<StoredLetter, Failure> {
     let place = format!("{}/{}", message.partition(), message.offset());
     let (mut own, mut ours) = (HeaderColumns::default(), BTreeMap::new());
     let headers: Vec<_> = message.headers().map_or_else(Vec::new, |headers| headers.iter().collect());
@@ -210,7 +210,7 @@ fn parse_message(message: &BorrowedMessage<'_>) -> Result<StoredLetter, Failure>
 
 /// Returns the dead letter that a record holds, by its own headers and the text of ours; or why it holds none.
 fn letter_of(
-    message: &BorrowedMessage<'_>,
+    message: &impl Message,
     own: &HeaderColumns,
     text: &dyn Fn(&str) -> Option<String>,
 ) -> Result<DeadLetter, String> {

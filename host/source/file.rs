@@ -13,6 +13,8 @@
 //! partition whose delivered records end earliest, which is the one that such a merge runs out of first. So, for any layout of the
 //! file, about one block for each partition is under way, besides [`ARRIVALS`] in the channel and [`CACHED_BLOCKS`] read ahead.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod index;
 mod lines;
 
