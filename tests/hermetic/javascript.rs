@@ -154,7 +154,7 @@ fn visits(place: &Pipeline) -> PathBuf {
         copy(&root().join("plugins/javascript").join(folder), &place.path(folder));
     }
     copy(&root().join("wit"), &place.path("sdk/wit"));
-    let commands = "npm install --no-audit --no-fund && node node_modules/keyfold-sdk/build.mjs";
+    let commands = "npm ci --ignore-scripts --no-audit --no-fund && node node_modules/keyfold-sdk/build.mjs";
     let mut shell = Command::new("bash");
     shell.args(["-euc", commands]).current_dir(place.path("visits")).stdin(Stdio::null());
     place.start(shell).wait(BUILD_PATIENCE).expect_code(0).expect_said(&["build/visits.wasm"]);
