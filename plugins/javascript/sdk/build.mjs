@@ -4,6 +4,7 @@
 // esbuild bundles everything into one script. componentize-js puts the script and a JavaScript engine into one component. Every feature of the
 // engine that would import something (clock, randomness, network, output) is disabled, so the component imports nothing.
 
+import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -31,8 +32,20 @@ async function build() {
   const { script, lines } = await bundle(name, manifest.version ?? '0.0.0');
   const out = join(folder, 'build', `${name}.wasm`);
   mkdirSync(dirname(out), { recursive: true });
-  writeFileSync(out, await component(script, lines));
+  // Most of the time goes into the component, so one that was made of the same is kept.
+  const madeOf = digest([script, readFileSync(join(contract(), 'keyfold.wit')), readFileSync(componentizer().manifest), FEATURES.join()]);
+  const seal = `${out}.sha256`;
+  if (existsSync(seal) && existsSync(out) && readFileSync(seal, 'utf8') === digest([madeOf, readFileSync(out)])) return out;
+  const bytes = await component(script, lines);
+  writeFileSync(out, bytes);
+  writeFileSync(seal, digest([madeOf, bytes]));
   return out;
+}
+
+function digest(parts) {
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(`${part.length} `).update(part);
+  return hash.digest('hex');
 }
 
 /** Bundles everything into one script. Returns it with the sources of its lines. */
@@ -68,7 +81,7 @@ async function bundle(name, version) {
 }
 
 async function component(script, lines) {
-  const { componentize } = await import(componentizer());
+  const { componentize } = await import(componentizer().module);
   // componentize-js splits its arguments at spaces, so it runs in a folder whose path has none.
   const work = mkdtempSync(join(tmpdir(), 'keyfold-'));
   process.chdir(work);
@@ -84,13 +97,14 @@ async function component(script, lines) {
   }
 }
 
-/** Finds the module of componentize-js, starting from the plugin's folder, not from the SDK's. */
+/** Finds the module and the manifest of componentize-js, starting from the plugin's folder, not from the SDK's. */
 function componentizer() {
   const name = '@bytecodealliance/componentize-js';
   const found = packages.resolve.paths(name).map((path) => join(path, name)).find(existsSync);
   if (!found) throw new BuildError(`${name} is not installed: check that it is in devDependencies of package.json, then run \`npm install\``);
-  const { exports } = JSON.parse(readFileSync(join(found, 'package.json'), 'utf8'));
-  return pathToFileURL(join(found, exports.import)).href;
+  const manifest = join(found, 'package.json');
+  const { exports } = JSON.parse(readFileSync(manifest, 'utf8'));
+  return { manifest, module: pathToFileURL(join(found, exports.import)).href };
 }
 
 /** Finds the contract: in the SDK's folder, or at the root of keyfold's own repository. */
