@@ -336,6 +336,18 @@ fn our_headers(letter: &DeadLetter, source_topic: Option<&str>) -> Vec<(&'static
     if record.append_time != NO_TIME {
         put(header::TIMESTAMP, &record.append_time.to_string());
     }
+    let Some(cut) = letter.record.cut(0) else { return headers };
+    if let Some(payload) = &cut.payload {
+        put(header::PAYLOAD_BYTES, &payload.bytes.to_string());
+        put(header::PAYLOAD_SHA256, &payload.sha256);
+    }
+    if let Some(key) = &cut.key {
+        put(header::KEY_BYTES, &key.bytes.to_string());
+        put(header::KEY_SHA256, &key.sha256);
+    }
+    if let Some(headers) = cut.headers {
+        put(header::CUT_HEADERS, &headers.to_string());
+    }
     headers
 }
 

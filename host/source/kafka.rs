@@ -7,7 +7,7 @@
 //! recreated topics are `identity.rs`'s.
 //!
 //! Memory: at most [`ARRIVALS`] arrivals of [`reader::CHUNK_RECORDS`] records or `CHUNK_BYTES` each wait in the channel; behind it librdkafka
-//! holds what its `queued.max.messages.kbytes` (64 MiB) allows. A full channel stops the reading thread, a full queue the fetching.
+//! holds what its `queued.max.messages.kbytes` (32 MiB) allows, and one answer more. A full channel stops the reading thread, a full queue the fetching.
 
 mod broker;
 mod emptiness;
@@ -40,7 +40,7 @@ use crate::source::{Arrival, Source, Start};
 pub use crate::source::kafka::broker::{DEFAULTS, RESERVED, Timestamps, Topic, check_properties, inspect};
 
 /// Arrivals that wait for the lane.
-const ARRIVALS: usize = 16;
+const ARRIVALS: usize = 8;
 
 /// A topic that is being read.
 pub struct KafkaSource {

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::config;
 use crate::failure::Failure;
 use crate::position::{LastRecord, Offset, Partition, TopicId, fingerprint};
+use crate::record::bounded::handed_on;
 
 use crate::source::Start;
 use crate::source::kafka::identity::{self, Identity};
@@ -34,6 +35,11 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "5"),
     // An end that is not a record (a commit marker) is learnt from the fetch after it, which waits this long.
     ("fetch.wait.max.ms", "50"),
+    // What is compressed can grow a thousandfold, and librdkafka decompresses a whole answer at once: an answer has few batches. A batch
+    // alone may have any size.
+    ("fetch.message.max.bytes", "524288"),
+    ("fetch.max.bytes", "1048576"),
+    ("queued.max.messages.kbytes", "32768"),
     // Kafka sends a first batch of any size whatever the fetch sizes are; this is what the client is ready to take.
     ("receive.message.max.bytes", "2147483647"),
 ];
@@ -441,7 +447,8 @@ fn compare(config: &config::KafkaSource, last: &LastRecord, message: &impl Messa
         return Ok(()); // compacted away: nothing to compare with
     }
     let timestamp = message.timestamp().to_millis();
-    if timestamp == last.timestamp && fingerprint(message.key(), message.payload()) == last.fingerprint {
+    let (key, payload, _) = handed_on(message.key(), message.payload());
+    if timestamp == last.timestamp && fingerprint(key, payload) == last.fingerprint {
         return Ok(());
     }
     Err(Failure::state(format!(
