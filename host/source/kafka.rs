@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::BaseConsumer;
 
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::config;
 use crate::failure::Failure;
@@ -92,6 +93,8 @@ impl KafkaSource {
             partitions: partitions.clone(),
             ends: Arc::clone(&ends),
             surveyed: clock::instant(),
+            missed: false,
+            outage: Backoff::publishing(format!("topic {}", config.topic), Arc::clone(ends.outage())),
             desk: Arc::clone(&desk),
             out: out.clone(),
             stopped: Arc::clone(&stopped),
