@@ -15,6 +15,7 @@ mod identity;
 mod native;
 pub mod produce;
 mod reader;
+pub mod rights;
 pub mod survey;
 
 use std::sync::atomic::{AtomicBool, Ordering};

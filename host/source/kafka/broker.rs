@@ -25,6 +25,7 @@ use crate::record::bounded::handed_on;
 
 use crate::source::Start;
 use crate::source::kafka::identity::{self, Identity};
+use crate::source::kafka::rights::{self, Right};
 
 /// What keyfold sets unless `source.kafka.properties` says otherwise.
 pub const DEFAULTS: &[(&str, &str)] = &[
@@ -115,6 +116,9 @@ pub fn inspect(config: &config::KafkaSource, deadline: Instant) -> Result<Topic,
     let (client, topic) = look(config, deadline)?;
     // Only a controller can be asked, and brokers that give ids have one.
     let asks = topic.id.is_some() || identity::look(&client, &config.topic, ANSWER_TIMEOUT).has_controller;
+    if asks && rights::on_topic(client.client(), &config.topic, ANSWER_TIMEOUT).lack(Right::Read) {
+        return Err(Failure::outside(unauthorized(&config.topic)));
+    }
     let timestamps = asks.then(|| timestamps(config)).flatten();
     Ok(Topic { timestamps, ..topic })
 }
