@@ -118,7 +118,7 @@ pub struct Plugin {
     /// Hears what each call is given.
     listener: Option<Box<Listener>>,
     config: String,
-    limits: Limits,
+    pub(crate) limits: Limits,
     engine: Engine,
     pre: bindings::PluginPre<instance::Guest>,
 }

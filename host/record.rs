@@ -3,6 +3,10 @@
 //! From the source to the plugin a batch is a struct of columns ([`Records`]): the sandbox takes columns, and a column can be refilled
 //! without an allocation per record.
 
+pub mod bounded;
+
+use crate::record::bounded::Cut;
+
 /// No time, in a column of times: the least `s64`, as in the contract.
 pub const NO_TIME: i64 = i64::MIN;
 
@@ -140,6 +144,8 @@ pub struct Records {
     pub headers: HeaderColumns,
     /// After the merge: rows whose own timestamps order nothing, ascending, with those timestamps.
     pub implausible: Vec<(u32, i64)>,
+    /// Rows of which a part is missing because it was too large, ascending, with what is missing.
+    pub cuts: Vec<(u32, Cut)>,
 }
 
 /// One record of a batch.
@@ -205,6 +211,9 @@ impl Records {
         let first = other.implausible.partition_point(|(row, _)| (*row as usize) < rows.start);
         let in_range = other.implausible[first..].iter().take_while(|(row, _)| (*row as usize) < rows.end);
         self.implausible.extend(in_range.map(|&(row, time)| (row_number(row as usize - rows.start + base), time)));
+        let first = other.cuts.partition_point(|(row, _)| (*row as usize) < rows.start);
+        let in_range = other.cuts[first..].iter().take_while(|(row, _)| (*row as usize) < rows.end);
+        self.cuts.extend(in_range.map(|(row, cut)| (row_number(*row as usize - rows.start + base), cut.clone())));
         self.partitions.extend_from_slice(&other.partitions[rows.clone()]);
         self.offsets.extend_from_slice(&other.offsets[rows.clone()]);
         self.append_times.extend_from_slice(&other.append_times[rows.clone()]);
@@ -244,6 +253,7 @@ impl Records {
         self.null_payloads.clear();
         self.headers.clear();
         self.implausible.clear();
+        self.cuts.clear();
     }
 }
 

@@ -190,6 +190,12 @@ pub(super) const KEYS: &[Key] = &[
         "output limit for one record, event or firing",
     ),
     key(
+        "plugin.record_bytes",
+        Kind::Size(KIB, crate::record::bounded::MOST_BYTES as u64),
+        Absent::Is(r#""16MiB""#),
+        "size limit for one record: key, payload and headers, decompressed; a larger one is a dead letter that is cut, with its length and digest",
+    ),
+    key(
         "plugin.on_strike",
         Kind::Choice(&["dead-letter", "halt", "withdraw"]),
         Absent::Is(r#""dead-letter""#),

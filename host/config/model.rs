@@ -229,6 +229,8 @@ pub struct Limits {
     pub output_rows: u64,
     /// Bytes of output. Default 64 MiB.
     pub output_bytes: u64,
+    /// Bytes of a record that is given to the plugin. Default 16 MiB.
+    pub record_bytes: u64,
 }
 
 /// `[state]`
@@ -333,5 +335,10 @@ pub struct Run {
 }
 
 /// The default limits.
-pub const DEFAULT_LIMITS: Limits =
-    Limits { memory_bytes: 256 << 20, fuel: 1_000_000_000, output_rows: 100_000, output_bytes: 64 << 20 };
+pub const DEFAULT_LIMITS: Limits = Limits {
+    memory_bytes: 256 << 20,
+    fuel: 1_000_000_000,
+    output_rows: 100_000,
+    output_bytes: 64 << 20,
+    record_bytes: 16 << 20,
+};

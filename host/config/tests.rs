@@ -91,7 +91,13 @@ fn the_smallest_configuration_has_all_defaults() {
         idle_timeout_ms: None,
     };
     assert_eq!(config.time, time);
-    let limits = Limits { memory_bytes: 256 << 20, fuel: 1_000_000_000, output_rows: 100_000, output_bytes: 64 << 20 };
+    let limits = Limits {
+        memory_bytes: 256 << 20,
+        fuel: 1_000_000_000,
+        output_rows: 100_000,
+        output_bytes: 64 << 20,
+        record_bytes: 16 << 20,
+    };
     assert_eq!(config.plugin.limits, limits);
     assert_eq!(config.plugin.on_strike, OnStrike::DeadLetter);
     assert_eq!(config.plugin.config, serde_json::json!({}));
@@ -199,6 +205,7 @@ memory = "1GiB"
 fuel = 7
 output_rows = 8
 output_bytes = "9KiB"
+record_bytes = "10KiB"
 on_strike = "halt"
 [state]
 url = "file:///var/lib/keyfold"
@@ -230,7 +237,8 @@ startup_timeout = "0s"
     assert_eq!((config.time.future_limit_ms, config.time.idle_timeout_ms), (172_800_000, Some(500)));
     assert_eq!(config.time.implausible, ImplausibleTime::Inherit);
     assert_eq!(config.plugin.component, Component::File(PathBuf::from("/etc/keyfold/visits.wasm")));
-    let limits = Limits { memory_bytes: 1 << 30, fuel: 7, output_rows: 8, output_bytes: 9 << 10 };
+    let limits =
+        Limits { memory_bytes: 1 << 30, fuel: 7, output_rows: 8, output_bytes: 9 << 10, record_bytes: 10 << 10 };
     assert_eq!((config.plugin.limits, config.plugin.on_strike), (limits, OnStrike::Halt));
     assert_eq!(config.state.checkpoint_interval, Duration::from_millis(250));
     assert_eq!(cql(&config).nodes, ["a:9042", "b:1", "[::1]:9042"]);

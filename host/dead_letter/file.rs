@@ -1,5 +1,6 @@
 //! Dead letters as lines of JSON in a file, which the file source can read: its "records" format (`value` or `value_base64`, `partition`,
-//! `offset`, `timestamp`, `key` or `key_base64`, `headers`), plus `reason`, `stage`, `plugin`, `event` and `topic`.
+//! `offset`, `timestamp`, `key` or `key_base64`, `headers`), plus `reason`, `stage`, `plugin`, `event`, `topic`, and `cut` if the
+//! record was too large: lengths and digests of what was cut.
 //!
 //! UTF-8 is written as text, other bytes as base64. A tombstone's `value` is null; a record without a key has no `key`. Headers are a list of
 //! `[name, value]`, where a part that is not UTF-8 is `{"base64": "..."}`.
@@ -16,6 +17,7 @@ use crate::append_file::AppendFile;
 use crate::backoff::Outage;
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
 use crate::failure::{Check, Failure};
+use crate::record::bounded::Cut;
 use crate::record::{NO_TIME, RecordRef};
 
 /// Appends dead letters to a file.
@@ -82,8 +84,26 @@ pub(super) fn object(letter: &DeadLetter, source_topic: Option<&str>) -> Map<Str
     if let Some(event) = letter.event {
         object.insert("event".to_owned(), event.into());
     }
+    if let Some(cut) = letter.record.cut(0) {
+        object.insert("cut".to_owned(), cut_object(cut).into());
+    }
     if let Some(topic) = source_topic {
         object.insert("topic".to_owned(), topic.into());
+    }
+    object
+}
+
+/// Returns what is missing of a record.
+fn cut_object(cut: &Cut) -> Map<String, Value> {
+    let mut object = Map::new();
+    for (name, part) in [("payload", &cut.payload), ("key", &cut.key)] {
+        if let Some(whole) = part {
+            object.insert(format!("{name}_bytes"), whole.bytes.into());
+            object.insert(format!("{name}_sha256"), whole.sha256.as_str().into());
+        }
+    }
+    if let Some(headers) = cut.headers {
+        object.insert("headers".to_owned(), headers.into());
     }
     object
 }

@@ -67,6 +67,7 @@ struct Fields {
     plugin: String,
     event: Option<u32>,
     topic: Option<String>,
+    cut: Option<Map<String, Value>>,
 }
 
 /// Reads a file. Skips a last line without a line break: it is being written.
@@ -94,13 +95,14 @@ fn read_file(path: &Path, take: &mut dyn FnMut(StoredLetter) -> Result<bool, Fai
 }
 
 pub(super) fn parse_line(line: &[u8], number: u64) -> Result<StoredLetter, String> {
-    let Fields { reason, stage, plugin, event, topic } = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    let Fields { reason, stage, plugin, event, topic, cut } =
+        serde_json::from_slice(line).map_err(|e| e.to_string())?;
     let stage = Stage::named(&stage).ok_or_else(|| format!("unknown stage {stage}"))?;
     check_digest(&plugin)?;
     let record = record_of(line)?;
     check_place(u64::from(record.partitions[0]), record.offsets[0])?;
     let letter = DeadLetter { stage, reason, plugin, event, record };
-    Ok(StoredLetter { letter, source_topic: topic, place: format!("line {number}"), is_cut: false })
+    Ok(StoredLetter { letter, source_topic: topic, place: format!("line {number}"), is_cut: cut.is_some() })
 }
 
 /// What keyfold writes names its plugin by the SHA-256 of the file.

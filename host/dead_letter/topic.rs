@@ -23,6 +23,7 @@ use crate::dead_letter::header;
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
 use crate::failure::{Check, Failure};
 use crate::record::{NO_TIME, RecordRef};
+use crate::source::kafka::rights::{self, Right};
 
 /// How long the brokers may take to answer one request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +56,8 @@ impl DeadLetterTopic {
         let mut backoff = Backoff::new(format!("topic {topic}"));
         loop {
             match partitions(&producer, topic) {
-                Ok(Some(_)) => break,
+                Ok(Some(_)) if may_write(&producer, topic) => break,
+                Ok(Some(_)) => return Err(denied(topic)),
                 Ok(None) => return Err(missing(brokers, topic)),
                 Err(outage) if producer.context().refused.load(Ordering::Relaxed) => {
                     return Err(refused(brokers, &outage));
@@ -187,9 +189,14 @@ impl DeadLetterTopic {
 /// Returns the line of `keyfold check`.
 pub(super) fn check(brokers: &str, topic: &str, properties: &BTreeMap<String, String>) -> Check {
     let subject = format!("topic {topic}");
-    let found = producer(brokers, properties)
-        .and_then(|producer| partitions(&producer, topic).map_err(|outage| unreachable(brokers, &outage)));
+    let mut may_write = true;
+    let found = producer(brokers, properties).and_then(|producer| {
+        let found = partitions(&producer, topic).map_err(|outage| unreachable(brokers, &outage))?;
+        may_write = found.is_none() || self::may_write(&producer, topic);
+        Ok(found)
+    });
     match found {
+        Ok(Some(_)) if !may_write => Check::refused(subject, denied(topic)),
         Ok(Some(partitions)) => Check::fine(subject, format!("dead letters go there, {partitions} partition(s)")),
         Ok(None) => Check::refused(subject, missing(brokers, topic)),
         Err(failure) => Check::refused(subject, failure),
@@ -307,6 +314,17 @@ fn partitions(producer: &BaseProducer<Deliveries>, topic: &str) -> Result<Option
     Ok(found.map(|t| t.partitions().len()))
 }
 
+/// Returns whether this user may write to the topic, as far as the brokers say.
+fn may_write(producer: &BaseProducer<Deliveries>, topic: &str) -> bool {
+    !rights::on_topic(producer.client(), topic, ANSWER_TIMEOUT).lack(Right::Write)
+}
+
+fn denied(topic: &str) -> Failure {
+    Failure::outside(format!(
+        "dead_letters.topic: the brokers refuse to let this user write to topic {topic}: grant it WRITE and DESCRIBE, or use another user"
+    ))
+}
+
 /// Returns the record's own headers, followed by those that say what happened.
 fn headers(record: RecordRef<'_>, ours: &[(&str, String)]) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new();
@@ -335,6 +353,18 @@ fn our_headers(letter: &DeadLetter, source_topic: Option<&str>) -> Vec<(&'static
     }
     if record.append_time != NO_TIME {
         put(header::TIMESTAMP, &record.append_time.to_string());
+    }
+    let Some(cut) = letter.record.cut(0) else { return headers };
+    if let Some(payload) = &cut.payload {
+        put(header::PAYLOAD_BYTES, &payload.bytes.to_string());
+        put(header::PAYLOAD_SHA256, &payload.sha256);
+    }
+    if let Some(key) = &cut.key {
+        put(header::KEY_BYTES, &key.bytes.to_string());
+        put(header::KEY_SHA256, &key.sha256);
+    }
+    if let Some(headers) = cut.headers {
+        put(header::CUT_HEADERS, &headers.to_string());
     }
     headers
 }

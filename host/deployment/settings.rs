@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, ImplausibleTime, Late, Limits, Time};
+use crate::config::{Config, DEFAULT_LIMITS, ImplausibleTime, Late, Limits, Time};
 use crate::plugin::Digest;
 
 /// What decides rows, beside the log.
@@ -31,6 +31,9 @@ pub struct Settings {
     pub output_rows: u64,
     /// `plugin.output_bytes`.
     pub output_bytes: u64,
+    /// `plugin.record_bytes`; deployments from before it have the default.
+    #[serde(default = "record_bytes")]
+    pub record_bytes: u64,
 }
 
 impl Settings {
@@ -49,6 +52,7 @@ impl Settings {
             fuel: limits.fuel,
             output_rows: limits.output_rows,
             output_bytes: limits.output_bytes,
+            record_bytes: limits.record_bytes,
         }
     }
 
@@ -74,6 +78,7 @@ impl Settings {
             fuel: self.fuel,
             output_rows: self.output_rows,
             output_bytes: self.output_bytes,
+            record_bytes: self.record_bytes,
         }
     }
 
@@ -102,6 +107,7 @@ fn config_key(field: &str) -> &str {
         "fuel" => "plugin.fuel",
         "output_rows" => "plugin.output_rows",
         "output_bytes" => "plugin.output_bytes",
+        "record_bytes" => "plugin.record_bytes (bytes)",
         other => other,
     }
 }
@@ -115,6 +121,10 @@ fn implausible_name(policy: ImplausibleTime) -> &'static str {
 
 fn dead_letter() -> String {
     implausible_name(ImplausibleTime::DeadLetter).to_owned()
+}
+
+fn record_bytes() -> u64 {
+    DEFAULT_LIMITS.record_bytes
 }
 
 fn late_name(late: Late) -> &'static str {

@@ -11,6 +11,7 @@ use crate::lane::place::Place;
 use crate::lane::time::Timeline;
 use crate::plugin::{Events, FoldInput, Plugin};
 use crate::position::{Offset, Partition};
+use crate::record::bounded::Digested;
 use crate::record::{ByteColumn, Records};
 use crate::row::Origin;
 use crate::state::SlotId;
@@ -51,6 +52,15 @@ impl EventColumns {
             self.indexes.push(index);
         }
     }
+}
+
+/// Why a record is not mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeftOut {
+    /// Its timestamp orders nothing.
+    Timestamp(i64),
+    /// It has more bytes than `plugin.record_bytes`.
+    TooLarge,
 }
 
 /// A batch between `map` and `fold`.
@@ -159,12 +169,20 @@ impl<'a> Prepared<'a> {
         self.batch.records
     }
 
-    /// Makes dead letters of records whose timestamps are implausible.
-    pub(super) fn leave_out(&mut self, records: &[(u32, i64)]) {
-        for &(record, timestamp) in records {
-            let Err(why) = plausible(timestamp) else { continue };
-            let (place, reason) = (Place::of_record(record as usize), why.reason(timestamp));
-            self.letters.push(self.batch.record_letter(record as usize, place, Stage::Time, None, reason));
+    /// Makes dead letters of records that are not mapped.
+    pub(super) fn leave_out(&mut self, records: &[(u32, LeftOut)]) {
+        for &(record, why) in records {
+            let record = record as usize;
+            let (stage, reason) = match why {
+                LeftOut::Timestamp(timestamp) => match plausible(timestamp) {
+                    Err(why) => (Stage::Time, why.reason(timestamp)),
+                    Ok(_) => continue,
+                },
+                LeftOut::TooLarge => {
+                    (Stage::Map, too_large(self.batch.records, record, self.batch.plugin.limits.record_bytes))
+                }
+            };
+            self.letters.push(self.batch.record_letter(record, Place::of_record(record), stage, None, reason));
         }
     }
 
@@ -184,4 +202,14 @@ impl<'a> Prepared<'a> {
         self.batch.hashes.extend_from_slice(&chunk.hashes);
         self.batch.events.append(chunk.events);
     }
+}
+
+fn too_large(records: &Records, record: usize, limit: u64) -> String {
+    let cut = records.cut(record);
+    let beyond = |part: Option<&Digested>, kept: usize| part.map_or(0, |whole| whole.bytes - kept as u64);
+    let payload = beyond(cut.and_then(|cut| cut.payload.as_ref()), records.payloads.get(record).len());
+    let key = beyond(cut.and_then(|cut| cut.key.as_ref()), records.keys.get(record).len());
+    let bytes = records.size(record) as u64 + payload + key;
+    let more = if cut.is_some_and(|cut| cut.headers.is_some()) { " without its headers" } else { "" };
+    format!("the record has {bytes} bytes{more}, but plugin.record_bytes is {limit}")
 }

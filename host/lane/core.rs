@@ -2,7 +2,6 @@
 //! does no I/O but calls of the plugin. What must be read from the store or written anywhere is in its results. Keeps I1 and I5: neither
 //! the rows nor their order depend on how batches are cut, on the workers or on the shards.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use crate::config::{ImplausibleTime, Late, Time};
 use crate::counts::Counts;
 use crate::dead_letter::DeadLetter;
 use crate::event_time::{AppendTime, LaneTime, cell};
-use crate::lane::batch::{Batch, Prepared};
+use crate::lane::batch::{Batch, LeftOut, Prepared};
 use crate::lane::letters::{self, state_letter};
 use crate::lane::map::{LEAST_CHUNK, map};
 use crate::lane::migration::bring_up;
@@ -181,7 +180,7 @@ impl Core {
 
     /// Maps a batch, judges its events and groups them by key.
     pub fn prepare<'a>(&mut self, records: &'a Records) -> Result<Prepared<'a>, Fault> {
-        let left_out = left_out(records, self.settings.implausible);
+        let left_out = left_out(records, self.settings.implausible, self.plugin.limits.record_bytes);
         let chunks = map(&self.workers, &self.plugin, records, (&self.strikes, &left_out))?;
         let mut prepared = Prepared::new(Batch::new(records, Arc::clone(&self.plugin), NOWHERE), self.time);
         chunks.into_iter().for_each(|chunk| prepared.take(chunk));
@@ -295,14 +294,23 @@ impl Core {
     }
 }
 
-/// The records that are not mapped because of their timestamps. One that has no append time to inherit is never mapped: the events of a record
-/// that was appended in 1970 would all lie in the future.
-fn left_out(records: &Records, policy: ImplausibleTime) -> Cow<'_, [(u32, i64)]> {
-    let orphans = || records.implausible.iter().filter(|(row, _)| records.append_times[*row as usize] == 0);
-    match policy {
-        ImplausibleTime::DeadLetter => Cow::Borrowed(&records.implausible),
-        ImplausibleTime::Inherit => Cow::Owned(orphans().copied().collect()),
+/// The records that are not mapped: those that are too large, and those with implausible timestamps. One that has no append time to inherit is
+/// never mapped: the events of a record that was appended in 1970 would all lie in the future.
+fn left_out(records: &Records, policy: ImplausibleTime, most_bytes: u64) -> Vec<(u32, LeftOut)> {
+    let is_orphan = |row: u32| records.append_times[row as usize] == 0;
+    let untimely =
+        records.implausible.iter().filter(|(row, _)| policy == ImplausibleTime::DeadLetter || is_orphan(*row));
+    let mut left_out: Vec<_> = untimely.map(|&(row, timestamp)| (row, LeftOut::Timestamp(timestamp))).collect();
+    // A batch that is within the limit as a whole is the rule.
+    if (records.bytes() + records.headers.names.data.len()) as u64 > most_bytes || !records.cuts.is_empty() {
+        let rows = 0..u32::try_from(records.len()).expect("a batch has fewer than 2^32 records");
+        let is_large =
+            |row: &u32| records.cut(*row as usize).is_some() || records.size(*row as usize) as u64 > most_bytes;
+        left_out.extend(rows.filter(is_large).map(|row| (row, LeftOut::TooLarge)));
+        left_out.sort_by_key(|(row, why)| (*row, *why != LeftOut::TooLarge));
+        left_out.dedup_by_key(|(row, _)| *row);
     }
+    left_out
 }
 
 fn late_reason(batch: &Batch<'_>, event: u32) -> String {

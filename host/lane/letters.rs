@@ -42,8 +42,14 @@ impl Batch<'_> {
         event: Option<u32>,
         reason: String,
     ) -> Letter {
-        let mut copy = Records::default();
-        copy.append(self.records, record..record + 1);
+        let is_large = self.records.size(record) as u64 > self.plugin.limits.record_bytes;
+        let copy = if is_large || self.records.cut(record).is_some() {
+            self.records.shortened(record)
+        } else {
+            let mut copy = Records::default();
+            copy.append(self.records, record..record + 1);
+            copy
+        };
         let letter = DeadLetter { stage, reason, plugin: self.plugin.digest.0.clone(), event, record: copy };
         Letter { place, key: Box::default(), letter }
     }

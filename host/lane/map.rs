@@ -7,6 +7,7 @@ use std::ops::Range;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+use crate::lane::batch::LeftOut;
 use crate::plugin::{Events, Fault, Instance, Plugin, call};
 use crate::position::{Offset, Partition};
 use crate::record::{ByteColumn, Records};
@@ -26,19 +27,19 @@ pub(super) struct MappedChunk {
 }
 
 /// What is not mapped: the journal's strikes with their reasons, and records that the lane leaves out.
-type LeftOut<'a> = (&'a BTreeMap<StrikeItem, String>, &'a [(u32, i64)]);
+type Known<'a> = (&'a BTreeMap<StrikeItem, String>, &'a [(u32, LeftOut)]);
 
 /// Maps all records but those that are left out.
 pub(super) fn map(
     workers: &ThreadPool,
     plugin: &Plugin,
     records: &Records,
-    left_out: LeftOut<'_>,
+    known: Known<'_>,
 ) -> Result<Vec<MappedChunk>, Fault> {
     let n = records.len();
     let size = n.div_ceil(workers.current_num_threads()).max(LEAST_CHUNK);
     let chunks: Vec<Range<usize>> = (0..n).step_by(size).map(|first| first..n.min(first + size)).collect();
-    let map = |chunk: Range<usize>| MapRun::new(plugin, records, left_out).run(chunk);
+    let map = |chunk: Range<usize>| MapRun::new(plugin, records, known).run(chunk);
     match chunks.len() {
         1 => Ok(vec![map(0..n)?]),
         _ => workers.install(|| chunks.into_par_iter().map(map).collect()),
@@ -49,14 +50,14 @@ pub(super) fn map(
 struct MapRun<'a> {
     plugin: &'a Plugin,
     records: &'a Records,
-    left_out: LeftOut<'a>,
+    known: Known<'a>,
     instance: Option<Instance<'a>>,
     events: Events,
     rejected: Vec<(usize, String, bool)>,
 }
 
 impl<'a> MapRun<'a> {
-    fn new(plugin: &'a Plugin, records: &'a Records, left_out: LeftOut<'a>) -> MapRun<'a> {
+    fn new(plugin: &'a Plugin, records: &'a Records, known: Known<'a>) -> MapRun<'a> {
         let events = Events {
             records: Vec::new(),
             keys: ByteColumn::default(),
@@ -64,17 +65,17 @@ impl<'a> MapRun<'a> {
             values: ByteColumn::default(),
             rejections: Vec::new(),
         };
-        MapRun { plugin, records, left_out, instance: None, events, rejected: Vec::new() }
+        MapRun { plugin, records, known, instance: None, events, rejected: Vec::new() }
     }
 
     fn run(mut self, chunk: Range<usize>) -> Result<MappedChunk, Fault> {
         let mut first = chunk.start;
-        let (known, untimely) = self.left_out;
-        if !known.is_empty() || !untimely.is_empty() {
+        let (known, left_out) = self.known;
+        if !known.is_empty() || !left_out.is_empty() {
             for record in chunk.clone() {
-                let is_untimely = untimely.binary_search_by_key(&record, |(row, _)| *row as usize).is_ok();
-                let struck = known.get(&record_item(self.records, record)).filter(|_| !is_untimely);
-                if is_untimely || struck.is_some() {
+                let is_left_out = left_out.binary_search_by_key(&record, |(row, _)| *row as usize).is_ok();
+                let struck = known.get(&record_item(self.records, record)).filter(|_| !is_left_out);
+                if is_left_out || struck.is_some() {
                     self.map(first..record)?;
                     self.rejected.extend(struck.map(|reason| (record, reason.clone(), false)));
                     first = record + 1;

@@ -389,10 +389,10 @@ impl LaneBoard {
         self.life().ends.clone()
     }
 
-    /// Returns the number of records that are not folded yet; none if the end of the log is unknown.
+    /// Returns the number of records that are not folded yet; none if the end of the log is unknown, as it is while its leaders do not answer.
     pub fn lag(&self) -> Option<u64> {
         let life = self.life();
-        let ends = life.ends.as_ref()?;
+        let ends = life.ends.as_ref().filter(|ends| ends.answered())?;
         let folded = self.records.get().saturating_sub(life.before);
         Some(ends.unread() + ends.read().saturating_sub(folded))
     }

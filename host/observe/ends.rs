@@ -1,7 +1,9 @@
 //! The ends of a topic's partitions and how far they were read, for lag. No order and no row depends on it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::backoff::Outage;
 use crate::position::Offset;
 
 /// The ends and the positions of the partitions that a source reads.
@@ -10,6 +12,7 @@ pub struct Ends {
     partitions: Vec<End>,
     read: AtomicU64,
     answered: AtomicBool,
+    outage: Arc<Outage>,
 }
 
 #[derive(Debug)]
@@ -25,7 +28,12 @@ impl Ends {
     pub fn new(partitions: impl Iterator<Item = (Offset, Offset)>) -> Ends {
         let end =
             |(high, first): (Offset, Offset)| End { high: AtomicU64::new(high.0), reached: AtomicU64::new(first.0) };
-        Ends { partitions: partitions.map(end).collect(), read: AtomicU64::new(0), answered: AtomicBool::new(true) }
+        Ends {
+            partitions: partitions.map(end).collect(),
+            read: AtomicU64::new(0),
+            answered: AtomicBool::new(true),
+            outage: Arc::default(),
+        }
     }
 
     /// Returns the number of unread offsets. Open transactions and transaction markers count.
@@ -42,6 +50,11 @@ impl Ends {
     /// Returns whether the leaders answered the last question.
     pub fn answered(&self) -> bool {
         self.answered.load(Relaxed)
+    }
+
+    /// Returns the availability of the partitions' leaders: an outage begins when they have not answered twice.
+    pub fn outage(&self) -> &Arc<Outage> {
+        &self.outage
     }
 
     /// Records that partition number `i` was read up to an offset, with this many more records.

@@ -3,12 +3,13 @@
 //! A host is alive while its lanes make progress. Waiting for input, the sink or the state store counts as progress, because a restart would
 //! not help; a lane that has been computing or inside a plugin call for too long is stuck. A host is ready while its lanes run and can write.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Outage;
 use crate::clock;
 use crate::failure::{Check, Exit, Failure, first_refused};
-use crate::observe::board::{Activity, Board, Phase};
+use crate::observe::board::{Activity, Board, LaneBoard, Phase};
 
 /// Returns whether no check is refused.
 pub fn is_well(checks: &[Check]) -> bool {
@@ -33,7 +34,7 @@ pub fn live(board: &Board, stuck_after: Duration) -> Vec<Check> {
     checks
 }
 
-/// Answers `/readyz`: checks of the host, each lane, the state store, the sink and the dead letters.
+/// Answers `/readyz`: checks of the host, each lane, the source, the state store, the sink and the dead letters.
 pub fn ready(board: &Board) -> Vec<Check> {
     let not_yet = |subject: &str, what: &str| Check::refused(subject, Failure::new(Exit::Outside, what));
     let is_folding = board.phase() == Phase::Folding && !board.is_stopping();
@@ -53,6 +54,7 @@ pub fn ready(board: &Board) -> Vec<Check> {
             ),
         });
     }
+    checks.extend(source(&board.lanes()));
     let outputs = board.outputs();
     checks.push(reachable("state", Some(board.state())));
     checks.push(reachable("sink", outputs.sink.as_deref()));
@@ -90,6 +92,14 @@ fn words(activity: Activity) -> &'static str {
     }
 }
 
+/// The check of the source, unless it is a file: unavailable if it is to any lane.
+fn source(lanes: &[Arc<LaneBoard>]) -> Option<Check> {
+    let ends: Vec<_> = lanes.iter().filter_map(|lane| lane.ends()).collect();
+    let away = ends.iter().filter(|ends| ends.outage().since_ms().is_some());
+    let first = away.min_by_key(|ends| ends.outage().since_ms()).or(ends.first())?;
+    Some(reachable("source", Some(first.outage())))
+}
+
 fn reachable(subject: &str, outage: Option<&Outage>) -> Check {
     let unavailable = |what: String| Check::refused(subject, Failure::new(Exit::Outside, what));
     match outage.map(Outage::since_ms) {
@@ -103,12 +113,14 @@ fn reachable(subject: &str, outage: Option<&Outage>) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::backoff::{self, Backoff};
+    use crate::event_time::LaneTime;
     use crate::failure::Finding;
+    use crate::observe::ends::Ends;
+    use crate::position::Offset;
 
     const MOMENT: Duration = Duration::from_millis(1);
 
@@ -158,6 +170,15 @@ mod tests {
         assert_eq!(refused(&ready(&board)), ["lane topic", "sink"]);
         assert!(is_well(&live(&board, MOMENT)), "an outage does not make a host unhealthy");
         sink.over();
+        let ends = Arc::new(Ends::new(std::iter::once((Offset(9), Offset(4)))));
+        let mut leaders = Backoff::publishing("topic", Arc::clone(ends.outage()));
+        board.lane("topic").start(Some(Arc::clone(&ends)), LaneTime::default());
+        assert_eq!(board.lane("topic").lag(), Some(5));
+        ends.survey(None);
+        leaders.warn(&"away");
+        assert_eq!(refused(&ready(&board)), ["lane topic", "source"]);
+        assert_eq!(board.lane("topic").lag(), None, "nobody knows");
+        leaders.over();
         board.enter(Phase::Rewinding);
         assert_eq!(refused(&ready(&board)), ["host", "lane topic"]);
         assert!(is_well(&startup(&board)), "the start stays over");

@@ -149,14 +149,14 @@ const METRICS: &[Metric] = &[
     // ---- progress
     gauge(
         "keyfold_lag_records",
-        "records of the log that are not folded yet, approximately; omitted for a file",
+        "records of the log that are not folded yet, approximately; omitted for a file, and while the partitions' leaders do not answer",
         |lane, _, out| {
             out.known(lane.lag().map(|records| records as f64));
         },
     ),
     gauge(
         "keyfold_lag_seconds",
-        "age of the last folded record while others wait, by append time; 0 if none waits",
+        "age of the last folded record while others wait, by append time; 0 if none waits; omitted as `keyfold_lag_records` is",
         |lane, view, out| out.known(lane.lag_ms(view.now_ms).map(seconds)),
     ),
     gauge(

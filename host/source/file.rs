@@ -228,9 +228,7 @@ fn since(from: Offset, records: Records) -> Records {
         return records;
     }
     let mut rest = Records::default();
-    for row in first..records.len() {
-        rest.push(records.get(row));
-    }
+    rest.append(&records, first..records.len());
     rest
 }
 

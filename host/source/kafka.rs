@@ -7,7 +7,7 @@
 //! recreated topics are `identity.rs`'s.
 //!
 //! Memory: at most [`ARRIVALS`] arrivals of [`reader::CHUNK_RECORDS`] records or `CHUNK_BYTES` each wait in the channel; behind it librdkafka
-//! holds what its `queued.max.messages.kbytes` (64 MiB) allows. A full channel stops the reading thread, a full queue the fetching.
+//! holds what its `queued.max.messages.kbytes` (32 MiB) allows, and one answer more. A full channel stops the reading thread, a full queue the fetching.
 
 mod broker;
 mod emptiness;
@@ -15,6 +15,7 @@ mod identity;
 mod native;
 pub mod produce;
 mod reader;
+pub mod rights;
 pub mod survey;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::BaseConsumer;
 
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::config;
 use crate::failure::Failure;
@@ -40,7 +42,7 @@ use crate::source::{Arrival, Source, Start};
 pub use crate::source::kafka::broker::{DEFAULTS, RESERVED, Timestamps, Topic, check_properties, inspect};
 
 /// Arrivals that wait for the lane.
-const ARRIVALS: usize = 16;
+const ARRIVALS: usize = 8;
 
 /// A topic that is being read.
 pub struct KafkaSource {
@@ -92,6 +94,8 @@ impl KafkaSource {
             partitions: partitions.clone(),
             ends: Arc::clone(&ends),
             surveyed: clock::instant(),
+            missed: false,
+            outage: Backoff::publishing(format!("topic {}", config.topic), Arc::clone(ends.outage())),
             desk: Arc::clone(&desk),
             out: out.clone(),
             stopped: Arc::clone(&stopped),

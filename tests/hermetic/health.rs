@@ -8,7 +8,7 @@ use rdkafka::producer::DefaultProducerContext;
 use serde_json::{Value, json};
 
 use crate::support::generate::{START_MS, TestRecord, write_records};
-use crate::support::host::{Pipeline, Running, plugin_file};
+use crate::support::host::{PATIENCE, Pipeline, Running, plugin_file};
 use crate::support::mock::{produce, visits_from};
 use crate::support::model::folds::{SessionId, Visits};
 use crate::support::model::{self, Time};
@@ -167,6 +167,28 @@ fn state_that_goes_away_is_waited_for_and_changes_no_row() {
     pipeline.write("state/log", b"a file where a folder should be");
     pipeline.configure(&format!("{toml}startup_timeout = \"1s\"\n"));
     pipeline.run_to_end(&["--until-end"]).expect_code(3).expect_said(&["state.url"]);
+}
+
+#[test]
+fn brokers_that_go_away_are_told_and_so_is_that_they_are_back() {
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
+    cluster.create_topic("away", 1, 1).expect("a new topic");
+    let toml = Settings::default().over_kafka(&cluster.bootstrap_servers(), "away").to_toml();
+    let pipeline = Pipeline::new(&format!("{toml}{ADMIN}"));
+    let mut running = pipeline.spawn(&[]);
+    let host = Host::of(&mut running);
+    running.wait_until("it is ready", || host.says_yes("/readyz"));
+    assert_eq!(host.metrics().value("keyfold_lag_records{lane=\"topic\"}"), 0.0);
+    cluster.broker_down(1).expect("there is one");
+    running.wait_until("it is not ready", || !host.says_yes("/readyz"));
+    let (_, why) = host.get("/readyz");
+    assert!(why.contains("FAIL  source") && why.contains("ok    lane topic"), "{why}");
+    assert!(host.says_yes("/livez"), "a restart would not help");
+    assert!(!host.metrics().has("keyfold_lag_records{lane=\"topic\"}"), "nobody knows how many wait");
+    cluster.broker_up(1).expect("comes back");
+    running.wait_until("it is ready again", || host.says_yes("/readyz"));
+    assert_eq!(running.wait_logged("available-again")["what"], "topic away");
+    running.terminate(PATIENCE).expect_code(0);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod health;
 mod input;
 mod inspect;
 mod javascript;
+mod large_records;
 mod letters;
 mod losses;
 mod metrics;

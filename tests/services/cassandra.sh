@@ -83,6 +83,8 @@ hinted_handoff_enabled: false
 auto_snapshot: false
 disk_access_mode: mmap_index_only
 EOF
+  # Users and their rights, with the superuser cassandra.
+  [[ -z ${CASSANDRA_AUTH:-} ]] || printf 'authenticator: PasswordAuthenticator\nauthorizer: CassandraAuthorizer\n' >> "$RUN/cassandra.yaml"
   cat > "$RUN/logback.xml" <<EOF
 <configuration><appender name="OUT" class="ch.qos.logback.core.ConsoleAppender"><encoder><pattern>%d %-5level %logger{0} %msg%n</pattern></encoder></appender>
 <root level="INFO"><appender-ref ref="OUT"/></root></configuration>

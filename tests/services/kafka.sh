@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Apache Kafka (KRaft, one node) from Maven Central, without Docker.
-#   kafka.sh start | stop | status | create-topic NAME PARTS [k=v ...] | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
+#   kafka.sh start | stop | status | create-topic NAME PARTS [k=v ...] | acl AclCommand args | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
 # Env: DATA_DIR (./.services)  KAFKA_PORT (9092)  KAFKA_CONTROLLER_PORT (KAFKA_PORT+1)  KAFKA_HEAP (-Xms256m -Xmx512m)
 #      CLOCK_SHIFT (+5s puts the broker's clock 5 s ahead, with libfaketime)
 #      SERVICES_LIB (jar cache, default target/services-lib of the checkout)  START_TIMEOUT_S (120)  CONSUME_TIMEOUT_MS (5000)
@@ -64,6 +64,8 @@ controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs=$RUN/log
 auto.create.topics.enable=false
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
 num.partitions=1
 offsets.topic.num.partitions=1
 offsets.topic.replication.factor=1
@@ -124,6 +126,8 @@ case ${1:-} in
     shift; [[ $# -ge 2 ]] || die "create-topic NAME PARTS [k=v ...]"; ensure_jars
     name=$1 parts=$2; shift 2; cfg=(); for kv in "$@"; do cfg+=(--config "$kv"); done
     tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$BOOT" --create --if-not-exists --topic "$name" --partitions "$parts" --replication-factor 1 "${cfg[@]}" ;;
+  acl)
+    shift; ensure_jars; tool org.apache.kafka.tools.AclCommand --bootstrap-server "$BOOT" "$@" ;;
   delete-topic)
     shift; ensure_jars; tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$BOOT" --delete --if-exists --topic "$1" ;;
   produce)

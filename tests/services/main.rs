@@ -25,6 +25,7 @@ mod operation;
 mod outages;
 mod recreated_topics;
 mod replay;
+mod rights;
 mod seed;
 mod sinks;
 mod sources;

@@ -70,7 +70,8 @@ pub(crate) fn start_ahead(shift: &str) -> Option<Service> {
     start_in(Kind::Kafka, &[("CLOCK_SHIFT", shift.to_owned())])
 }
 
-fn start_in(kind: Kind, more: &[(&'static str, String)]) -> Option<Service> {
+/// The same, told this beside.
+pub(crate) fn start_in(kind: Kind, more: &[(&'static str, String)]) -> Option<Service> {
     let mut reasons = Vec::new();
     for command in ways(kind, &mut reasons) {
         match Service::start(kind, command, more) {

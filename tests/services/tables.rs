@@ -25,6 +25,19 @@ impl Tables {
         Tables { runtime, session: session.expect("the database answers") }
     }
 
+    /// The same as this user, who may have been created a moment ago.
+    pub(crate) fn connect_as(port: u16, user: &str, password: &str) -> Tables {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("the system has threads");
+        let mut session = None;
+        crate::support::host::wait_until("the database knows the user", || {
+            let builder = SessionBuilder::new().known_node(format!("127.0.0.1:{port}")).user(user, password);
+            session = runtime.block_on(builder.build()).ok();
+            session.is_some()
+        });
+        Tables { runtime, session: session.expect("waited for") }
+    }
+
     /// Runs a statement without a result.
     pub(crate) fn execute(&self, statement: &str) {
         let done = self.runtime.block_on(self.session.query_unpaged(statement, ()));

@@ -76,6 +76,13 @@ fn broker_checks(kafka: &KafkaSource, topic: &Topic, line: Check) -> Vec<Check> 
             }
             Age::Untold => Check::fine(subject, count),
         });
+        if !brokers.may_commit {
+            let detail = format!(
+                "this user lacks the right READ on group {}, so no offsets are committed and lag tools see no progress; rows do not depend on it",
+                kafka.group
+            );
+            checks.push(Check::warning("group", detail).of(Symptom::RightMissing));
+        }
     }
     checks.push(line);
     if topic.timestamps == Some(Timestamps::CreateTime) {

@@ -183,6 +183,19 @@ pub(super) fn sample_write_times(keyspace: &str, table: &str, real: &[RealColumn
     Some(format!("SELECT WRITETIME({}) FROM {} LIMIT 1000", quoted(&column.name), full_name(keyspace, table)))
 }
 
+/// Returns a statement that reads a table and finds nothing: no key has the least token.
+pub(super) fn read_nothing(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
+    let key = names_of(real, |r| r.kind == "partition_key").join(", ");
+    format!("SELECT {key} FROM {} WHERE token({key}) = {}", full_name(keyspace, table), i64::MIN)
+}
+
+/// Returns a statement that would write to a table and is refused as it stands: no part of a key may be null.
+pub(super) fn write_nothing(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
+    let key = names_of(real, RealColumn::in_primary_key);
+    let nulls = vec!["null"; key.len()].join(", ");
+    format!("INSERT INTO {} ({}) VALUES ({nulls})", full_name(keyspace, table), key.join(", "))
+}
+
 /// Returns the statement that puts a row back: the columns of [`select_row`] in the same order.
 pub(super) fn insert_row(keyspace: &str, table: &str, real: &[RealColumn]) -> String {
     let columns = names_of(real, |r| r.kind != "static");

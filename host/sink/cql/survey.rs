@@ -49,7 +49,6 @@ pub(super) async fn survey(session: &Session, config: &CqlSink, tables: &[Table]
 /// under the same keys, without an error.
 async fn rows_ahead(session: &Session, keyspace: &str, table: &str, real: &[RealColumn]) -> Option<Check> {
     let select = sample_write_times(keyspace, table, real)?;
-    // A user that writes rows need not be allowed to read them.
     let times: Vec<(Option<i64>,)> = query_system(session, &select, &[]).await.ok()?;
     let now_ms = clock::now_ms();
     let ahead = |(time,): &(Option<i64>,)| time.map(|us| us / 1_000).filter(|ms| *ms > now_ms + AHEAD_MS);

@@ -7,10 +7,10 @@ use scylla::statement::prepared::PreparedStatement;
 use crate::config::CqlSink;
 use crate::failure::{Check, Failure};
 use crate::row::Table;
-use crate::sink::cql::schema::{RealColumn, create_table, fit, insert};
+use crate::sink::cql::schema::{RealColumn, create_table, fit, insert, read_nothing, write_nothing};
 use crate::sink::cql::session::query_system;
 use crate::sink::cql::subject;
-use crate::sink::cql::write::is_refusal;
+use crate::sink::cql::write::{is_for_lack_of_a_right, is_refusal};
 use crate::symptom::Symptom;
 
 /// What was found, and one upsert per table if all fit.
@@ -71,12 +71,46 @@ async fn inspect_table(
     };
     match session.prepare(insert(keyspace, table, &config.now, &real)).await {
         Ok(mut upsert) => {
+            if let Some((right, why)) = missing_right(session, keyspace, &table.name, &real).await {
+                return Ok(Err((Symptom::RightMissing, lacks(config, &table.name, right, why))));
+            }
             upsert.set_is_idempotent(true);
             Ok(Ok((detail, upsert)))
         }
         Err(e) if is_refusal(&e) => misfit(cannot_prepare(keyspace, &table.name, &e)),
         Err(e) => Err(e.to_string()),
     }
+}
+
+/// Returns the right on a table that this user lacks, and what needs it. A database checks rights when it executes a statement and not when
+/// it prepares one, so two statements are executed that read and write nothing: none but a refusal for lack of a right is of interest.
+async fn missing_right(
+    session: &Session,
+    keyspace: &str,
+    table: &str,
+    real: &[RealColumn],
+) -> Option<(&'static str, &'static str)> {
+    let probes = [
+        (write_nothing(keyspace, table, real), "MODIFY", "rows are written"),
+        (
+            read_nothing(keyspace, table, real),
+            "SELECT",
+            "a deployment reads the rows that it replaces, for a withdrawal",
+        ),
+    ];
+    for (statement, right, why) in probes {
+        if session.query_unpaged(statement, ()).await.is_err_and(|error| is_for_lack_of_a_right(&error)) {
+            return Some((right, why));
+        }
+    }
+    None
+}
+
+fn lacks(config: &CqlSink, table: &str, right: &str, why: &str) -> Failure {
+    let (keyspace, user) = (&config.keyspace, config.user.as_deref().unwrap_or("anonymous"));
+    Failure::outside(format!(
+        "user {user} lacks the right {right} on table {keyspace}.{table} ({why}); grant it: GRANT {right} ON {keyspace}.{table} TO {user}"
+    ))
 }
 
 /// The failure of a statement that the database refuses to prepare.

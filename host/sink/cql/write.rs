@@ -175,6 +175,11 @@ fn verdict_on_answer(error: &DbError) -> Verdict {
     }
 }
 
+/// Whether a statement was refused because the user lacks a right.
+pub(super) fn is_for_lack_of_a_right(error: &ExecutionError) -> bool {
+    matches!(error, ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Unauthorized, _)))
+}
+
 /// Whether a statement was refused for good. A statement with a column whose type the driver does not know counts as refused.
 pub(super) fn is_refusal(error: &PrepareError) -> bool {
     match error {

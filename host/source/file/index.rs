@@ -9,6 +9,7 @@ use crate::event_time::Cell;
 use crate::failure::Failure;
 use crate::position::{LastRecord, Offset, Partition, fingerprint};
 use crate::record::Records;
+use crate::record::bounded::MOST_BYTES;
 use crate::source::Start;
 use crate::source::file::lines::{Cursor, Lines};
 
@@ -16,6 +17,9 @@ use crate::source::file::lines::{Cursor, Lines};
 pub(super) const BLOCK_LINES: usize = 4096;
 /// Bytes after which a block is full.
 const BLOCK_BYTES: usize = 4 << 20;
+
+/// Bytes of a line: those of the largest record that is handed on whole, in base64, and then some.
+const MOST_LINE_BYTES: usize = 4 * MOST_BYTES;
 
 /// A file that was read once: it is of its format, and where its partitions are in it is known.
 #[derive(Debug)]
@@ -66,6 +70,9 @@ pub fn inspect(config: &config::FileSource) -> Result<Index, Failure> {
     let (mut start, mut line, mut bytes) = (0, 0, Vec::new());
     loop {
         let count = read_block(&mut reader, &mut bytes).map_err(|e| index.lines.unreadable(&e))?;
+        if bytes.len() > BLOCK_BYTES + MOST_LINE_BYTES {
+            return Err(index.lines.too_long(line + count));
+        }
         if start == 0 {
             index.lines.check_beginning(&bytes)?;
         }
@@ -110,7 +117,12 @@ pub(super) fn open_file(config: &config::FileSource) -> io::Result<File> {
 pub(super) fn read_block(reader: &mut impl BufRead, bytes: &mut Vec<u8>) -> io::Result<u64> {
     bytes.clear();
     let mut count = 0;
-    while count < BLOCK_LINES as u64 && bytes.len() < BLOCK_BYTES && reader.read_until(b'\n', bytes)? > 0 {
+    while count < BLOCK_LINES as u64 && bytes.len() < BLOCK_BYTES {
+        // One byte more tells a line that is too long.
+        let most = (BLOCK_BYTES + MOST_LINE_BYTES + 1) as u64;
+        if reader.by_ref().take(most).read_until(b'\n', bytes)? == 0 {
+            break;
+        }
         count += 1;
     }
     Ok(count)
@@ -156,7 +168,7 @@ impl Index {
         let mut cursors = block.parts.iter().map(|part| (part.partition, part.before)).collect();
         let mut records: BTreeMap<Partition, Records> = BTreeMap::new();
         self.lines.parse(&bytes, block.line, &mut cursors, |record, _| {
-            records.entry(Partition(record.partition)).or_default().push(*record)
+            records.entry(Partition(record.partition)).or_default().push_bounded(*record, None)
         })?;
         Ok(records)
     }

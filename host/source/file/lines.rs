@@ -67,6 +67,14 @@ impl Lines {
         Failure::outside(format!("{}: {error}; see source.file.path", self.name))
     }
 
+    /// The refusal of line `number`, from 1.
+    pub(super) fn too_long(&self, number: u64) -> Failure {
+        Failure::config(format!(
+            "{}, line {number}: the line is longer than any record that keyfold can fold (see plugin.record_bytes); split the line or remove it",
+            self.name
+        ))
+    }
+
     /// Refuses a file that begins like something other than lines of the format.
     pub(super) fn check_beginning(&self, bytes: &[u8]) -> Result<(), Failure> {
         let found = NOT_LINES.iter().find(|(magic, _, _)| bytes.starts_with(magic));

@@ -21,9 +21,11 @@ use crate::clock;
 use crate::config;
 use crate::failure::Failure;
 use crate::position::{LastRecord, Offset, Partition, TopicId, fingerprint};
+use crate::record::bounded::handed_on;
 
 use crate::source::Start;
 use crate::source::kafka::identity::{self, Identity};
+use crate::source::kafka::rights::{self, Right};
 
 /// What keyfold sets unless `source.kafka.properties` says otherwise.
 pub const DEFAULTS: &[(&str, &str)] = &[
@@ -34,6 +36,11 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "5"),
     // An end that is not a record (a commit marker) is learnt from the fetch after it, which waits this long.
     ("fetch.wait.max.ms", "50"),
+    // What is compressed can grow a thousandfold, and librdkafka decompresses a whole answer at once: an answer has few batches. A batch
+    // alone may have any size.
+    ("fetch.message.max.bytes", "524288"),
+    ("fetch.max.bytes", "1048576"),
+    ("queued.max.messages.kbytes", "32768"),
     // Kafka sends a first batch of any size whatever the fetch sizes are; this is what the client is ready to take.
     ("receive.message.max.bytes", "2147483647"),
 ];
@@ -109,6 +116,9 @@ pub fn inspect(config: &config::KafkaSource, deadline: Instant) -> Result<Topic,
     let (client, topic) = look(config, deadline)?;
     // Only a controller can be asked, and brokers that give ids have one.
     let asks = topic.id.is_some() || identity::look(&client, &config.topic, ANSWER_TIMEOUT).has_controller;
+    if asks && rights::on_topic(client.client(), &config.topic, ANSWER_TIMEOUT).lack(Right::Read) {
+        return Err(Failure::outside(unauthorized(&config.topic)));
+    }
     let timestamps = asks.then(|| timestamps(config)).flatten();
     Ok(Topic { timestamps, ..topic })
 }
@@ -441,7 +451,8 @@ fn compare(config: &config::KafkaSource, last: &LastRecord, message: &impl Messa
         return Ok(()); // compacted away: nothing to compare with
     }
     let timestamp = message.timestamp().to_millis();
-    if timestamp == last.timestamp && fingerprint(message.key(), message.payload()) == last.fingerprint {
+    let (key, payload, _) = handed_on(message.key(), message.payload());
+    if timestamp == last.timestamp && fingerprint(key, payload) == last.fingerprint {
         return Ok(());
     }
     Err(Failure::state(format!(

@@ -11,6 +11,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::clock::now_ms;
 use crate::failure::Failure;
@@ -198,6 +199,10 @@ pub(super) struct Asker {
     pub(super) ends: Arc<Ends>,
     /// When that was.
     pub(super) surveyed: Instant,
+    /// Whether it was not answered.
+    pub(super) missed: bool,
+    /// Publishes that there are no answers.
+    pub(super) outage: Backoff,
     /// Where wishes come from and answers go.
     pub(super) desk: Arc<Desk>,
     /// Where arrivals go.
@@ -245,6 +250,19 @@ impl Asker {
         self.surveyed = clock::instant();
         let highs = offsets(&self.client, &self.topic, &self.partitions, KafkaOffset::End, ANSWER_TIMEOUT);
         self.ends.survey(highs.as_deref().ok());
+        match highs {
+            Ok(highs) if highs.iter().all(Option::is_some) => {
+                self.missed = false;
+                self.outage.over();
+            }
+            answer => {
+                // One answer may be late without anything being wrong.
+                if std::mem::replace(&mut self.missed, true) {
+                    let why = answer.err().map_or_else(|| "a partition has no leader".to_owned(), |e| e.to_string());
+                    self.outage.warn(&why);
+                }
+            }
+        }
     }
 
     /// Asks these partitions' leaders; false once the source is gone.

@@ -125,8 +125,8 @@ impl Watch {
 }
 
 /// A thing of librdkafka's that is ours to destroy.
-struct Owned<T> {
-    thing: *mut T,
+pub(super) struct Owned<T> {
+    pub(super) thing: *mut T,
     destroy: unsafe extern "C" fn(*mut T),
 }
 
@@ -135,7 +135,7 @@ impl<T> Owned<T> {
     ///
     /// # Safety
     /// `thing` is null or ours, and `destroy` is how it is given back.
-    unsafe fn new(thing: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Option<Owned<T>> {
+    pub(super) unsafe fn new(thing: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Option<Owned<T>> {
         (!thing.is_null()).then_some(Owned { thing, destroy })
     }
 }

@@ -15,6 +15,7 @@ use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use crate::config;
 use crate::failure::Failure;
 use crate::position::{Offset, Partition};
+use crate::record::bounded::MOST_BYTES;
 use crate::record::{NO_TIME, Records};
 use crate::source::kafka::broker::{
     Voice, kafka_offset, kafka_partition, reading_config, refused_configuration, unexpected,
@@ -273,8 +274,21 @@ impl Message {
         }
     }
 
-    /// Appends the headers of the record that is about to be pushed.
-    pub(super) fn append_headers(&self, records: &mut Records) {
+    /// Appends the headers of the record that is about to be pushed, unless there are too many: then it returns their number.
+    pub(super) fn append_headers(&self, records: &mut Records) -> Option<u32> {
+        let (mut count, mut bytes) = (0, 0);
+        self.each_header(|name, value| {
+            count += 1;
+            bytes += name.len() + value.len();
+        });
+        if bytes > MOST_BYTES {
+            return Some(count);
+        }
+        self.each_header(|name, value| records.headers.push(name, value));
+        None
+    }
+
+    fn each_header(&self, mut take: impl FnMut(&[u8], &[u8])) {
         let mut headers = ptr::null_mut();
         // SAFETY: the message is alive and owns the headers that are pointed to.
         let code = unsafe { rdk::rd_kafka_message_headers(self.0.as_ptr(), &mut headers) };
@@ -290,7 +304,7 @@ impl Message {
             }
             // SAFETY: name and value live as long as the message.
             let (name, value) = unsafe { (CStr::from_ptr(name).to_bytes(), bytes(value, size)) };
-            records.headers.push(name, value.unwrap_or_default());
+            take(name, value.unwrap_or_default());
         }
     }
 

@@ -180,15 +180,16 @@ impl Reader {
             track.reach(end);
             return Ok(());
         }
-        message.append_headers(&mut track.records);
-        track.records.push(RecordRef {
+        let headers_left_out = message.append_headers(&mut track.records);
+        let record = RecordRef {
             partition: track.partition.0,
             offset: offset.0,
             append_time: message.timestamp(),
             key: message.key(),
             payload: message.payload(),
             headers: None,
-        });
+        };
+        track.records.push_bounded(record, headers_left_out);
         track.reach(offset.next());
         if track.records.len() >= CHUNK_RECORDS || track.records.bytes() >= CHUNK_BYTES {
             self.flush(slot)?;

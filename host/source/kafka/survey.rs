@@ -20,6 +20,7 @@ use crate::position::Partition;
 use crate::source::Start;
 use crate::source::kafka::broker::{self, Topic, Voice, client_config, locked, refused_configuration};
 use crate::source::kafka::produce::{Outgoing, Sender};
+use crate::source::kafka::rights::{self, Right};
 
 /// How long what a broker speaks may take to be told, once it has answered.
 const LISTENING: Duration = Duration::from_secs(2);
@@ -45,8 +46,10 @@ pub struct Brokers {
     pub count: usize,
     /// How old they are by what they speak.
     pub age: Age,
-    /// Whether the topic is there, as far as this user may see.
+    /// Whether the topic is there, though this user may not be allowed to read it.
     pub has_topic: bool,
+    /// Whether this user may commit offsets of the group, as far as they say.
+    pub may_commit: bool,
 }
 
 /// How old brokers are.
@@ -74,9 +77,13 @@ pub fn brokers(config: &config::KafkaSource) -> Result<Brokers, Failure> {
         client.poll(Duration::from_millis(20)); // serves the lines that came meanwhile
     }
     let metadata = answer.map_err(|e| Failure::outside(e.to_string()))?;
-    let has_topic = metadata.topics().iter().any(|topic| topic.name() == config.topic);
+    // The list of all topics leaves out those that this user may not see.
+    let topic = client.fetch_metadata(Some(&config.topic), PATIENCE).map_err(|e| Failure::outside(e.to_string()))?;
+    let error = topic.topics().first().and_then(|topic| topic.error()).map(RDKafkaErrorCode::from);
+    let is_missing = matches!(error, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic));
+    let may_commit = !rights::on_group(client.client(), &config.group, PATIENCE).lack(Right::Read);
     let spoken = locked(&client.context().spoken);
-    Ok(Brokers { count: metadata.brokers().len(), age: age(&spoken), has_topic })
+    Ok(Brokers { count: metadata.brokers().len(), age: age(&spoken), has_topic: !is_missing, may_commit })
 }
 
 fn age(spoken: &BTreeMap<String, i16>) -> Age {
