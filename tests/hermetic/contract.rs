@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use keyfold::config::{DEFAULT_LIMITS, ImplausibleTime, Late, Limits, Time};
-use keyfold::event_time::EventTime;
+use keyfold::event_time::{AppendTime, EventTime};
 use keyfold::failure::{Exit, Failure};
 use keyfold::lane::core::Core;
 use keyfold::lane::law;
@@ -631,6 +631,52 @@ fn a_compiled_plugin_is_kept_and_made_anew_when_its_file_is_damaged() {
 fn innocent_with(plugin: &Arc<Plugin>) -> Folded {
     let known = BTreeMap::new();
     fold(plugin, &in_order(&small_log()), &Way { workers: 1, cut: usize::MAX, time: time(), known: &known })
+}
+
+// ---- names of dead letters
+
+/// Folds records `0..cuts[0]`, then as many as the next cut says, and so on. Where `idle` names an append time, the lane's time advances to it
+/// before that batch, as a live lane's does when its partitions are found empty.
+fn letters_of(
+    plugin: &Arc<Plugin>,
+    time: Time,
+    records: &Records,
+    cuts: &[(usize, Option<i64>)],
+) -> Vec<(Stage, u32, u64, i64)> {
+    let mut core = Core::new(Arc::clone(plugin), pool(1), time);
+    let (mut letters, mut first) = (Vec::new(), 0);
+    let mut keep = |output: keyfold::lane::core::Output| {
+        letters.extend(output.letters.iter().map(|letter| {
+            let record = letter.record.get(0);
+            (letter.stage, record.partition, record.offset, record.append_time)
+        }));
+    };
+    for &(count, idle) in cuts {
+        if let Some(instant) = idle {
+            let none = Records::default();
+            let prepared = core.prepare_idle(AppendTime::at(instant), &none);
+            keep(core.fold(prepared).expect("no fault of the host"));
+        }
+        let mut batch = Records::default();
+        batch.append(records, first..first + count);
+        keep(core.run(&batch).expect("no fault of the host"));
+        first += count;
+    }
+    letters
+}
+
+#[test]
+fn a_firing_of_an_idle_lane_is_named_alike_live_and_in_a_replay() {
+    let plugin = hostile(&json!({"mode": "trap", "at": "timer"}), LIMITS);
+    let time = Time { idle_timeout_ms: Some(1_000), ..time() };
+    // The timer of the target is due 10 s after it; the lane then is idle for 100 s.
+    let log = [record(11, &event("k", 11, 1)), record(12, &event("k", 12, 13)), record(112, &event("k", 112, 2))];
+    let records = in_order(&log);
+    let want = [(Stage::Timer, 0, 12, START_MS + 12_000)];
+    let live = START_MS + 80_000;
+    for cuts in [&[(3, None)][..], &[(2, None), (1, None)], &[(1, None), (1, None), (1, Some(live))]] {
+        assert_eq!(letters_of(&plugin, time, &records, cuts), want, "{cuts:?}");
+    }
 }
 
 // ---- through the program
