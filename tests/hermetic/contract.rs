@@ -467,6 +467,25 @@ fn an_event_that_needs_its_whole_budget_passes_among_10_000_and_with_one_instruc
 }
 
 #[test]
+fn i7_whether_an_item_exceeds_the_memory_does_not_depend_on_its_batch() {
+    let log: Vec<TestRecord> = (0..8).map(|i| record(i, &event(&format!("k{i}"), i, i))).collect();
+    let (records, known) = (in_order(&log), BTreeMap::new());
+    let mut struck = Vec::new();
+    for memory_bytes in (1_280 << 10..8_192 << 10).step_by(256 << 10) {
+        // Memory decides, not fuel.
+        let limits = Limits { memory_bytes, fuel: 10_000_000_000, ..LIMITS };
+        let plugin = hostile(&json!({"mode": "hold", "units": 1_000}), limits);
+        let of_cut = |cut| fold(&plugin, &records, &Way { workers: 1, cut, time: time(), known: &known });
+        let alone = of_cut(1);
+        for cut in [3, usize::MAX] {
+            assert_eq!(of_cut(cut), alone, "cut by {cut}, limit of {memory_bytes} bytes");
+        }
+        struck.push(alone.strikes.len());
+    }
+    assert_eq!((struck.first(), struck.last()), (Some(&8), Some(&0)), "{struck:?}");
+}
+
+#[test]
 fn a_plugin_whose_rows_depend_on_the_cut_is_found() {
     let records = in_order(&generate_hostile(300, 10, 1));
     for mode in ["std-hashmap", "static-counter", "static-state"] {
@@ -475,6 +494,20 @@ fn a_plugin_whose_rows_depend_on_the_cut_is_found() {
         let violation = found.unwrap_or_else(|| panic!("{mode} breaks the law"));
         assert_eq!(violation.cut, "by 1");
         assert_reason(&violation.to_string(), &["breaks the law", "by 1", "HashMap"]);
+    }
+}
+
+#[test]
+fn a_plugin_that_breaks_the_law_after_thousands_of_items_is_found() {
+    let records = in_order(&generate_hostile(300, 10, 1));
+    let tired = hostile(&json!({"mode": "tire", "units": 12_000}), LIMITS);
+    assert_eq!(law::check(&tired, &pool(2), time(), &records).expect("no fault of the host"), None);
+    let (found, met) = law::check_long(&tired, time(), &records).expect("no fault of the host");
+    assert!(found.is_some_and(|violation| violation.whole.contains("-1")), "{met} records");
+    for mode in ["state", "timers"] {
+        let (found, met) =
+            law::check_long(&hostile(&json!({"mode": mode}), LIMITS), time(), &records).expect("no fault");
+        assert_eq!(found, None, "{mode}, {met} records");
     }
 }
 
