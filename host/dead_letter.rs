@@ -73,10 +73,13 @@ pub struct DeadLetter {
     pub reason: String,
     /// The SHA-256 of the plugin's file, in hexadecimal.
     pub plugin: String,
+    /// The number of the deployment in force, which tells whether it was withdrawn since. The writer fills it in; earlier versions did not.
+    pub deployment: Option<u64>,
     /// The index of the event in its record, if one event failed.
     pub event: Option<u32>,
-    /// The record: exactly one, with partition, offset, append time, key, payload and headers. For `Timer`, `Migrate` and `Sink` it has the
-    /// coordinates of the record that caused it, the key (`Timer`, `Migrate`), and JSON in place of the original payload.
+    /// The record: exactly one, with partition, offset, append time, key, payload and headers. For `Timer` and `Sink` it has the coordinates of
+    /// the record that caused it (the last one before an idle advance), for `Migrate` none; the key (`Timer`, `Migrate`), and JSON in place
+    /// of the original payload.
     pub record: Records,
 }
 
@@ -129,6 +132,6 @@ mod samples {
             headers: Some((&columns, 0)),
         });
         let reason = "user_id is missing".to_owned();
-        DeadLetter { stage: Stage::Map, reason, plugin: "ab".repeat(32), event: Some(0), record }
+        DeadLetter { stage: Stage::Map, reason, plugin: "ab".repeat(32), deployment: Some(2), event: Some(0), record }
     }
 }

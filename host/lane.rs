@@ -32,9 +32,9 @@ use crate::event_time::AppendTime;
 use crate::failure::{Exit, Failure};
 use crate::observe::board::{Activity, LaneBoard};
 use crate::plugin::Fault;
-use crate::position::{Offset, Partition};
+use crate::position::Position;
 use crate::record::Records;
-use crate::row::{Image, Origin};
+use crate::row::Image;
 use crate::sink::writer::LaneWriter;
 use crate::source::Source;
 use crate::source::merge::Merge;
@@ -141,8 +141,8 @@ struct Running {
     store: Store,
     journal: Journal,
     writer: LaneWriter,
-    /// The origin of rows that no record of a batch causes.
-    last_record: Origin,
+    /// The last record of the last batch, to name when the lane halts.
+    last_record: Option<Position>,
     counts: Counts,
     losses: Losses,
     batches: u64,
@@ -170,14 +170,9 @@ impl Running {
     fn new(lane: Lane) -> Running {
         let Lane { name, clock, signals, board, core, journal, .. } = lane;
         let context = Context { name, clock, signals, board };
-        let nowhere = Origin { partition: Partition(0), offset: Offset(0), event: None };
-        let last_record = lane.merge.last().map_or(nowhere, |last| Origin {
-            partition: last.partition,
-            offset: last.offset,
-            event: None,
-        });
         let mut running = Running {
             gather: Gather::new(lane.source, lane.merge, lane.batch_records, lane.backlog, &context),
+            last_record: core.last(),
             core,
             succession: Succession::new(lane.logic, lane.strikes, lane.deployments, lane.log_rate),
             probation: Probation::new(lane.noted),
@@ -187,7 +182,6 @@ impl Running {
             store: lane.store,
             journal,
             writer: lane.writer,
-            last_record,
             counts: Counts::default(),
             losses: Losses::default(),
             batches: 0,
@@ -276,8 +270,7 @@ impl Running {
         self.succession.assert_reserved(records.append_times[last]); // I9
         self.succession.end_gap(&self.context);
         self.context.board.enter(Activity::Map);
-        let (partition, offset) = (Partition(records.partitions[last]), Offset(records.offsets[last]));
-        self.last_record = Origin { partition, offset, event: None };
+        self.last_record = Some(Position::of(records, last));
         let prepared = match self.core.prepare(records) {
             Ok(prepared) => prepared,
             Err(fault) => return Err(self.failed(fault)),
@@ -327,8 +320,8 @@ impl Running {
         self.context.board.enter(Activity::Write);
         let patience = Patience::new(&self.context);
         let leaving = (output.rows, output.letters);
-        let digest = &self.succession.plugin().digest.0;
-        if !self.writer.write(leaving, digest, self.probation.images(), || patience.lasts())? {
+        let by = (&*self.succession.plugin().digest.0, self.succession.n());
+        if !self.writer.write(leaving, by, self.probation.images(), || patience.lasts())? {
             return Err(patience.ended());
         }
         self.context.board.enter(Activity::Store);
@@ -383,11 +376,11 @@ impl Running {
             return interrupt;
         }
         let plugin = &self.succession.plugin().description;
-        let (lane, Origin { partition, offset, .. }) = (&self.context.name, &self.last_record);
-        let message = format!(
-            "lane {lane} halts on plugin {} {}: {reason}; its batch ends at partition {partition}, offset {offset}",
-            plugin.name, plugin.version
-        );
+        let lane = &self.context.name;
+        let end =
+            |Position { partition, offset, .. }| format!("; its batch ends at partition {partition}, offset {offset}");
+        let end = self.last_record.map_or_else(String::new, end);
+        let message = format!("lane {lane} halts on plugin {} {}: {reason}{end}", plugin.name, plugin.version);
         Interrupt::Failed(Failure::new(Exit::Plugin, message))
     }
 
@@ -469,7 +462,7 @@ impl Running {
         }
         self.succession.assert_reserved(instant); // I9
         let none = Records::default();
-        let prepared = self.core.prepare_idle(AppendTime::at(instant), &none, self.last_record);
+        let prepared = self.core.prepare_idle(AppendTime::at(instant), &none);
         self.complete_fold(prepared)
     }
 
@@ -490,7 +483,7 @@ impl Running {
             return Ok(());
         }
         self.context.board.enter(Activity::Fold);
-        match self.core.migrate(count, self.last_record) {
+        match self.core.migrate(count) {
             Ok(output) => self.release(output),
             Err(fault) => Err(self.failed(fault)),
         }

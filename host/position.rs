@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::event_time::{AppendTime, no_time};
+use crate::record::Records;
 
 /// The number of a partition. It prints as that number, in lists too.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,6 +79,17 @@ pub struct Position {
     pub partition: Partition,
     /// Offset.
     pub offset: Offset,
+}
+
+impl Position {
+    /// Returns the position of record `i` of these.
+    pub fn of(records: &Records, i: usize) -> Position {
+        Position {
+            append_time: AppendTime::at(records.append_times[i]),
+            partition: Partition(records.partitions[i]),
+            offset: Offset(records.offsets[i]),
+        }
+    }
 }
 
 /// How far a lane has released records.

@@ -38,6 +38,11 @@ impl Stage {
         matches!(self, Stage::Map | Stage::Time | Stage::Fold)
     }
 
+    /// Returns whether a dead letter of this stage names the record at which it happened.
+    pub fn names_a_record(self) -> bool {
+        self != Stage::Migrate
+    }
+
     /// Returns the name, as dead letters carry it.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! `keyfold dead-letters`: lists dead letters and sends their records again. Owns which records are sent, and the promise that none is sent
 //! twice without `--again`; where dead letters are kept and how they are read is [`crate::dead_letter`]'s.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
@@ -109,6 +110,10 @@ fn line(kept: &StoredLetter) -> String {
     let payload: String = payload.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let (stage, reason) = (kept.letter.stage.name(), &kept.letter.reason);
     let (partition, offset, place) = (record.partition, record.offset, &kept.place);
+    if !kept.letter.stage.names_a_record() {
+        let key = String::from_utf8_lossy(record.key.unwrap_or_default());
+        return format!("{place}: {stage} of key {key:?}: {reason}: {payload}");
+    }
     format!("{place}: {stage} of record {partition}/{offset} ({time}): {reason}: {payload}")
 }
 
@@ -198,6 +203,8 @@ struct Plan {
     foreign: u64,
     /// Dead letters whose record is not whole.
     cut: u64,
+    /// Dead letters of deployments that were withdrawn: other logic has folded their records since.
+    withdrawn: u64,
     /// Sent by a redrive before.
     sent: HashSet<Place>,
     /// Listed by a redrive that was interrupted.
@@ -246,6 +253,7 @@ impl Plan {
         skipped(self.without_record, "they carry a key's state or a row, not a record (timer, migrate, sink)");
         skipped(self.foreign, "their record comes from another topic than source.kafka.topic");
         skipped(self.cut, "their record was too large for the topic of dead letters and was cut; copy it from the log");
+        skipped(self.withdrawn, "their deployment was withdrawn, and their records were folded by the one before");
         lines.join("\n")
     }
 
@@ -261,6 +269,7 @@ impl Plan {
                 "without_record": self.without_record,
                 "foreign": self.foreign,
                 "cut": self.cut,
+                "withdrawn": self.withdrawn,
             },
         })
     }
@@ -286,8 +295,11 @@ fn redrive(config: &Config, wanted: &Redriving, output: Output) -> Result<String
     let redrives = log.redrives()?;
     let (mut plan, former) = Plan::new(&redrives, wanted.again);
     let mut planned = HashSet::new();
+    let mut withdrawn = Withdrawn { log: &log, known: BTreeMap::new() };
     read(config, wanted.stage, &mut |kept| {
-        if is_foreign(&kept, &config.source) {
+        if kept.letter.stage.keeps_the_record() && withdrawn.made(&kept)? {
+            plan.withdrawn += 1;
+        } else if is_foreign(&kept, &config.source) {
             plan.foreign += 1;
         } else if kept.is_cut && kept.letter.stage.keeps_the_record() {
             plan.cut += 1;
@@ -309,13 +321,33 @@ fn redrive(config: &Config, wanted: &Redriving, output: Output) -> Result<String
     read(config, wanted.stage, &mut |kept| {
         // Dead letters written after the plan was made are left for the next redrive.
         let is_whole = kept.letter.stage.keeps_the_record() && !kept.is_cut;
-        let is_candidate = is_whole && !is_foreign(&kept, &config.source);
+        let is_candidate = is_whole && !is_foreign(&kept, &config.source) && !withdrawn.made(&kept)?;
         if is_candidate && planned.remove(&place(&kept)) { out.send(&kept) } else { Ok(()) }
     })?;
     out.finish()?;
     redrive.is_done = true;
     log.end_redrive(redrives.len(), &redrive)?;
     Ok(plan.answer(&target, false, output))
+}
+
+/// Which deployments were withdrawn. What they left in a topic, or in the file of several lanes, stays there, but their records were folded by
+/// the logic before: sent again, they would be folded twice.
+struct Withdrawn<'a> {
+    log: &'a PipelineLog,
+    /// The digest of each deployment's plugin, if it was withdrawn.
+    known: BTreeMap<u64, Option<String>>,
+}
+
+impl Withdrawn<'_> {
+    /// Whether a withdrawn deployment made this dead letter.
+    fn made(&mut self, kept: &StoredLetter) -> Result<bool, Failure> {
+        let Some(n) = kept.letter.deployment else { return Ok(false) };
+        if let Entry::Vacant(entry) = self.known.entry(n) {
+            let deployment = if self.log.is_withdrawn(n)? { self.log.deployment(n)? } else { None };
+            entry.insert(deployment.map(|deployment| deployment.settings.plugin.0));
+        }
+        Ok(self.known[&n].as_ref() == Some(&kept.letter.plugin))
+    }
 }
 
 /// Returns whether the record comes from another log: several pipelines may share a dead-letter topic.

@@ -1,6 +1,6 @@
 //! Dead letters as lines of JSON in a file, which the file source can read: its "records" format (`value` or `value_base64`, `partition`,
-//! `offset`, `timestamp`, `key` or `key_base64`, `headers`), plus `reason`, `stage`, `plugin`, `event`, `topic`, and `cut` if the
-//! record was too large: lengths and digests of what was cut.
+//! `offset`, `timestamp`, `key` or `key_base64`, `headers`), plus `reason`, `stage`, `plugin`, `deployment`, `event`, `topic`, and `cut` if
+//! the record was too large: lengths and digests of what was cut.
 //!
 //! UTF-8 is written as text, other bytes as base64. A tombstone's `value` is null; a record without a key has no `key`. Headers are a list of
 //! `[name, value]`, where a part that is not UTF-8 is `{"base64": "..."}`.
@@ -78,9 +78,15 @@ impl DeadLetterWriter for DeadLetterFile {
 /// Returns a dead letter as the object of its line.
 pub(super) fn object(letter: &DeadLetter, source_topic: Option<&str>) -> Map<String, Value> {
     let mut object = record_object(letter.record.get(0), true);
+    if !letter.stage.names_a_record() {
+        object.retain(|name, _| name != "partition" && name != "offset");
+    }
     object.insert("reason".to_owned(), letter.reason.as_str().into());
     object.insert("stage".to_owned(), letter.stage.name().into());
     object.insert("plugin".to_owned(), letter.plugin.as_str().into());
+    if let Some(deployment) = letter.deployment {
+        object.insert("deployment".to_owned(), deployment.into());
+    }
     if let Some(event) = letter.event {
         object.insert("event".to_owned(), event.into());
     }
@@ -178,7 +184,7 @@ mod tests {
             format!(
                 "{{\"value\":\"{{\\\"page\\\":\\\"A\\\"}}\",\"partition\":3,\"offset\":42,\"timestamp\":1727873508000,\"key\":\"7\",\
                  \"headers\":[[\"trace\",\"x\"],[\"raw\",{{\"base64\":\"/w==\"}}]],\"reason\":\"user_id is missing\",\"stage\":\"map\",\
-                 \"plugin\":\"{plugin}\",\"event\":0,\"topic\":\"visits\"}}\n"
+                 \"plugin\":\"{plugin}\",\"deployment\":2,\"event\":0,\"topic\":\"visits\"}}\n"
             )
         );
     }

@@ -6,6 +6,7 @@ pub(crate) const OFFSET: &str = "__connect.errors.offset";
 pub(crate) const STAGE: &str = "__connect.errors.stage";
 pub(crate) const REASON: &str = "__connect.errors.exception.message";
 pub(crate) const PLUGIN: &str = "keyfold.plugin.digest";
+pub(crate) const DEPLOYMENT: &str = "keyfold.deployment";
 pub(crate) const EVENT: &str = "keyfold.event";
 pub(crate) const TIMESTAMP: &str = "keyfold.timestamp";
 /// The length of a payload that was cut.
@@ -20,13 +21,14 @@ pub(crate) const KEY_SHA256: &str = "keyfold.cut.key.sha256";
 pub(crate) const CUT_HEADERS: &str = "keyfold.cut.headers";
 
 /// All of them. Those of a cut come last.
-pub(crate) const ALL: [&str; 13] = [
+pub(crate) const ALL: [&str; 14] = [
     TOPIC,
     PARTITION,
     OFFSET,
     STAGE,
     REASON,
     PLUGIN,
+    DEPLOYMENT,
     EVENT,
     TIMESTAMP,
     PAYLOAD_BYTES,

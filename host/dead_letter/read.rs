@@ -65,6 +65,7 @@ struct Fields {
     reason: String,
     stage: String,
     plugin: String,
+    deployment: Option<u64>,
     event: Option<u32>,
     topic: Option<String>,
     cut: Option<Map<String, Value>>,
@@ -95,13 +96,13 @@ fn read_file(path: &Path, take: &mut dyn FnMut(StoredLetter) -> Result<bool, Fai
 }
 
 pub(super) fn parse_line(line: &[u8], number: u64) -> Result<StoredLetter, String> {
-    let Fields { reason, stage, plugin, event, topic, cut } =
+    let Fields { reason, stage, plugin, deployment, event, topic, cut } =
         serde_json::from_slice(line).map_err(|e| e.to_string())?;
     let stage = Stage::named(&stage).ok_or_else(|| format!("unknown stage {stage}"))?;
     check_digest(&plugin)?;
     let record = record_of(line)?;
     check_place(u64::from(record.partitions[0]), record.offsets[0])?;
-    let letter = DeadLetter { stage, reason, plugin, event, record };
+    let letter = DeadLetter { stage, reason, plugin, deployment, event, record };
     Ok(StoredLetter { letter, source_topic: topic, place: format!("line {number}"), is_cut: cut.is_some() })
 }
 
@@ -222,7 +223,12 @@ fn letter_of(
         let value = needed(name)?;
         value.parse::<u64>().map_err(|_| wrong(name, &value))
     };
-    let (partition, offset) = (number(header::PARTITION)?, number(header::OFFSET)?);
+    let stage = needed(header::STAGE)?;
+    let stage = Stage::named(&stage).ok_or_else(|| wrong(header::STAGE, &stage))?;
+    // Earlier versions named a record here too.
+    let is_placed = stage.names_a_record() || text(header::OFFSET).is_some();
+    let place = |name| if is_placed { number(name) } else { Ok(0) };
+    let (partition, offset) = (place(header::PARTITION)?, place(header::OFFSET)?);
     check_place(partition, offset)?;
     let time = text(header::TIMESTAMP);
     let append_time = time.map(|time| time.parse().map_err(|_| wrong(header::TIMESTAMP, &time))).transpose()?;
@@ -235,14 +241,15 @@ fn letter_of(
         payload: message.payload(),
         headers: Some((own, 0)),
     });
-    let stage = needed(header::STAGE)?;
     let plugin = needed(header::PLUGIN)?;
     check_digest(&plugin)?;
     let event = text(header::EVENT);
+    let deployment = text(header::DEPLOYMENT).map(|_| number(header::DEPLOYMENT)).transpose()?;
     Ok(DeadLetter {
-        stage: Stage::named(&stage).ok_or_else(|| wrong(header::STAGE, &stage))?,
+        stage,
         reason: needed(header::REASON)?,
         plugin,
+        deployment,
         event: event.map(|event| event.parse().map_err(|_| wrong(header::EVENT, &event))).transpose()?,
         record,
     })

@@ -343,11 +343,16 @@ fn our_headers(letter: &DeadLetter, source_topic: Option<&str>) -> Vec<(&'static
     if let Some(topic) = source_topic {
         put(header::TOPIC, topic);
     }
-    put(header::PARTITION, &record.partition.to_string());
-    put(header::OFFSET, &record.offset.to_string());
+    if letter.stage.names_a_record() {
+        put(header::PARTITION, &record.partition.to_string());
+        put(header::OFFSET, &record.offset.to_string());
+    }
     put(header::STAGE, letter.stage.name());
     put(header::REASON, &letter.reason);
     put(header::PLUGIN, &letter.plugin);
+    if let Some(deployment) = letter.deployment {
+        put(header::DEPLOYMENT, &deployment.to_string());
+    }
     if let Some(event) = letter.event {
         put(header::EVENT, &event.to_string());
     }

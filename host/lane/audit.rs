@@ -65,7 +65,7 @@ impl<'a> Audit<'a> {
         }
         touched.sort_unstable();
         touched.dedup();
-        let mut again = core.beside(prepared.began);
+        let mut again = core.beside(prepared);
         for &(shard, slot) in &touched {
             let slot = core.shards[shard].slot(slot);
             let copy = again.shards[0].slot_of(hash(&slot.key), &slot.key, true);

@@ -10,7 +10,7 @@ use crate::lane::map::MappedChunk;
 use crate::lane::place::Place;
 use crate::lane::time::Timeline;
 use crate::plugin::{Events, FoldInput, Plugin};
-use crate::position::{Offset, Partition};
+use crate::position::{Offset, Partition, Position};
 use crate::record::bounded::Digested;
 use crate::record::{ByteColumn, Records};
 use crate::row::Origin;
@@ -70,20 +70,20 @@ pub(super) struct Batch<'a> {
     pub(super) events: EventColumns,
     pub(super) hashes: Vec<u64>,
     pub(super) line: Timeline,
-    /// The origin of rows of a batch without records: a live idle advance.
-    idle_origin: Origin,
+    /// The record that the lane folded last before the batch.
+    pub(super) before: Option<Position>,
 }
 
 impl<'a> Batch<'a> {
     /// Creates a batch of `records` without events.
-    pub(super) fn new(records: &'a Records, plugin: Arc<Plugin>, idle_origin: Origin) -> Batch<'a> {
+    pub(super) fn new(records: &'a Records, plugin: Arc<Plugin>, before: Option<Position>) -> Batch<'a> {
         Batch {
             records,
             plugin,
             events: EventColumns::default(),
             hashes: Vec::new(),
             line: Timeline::default(),
-            idle_origin,
+            before,
         }
     }
 
@@ -123,15 +123,17 @@ impl<'a> Batch<'a> {
         StrikeItem::Event { partition, offset, event: event.expect("an event's origin names it") }
     }
 
-    /// The record whose watermark made a step.
+    /// The record at which a step belongs: its own if its events made the watermark, and the one before if an idle advance did. A live lane
+    /// that is idle knows no later one, and a replay must name the same (D40).
+    pub(super) fn step_record(&self, step: usize) -> Option<Position> {
+        let Some(record) = step.div_ceil(2).checked_sub(1) else { return self.before };
+        Some(Position::of(self.records, record))
+    }
+
+    /// The same as an origin.
     pub(super) fn step_origin(&self, step: usize) -> Origin {
-        match self.records.offsets.get(step / 2) {
-            Some(&offset) => {
-                let partition = Partition(self.records.partitions[step / 2]);
-                Origin { partition, offset: Offset(offset), event: None }
-            }
-            None => self.idle_origin,
-        }
+        let (partition, offset) = self.step_record(step).map_or_else(Default::default, |at| (at.partition, at.offset));
+        Origin { partition, offset, event: None }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::counts::Counts;
 use crate::dead_letter::DeadLetter;
 use crate::event_time::{AppendTime, LaneTime, cell};
 use crate::lane::batch::{Batch, LeftOut, Prepared};
-use crate::lane::letters::{self, state_letter};
+use crate::lane::letters::{self, migration_letter};
 use crate::lane::map::{LEAST_CHUNK, map};
 use crate::lane::migration::bring_up;
 use crate::lane::place;
@@ -20,14 +20,12 @@ use crate::lane::residency::Residency;
 use crate::lane::shard::{Groups, Run, ShardOutput};
 use crate::lane::time::{Jump, Timeline, Verdict};
 use crate::plugin::{Fault, Plugin};
-use crate::position::{Offset, Partition};
-use crate::record::{NO_TIME, Records};
+use crate::position::Position;
+use crate::record::Records;
 use crate::row::{Origin, Rows};
+use crate::state::checkpoint::Checkpoint;
 use crate::state::{KeyState, Shard, SlotId, Stored, hash, shard_of};
 use crate::strike::{Stage, Strike, StrikeItem};
-
-/// The origin of nothing: a batch with records never asks for it.
-const NOWHERE: Origin = Origin { partition: Partition(0), offset: Offset(0), event: None };
 
 /// What leaves the lane because of a batch.
 #[derive(Debug)]
@@ -53,6 +51,8 @@ pub struct Core {
     settings: Time,
     /// Event time after the last batch.
     pub time: LaneTime,
+    /// The last record of the last batch that had any.
+    last: Option<Position>,
     /// Keyed state.
     pub shards: Vec<Shard>,
     /// Which stored keys and timers are in memory.
@@ -75,6 +75,7 @@ impl Core {
             workers,
             settings,
             time: LaneTime::default(),
+            last: None,
             shards: (0..shards).map(|_| Shard::default()).collect(),
             residency: Residency::All,
             strikes: BTreeMap::new(),
@@ -84,9 +85,10 @@ impl Core {
         }
     }
 
-    /// Resumes at this event time. The state lies in a store and may be of earlier versions.
-    pub fn restore(&mut self, time: LaneTime) {
-        (self.time, self.residency, self.searched) = (time, Residency::none(), Some((0, 0)));
+    /// Resumes at a checkpoint. The state lies in a store and may be of earlier versions.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) {
+        (self.time, self.last) = (checkpoint.time, checkpoint.last_record());
+        (self.residency, self.searched) = (Residency::none(), Some((0, 0)));
     }
 
     /// Takes over a key's state as a store holds it.
@@ -108,7 +110,7 @@ impl Core {
     }
 
     /// Looks at about `count` more keys and migrates their state to the plugin's version. All state must be in memory.
-    pub fn migrate(&mut self, count: usize, at: Origin) -> Result<Output, Fault> {
+    pub fn migrate(&mut self, count: usize) -> Result<Output, Fault> {
         let mut output = Output {
             rows: Rows::new(self.plugin.description.tables.clone()),
             letters: Vec::new(),
@@ -133,8 +135,7 @@ impl Core {
         self.searched = Some(if end < slots { (shard, end) } else { (shard + 1, 0) });
         for lost in lost {
             output.strikes.extend(lost.strike());
-            let (key, state, reason) = (lost.key, lost.state, lost.reason);
-            output.letters.push(state_letter(Stage::Migrate, (at, NO_TIME), &key, state, reason, &self.plugin));
+            output.letters.push(migration_letter(lost, &self.plugin));
         }
         Ok(output)
     }
@@ -147,13 +148,14 @@ impl Core {
         (self.plugin, self.settings) = (plugin, settings);
     }
 
-    /// Creates an empty core of one shard with the same logic, to fold something again from `time` on.
-    pub(super) fn beside(&self, time: LaneTime) -> Core {
+    /// Creates an empty core of one shard with the same logic, to fold a batch again from before it.
+    pub(super) fn beside(&self, prepared: &Prepared<'_>) -> Core {
         Core {
             plugin: Arc::clone(&self.plugin),
             workers: Arc::clone(&self.workers),
             settings: self.settings,
-            time,
+            time: prepared.began,
+            last: prepared.batch.before,
             shards: vec![Shard::default()],
             residency: Residency::All,
             strikes: self.strikes.clone(),
@@ -166,6 +168,11 @@ impl Core {
     /// Frees something large on a worker: freeing the keys of a million rows takes longer than folding a thousand records.
     pub(super) fn drop_aside(&self, large: impl Send + 'static) {
         self.workers.spawn(move || drop(large));
+    }
+
+    /// The last record that was folded.
+    pub fn last(&self) -> Option<Position> {
+        self.last
     }
 
     /// The plugin that folds.
@@ -182,7 +189,8 @@ impl Core {
     pub fn prepare<'a>(&mut self, records: &'a Records) -> Result<Prepared<'a>, Fault> {
         let left_out = left_out(records, self.settings.implausible, self.plugin.limits.record_bytes);
         let chunks = map(&self.workers, &self.plugin, records, (&self.strikes, &left_out))?;
-        let mut prepared = Prepared::new(Batch::new(records, Arc::clone(&self.plugin), NOWHERE), self.time);
+        let mut prepared = Prepared::new(Batch::new(records, Arc::clone(&self.plugin), self.last), self.time);
+        self.last = records.len().checked_sub(1).map(|last| Position::of(records, last)).or(self.last);
         chunks.into_iter().for_each(|chunk| prepared.take(chunk));
         prepared.leave_out(&left_out);
         let Batch { events, line, .. } = &mut prepared.batch;
@@ -196,10 +204,9 @@ impl Core {
         Ok(prepared)
     }
 
-    /// Prepares a batch without records: the lane's time advances to `instant` while it is idle. `none` has no records; `last` is the
-    /// origin of the rows.
-    pub fn prepare_idle<'a>(&mut self, instant: AppendTime, none: &'a Records, last: Origin) -> Prepared<'a> {
-        let mut prepared = Prepared::new(Batch::new(none, Arc::clone(&self.plugin), last), self.time);
+    /// Prepares a batch without records: the lane's time advances to `instant` while it is idle. `none` has no records.
+    pub fn prepare_idle<'a>(&mut self, instant: AppendTime, none: &'a Records) -> Prepared<'a> {
+        let mut prepared = Prepared::new(Batch::new(none, Arc::clone(&self.plugin), self.last), self.time);
         self.time.idle(&self.settings, instant);
         prepared.batch.line = Timeline { steps: vec![cell(self.time.watermark)], ..Timeline::default() };
         prepared.watermark = self.time.watermark;
@@ -229,7 +236,7 @@ impl Core {
         let rows = place::in_order(self.plugin.description.tables.clone(), &self.shards, parts);
         counts.rows = rows.len() as u64;
         counts.rejected = letters.len() as u64 - if self.settings.late == Late::DeadLetter { counts.late } else { 0 };
-        let jump = batch.line.jump.map(|jump| (batch.step_origin(2 * jump.record), jump));
+        let jump = batch.line.jump.map(|jump| (batch.step_origin(2 * jump.record + 1), jump));
         Ok(Output { rows, letters: letters::in_order(letters), strikes, counts, jumps: batch.line.jumps, jump })
     }
 

@@ -1,9 +1,10 @@
 //! The law of the contract, tested: the same records must give the same rows, dead letters and keyed state, whether they are folded in
-//! one batch, in batches of 1, of 7, or of random size, in fresh instances.
+//! one batch, in batches of 1, of 7, or of random size, in fresh instances. Before a deployment, the records are also repeated, so that one
+//! instance meets some 20,000 of them, which must give what batches of 500 give.
 
 use std::sync::Arc;
 
-use crate::config::Time;
+use crate::config::{Late, Time};
 use crate::dead_letter::DeadLetter;
 use crate::lane::core::{Core, Output};
 use crate::plugin::{Fault, Plugin};
@@ -47,6 +48,17 @@ fn excerpt(text: &str, other: &str) -> String {
     format!("{}{}{}", dots(first > 0), &text[first..end], dots(end < text.len()))
 }
 
+/// Records that one instance meets in the long run, roughly.
+const LONG: usize = 20_000;
+/// Batches of the other fold of the long run: they start 80 instances of each kind.
+const SHORT: usize = 500;
+/// Outputs of the long run, at most: it must not take the host's memory.
+const MOST_OUTPUTS: usize = 400_000;
+/// Bytes of these outputs as text, at most.
+const MOST_BYTES: usize = 64 << 20;
+/// Strikes of the long run, at most: each costs some 30 instances.
+const MOST_STRIKES: usize = 300;
+
 /// Folds `records` (in lane order) under several cuts; returns the first difference.
 pub fn check(
     plugin: &Arc<Plugin>,
@@ -69,6 +81,42 @@ pub fn check(
         }
     }
     Ok(None)
+}
+
+/// Folds the records again and again in one instance of each kind, and in short batches. What a plugin keeps between calls may take thousands of
+/// items to show: a cache that is full, a counter that wraps. Returns the first difference, and how many records the instance met.
+pub fn check_long(plugin: &Arc<Plugin>, time: Time, records: &Records) -> Result<(Option<Violation>, usize), Fault> {
+    let plugin = &Arc::new(plugin.of_trial());
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let one = Arc::new(one.map_err(|e| Fault::Host(format!("cannot start a thread: {e}")))?);
+    // All events after the first round are late.
+    let time = Time { late: Late::Process, ..time };
+    let whole = fold(plugin, &one, time, records, |_| usize::MAX)?;
+    let strikes = whole.iter().filter(|line| line.starts_with("Strike")).count();
+    let bytes: usize = whole.iter().map(String::len).sum();
+    let times = LONG.div_ceil(records.len().max(1));
+    let most =
+        [(MOST_OUTPUTS, whole.len()), (MOST_BYTES, bytes), (MOST_BYTES, records.bytes()), (MOST_STRIKES, strikes)];
+    let times = most.into_iter().fold(times, |times, (most, once)| times.min(most / once.max(1)));
+    let log = repeated(records, times.max(1));
+    let whole = fold(plugin, &one, time, &log, |_| usize::MAX)?;
+    let given = fold(plugin, &one, time, &log, |_| SHORT)?;
+    Ok((first_difference("by 500 of many records", &whole, &given), log.len()))
+}
+
+/// Returns a log of the same records many times, each with an offset and an append time of its own.
+fn repeated(records: &Records, times: usize) -> Records {
+    let mut log = Records::default();
+    let span =
+        records.append_times.last().zip(records.append_times.first()).map_or(0, |(last, first)| last - first + 1);
+    let offsets = records.offsets.iter().max().map_or(0, |last| last + 1);
+    for round in 0..times as i64 {
+        let first = log.len();
+        log.append(records, 0..records.len());
+        log.append_times[first..].iter_mut().for_each(|time| *time += round * span);
+        log.offsets[first..].iter_mut().for_each(|offset| *offset += round.unsigned_abs() * offsets);
+    }
+    log
 }
 
 /// Pseudo-random numbers, the same in each run, so that a failure repeats.

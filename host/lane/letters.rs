@@ -6,8 +6,8 @@ use crate::lane::batch::Batch;
 use crate::lane::migration::Lost;
 use crate::lane::place::Place;
 use crate::plugin::Plugin;
+use crate::position::Position;
 use crate::record::{NO_TIME, RecordRef, Records};
-use crate::row::Origin;
 use crate::state::Slot;
 use crate::strike::Stage;
 
@@ -50,7 +50,8 @@ impl Batch<'_> {
             copy.append(self.records, record..record + 1);
             copy
         };
-        let letter = DeadLetter { stage, reason, plugin: self.plugin.digest.0.clone(), event, record: copy };
+        let letter =
+            DeadLetter { stage, reason, plugin: self.plugin.digest.0.clone(), deployment: None, event, record: copy };
         Letter { place, key: Box::default(), letter }
     }
 
@@ -63,24 +64,26 @@ impl Batch<'_> {
         slot: &Slot,
         reason: String,
     ) -> Letter {
-        let append_time = self.records.append_times.get(step / 2).copied().unwrap_or(NO_TIME);
-        let at = (self.step_origin(step), append_time);
+        let at = self.step_record(step);
         let letter = state_letter(Stage::Timer, at, &slot.key, lost_state(Some(time), slot), reason, &self.plugin);
         Letter { place, key: slot.key[..].into(), letter }
     }
 
-    /// The dead letter of a state that could not be migrated.
+    /// The dead letter of a state that could not be migrated, in this batch's order.
     pub(super) fn lost_letter(&self, lost: Lost) -> Letter {
-        let at = (self.step_origin(0), self.records.append_times.first().copied().unwrap_or(NO_TIME));
-        let letter = state_letter(Stage::Migrate, at, &lost.key, lost.state, lost.reason, &self.plugin);
-        Letter { place: Place::of_migration(), key: lost.key[..].into(), letter }
+        Letter { place: Place::of_migration(), key: lost.key[..].into(), letter: migration_letter(lost, &self.plugin) }
     }
 }
 
-/// Returns the dead letter of a key's state, lost at a record with this append time.
-pub(super) fn state_letter(
+/// Returns the dead letter of a state that could not be migrated. It names no record: when a state is migrated depends on the run (D17, D40).
+pub(super) fn migration_letter(lost: Lost, plugin: &Plugin) -> DeadLetter {
+    state_letter(Stage::Migrate, None, &lost.key, lost.state, lost.reason, plugin)
+}
+
+/// Returns the dead letter of a key's state, lost at a record.
+fn state_letter(
     stage: Stage,
-    (origin, append_time): (Origin, i64),
+    at: Option<Position>,
     key: &[u8],
     state: serde_json::Value,
     reason: String,
@@ -88,14 +91,14 @@ pub(super) fn state_letter(
 ) -> DeadLetter {
     let mut record = Records::default();
     record.push(RecordRef {
-        partition: origin.partition.0,
-        offset: origin.offset.0,
-        append_time,
+        partition: at.map_or(0, |at| at.partition.0),
+        offset: at.map_or(0, |at| at.offset.0),
+        append_time: at.map_or(NO_TIME, |at| at.append_time.ms()),
         key: Some(key),
         payload: Some(state.to_string().as_bytes()),
         headers: None,
     });
-    DeadLetter { stage, reason, plugin: plugin.digest.0.clone(), event: None, record }
+    DeadLetter { stage, reason, plugin: plugin.digest.0.clone(), deployment: None, event: None, record }
 }
 
 /// Returns what a key loses, as its dead letter carries it: timer, value and list.

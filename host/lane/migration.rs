@@ -107,7 +107,7 @@ impl Run<'_, '_, '_> {
             state.value.iter().for_each(|value| values.push(value));
             items.append(&state.list, 0..state.list.len());
         }
-        match call(self.instance, self.plugin, |instance| instance.migrate(version, &values, &items)) {
+        match call(self.instance, self.plugin, |instance| instance.migrate(version, &values, &items, slots.len())) {
             Ok((values, items)) => self.put(slots, &values, &items),
             Err(Fault::Plugin(reason)) if slots.len() == 1 => self.lose(slots[0], reason, Some(version)),
             Err(Fault::Plugin(_)) => {

@@ -338,11 +338,15 @@ impl<'a, 'p> Run<'a, 'p> {
         if overdue { Firing { place: self.batch.event_place(event).ahead(), ..firing } } else { firing }
     }
 
-    /// Whether a group's timer was already due when it was set, by the last folded event or by a firing at the same record.
+    /// Whether a group's timer was already due when it was set, by the last folded event or by a firing at the same record. What fires in an
+    /// idle advance is at no record.
     fn is_overdue(&self, g: u32) -> bool {
         let group = &self.groups.groups[g as usize];
         let time = self.shard.slot(group.slot).state.timer;
-        group.folded.is_some_and(|record| time <= EventTime::from_cell(self.batch.line.before(record as usize)))
+        group.folded.is_some_and(|record| {
+            group.step <= 2 * record as usize + 1
+                && time <= EventTime::from_cell(self.batch.line.before(record as usize))
+        })
     }
 
     /// Returns the firing of a group's due timer, placed among those of the step that made it due.

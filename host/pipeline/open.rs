@@ -281,7 +281,7 @@ impl Opened {
         let mut core = Core::new(Arc::clone(&logic.plugin), Arc::clone(workers), logic.time);
         core.strikes = contents.strikes.remove(&in_force).unwrap_or_default();
         if let Some(checkpoint) = &checkpoint {
-            core.restore(checkpoint.time);
+            core.restore(checkpoint);
         }
         let board = opening.board.lane(&name);
         board.start(source.ends(), core.time);

@@ -22,6 +22,7 @@ const MOST_WAITS: u32 = 60_000;
 
 /// The data of a store: limits and usage of its guest.
 pub(super) struct Guest {
+    /// How large it may become in this call.
     memory_bytes: u64,
     /// The largest linear memory of the instance so far, bytes.
     memory: u64,
@@ -48,6 +49,8 @@ pub struct Instance<'p> {
     plugin: &'p Plugin,
     store: Store<Guest>,
     guest: bindings::Plugin,
+    /// The memory that it had when it was fresh, bytes.
+    base: u64,
     /// Whether it was called before.
     used: bool,
 }
@@ -89,7 +92,10 @@ impl<'p> Instance<'p> {
     fn configured(plugin: &'p Plugin) -> Result<Instance<'p>, Fault> {
         let (mut store, guest) = instantiate(&plugin.engine, &plugin.pre, plugin.limits)?;
         match guest.keyfold_mapper_mapper().call_configure(&mut store, &plugin.config) {
-            Ok(Ok(())) => Ok(Instance { plugin, store, guest, used: false }),
+            Ok(Ok(())) => {
+                let base = store.data().memory;
+                Ok(Instance { plugin, store, guest, base, used: false })
+            }
             Ok(Err(reason)) => Err(Fault::Plugin(format!("it refuses its configuration {}: {reason}", plugin.config))),
             Err(e) => Err(match fault(&mut store, &e) {
                 Fault::Plugin(reason) => Fault::Plugin(format!("`configure` failed: {reason}")),
@@ -101,7 +107,7 @@ impl<'p> Instance<'p> {
     /// Calls `map-records` with rows `range` of a batch.
     pub fn map(&mut self, records: &Records, range: Range<usize>) -> Result<Events, Fault> {
         self.plugin.notify(|| Input::MapRecords(records, range.clone()));
-        self.metered(Call::MapRecords, |instance| {
+        self.metered((Call::MapRecords, range.len()), |instance| {
             let input = MapInput::new(records, range.clone(), instance.plugin.description.wants_headers);
             let result = instance.guest.keyfold_mapper_mapper().call_map_records(&mut instance.store, input.lower());
             let mut batch = instance.returned(result)?;
@@ -113,7 +119,7 @@ impl<'p> Instance<'p> {
     /// Calls `fold`.
     pub fn fold(&mut self, input: &FoldInput) -> Result<Changes, Fault> {
         self.plugin.notify(|| Input::Fold(input));
-        self.metered(Call::Fold, |instance| {
+        self.metered((Call::Fold, input.event_times.len()), |instance| {
             let lowered = lower_fold(input);
             let result = instance.guest.keyfold_mapper_mapper().call_fold(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
@@ -125,7 +131,7 @@ impl<'p> Instance<'p> {
     /// Calls `on-timer`.
     pub fn on_timer(&mut self, input: &TimerInput) -> Result<Changes, Fault> {
         self.plugin.notify(|| Input::OnTimer(input));
-        self.metered(Call::OnTimer, |instance| {
+        self.metered((Call::OnTimer, input.timers.len()), |instance| {
             let lowered = lower_timers(input);
             let result = instance.guest.keyfold_mapper_mapper().call_on_timer(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
@@ -140,8 +146,9 @@ impl<'p> Instance<'p> {
         version: u32,
         values: &ByteColumn,
         items: &ByteColumn,
+        states: usize,
     ) -> Result<(ByteColumn, ByteColumn), Fault> {
-        self.metered(Call::Migrate, |instance| {
+        self.metered((Call::Migrate, states), |instance| {
             let states = lower_states(values, items);
             let result = instance.guest.keyfold_mapper_mapper().call_migrate(&mut instance.store, version, states);
             let batch = instance.returned(result)?;
@@ -150,21 +157,35 @@ impl<'p> Instance<'p> {
     }
 
     /// Gives a used instance half of the budget: work that it saves because of earlier calls must not let an item pass that fails in a fresh
-    /// instance.
-    fn refuel(&mut self) -> u64 {
-        let fuel = if self.used { self.plugin.limits.fuel / 2 } else { self.plugin.limits.fuel };
+    /// instance. For the same reason an item that is not alone in a fresh instance gets half of the memory above what the instance began with
+    /// (D41).
+    fn refuel(&mut self, items: usize) -> u64 {
+        let limits = self.plugin.limits;
+        let fuel = if self.used { limits.fuel / 2 } else { limits.fuel };
+        let is_alone = !self.used && items == 1;
+        let shared = self.base + limits.memory_bytes.saturating_sub(self.base) / 2;
+        self.store.data_mut().memory_bytes = if is_alone { limits.memory_bytes } else { shared };
         self.used = true;
         self.store.set_fuel(fuel).expect("the engine consumes fuel");
         fuel
     }
 
-    /// Makes a call and adds its cost to the plugin's meter.
-    fn metered<T>(&mut self, call: Call, make: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+    /// Makes a call with this many items and adds its cost to the plugin's meter.
+    fn metered<T>(
+        &mut self,
+        (call, items): (Call, usize),
+        make: impl FnOnce(&mut Self) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let plugin = self.plugin;
         plugin.meter.measure(call, || {
-            let fuel = self.refuel();
-            let result = make(self);
-            plugin.meter.memory(self.store.data().memory);
+            let fuel = self.refuel(items);
+            let mut result = make(self);
+            let Guest { memory, memory_bytes, refused_growth } = *self.store.data();
+            if refused_growth && memory_bytes < plugin.limits.memory_bytes && result.is_ok() {
+                // A plugin can notice that it gets no more, and answer something else: only what it answers alone counts.
+                result = Err(Fault::Plugin("the plugin needs more memory than a shared call may use".into()));
+            }
+            plugin.meter.memory(memory);
             (result, fuel - self.fuel_left())
         })
     }

@@ -432,7 +432,7 @@ fn try_state(store: &Stored<'_>, plugin: &Plugin, own: bool) -> Result<Result<us
                 continue;
             }
             tried += 1;
-            let migrated = call(&mut instance, plugin, |instance| instance.migrate(version, &values, &state.list));
+            let migrated = call(&mut instance, plugin, |instance| instance.migrate(version, &values, &state.list, 1));
             if let Err(fault) = migrated {
                 let (key, reason) = (String::from_utf8_lossy(&key), fault.text());
                 return Ok(Err(match own {
@@ -477,9 +477,20 @@ fn law_of(config: &Config, workers: &Arc<rayon::ThreadPool>, plugin: &Arc<Plugin
     if records.is_empty() {
         return Check::warning(SUBJECT, "the log is empty: there was nothing to try the plugin on");
     }
-    match law::check(plugin, workers, settings.time(config.time), &records) {
-        Ok(None) => Check::fine(SUBJECT, format!("{} records give the same rows however they are cut", records.len())),
-        Ok(Some(violation)) => Check::refused(SUBJECT, Failure::new(Exit::Plugin, violation.to_string())),
+    let time = settings.time(config.time);
+    let found = law::check(plugin, workers, time, &records).and_then(|found| match found {
+        None => law::check_long(plugin, time, &records),
+        found => Ok((found, 0)),
+    });
+    match found {
+        Ok((None, long)) => {
+            let count = records.len();
+            let detail = format!(
+                "{count} records give the same rows however they are cut, and repeated to {long} in one instance"
+            );
+            Check::fine(SUBJECT, detail)
+        }
+        Ok((Some(violation), _)) => Check::refused(SUBJECT, Failure::new(Exit::Plugin, violation.to_string())),
         Err(fault) => Check::refused(SUBJECT, Failure::new(Exit::Plugin, fault.text())),
     }
 }

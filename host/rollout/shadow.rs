@@ -22,10 +22,9 @@ use crate::lane::core::{Core, Output};
 use crate::lane::residency::Residency;
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{Plugin, halted};
-use crate::position::{Offset, Partition, Position, Resume};
+use crate::position::{Partition, Position, Resume};
 use crate::record::Records;
 use crate::rollout::difference::{Difference, Side};
-use crate::row::Origin;
 use crate::source::Start;
 use crate::source::log_source::LogSource;
 use crate::source::past::{Past, open_at};
@@ -160,7 +159,7 @@ impl Pipeline {
         let cores = logics.map(|(plugin, time)| {
             let plugin = plugin.of_lane(&format!("shadow of {name}"), self.config.plugin.log_rate);
             let mut core = Core::new(Arc::new(plugin), Arc::clone(workers), *time);
-            core.restore(checkpoint.time);
+            core.restore(&checkpoint);
             core.residency = Residency::All; // all of it is here
             keys.iter().for_each(|key| core.take_over(&key.key, key.state.clone(), key.stored.clone()));
             core
@@ -229,9 +228,8 @@ impl Lane {
 
 /// Brings all state to the candidate's version, if it is not there yet.
 fn migrate(core: &mut Core, report: &mut Report) -> Result<(), Failure> {
-    let nowhere = Origin { partition: Partition(0), offset: Offset(0), event: None };
     while core.is_migrating() {
-        let output = core.migrate(usize::MAX, nowhere).map_err(|fault| halted(core.plugin(), fault))?;
+        let output = core.migrate(usize::MAX).map_err(|fault| halted(core.plugin(), fault))?;
         count(report, Side::B, &output);
     }
     Ok(())

@@ -34,8 +34,8 @@ pub struct Lengths {
 }
 
 enum Message {
-    /// Write a batch. `plugin` is the digest that dead letters of refused rows name.
-    Write { rows: Rows, letters: Vec<DeadLetter>, plugin: String, images: Option<SharedImages>, of: OfLane },
+    /// Write a batch. `by` is what its dead letters name: the digest of the plugin, and the number of the deployment.
+    Write { rows: Rows, letters: Vec<DeadLetter>, by: (String, u64), images: Option<SharedImages>, of: OfLane },
     /// Reply once everything before this is acknowledged.
     Sync { reply: Sender<Lengths> },
 }
@@ -101,17 +101,17 @@ impl Writer {
 }
 
 impl LaneWriter {
-    /// Hands over a batch from the plugin with this digest. Waits while the sink is behind and `patient` returns true; returns false if the
+    /// Hands over a batch from the plugin with this digest in this deployment. Waits while the sink is behind and `patient` returns true; returns false if the
     /// batch was not taken. With `images`, notes first which rows are about to be replaced.
     pub fn write(
         &self,
         (rows, letters): (Rows, Vec<DeadLetter>),
-        plugin: &str,
+        (plugin, deployment): (&str, u64),
         images: Option<&SharedImages>,
         patient: impl Fn() -> bool,
     ) -> Result<bool, Failure> {
-        let (plugin, images, of) = (plugin.to_owned(), images.cloned(), self.lane.clone());
-        self.writer.send(Message::Write { rows, letters, plugin, images, of }, &patient)
+        let (by, images, of) = ((plugin.to_owned(), deployment), images.cloned(), self.lane.clone());
+        self.writer.send(Message::Write { rows, letters, by, images, of }, &patient)
     }
 
     /// Returns once everything handed over is acknowledged; none if `patient` returns false before.
@@ -167,8 +167,8 @@ impl Outputs {
             self.board.queue(-1);
             // A lane that waits for a reply learns of a failure when the reply is dropped: not before the failure is there.
             let (served, _reply) = match message {
-                Message::Write { rows, letters, plugin, images, of } => {
-                    (self.write(&rows, letters, images.as_ref(), (&plugin, &of)), None)
+                Message::Write { rows, letters, by, images, of } => {
+                    (self.write(&rows, letters, images.as_ref(), (&by, &of)), None)
                 }
                 Message::Sync { reply } => {
                     let sent = self.sync().map(|lengths| {
@@ -194,7 +194,7 @@ impl Outputs {
         rows: &Rows,
         mut letters: Vec<DeadLetter>,
         images: Option<&SharedImages>,
-        (plugin, OfLane { board: lane, owner }): (&str, &OfLane),
+        ((plugin, deployment), OfLane { board: lane, owner }): (&(String, u64), &OfLane),
     ) -> Result<(), Failure> {
         if let Some(images) = images {
             let mut notes = images.lock().expect("nobody panics while holding it");
@@ -212,6 +212,7 @@ impl Outputs {
         if letters.is_empty() {
             return Ok(());
         }
+        letters.iter_mut().for_each(|letter| letter.deployment = Some(*deployment));
         self.letters.write(&letters)?;
         letters.iter().for_each(|letter| lane.letters.add(letter.stage, 1));
         Ok(())
@@ -229,7 +230,8 @@ fn dead_letter(refusal: Refusal, plugin: &str) -> DeadLetter {
         payload: Some(refusal.json.as_bytes()),
         headers: None,
     });
-    DeadLetter { stage: Stage::Sink, reason: refusal.reason, plugin: plugin.to_owned(), event: origin.event, record }
+    let (stage, plugin) = (Stage::Sink, plugin.to_owned());
+    DeadLetter { stage, reason: refusal.reason, plugin, deployment: None, event: origin.event, record }
 }
 
 /// Notes what the sink stores under the primary keys of `rows` that were not noted yet. Returns once that is durable.
@@ -359,7 +361,7 @@ mod tests {
         let lane = board.lane("topic");
         let handle = writer.of_lane(&lane, Arc::new(samples::Host::after(0)));
         let rows = samples::sessions(&[(1, 2, &["A"]), (3, 4, &["B"])]);
-        assert!(handle.write((rows, Vec::new()), "digest", None, || true).expect("the thread lives"));
+        assert!(handle.write((rows, Vec::new()), ("digest", 0), None, || true).expect("the thread lives"));
         handle.sync(|| true).expect("the thread lives");
         assert_eq!(lane.rejected.get(Stage::Sink), 1);
         assert_eq!(lane.losses.news().expect("one is lost").reasons, "sink: refused (1)");
@@ -374,7 +376,7 @@ mod tests {
         let lane = writer.of_lane(&board.lane("topic"), Arc::new(samples::Host::after(0)));
         let letter = dead_letter(samples_refusal(), "digest");
         let batch = (samples::sessions(&[(1, 2, &["A"])]), vec![letter]);
-        assert!(lane.write(batch, "digest", None, || true).expect("the thread lives"));
+        assert!(lane.write(batch, ("digest", 0), None, || true).expect("the thread lives"));
         // Patience lasts until the write is held up for sure.
         let held = lane.sync(|| !holds.reached.load(Ordering::SeqCst)).expect("the thread lives");
         assert_eq!(held, None, "answered before all was acknowledged");

@@ -149,7 +149,7 @@ impl Merge {
             queue.take(run.before, run.below_ms, max_records - before, max_bytes, out);
             released.records += out.len() - before;
             released.asked |= run.asked;
-            let (first, last) = (position_of(out, before), position_of(out, out.len() - 1));
+            let (first, last) = (Position::of(out, before), Position::of(out, out.len() - 1));
             assert!(self.last <= Some(first) && first <= last, "{first:?} to {last:?} released after {:?}", self.last);
             self.last = Some(last);
             if !touched.contains(&run.queue) {
@@ -275,7 +275,7 @@ struct Run {
 
 impl Queue {
     fn head(&self) -> Option<Position> {
-        self.chunks.front().map(|chunk| position_of(&chunk.records, chunk.row))
+        self.chunks.front().map(|chunk| Position::of(&chunk.records, chunk.row))
     }
 
     /// Moves records of the first chunk, while they sort before `before` and lie below `below_ms`; at least one.
@@ -293,7 +293,7 @@ impl Queue {
         let mut bytes = out.bytes();
         let mut end = first;
         while end < last {
-            let here = position_of(&chunk.records, end);
+            let here = Position::of(&chunk.records, end);
             let goes = here.append_time.ms() < below_ms && before.is_none_or(|b| here < b);
             if !goes || (end > first && bytes >= max_bytes) {
                 break;
@@ -326,14 +326,6 @@ impl Queue {
         let record = out.get(row);
         let last = self.last.as_mut().expect("set when the record was released");
         last.fingerprint = fingerprint(record.key, record.payload);
-    }
-}
-
-fn position_of(records: &Records, row: usize) -> Position {
-    Position {
-        append_time: AppendTime::at(records.append_times[row]),
-        partition: Partition(records.partitions[row]),
-        offset: Offset(records.offsets[row]),
     }
 }
 

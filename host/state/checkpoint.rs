@@ -49,6 +49,16 @@ impl Checkpoint {
         self.partitions.iter().map(|(&partition, progress)| (partition, progress.last.offset.next())).collect()
     }
 
+    /// Returns the last record that was folded. [`Checkpoint::last`] may lie behind it, where an idle lane's time stands.
+    pub fn last_record(&self) -> Option<Position> {
+        let last = |(&partition, progress): (&Partition, &PartitionProgress)| Position {
+            append_time: progress.envelope,
+            partition,
+            offset: progress.last.offset,
+        };
+        self.partitions.iter().map(last).max()
+    }
+
     /// Decodes a stored checkpoint. The error of another format names its number.
     pub fn decode(bytes: &[u8]) -> Result<Checkpoint, String> {
         #[derive(Deserialize)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use keyfold::config::{DEFAULT_LIMITS, ImplausibleTime, Late, Limits, Time};
-use keyfold::event_time::EventTime;
+use keyfold::event_time::{AppendTime, EventTime};
 use keyfold::failure::{Exit, Failure};
 use keyfold::lane::core::Core;
 use keyfold::lane::law;
@@ -467,6 +467,25 @@ fn an_event_that_needs_its_whole_budget_passes_among_10_000_and_with_one_instruc
 }
 
 #[test]
+fn i7_whether_an_item_exceeds_the_memory_does_not_depend_on_its_batch() {
+    let log: Vec<TestRecord> = (0..8).map(|i| record(i, &event(&format!("k{i}"), i, i))).collect();
+    let (records, known) = (in_order(&log), BTreeMap::new());
+    let mut struck = Vec::new();
+    for memory_bytes in (1_280 << 10..8_192 << 10).step_by(256 << 10) {
+        // Memory decides, not fuel.
+        let limits = Limits { memory_bytes, fuel: 10_000_000_000, ..LIMITS };
+        let plugin = hostile(&json!({"mode": "hold", "units": 1_000}), limits);
+        let of_cut = |cut| fold(&plugin, &records, &Way { workers: 1, cut, time: time(), known: &known });
+        let alone = of_cut(1);
+        for cut in [3, usize::MAX] {
+            assert_eq!(of_cut(cut), alone, "cut by {cut}, limit of {memory_bytes} bytes");
+        }
+        struck.push(alone.strikes.len());
+    }
+    assert_eq!((struck.first(), struck.last()), (Some(&8), Some(&0)), "{struck:?}");
+}
+
+#[test]
 fn a_plugin_whose_rows_depend_on_the_cut_is_found() {
     let records = in_order(&generate_hostile(300, 10, 1));
     for mode in ["std-hashmap", "static-counter", "static-state"] {
@@ -475,6 +494,20 @@ fn a_plugin_whose_rows_depend_on_the_cut_is_found() {
         let violation = found.unwrap_or_else(|| panic!("{mode} breaks the law"));
         assert_eq!(violation.cut, "by 1");
         assert_reason(&violation.to_string(), &["breaks the law", "by 1", "HashMap"]);
+    }
+}
+
+#[test]
+fn a_plugin_that_breaks_the_law_after_thousands_of_items_is_found() {
+    let records = in_order(&generate_hostile(300, 10, 1));
+    let tired = hostile(&json!({"mode": "tire", "units": 12_000}), LIMITS);
+    assert_eq!(law::check(&tired, &pool(2), time(), &records).expect("no fault of the host"), None);
+    let (found, met) = law::check_long(&tired, time(), &records).expect("no fault of the host");
+    assert!(found.is_some_and(|violation| violation.whole.contains("-1")), "{met} records");
+    for mode in ["state", "timers"] {
+        let (found, met) =
+            law::check_long(&hostile(&json!({"mode": mode}), LIMITS), time(), &records).expect("no fault");
+        assert_eq!(found, None, "{mode}, {met} records");
     }
 }
 
@@ -631,6 +664,52 @@ fn a_compiled_plugin_is_kept_and_made_anew_when_its_file_is_damaged() {
 fn innocent_with(plugin: &Arc<Plugin>) -> Folded {
     let known = BTreeMap::new();
     fold(plugin, &in_order(&small_log()), &Way { workers: 1, cut: usize::MAX, time: time(), known: &known })
+}
+
+// ---- names of dead letters
+
+/// Folds records `0..cuts[0]`, then as many as the next cut says, and so on. Where `idle` names an append time, the lane's time advances to it
+/// before that batch, as a live lane's does when its partitions are found empty.
+fn letters_of(
+    plugin: &Arc<Plugin>,
+    time: Time,
+    records: &Records,
+    cuts: &[(usize, Option<i64>)],
+) -> Vec<(Stage, u32, u64, i64)> {
+    let mut core = Core::new(Arc::clone(plugin), pool(1), time);
+    let (mut letters, mut first) = (Vec::new(), 0);
+    let mut keep = |output: keyfold::lane::core::Output| {
+        letters.extend(output.letters.iter().map(|letter| {
+            let record = letter.record.get(0);
+            (letter.stage, record.partition, record.offset, record.append_time)
+        }));
+    };
+    for &(count, idle) in cuts {
+        if let Some(instant) = idle {
+            let none = Records::default();
+            let prepared = core.prepare_idle(AppendTime::at(instant), &none);
+            keep(core.fold(prepared).expect("no fault of the host"));
+        }
+        let mut batch = Records::default();
+        batch.append(records, first..first + count);
+        keep(core.run(&batch).expect("no fault of the host"));
+        first += count;
+    }
+    letters
+}
+
+#[test]
+fn a_firing_of_an_idle_lane_is_named_alike_live_and_in_a_replay() {
+    let plugin = hostile(&json!({"mode": "trap", "at": "timer"}), LIMITS);
+    let time = Time { idle_timeout_ms: Some(1_000), ..time() };
+    // The timer of the target is due 10 s after it; the lane then is idle for 100 s.
+    let log = [record(11, &event("k", 11, 1)), record(12, &event("k", 12, 13)), record(112, &event("k", 112, 2))];
+    let records = in_order(&log);
+    let want = [(Stage::Timer, 0, 12, START_MS + 12_000)];
+    let live = START_MS + 80_000;
+    for cuts in [&[(3, None)][..], &[(2, None), (1, None)], &[(1, None), (1, None), (1, Some(live))]] {
+        assert_eq!(letters_of(&plugin, time, &records, cuts), want, "{cuts:?}");
+    }
 }
 
 // ---- through the program

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::case::written;
 use crate::support::doctor::{call, objects};
 use crate::support::generate::{START_MS, TestRecord, write_records};
 use crate::support::host::{Pipeline, plugin_file};
@@ -73,4 +74,27 @@ fn a_redriven_record_is_folded_once_and_sent_once() {
     let again = redrive(&["--to", "file:again.ndjson", "--again"]);
     assert_eq!(again.trim(), "sent to file again.ndjson: 1 record(s)");
     assert_eq!(from_ndjson(&pipeline.path("again.ndjson")).len(), 1);
+}
+
+#[test]
+fn what_a_withdrawn_deployment_rejected_is_not_sent_again() {
+    let mut log = log();
+    // A second lane: files of several lanes are not cut back to what the state covers.
+    log.push(TestRecord { partition: 1, offset: 0, ..log[0].clone() });
+    let source = format!("{}\nordering = \"partition\"", written("letters-withdrawn", &log));
+    let plugin =
+        format!("component = \"{}\"\nconfig = {{ mode = \"ok\" }}\nprobation = \"1h\"", plugin_file("hostile"));
+    let sink = "[sink.sqlite]\npath = \"rows.db\"".to_owned();
+    let pipeline = Pipeline::new(&Settings { source, plugin, sink, ..Settings::default() }.to_toml());
+    let t = (START_MS + 2_000).to_string();
+    pipeline.call("deployment create", &["--plugin-config", r#"{"mode": "reject"}"#, "--at", &t]).expect_code(0);
+    pipeline.run_to_end(&[]).expect_code(0);
+    pipeline.call("deployment withdraw", &["--reason", "a test"]).expect_code(0);
+    pipeline.run_to_end(&[]).expect_code(0);
+    let letters = from_ndjson(&pipeline.path("dead-letters.ndjson"));
+    let by: Vec<(&Value, &Value)> = letters.iter().map(|letter| (&letter["deployment"], &letter["offset"])).collect();
+    assert_eq!(by, [(&json!(1), &json!(13)), (&json!(1), &json!(20)), (&json!(0), &json!(20))]);
+    let plan = call(&pipeline, ["dead-letters", "redrive"], &["--to", "file:again.ndjson", "--dry-run"]);
+    let said = ["would send to file again.ndjson: 1 record(s)", "skipped 2: their deployment was withdrawn"];
+    plan.expect_code(0).expect_said(&said);
 }

@@ -133,6 +133,11 @@ fn a_state_that_cannot_be_migrated_is_a_strike_and_its_key_begins_anew() {
     assert_eq!(strike["key"], "key-100", "{strike}");
     let letters = from_ndjson(&pipeline.path("dead-letters.ndjson"));
     assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(
+        (&letters[0]["partition"], &letters[0]["offset"]),
+        (&json!(null), &json!(null)),
+        "it is lost at no record"
+    );
     let text = letters[0].to_string();
     assert!(text.contains("migrate") && text.contains("a sum of 501 is not migrated"), "{text}");
     let rows = from_ndjson(&pipeline.path("rows.ndjson"));
@@ -147,7 +152,9 @@ fn a_state_that_cannot_be_migrated_is_a_strike_and_its_key_begins_anew() {
     assert_eq!(of_key.last().map(|row| row["items"].clone()), Some(json!(items)), "only what came after: {of_key:?}");
     pipeline.delete_checkpoints();
     pipeline.set_aside("rows.ndjson");
+    pipeline.set_aside("dead-letters.ndjson");
     let again = pipeline.run_to_end(&[]);
     again.expect_code(0);
+    assert_eq!(from_ndjson(&pipeline.path("dead-letters.ndjson")), letters, "a replay names it alike");
     assert_same("replay", &from_ndjson(&pipeline.path("rows.ndjson")), &rows);
 }

@@ -207,9 +207,10 @@ pub enum DeadLettersCommand {
     ///
     /// A redriven record gets a new offset and a new append time; its headers keyfold.redriven.* name the record that it repeats. Records
     /// sent by an earlier redrive are skipped. All events of a record are folded again, including those that did not fail. Dead letters
-    /// without a record (timer, migrate, sink) are skipped.
+    /// without a record (timer, migrate, sink) are skipped, and those of a withdrawn deployment.
     ///
-    /// JSON: {"target", "dry_run", "records": N, "skipped": {"sent_before", "unsure", "repeated", "without_record", "foreign", "cut"}}.
+    /// JSON: {"target", "dry_run", "records": N, "skipped": {"sent_before", "unsure", "repeated", "without_record", "foreign", "cut",
+    /// "withdrawn"}}.
     Redrive {
         /// The configuration.
         #[command(flatten)]

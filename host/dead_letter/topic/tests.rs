@@ -67,6 +67,7 @@ fn a_dead_letter_keeps_its_bytes_and_says_what_happened_in_headers() {
         "__connect.errors.stage=map",
         "__connect.errors.exception.message=user_id is missing",
         &plugin,
+        "keyfold.deployment=2",
         "keyfold.event=0",
         "keyfold.timestamp=1727873508000",
     ];

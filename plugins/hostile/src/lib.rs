@@ -24,6 +24,7 @@
 //! | `grow` | allocates without end on the target |
 //! | `recurse` | overflows the stack on the target |
 //! | `burn` | computes for `units` rounds (about ten instructions each) on the target, then emits the plain row |
+//! | `hold` | on every event, fills a vector of `units` KiB byte by byte, as a plugin does that does not know the size, then emits the plain row |
 //! | `rows` | emits a million rows (key, 0.., v, []) for the target |
 //! | `reject` | for the target: puts, appends, sets the timer, emits, and then rejects the event with `rejected <v>` |
 //! | `reject-map` | rejects the target's record with `rejected <v>` |
@@ -35,6 +36,7 @@
 //! | `reject-timer` | the target puts, appends and sets a timer for its time + 10 s; the firing emits a row and is rejected with `rejected timer` |
 //! | `std-hashmap` | on every event, items are the numbers 0 to 15 in the order of a std `HashMap` |
 //! | `static-counter` | on every event, v is the number of events that the instance has seen |
+//! | `tire` | emits the plain row; after `units` events of the instance, v is -1 |
 //! | `static-state` | emits the plain row; on every event, count is the number of events that the instance has seen |
 //! | `shared-key` | every event emits the row ("all", v mod 7, v, []), so that several keys write rows with the same primary key |
 //! | `state` | see below |

@@ -35,6 +35,8 @@ pub enum Mode {
     StdHashmap,
     StaticCounter,
     StaticState,
+    Tire,
+    Hold,
     SharedKey,
     State,
     Timers,
@@ -66,7 +68,7 @@ pub struct Config {
     pub n: i64,
     /// Where to fail.
     pub at: At,
-    /// Rounds of `burn`.
+    /// Rounds of `burn`, KiB of `hold`, events of `tire`.
     pub units: u64,
     /// The text that `mark` writes into its rows.
     pub mark: String,
@@ -189,6 +191,16 @@ impl Mapper for Hostile {
             }
             Mode::SharedKey => row(key, "all", v.rem_euclid(7), v),
             Mode::StaticCounter => plain_row(key, event.time, count_events()),
+            Mode::Tire => {
+                let is_tired = count_events().unsigned_abs() > self.config.units;
+                plain_row(key, event.time, if is_tired { -1 } else { v });
+            }
+            Mode::Hold => {
+                let mut held = Vec::new();
+                (0..self.config.units * 1024).for_each(|i| held.push(black_box(i.to_le_bytes()[0])));
+                black_box(held);
+                plain_row(key, event.time, v);
+            }
             Mode::StaticState => {
                 key.put(&Counts { count: count_events(), sum: 0 });
                 plain_row(key, event.time, v);
