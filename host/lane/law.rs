@@ -47,7 +47,8 @@ fn excerpt(text: &str, other: &str) -> String {
     format!("{}{}{}", dots(first > 0), &text[first..end], dots(end < text.len()))
 }
 
-/// Folds `records` (in lane order) under several cuts; returns the first difference.
+/// Folds `records` (in lane order) under several cuts; returns the first difference. Fails with [`Fault::Host`] if that costs more than a
+/// trial may.
 pub fn check(
     plugin: &Arc<Plugin>,
     workers: &Arc<rayon::ThreadPool>,
@@ -55,7 +56,7 @@ pub fn check(
     records: &Records,
 ) -> Result<Option<Violation>, Fault> {
     // Its log lines are of no lane: the operator has not asked for these records to be folded.
-    let plugin = &Arc::new(plugin.of_trial());
+    let plugin = &Arc::new(plugin.of_trial(records));
     let whole = fold(plugin, workers, time, records, |_| usize::MAX)?;
     let mut chance = Chance::new();
     let mut at_random = move |_| chance.below(64) + 1;
