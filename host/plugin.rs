@@ -15,13 +15,17 @@ use crate::observe::meter::Meter;
 use crate::observe::plugin_log::Log;
 use crate::record::Records;
 
+use allowance::Allowance;
+
 pub use crate::config::Limits;
 pub use columns::{Changes, Events, FoldInput, Rejection, TimerInput, change};
 pub use description::{Description, Encodings};
 pub use engine::engine;
 pub use instance::{Instance, call};
 
+mod allowance;
 mod bindings;
+mod caps;
 mod columns;
 mod component;
 mod description;
@@ -117,6 +121,8 @@ pub struct Plugin {
     pub log: Arc<Log>,
     /// Hears what each call is given.
     listener: Option<Box<Listener>>,
+    /// What its calls may cost in all, if it is only tried.
+    allowance: Option<Allowance>,
     config: String,
     pub(crate) limits: Limits,
     engine: Engine,
@@ -147,7 +153,8 @@ impl Plugin {
         cache: Option<&Path>,
     ) -> Result<Plugin, Failure> {
         let digest = Digest::of(&bytes);
-        let compiled = engine::compile(engine, &digest, || component::wrap(&bytes), cache)?;
+        let compiled =
+            engine::compile(engine, &digest, || caps::check(&bytes).and_then(|()| component::wrap(&bytes)), cache)?;
         check_world(engine, &compiled)?;
         let pre = Linker::new(engine).instantiate_pre(&compiled).and_then(bindings::PluginPre::new).map_err(|e| {
             Failure::plugin(format!("it is not a component of the world keyfold:mapper/plugin@1.0.0: {e:#}"))
@@ -161,6 +168,7 @@ impl Plugin {
             meter: Arc::default(),
             log: Arc::default(),
             listener: None,
+            allowance: None,
             config: config.to_string(),
             limits,
             engine: engine.clone(),
@@ -184,6 +192,7 @@ impl Plugin {
             meter: Arc::default(),
             log: Arc::new(Log::of_lane(lane, lines_per_second)),
             listener: None,
+            allowance: None,
             config: self.config.clone(),
             limits: self.limits,
             engine: self.engine.clone(),
@@ -191,9 +200,11 @@ impl Plugin {
         }
     }
 
-    /// Returns the same plugin to be tried: with a meter of its own, and its log lines go nowhere.
-    pub fn of_trial(&self) -> Plugin {
-        Plugin { log: Arc::new(Log::silent()), ..self.of_lane("trial", 0) }
+    /// Returns the same plugin to be tried on these records: with a meter of its own, its log lines go nowhere, and once its calls have cost
+    /// more than a trial may, each fails with [`Fault::Host`].
+    pub fn of_trial(&self, records: &Records) -> Plugin {
+        let allowance = Some(Allowance::of(records.len(), records.bytes()));
+        Plugin { log: Arc::new(Log::silent()), allowance, ..self.of_lane("trial", 0) }
     }
 
     /// Returns what the board shows of a lane that this plugin folds as deployment `n`.

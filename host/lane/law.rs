@@ -59,7 +59,8 @@ const MOST_BYTES: usize = 64 << 20;
 /// Strikes of the long run, at most: each costs some 30 instances.
 const MOST_STRIKES: usize = 300;
 
-/// Folds `records` (in lane order) under several cuts; returns the first difference.
+/// Folds `records` (in lane order) under several cuts; returns the first difference. Fails with [`Fault::Host`] if that costs more than a
+/// trial may.
 pub fn check(
     plugin: &Arc<Plugin>,
     workers: &Arc<rayon::ThreadPool>,
@@ -67,7 +68,7 @@ pub fn check(
     records: &Records,
 ) -> Result<Option<Violation>, Fault> {
     // Its log lines are of no lane: the operator has not asked for these records to be folded.
-    let plugin = &Arc::new(plugin.of_trial());
+    let plugin = &Arc::new(plugin.of_trial(records));
     let whole = fold(plugin, workers, time, records, |_| usize::MAX)?;
     let mut chance = Chance::new();
     let mut at_random = move |_| chance.below(64) + 1;
@@ -85,13 +86,14 @@ pub fn check(
 
 /// Folds the records again and again in one instance of each kind, and in short batches. What a plugin keeps between calls may take thousands of
 /// items to show: a cache that is full, a counter that wraps. Returns the first difference, and how many records the instance met.
+/// Fails as [`check`] does.
 pub fn check_long(plugin: &Arc<Plugin>, time: Time, records: &Records) -> Result<(Option<Violation>, usize), Fault> {
-    let plugin = &Arc::new(plugin.of_trial());
+    let trial = &Arc::new(plugin.of_trial(records));
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let one = Arc::new(one.map_err(|e| Fault::Host(format!("cannot start a thread: {e}")))?);
     // All events after the first round are late.
     let time = Time { late: Late::Process, ..time };
-    let whole = fold(plugin, &one, time, records, |_| usize::MAX)?;
+    let whole = fold(trial, &one, time, records, |_| usize::MAX)?;
     let strikes = whole.iter().filter(|line| line.starts_with("Strike")).count();
     let bytes: usize = whole.iter().map(String::len).sum();
     let times = LONG.div_ceil(records.len().max(1));
@@ -99,6 +101,7 @@ pub fn check_long(plugin: &Arc<Plugin>, time: Time, records: &Records) -> Result
         [(MOST_OUTPUTS, whole.len()), (MOST_BYTES, bytes), (MOST_BYTES, records.bytes()), (MOST_STRIKES, strikes)];
     let times = most.into_iter().fold(times, |times, (most, once)| times.min(most / once.max(1)));
     let log = repeated(records, times.max(1));
+    let plugin = &Arc::new(plugin.of_trial(&log));
     let whole = fold(plugin, &one, time, &log, |_| usize::MAX)?;
     let given = fold(plugin, &one, time, &log, |_| SHORT)?;
     Ok((first_difference("by 500 of many records", &whole, &given), log.len()))

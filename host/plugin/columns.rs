@@ -32,6 +32,20 @@ pub struct Events {
     pub rejections: Vec<Rejection>,
 }
 
+/// What an item takes beside its bytes, about.
+const ITEM: usize = 16;
+
+impl Events {
+    /// Returns about how many bytes they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.records.len() * ITEM + self.keys.data.len() + self.values.data.len() + rejected(&self.rejections)
+    }
+}
+
+fn rejected(rejections: &[Rejection]) -> usize {
+    rejections.iter().map(|rejection| ITEM + rejection.reason.len()).sum()
+}
+
 /// What `fold` takes: keys, each with its events.
 #[derive(Debug, Default)]
 pub struct FoldInput {
@@ -144,6 +158,13 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Returns about how many bytes they take.
+    pub(super) fn bytes(&self) -> usize {
+        let rows: usize = self.rows.iter().map(|(part, items)| lift::part_bytes(part) + items.len() * ITEM).sum();
+        let lists = self.list_items.ends.len() * ITEM + self.list_items.data.len();
+        rows + self.values.data.len() + lists + rejected(&self.rejections)
+    }
+
     /// Whether key `i`, whose timer was `timer`, is not as it was.
     fn changes_key(&self, i: usize, timer: i64) -> bool {
         self.timers[i] != timer || self.value_changes[i] != change::KEEP || self.list_changes[i] != change::KEEP

@@ -8,6 +8,7 @@ use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, ResourceLimiter,
 
 use crate::backoff;
 use crate::observe::meter::Call;
+use crate::plugin::allowance::Allowance;
 use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
 use crate::plugin::columns::lift::{lift_events, lift_fold, lift_states, lift_timers};
 use crate::plugin::columns::lower::{MapInput, lower_fold, lower_states, lower_timers};
@@ -112,7 +113,8 @@ impl<'p> Instance<'p> {
             let result = instance.guest.keyfold_mapper_mapper().call_map_records(&mut instance.store, input.lower());
             let mut batch = instance.returned(result)?;
             instance.log(std::mem::take(&mut batch.logs));
-            lift_events(batch, range.len(), &instance.plugin.limits)
+            let events = lift_events(batch, range.len(), &instance.plugin.limits)?;
+            Ok((events.bytes(), events))
         })
     }
 
@@ -124,7 +126,8 @@ impl<'p> Instance<'p> {
             let result = instance.guest.keyfold_mapper_mapper().call_fold(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
             instance.log(std::mem::take(&mut batch.logs));
-            lift_fold(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)
+            let changes = lift_fold(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)?;
+            Ok((changes.bytes(), changes))
         })
     }
 
@@ -136,7 +139,8 @@ impl<'p> Instance<'p> {
             let result = instance.guest.keyfold_mapper_mapper().call_on_timer(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
             instance.log(std::mem::take(&mut batch.logs));
-            lift_timers(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)
+            let changes = lift_timers(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)?;
+            Ok((changes.bytes(), changes))
         })
     }
 
@@ -152,7 +156,8 @@ impl<'p> Instance<'p> {
             let states = lower_states(values, items);
             let result = instance.guest.keyfold_mapper_mapper().call_migrate(&mut instance.store, version, states);
             let batch = instance.returned(result)?;
-            lift_states(batch, values.len(), items.len())
+            let (values, items) = lift_states(batch, values.len(), items.len())?;
+            Ok((values.data.len() + items.data.len(), (values, items)))
         })
     }
 
@@ -170,13 +175,14 @@ impl<'p> Instance<'p> {
         fuel
     }
 
-    /// Makes a call with this many items and adds its cost to the plugin's meter.
+    /// Makes a call with this many items, which returns how many bytes it gave beside what it gave, and adds its cost to the plugin's meter.
     fn metered<T>(
         &mut self,
         (call, items): (Call, usize),
-        make: impl FnOnce(&mut Self) -> Result<T, Fault>,
+        make: impl FnOnce(&mut Self) -> Result<(usize, T), Fault>,
     ) -> Result<T, Fault> {
         let plugin = self.plugin;
+        plugin.allowance.as_ref().map_or(Ok(()), Allowance::check)?;
         plugin.meter.measure(call, || {
             let fuel = self.refuel(items);
             let mut result = make(self);
@@ -186,7 +192,10 @@ impl<'p> Instance<'p> {
                 result = Err(Fault::Plugin("the plugin needs more memory than a shared call may use".into()));
             }
             plugin.meter.memory(memory);
-            (result, fuel - self.fuel_left())
+            let burnt = fuel - self.fuel_left();
+            let bytes = result.as_ref().map_or(0, |(bytes, _)| *bytes);
+            plugin.allowance.iter().for_each(|allowance| allowance.spend(burnt, bytes));
+            (result.map(|(_, given)| given), burnt)
         })
     }
 

@@ -6,6 +6,8 @@ use jsonschema::paths::{Location, LocationSegment};
 use jsonschema::{JsonType, ValidationError, Validator};
 use serde_json::Value;
 
+mod cost;
+
 /// How many characters of a value a finding shows.
 const SHOWN: usize = 60;
 
@@ -18,7 +20,9 @@ pub(super) struct Schema {
 impl Schema {
     /// Reads a schema; the error says why it is invalid.
     pub(super) fn read(text: &str) -> Result<Schema, String> {
-        let text = serde_json::from_str(text).map_err(|e| format!("config-schema is not JSON: {e}"))?;
+        let text: Value = serde_json::from_str(text).map_err(|e| format!("config-schema is not JSON: {e}"))?;
+        cost::check_schema(&text.to_string(), &text)
+            .map_err(|why| format!("config-schema is not a JSON Schema that keyfold reads: {why}"))?;
         match jsonschema::options().offline().build(&text) {
             Ok(validator) => Ok(Schema { validator, text }),
             Err(e) => Err(format!("config-schema is not a JSON Schema: {}", in_schema(&e))),
@@ -27,6 +31,9 @@ impl Schema {
 
     /// Returns everything that does not fit, each finding with its path in the configuration; empty if the configuration fits.
     pub(super) fn findings(&self, config: &Value) -> Vec<String> {
+        if let Err(why) = cost::check_steps(&self.text, config) {
+            return vec![format!("config-schema is too expensive: {why}")];
+        }
         self.validator.iter_errors(config).flat_map(|error| self.finding(&error)).collect()
     }
 

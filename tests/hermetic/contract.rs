@@ -527,6 +527,23 @@ fn no_fault_is_found_with_a_plugin_that_keeps_the_law() {
     assert_eq!(law::check(&visits, &pool(2), time(), &records).expect("no fault of the host"), None);
 }
 
+/// Each of its items is lawful by itself.
+#[test]
+fn a_trial_ends_before_its_outputs_fill_the_memory_of_the_host() {
+    let limits = Limits { output_rows: 10_000_000, output_bytes: 1 << 30, memory_bytes: 256 << 20, ..DEFAULT_LIMITS };
+    let plugin = hostile(&json!({"mode": "rows"}), limits);
+    let log: Vec<TestRecord> = (0..12).map(|i| record(i, &event(&format!("k{i}"), i, 13))).collect();
+    let fault = law::check(&plugin, &pool(1), time(), &in_order(&log)).expect_err("it is ended");
+    assert_reason(&fault.text(), &["returned more bytes than a trial may"]);
+}
+
+#[test]
+fn a_file_that_would_cost_the_compiler_too_much_is_not_compiled() {
+    let refused = Plugin::load(shared_engine(), vec![0; (64 << 20) + 1], &json!({}), LIMITS, None).map(drop);
+    let failure = refused.expect_err("it is refused");
+    assert_reason(&failure.message, &["67108865 bytes", "at most 67108864"]);
+}
+
 // ---- limits belong to one item
 
 #[test]

@@ -221,7 +221,7 @@ fn kind(data: &ColumnData) -> ColumnType {
     }
 }
 
-fn part_bytes(part: &Part) -> usize {
+pub(super) fn part_bytes(part: &Part) -> usize {
     let column = |c: &Column| match &c.data {
         ColumnData::Booleans(v) => v.len(),
         ColumnData::Integers(v) | ColumnData::Timestamps(v) => v.len() * 8,
