@@ -3,6 +3,7 @@
 #   cassandra.sh start | stop | status | cql FILE | query 'CQL'
 # Env: DATA_DIR (./.services)  CQL_PORT (9042)  CASSANDRA_STORAGE_PORT (CQL_PORT+1000)  CASSANDRA_HEAP (-Xms512m -Xmx1g)
 #      CASSANDRA_ADDRESS (127.0.0.1)  CASSANDRA_TOKEN (0)  CASSANDRA_SEED (itself; to join a cluster, ADDRESS:STORAGE_PORT of its first node)
+#      CASSANDRA_SECURE (folder with server.pem and ca.pem: clients may use TLS)
 #      SERVICES_LIB (jar cache, default target/services-lib of the repository)  CQL_PYTHON (python3 with cassandra-driver or scylla-driver)  START_TIMEOUT_S (120)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -83,6 +84,15 @@ hinted_handoff_enabled: false
 auto_snapshot: false
 disk_access_mode: mmap_index_only
 EOF
+  [[ -z ${CASSANDRA_SECURE:-} ]] || cat >> "$RUN/cassandra.yaml" <<EOF
+client_encryption_options:
+  enabled: true
+  optional: true
+  ssl_context_factory:
+    class_name: org.apache.cassandra.security.PEMBasedSslContextFactory
+  keystore: $CASSANDRA_SECURE/server.pem
+  truststore: $CASSANDRA_SECURE/ca.pem
+EOF
   # Users and their rights, with the superuser cassandra.
   [[ -z ${CASSANDRA_AUTH:-} ]] || printf 'authenticator: PasswordAuthenticator\nauthorizer: CassandraAuthorizer\n' >> "$RUN/cassandra.yaml"
   cat > "$RUN/logback.xml" <<EOF
@@ -133,5 +143,5 @@ case ${1:-} in
   status) if running; then echo "cassandra running pid $(cat "$PIDFILE") on $ADDRESS:$CQL_PORT"; else echo "cassandra not running"; exit 3; fi ;;
   cql) shift; client file "$1" ;;
   query) shift; client query "$1" ;;
-  *) sed -n 2,6p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
+  *) sed -n 2,7p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
 esac

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Apache Kafka (KRaft, one node) from Maven Central, without Docker.
-#   kafka.sh start | stop | status | create-topic NAME PARTS [k=v ...] | acl AclCommand args | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
+#   kafka.sh start | stop | status | create-topic NAME PARTS [k=v ...] | acl AclCommand args | user NAME PASSWORD | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
 # Env: DATA_DIR (./.services)  KAFKA_PORT (9092)  KAFKA_CONTROLLER_PORT (KAFKA_PORT+1)  KAFKA_HEAP (-Xms256m -Xmx512m)
 #      CLOCK_SHIFT (+5s puts the broker's clock 5 s ahead, with libfaketime)
+#      KAFKA_SECURE (folder with server.pem and ca.pem: two more listeners, with TLS and passwords at KAFKA_SASL_PORT (PLAIN for KAFKA_USER with KAFKA_PASSWORD; SCRAM by the verb user),
+#      with TLS and certificates of clients at KAFKA_MTLS_PORT)
 #      SERVICES_LIB (jar cache, default target/services-lib of the checkout)  START_TIMEOUT_S (120)  CONSUME_TIMEOUT_MS (5000)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -53,13 +55,17 @@ start() {
     ! port_open "$p" || die "port $p is already in use by another process (set KAFKA_PORT / KAFKA_CONTROLLER_PORT)"
   done
   mkdir -p "$RUN/log"
+  local more='' names=''
+  [[ -z ${KAFKA_SECURE:-} ]] || {
+    more=",SASL://127.0.0.1:$KAFKA_SASL_PORT,MTLS://127.0.0.1:$KAFKA_MTLS_PORT" names=,SASL:SASL_SSL,MTLS:SSL
+  }
   cat > "$RUN/server.properties" <<EOF
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$KAFKA_CONTROLLER_PORT
-listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT
-advertised.listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT$more
+advertised.listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT$more
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT$names
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs=$RUN/log
@@ -85,6 +91,16 @@ replica.fetch.max.bytes=12582912
 transaction.max.timeout.ms=900000
 log.segment.bytes=268435456
 log.cleaner.dedupe.buffer.size=16777216
+EOF
+  [[ -z ${KAFKA_SECURE:-} ]] || cat >> "$RUN/server.properties" <<EOF
+ssl.keystore.type=PEM
+ssl.keystore.location=$KAFKA_SECURE/server.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$KAFKA_SECURE/ca.pem
+listener.name.mtls.ssl.client.auth=required
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
+listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_${KAFKA_USER}="$KAFKA_PASSWORD";
+listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 EOF
   if [[ ! -f $RUN/log/meta.properties ]]; then
     tool kafka.tools.StorageTool format -t "${KAFKA_CLUSTER_ID:-AAAAAAAAAAAAAAAAAAAAAQ}" -c "$RUN/server.properties" > "$RUN/format.log" 2>&1 \
@@ -126,6 +142,9 @@ case ${1:-} in
     shift; [[ $# -ge 2 ]] || die "create-topic NAME PARTS [k=v ...]"; ensure_jars
     name=$1 parts=$2; shift 2; cfg=(); for kv in "$@"; do cfg+=(--config "$kv"); done
     tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$BOOT" --create --if-not-exists --topic "$name" --partitions "$parts" --replication-factor 1 "${cfg[@]}" ;;
+  user)
+    shift; ensure_jars; tool kafka.admin.ConfigCommand --bootstrap-server "$BOOT" --alter --entity-type users --entity-name "$1" \
+      --add-config "SCRAM-SHA-256=[password=$2]" ;;
   acl)
     shift; ensure_jars; tool org.apache.kafka.tools.AclCommand --bootstrap-server "$BOOT" "$@" ;;
   delete-topic)
@@ -138,5 +157,5 @@ case ${1:-} in
     shift; [[ $# -ge 1 ]] || die "consume TOPIC"; ensure_jars
     t=$1; shift
     tool org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server "$BOOT" --topic "$t" --from-beginning --timeout-ms "$CONSUME_TIMEOUT_MS" "$@" 2> >(grep -v -E 'TimeoutException|^\s+at |Error processing message|Processed a total|KIP-848' >&2) || true ;;
-  *) sed -n 2,6p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
+  *) sed -n 2,8p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
 esac

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
 mod service;
 mod load;
 mod topics;
@@ -27,6 +28,7 @@ mod recreated_topics;
 mod replay;
 mod rights;
 mod seed;
+mod secured;
 mod sinks;
 mod sources;
 

@@ -221,7 +221,7 @@ fn tie(command: &[String], environment: &[(&'static str, String)], data: &Path) 
 }
 
 /// Two ports that are free now.
-fn free_ports() -> [u16; 2] {
+pub(crate) fn free_ports() -> [u16; 2] {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("the system has a free port"));
     listeners.map(|listener| listener.local_addr().expect("a bound listener has an address").port())
 }
