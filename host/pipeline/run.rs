@@ -20,7 +20,7 @@ use crate::lane::{Lane, Summary};
 use crate::observe::board::{Board, Phase};
 use crate::observe::telemetry;
 use crate::pipeline::open::Opening;
-use crate::pipeline::stop;
+use crate::pipeline::{descriptors, stop};
 use crate::plugin::sandbox::Sandbox;
 use crate::rollout::{order, shadow, watch_file};
 use crate::row::Table;
@@ -79,6 +79,7 @@ pub fn run_until(
     board.enter(Phase::Starting("connecting to source, sink and dead letters"));
     let mut outside = Outside::open(config, tables, &runtime, deadline)?;
     check_topic(config, &log, &outside.source)?;
+    descriptors::ensure(outside.source.lanes(config).len())?;
     board.enter(Phase::Starting("opening lanes"));
     log.begin(config, &plugin)?;
     let loader = Arc::new(Loader::of(&sandbox, config, log.clone()));
