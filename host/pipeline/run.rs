@@ -70,6 +70,9 @@ pub fn run_until(
     board.enter(Phase::Starting("reading the journal"));
     let patient = Patient::new(objects(&config.state.url)?, Arc::clone(board.state()), deadline, Arc::clone(stop));
     let objects: Arc<dyn ObjectStore> = Arc::new(patient.clone());
+    if let Some(folder) = config.state.url.to_file_path().ok().filter(|_| config.state.url.scheme() == "file") {
+        drop(board.state_folder.set(folder));
+    }
     let _presence = Presence::announce(&config.state.url)?;
     let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
     let store = order::Stored { objects: &objects, log: &log, runtime: runtime.handle() };
