@@ -105,6 +105,20 @@ pub fn redriven_headers(stored: &StoredLetter) -> HeaderColumns {
     headers
 }
 
+/// Returns which record of its own log a dead letter's record repeats: partition and offset. That is what its headers say, which a producer
+/// can write too.
+pub fn repeats(stored: &StoredLetter) -> Option<(u32, u64)> {
+    let record = stored.letter.record.get(0);
+    let (columns, i) = record.headers?;
+    let value = |name: &str| {
+        let named = |header: &(&[u8], &[u8])| header.0.strip_prefix(REDRIVEN.as_bytes()) == Some(name.as_bytes());
+        columns.of(i).find(named).and_then(|(_, value)| std::str::from_utf8(value).ok())
+    };
+    let is_of_this_log = value("topic") == stored.source_topic.as_deref();
+    let place = (value("partition")?.parse().ok()?, value("offset")?.parse().ok()?);
+    is_of_this_log.then_some(place)
+}
+
 /// Returns a record as a line for the file source, where it becomes the next one of its partition.
 pub fn redriven_line(record: RecordRef<'_>) -> Vec<u8> {
     let mut line = serde_json::to_vec(&file::record_object(record, false)).expect("plain data becomes JSON");

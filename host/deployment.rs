@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::event_time::AppendTime;
+use crate::failure::Failure;
 use crate::plugin::{Encodings, Plugin};
 
 pub mod follow;
@@ -162,4 +163,12 @@ impl protocol::Terms for Deployment {
     fn probation_ms(&self) -> i64 {
         self.probation_ms
     }
+}
+
+/// The failure of a start whose checkpoints have no journal.
+pub(crate) fn journal_missing(what: &str) -> Failure {
+    Failure::state(format!(
+        "state.url: the journal ({what}) is missing, but there are checkpoints (lanes/) that rest on it: floors, strikes and deployments are lost, \
+         so rows could differ; restore log/ from a backup, or delete lanes/ too and fold the log anew"
+    ))
 }

@@ -8,6 +8,7 @@ pub mod losses;
 pub mod meter;
 pub mod metrics;
 pub mod plugin_log;
+pub mod process;
 pub mod progress;
 pub mod status;
 pub mod telemetry;

@@ -30,7 +30,7 @@ pub(super) fn run(config: &Path, kill_after: Option<Duration>) -> Result<Ended, 
         }
     }
     command.arg("run").arg("-c").arg(config).args(["--log-format", "json"]);
-    command.env("KEYFOLD_LOG", "warn,keyfold=info,keyfold::plugin_log=debug");
+    command.env("KEYFOLD_LOG", "warn,keyfold=info,scylla=off,keyfold::plugin_log=debug");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::try_clone(&said).map_err(outside)?);
     let mut host = command.spawn().map_err(outside)?;
     if let Some(moment) = kill_after {

@@ -117,6 +117,7 @@ fn standing(config: &Config, plugin: Option<&Plugin>, runtime: &Runtime) -> Resu
     let objects = objects(url).map_err(refused(Symptom::StateUnusable))?;
     let Some(plugin) = plugin else { return Ok(Check::fine("state", url.to_string())) };
     let log = PipelineLog::new(objects, runtime.handle().clone());
+    log.check_journal().map_err(refused(Symptom::JournalMissing))?;
     let standing = log.standing(config, &plugin.digest).map_err(refused(Symptom::StateForeign))?;
     order::allow(config, &standing).map_err(refused(Symptom::SettingsDiffer))?;
     Ok(match standing {

@@ -54,7 +54,7 @@ Exit codes:
 
 Environment:
   KEYFOLD_CONFIG       the configuration file, unless -c names one
-  KEYFOLD_LOG          log filter, such as \"debug\" or \"warn,keyfold=info\" (the default)
+  KEYFOLD_LOG          log filter, such as \"debug\" or \"warn,keyfold=info,scylla=off\" (the default)
   KEYFOLD_LOG_FORMAT   \"human\" or \"json\", unless --log-format is given
   KEYFOLD_...          any configuration key, with each dot as a double underscore:
                        KEYFOLD_SOURCE__KAFKA__BROKERS sets source.kafka.brokers";

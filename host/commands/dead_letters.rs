@@ -11,7 +11,7 @@ use crate::append_file::AppendFile;
 use crate::clock;
 use crate::commands::cli::groups::DeadLettersCommand;
 use crate::config::{self, Config, DeadLetters, FileFormat, Source};
-use crate::dead_letter::{self, StoredLetter, redriven_headers, redriven_line};
+use crate::dead_letter::{self, StoredLetter, redriven_headers, redriven_line, repeats};
 use crate::deployment::PipelineLog;
 use crate::deployment::redriven::Redrive;
 use crate::failure::{Exit, Failure};
@@ -217,17 +217,32 @@ impl Plan {
             let places = redrives.iter().filter(|redrive| redrive.is_done == is_done).flat_map(|r| &r.records);
             places.copied().collect::<HashSet<Place>>()
         };
-        let former = if again { Former::default() } else { Former { sent: of(true), unsure: of(false) } };
-        (Plan::default(), former)
+        let redriven = redrives.iter().flat_map(|redrive| &redrive.records).copied().collect();
+        let (sent, unsure) = if again { Default::default() } else { (of(true), of(false)) };
+        (Plan::default(), Former { sent, unsure, redriven, ..Former::default() })
     }
 
-    fn take(&mut self, stage: Stage, place: Place, former: &Former, planned: &mut HashSet<Place>) {
+    /// `repeated` is the record that this one repeats: if that was sent, its last repetition stands for it.
+    fn take(
+        &mut self,
+        stage: Stage,
+        place: Place,
+        repeated: Option<Place>,
+        former: &mut Former,
+        planned: &mut HashSet<Place>,
+    ) {
+        if let Some(repeated) = repeated.filter(|repeated| *repeated != place && former.redriven.contains(repeated)) {
+            former.superseded.insert(repeated);
+            self.repeated += u64::from(planned.remove(&repeated));
+        }
         if !stage.keeps_the_record() {
             self.without_record += 1;
         } else if former.sent.contains(&place) {
             self.sent.insert(place);
         } else if former.unsure.contains(&place) {
             self.unsure.insert(place);
+        } else if former.superseded.contains(&place) {
+            self.repeated += 1;
         } else if planned.insert(place) {
             self.send.push(place);
         } else {
@@ -249,7 +264,7 @@ impl Plan {
             "an interrupted redrive may have sent them; look for their header keyfold.redriven.offset in the target, or send them \
              with --again",
         );
-        skipped(self.repeated, "their record is already sent for another dead letter");
+        skipped(self.repeated, "their record, or a repetition of it, is sent for another dead letter");
         skipped(self.without_record, "they carry a key's state or a row, not a record (timer, migrate, sink)");
         skipped(self.foreign, "their record comes from another topic than source.kafka.topic");
         skipped(self.cut, "their record was too large for the topic of dead letters and was cut; copy it from the log");
@@ -284,6 +299,10 @@ impl Plan {
 struct Former {
     sent: HashSet<Place>,
     unsure: HashSet<Place>,
+    /// Both, also if they are to be sent again.
+    redriven: HashSet<Place>,
+    /// Those of which a repetition is a dead letter too.
+    superseded: HashSet<Place>,
 }
 
 /// Sends the records of dead letters again, as new records of a log.
@@ -293,7 +312,7 @@ fn redrive(config: &Config, wanted: &Redriving, output: Output) -> Result<String
     let runtime = runtime()?;
     let log = PipelineLog::new(objects(&config.state.url)?, runtime.handle().clone());
     let redrives = log.redrives()?;
-    let (mut plan, former) = Plan::new(&redrives, wanted.again);
+    let (mut plan, mut former) = Plan::new(&redrives, wanted.again);
     let mut planned = HashSet::new();
     let mut withdrawn = Withdrawn { log: &log, known: BTreeMap::new() };
     read(config, wanted.stage, &mut |kept| {
@@ -304,10 +323,11 @@ fn redrive(config: &Config, wanted: &Redriving, output: Output) -> Result<String
         } else if kept.is_cut && kept.letter.stage.keeps_the_record() {
             plan.cut += 1;
         } else {
-            plan.take(kept.letter.stage, place(&kept), &former, &mut planned);
+            plan.take(kept.letter.stage, place(&kept), repeats(&kept), &mut former, &mut planned);
         }
         Ok(())
     })?;
+    plan.send.retain(|place| planned.contains(place));
     if wanted.dry_run || plan.send.is_empty() {
         return Ok(plan.answer(&target, wanted.dry_run, output));
     }
@@ -462,9 +482,9 @@ mod tests {
             (Stage::Map, (1, 3)),
         ];
         let planned = |again| {
-            let (mut plan, former) = Plan::new(&former, again);
+            let (mut plan, mut former) = Plan::new(&former, again);
             let mut planned = HashSet::new();
-            letters.iter().for_each(|&(stage, place)| plan.take(stage, place, &former, &mut planned));
+            letters.iter().for_each(|&(stage, place)| plan.take(stage, place, None, &mut former, &mut planned));
             plan
         };
         let plan = planned(false);
@@ -477,5 +497,24 @@ mod tests {
             "{lines}"
         );
         assert_eq!(planned(true).send, [(0, 1), (0, 2), (0, 3), (1, 3)]);
+    }
+
+    #[test]
+    fn of_a_record_that_fails_again_only_the_last_repetition_is_sent() {
+        let redrive = Redrive { at_ms: 1, to: "topic visits".into(), records: vec![(0, 1), (0, 7)], is_done: true };
+        // 0/7 repeats 0/1, and 0/9 repeats 0/7; 0/8 says that it repeats 0/2, which was never sent.
+        let letters =
+            [((0, 1), None), ((0, 2), None), ((0, 7), Some((0, 1))), ((0, 8), Some((0, 2))), ((0, 9), Some((0, 7)))];
+        let mut backwards = letters;
+        backwards.reverse();
+        for letters in [letters, backwards] {
+            let (mut plan, mut former) = Plan::new(std::slice::from_ref(&redrive), true);
+            let mut planned = HashSet::new();
+            let stage = Stage::Map;
+            letters.iter().for_each(|(place, of)| plan.take(stage, *place, *of, &mut former, &mut planned));
+            plan.send.retain(|place| planned.contains(place));
+            plan.send.sort_unstable();
+            assert_eq!((plan.send, plan.repeated), (vec![(0, 2), (0, 8), (0, 9)], 2));
+        }
     }
 }

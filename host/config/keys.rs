@@ -187,7 +187,7 @@ pub(super) const KEYS: &[Key] = &[
         "plugin.output_bytes",
         Kind::Size(1, GIB),
         Absent::Is(r#""64MiB""#),
-        "output limit for one record, event or firing",
+        "output limit for one record, event or firing: rows, state, reasons and log lines",
     ),
     key(
         "plugin.record_bytes",

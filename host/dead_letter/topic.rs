@@ -23,6 +23,7 @@ use crate::dead_letter::header;
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
 use crate::failure::{Check, Failure};
 use crate::record::{NO_TIME, RecordRef};
+use crate::source::kafka::check_files;
 use crate::source::kafka::rights::{self, Right};
 
 /// How long the brokers may take to answer one request.
@@ -286,6 +287,7 @@ fn producer(brokers: &str, properties: &BTreeMap<String, String>) -> Result<Base
         );
         return Err(Failure::config(message));
     }
+    check_files("dead_letters.properties", properties)?;
     let mut config = ClientConfig::new();
     // The topic decides what is too large, not the producer.
     config.set("message.max.bytes", "1000000000");

@@ -74,6 +74,7 @@ impl PipelineLog {
     /// Compares the pipeline's identity and the deployment in force with what is configured. Changes nothing.
     pub fn standing(&self, config: &Config, plugin: &Digest) -> Result<Standing, Failure> {
         self.check_identity(config)?;
+        self.check_journal()?;
         let Some((n, in_force)) = self.in_force()? else { return Ok(Standing::First) };
         let configured = Settings::of(config, plugin);
         let differences = in_force.settings.differences(&configured);
@@ -82,6 +83,14 @@ impl PipelineLog {
         }
         let last: Option<Settings> = self.read("log/configured.json")?;
         Ok(if last.as_ref() == Some(&configured) { Standing::Superseded(n) } else { Standing::Changed(differences) })
+    }
+
+    /// Refuses checkpoints that have no journal. Changes nothing.
+    pub fn check_journal(&self) -> Result<(), Failure> {
+        if self.get("log/pipeline.json")?.is_some() || self.paths(&Path::from("lanes"))?.is_empty() {
+            return Ok(());
+        }
+        Err(super::journal_missing("log/"))
     }
 
     fn check_identity(&self, config: &Config) -> Result<(), Failure> {

@@ -279,7 +279,8 @@ impl Gather {
 
     /// Ends the report.
     pub(super) fn finish_progress(&mut self) {
-        self.catching_up.progress.finish();
+        let CatchingUp { backlog, progress, .. } = &mut self.catching_up;
+        progress.finish(self.merge.finished() || backlog.is_none_or(|backlog| self.gathered >= backlog));
     }
 }
 

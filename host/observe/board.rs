@@ -2,8 +2,9 @@
 //! batch and never per record. Locks are taken only when a lane starts or swaps its logic, not while it folds. Lanes never read a board, so
 //! it changes no row.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::backoff::Outage;
 use crate::clock;
@@ -432,6 +433,8 @@ pub struct Board {
     outputs: Mutex<Outputs>,
     queued: AtomicI64,
     tracer: Option<Tracer>,
+    /// The folder of the state; not set if it is in a bucket.
+    pub state_folder: OnceLock<PathBuf>,
 }
 
 /// The availability of what a host writes to.
@@ -457,6 +460,7 @@ impl Board {
             outputs: Mutex::default(),
             queued: AtomicI64::new(0),
             tracer: None,
+            state_folder: OnceLock::new(),
         }
     }
 

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::backoff::Outage;
 use crate::position::Offset;
 
+/// No offset.
+const UNTOLD: u64 = u64::MAX;
+
 /// The ends and the positions of the partitions that a source reads.
 #[derive(Debug)]
 pub struct Ends {
@@ -19,6 +22,8 @@ pub struct Ends {
 struct End {
     /// Offset after the last record, according to the leader.
     high: AtomicU64,
+    /// First offset that is still in the log, according to the leader; none before it was told.
+    low: AtomicU64,
     /// Next offset to read.
     reached: AtomicU64,
 }
@@ -26,8 +31,11 @@ struct End {
 impl Ends {
     /// Creates the partitions from their ends and first offsets.
     pub fn new(partitions: impl Iterator<Item = (Offset, Offset)>) -> Ends {
-        let end =
-            |(high, first): (Offset, Offset)| End { high: AtomicU64::new(high.0), reached: AtomicU64::new(first.0) };
+        let end = |(high, first): (Offset, Offset)| End {
+            high: AtomicU64::new(high.0),
+            low: AtomicU64::new(UNTOLD),
+            reached: AtomicU64::new(first.0),
+        };
         Ends {
             partitions: partitions.map(end).collect(),
             read: AtomicU64::new(0),
@@ -40,6 +48,21 @@ impl Ends {
     pub fn unread(&self) -> u64 {
         let left = |end: &End| end.high.load(Relaxed).saturating_sub(end.reached.load(Relaxed));
         self.partitions.iter().map(left).sum()
+    }
+
+    /// Returns how far the next offset to read is from the first one still in the log, of the partition where that is least; none while unknown.
+    pub fn margin(&self) -> Option<u64> {
+        let told = self.partitions.iter().filter(|end| end.low.load(Relaxed) != UNTOLD);
+        told.map(|end| end.reached.load(Relaxed).saturating_sub(end.low.load(Relaxed))).min()
+    }
+
+    /// Records where the partitions begin, in their order.
+    pub(crate) fn begin_at(&self, lows: &[Option<Offset>]) {
+        for (end, low) in self.partitions.iter().zip(lows) {
+            if let Some(low) = low {
+                end.low.store(low.0, Relaxed);
+            }
+        }
     }
 
     /// Returns the number of records read since the source started.
@@ -90,5 +113,10 @@ mod tests {
         assert_eq!((ends.unread(), ends.answered()), (1, true), "a log that lost its tail is not behind");
         ends.survey(None);
         assert_eq!((ends.unread(), ends.answered()), (1, false));
+        assert_eq!(ends.margin(), None);
+        ends.begin_at(&[Some(Offset(3)), None]);
+        assert_eq!(ends.margin(), Some(6));
+        ends.begin_at(&[Some(Offset(11)), Some(Offset(5))]);
+        assert_eq!(ends.margin(), Some(0), "what was not read is gone");
     }
 }

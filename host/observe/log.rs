@@ -17,8 +17,9 @@ pub enum Format {
     Json,
 }
 
-/// The filter if `KEYFOLD_LOG` is not set.
-pub const DEFAULT_FILTER: &str = "warn,keyfold=info";
+/// The filter if `KEYFOLD_LOG` is not set. In an outage the driver of CQL databases warns of each attempt at each connection; the host says once
+/// that the database is unavailable, and why.
+pub const DEFAULT_FILTER: &str = "warn,keyfold=info,scylla=off";
 
 impl Format {
     /// Parses the value of `KEYFOLD_LOG_FORMAT`.

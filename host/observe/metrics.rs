@@ -12,6 +12,7 @@ use crate::event_time::Implausible;
 use crate::observe::board::{Activity, Board, LaneBoard};
 use crate::observe::health;
 use crate::observe::meter::{Call, Cost};
+use crate::observe::process;
 use crate::printable::printable;
 use crate::strike::Stage;
 
@@ -66,6 +67,26 @@ const METRICS: &[Metric] = &[
     ),
     host("keyfold_start_time_seconds", NONE, "start time of the host, Unix time", |view, out| {
         out.value(&[], seconds(view.board.started_ms));
+    }),
+    Metric {
+        kind: Kind::Counter,
+        ..host("process_cpu_seconds_total", NONE, "CPU time of the process, user and system", |_, out| {
+            out.known(process::read().cpu_seconds)
+        })
+    },
+    host("process_resident_memory_bytes", NONE, "memory that the process occupies", |_, out| {
+        out.known(process::read().resident_bytes)
+    }),
+    host("process_virtual_memory_bytes", NONE, "address space of the process", |_, out| {
+        out.known(process::read().virtual_bytes)
+    }),
+    host("process_open_fds", NONE, "open files of the process", |_, out| out.known(process::read().open_files)),
+    host("process_max_fds", NONE, "most open files that the process may have", |_, out| {
+        out.known(process::read().most_files)
+    }),
+    host("process_threads", NONE, "threads of the process", |_, out| out.known(process::read().threads)),
+    host("process_start_time_seconds", NONE, "start time of the process, Unix time", |_, out| {
+        out.known(process::read().started)
     }),
     host("keyfold_live", NONE, "1 while `/livez` returns 200, else 0", |view, out| {
         out.value(&[], flag(health::is_well(&health::live(view.board, view.stuck_after))));
@@ -160,6 +181,12 @@ const METRICS: &[Metric] = &[
         |lane, view, out| out.known(lane.lag_ms(view.now_ms).map(seconds)),
     ),
     gauge(
+        "keyfold_log_margin_records",
+        "offsets between the first one still in the log and the next to read, of the partition with the fewest: at 0, retention deletes what was not \
+         read; omitted for a file",
+        |lane, _, out| out.known(lane.ends().and_then(|ends| ends.margin()).map(|margin| margin as f64)),
+    ),
+    gauge(
         "keyfold_source_up",
         "1 if the partitions' leaders answered the last request, else 0; omitted for a file",
         |lane, _, out| {
@@ -198,6 +225,12 @@ const METRICS: &[Metric] = &[
     gauge("keyfold_checkpoint_bytes", "size of the last checkpoint before compression", |lane, _, out| {
         out.number(lane.checkpoint_bytes.get());
     }),
+    host(
+        "keyfold_state_disk_free_bytes",
+        NONE,
+        "what can still be written to the file system of the state; omitted for a bucket",
+        |view, out| out.known(view.board.state_folder.get().and_then(|folder| process::free_bytes(folder))),
+    ),
     host("keyfold_state_up", NONE, "0 during an outage of the state store (`state.url`), else 1", |view, out| {
         out.up(Some(view.board.state()));
     }),
@@ -539,7 +572,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for Metric { name, kind, labels, read, .. } in METRICS {
             assert!(seen.insert(name), "{name} is defined twice");
-            assert!(name.starts_with("keyfold_"), "{name}");
+            assert!(name.starts_with("keyfold_") || name.starts_with("process_"), "{name}");
             assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
             assert_eq!(labels.first() == Some(&"lane"), matches!(read, Read::Lane(_)), "{name}");
         }

@@ -11,6 +11,9 @@ const BURST_SECONDS: u64 = 10;
 /// Time between two reports of dropped lines, microseconds.
 const TELL_EVERY_US: u64 = 10_000_000;
 
+/// Bytes of a line that are written.
+const MOST_BYTES: usize = 8 << 10;
+
 /// The log of a plugin, in one lane or outside of any lane.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -76,13 +79,23 @@ impl Log {
             }
         }
         self.written.fetch_add(1, Relaxed);
+        let shown = shown(message);
         match level {
-            0 => tracing::error!(target: "keyfold::plugin_log", plugin = name, version, lane, "{message}"),
-            1 => tracing::warn!(target: "keyfold::plugin_log", plugin = name, version, lane, "{message}"),
-            2 => tracing::info!(target: "keyfold::plugin_log", plugin = name, version, lane, "{message}"),
-            _ => tracing::debug!(target: "keyfold::plugin_log", plugin = name, version, lane, "{message}"),
+            0 => tracing::error!(target: "keyfold::plugin_log", plugin = name, version, lane, "{shown}"),
+            1 => tracing::warn!(target: "keyfold::plugin_log", plugin = name, version, lane, "{shown}"),
+            2 => tracing::info!(target: "keyfold::plugin_log", plugin = name, version, lane, "{shown}"),
+            _ => tracing::debug!(target: "keyfold::plugin_log", plugin = name, version, lane, "{shown}"),
         }
     }
+}
+
+/// A line as it is written: the rate counts lines, so a long one is cut.
+fn shown(message: &str) -> std::borrow::Cow<'_, str> {
+    let kept = &message[..message.floor_char_boundary(MOST_BYTES)];
+    if kept.len() == message.len() {
+        return message.into();
+    }
+    format!("{kept}... ({} bytes)", message.len()).into()
 }
 
 /// What happens to a line.
@@ -155,6 +168,14 @@ mod tests {
         assert_eq!([0, 100, 900].map(&mut told), [true, false, false]);
         let tells: usize = (0..400_u64).map(|i| usize::from(told(10_000 + i))).sum();
         assert_eq!(tells, 1);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_and_says_how_long_it_was() {
+        assert_eq!(shown("short"), "short");
+        let long = "é".repeat(MOST_BYTES);
+        let cut = shown(&long);
+        assert!(cut.len() < MOST_BYTES + 40 && cut.ends_with("... (16384 bytes)"), "{}", cut.len());
     }
 
     #[test]

@@ -54,14 +54,19 @@ impl Progress {
         }
     }
 
-    /// Ends and removes the bar.
-    pub fn finish(&mut self) {
+    /// Ends and removes the bar; tells whether the end was reached.
+    pub fn finish(&mut self, caught_up: bool) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
             BARS.remove(&bar);
         }
         if std::mem::take(&mut self.worth_showing) {
-            tracing::info!(event = "caught-up", records = self.pace.last.done, lag = self.pace.last.lag, "caught up");
+            let Sample { done: records, lag, .. } = self.pace.last;
+            if caught_up {
+                tracing::info!(event = "caught-up", records, "caught up");
+            } else {
+                tracing::info!(event = "stopped-behind", records, lag, "stopped before it had caught up");
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use crate::clock::{self, SystemClock};
 use crate::config::{self, Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic, News};
-use crate::deployment::{PipelineLog, Verdict};
+use crate::deployment::{PipelineLog, Verdict, journal_missing};
 use crate::failure::{Exit, Failure};
 use crate::lane::Lane;
 use crate::lane::audit::Auditor;
@@ -172,6 +172,9 @@ impl Opening<'_> {
         let handle = self.runtime.handle();
         let (journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
         let (store, checkpoint) = self.state(&name)?;
+        if checkpoint.is_some() && contents.beginning.is_none() {
+            return Err(journal_missing(&format!("log/lanes/{name}")));
+        }
         self.log.own(&name)?;
         let tenure = Arc::new(journal.tenure(Arc::new(SystemClock))?);
         let opened = Opened { name, partitions, store, checkpoint, journal, contents, tenure };

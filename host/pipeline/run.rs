@@ -20,7 +20,7 @@ use crate::lane::{Lane, Summary};
 use crate::observe::board::{Board, Phase};
 use crate::observe::telemetry;
 use crate::pipeline::open::Opening;
-use crate::pipeline::stop;
+use crate::pipeline::{descriptors, stop};
 use crate::plugin::sandbox::Sandbox;
 use crate::rollout::{order, shadow, watch_file};
 use crate::row::Table;
@@ -70,6 +70,9 @@ pub fn run_until(
     board.enter(Phase::Starting("reading the journal"));
     let patient = Patient::new(objects(&config.state.url)?, Arc::clone(board.state()), deadline, Arc::clone(stop));
     let objects: Arc<dyn ObjectStore> = Arc::new(patient.clone());
+    if let Some(folder) = config.state.url.to_file_path().ok().filter(|_| config.state.url.scheme() == "file") {
+        drop(board.state_folder.set(folder));
+    }
     let _presence = Presence::announce(&config.state.url)?;
     let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
     let store = order::Stored { objects: &objects, log: &log, runtime: runtime.handle() };
@@ -79,6 +82,7 @@ pub fn run_until(
     board.enter(Phase::Starting("connecting to source, sink and dead letters"));
     let mut outside = Outside::open(config, tables, &runtime, deadline)?;
     check_topic(config, &log, &outside.source)?;
+    descriptors::ensure(outside.source.lanes(config).len())?;
     board.enter(Phase::Starting("opening lanes"));
     log.begin(config, &plugin)?;
     let loader = Arc::new(Loader::of(&sandbox, config, log.clone()));

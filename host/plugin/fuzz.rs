@@ -30,7 +30,7 @@ fn any_call(source: &mut Unstructured<'_>) -> Result<()> {
     match source.int_in_range(0..=3)? {
         0 => {
             let (batch, records) = (events(source)?, usize::from(u8::arbitrary(source)?));
-            if let Ok(events) = lift_events(batch, records, &DEFAULT_LIMITS) {
+            if let Ok(events) = lift_events(batch, records, 0, &DEFAULT_LIMITS) {
                 assert_eq!(events.keys.len(), events.records.len());
                 assert!(events.records.iter().all(|&record| (record as usize) < records));
                 read_all(&events.keys);
@@ -39,20 +39,20 @@ fn any_call(source: &mut Unstructured<'_>) -> Result<()> {
         }
         1 => {
             let (input, tables, batch) = (fold_input(source)?, tables(), changes(source)?);
-            if let Ok(changes) = lift_fold(batch, &input, &tables, &DEFAULT_LIMITS) {
+            if let Ok(changes) = lift_fold(batch, &input, 0, &tables, &DEFAULT_LIMITS) {
                 read_changes(&changes, input.keys.len());
             }
         }
         2 => {
             let (input, tables, batch) = (timer_input(source)?, tables(), changes(source)?);
-            if let Ok(changes) = lift_timers(batch, &input, &tables, &DEFAULT_LIMITS) {
+            if let Ok(changes) = lift_timers(batch, &input, 0, &tables, &DEFAULT_LIMITS) {
                 read_changes(&changes, input.keys.len());
             }
         }
         _ => {
             let batch = wit::StateBatchResult { values: column(source)?, list_items: column(source)? };
             let (values, items) = (u8::arbitrary(source)?, u8::arbitrary(source)?);
-            if let Ok((values, items)) = lift_states(batch, values.into(), items.into()) {
+            if let Ok((values, items)) = lift_states(batch, values.into(), items.into(), &DEFAULT_LIMITS) {
                 read_all(&values);
                 read_all(&items);
             }

@@ -10,7 +10,7 @@ use crate::backoff;
 use crate::observe::meter::Call;
 use crate::plugin::allowance::Allowance;
 use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
-use crate::plugin::columns::lift::{lift_events, lift_fold, lift_states, lift_timers};
+use crate::plugin::columns::lift::{lift_events, lift_fold, lift_states, lift_timers, log_bytes};
 use crate::plugin::columns::lower::{MapInput, lower_fold, lower_states, lower_timers};
 use crate::plugin::columns::{Changes, Events, FoldInput, TimerInput};
 use crate::plugin::{Description, Fault, Input, Limits, Plugin, bindings};
@@ -20,6 +20,9 @@ use crate::record::{ByteColumn, Records};
 const WAIT: Duration = Duration::from_millis(1);
 /// After this many pauses, a minute, waiting is given up.
 const MOST_WAITS: u32 = 60_000;
+
+/// What is kept of the error of a call, in bytes.
+const MOST_REASON: usize = 4 << 10;
 
 /// The data of a store: limits and usage of its guest.
 pub(super) struct Guest {
@@ -112,9 +115,9 @@ impl<'p> Instance<'p> {
             let input = MapInput::new(records, range.clone(), instance.plugin.description.wants_headers);
             let result = instance.guest.keyfold_mapper_mapper().call_map_records(&mut instance.store, input.lower());
             let mut batch = instance.returned(result)?;
-            instance.log(std::mem::take(&mut batch.logs));
-            let events = lift_events(batch, range.len(), &instance.plugin.limits)?;
-            Ok((events.bytes(), events))
+            let logged = instance.log(std::mem::take(&mut batch.logs));
+            let given = lift_events(batch, range.len(), logged, &instance.plugin.limits)?;
+            Ok((given.bytes(), given))
         })
     }
 
@@ -125,9 +128,9 @@ impl<'p> Instance<'p> {
             let lowered = lower_fold(input);
             let result = instance.guest.keyfold_mapper_mapper().call_fold(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
-            instance.log(std::mem::take(&mut batch.logs));
-            let changes = lift_fold(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)?;
-            Ok((changes.bytes(), changes))
+            let logged = instance.log(std::mem::take(&mut batch.logs));
+            let given = lift_fold(batch, input, logged, &instance.plugin.description.tables, &instance.plugin.limits)?;
+            Ok((given.bytes(), given))
         })
     }
 
@@ -138,9 +141,9 @@ impl<'p> Instance<'p> {
             let lowered = lower_timers(input);
             let result = instance.guest.keyfold_mapper_mapper().call_on_timer(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
-            instance.log(std::mem::take(&mut batch.logs));
-            let changes = lift_timers(batch, input, &instance.plugin.description.tables, &instance.plugin.limits)?;
-            Ok((changes.bytes(), changes))
+            let logged = instance.log(std::mem::take(&mut batch.logs));
+            let given = lift_timers(batch, input, logged, &instance.plugin.description.tables, &instance.plugin.limits)?;
+            Ok((given.bytes(), given))
         })
     }
 
@@ -156,7 +159,7 @@ impl<'p> Instance<'p> {
             let states = lower_states(values, items);
             let result = instance.guest.keyfold_mapper_mapper().call_migrate(&mut instance.store, version, states);
             let batch = instance.returned(result)?;
-            let (values, items) = lift_states(batch, values.len(), items.len())?;
+            let (values, items) = lift_states(batch, values.len(), items.len(), &instance.plugin.limits)?;
             Ok((values.data.len() + items.data.len(), (values, items)))
         })
     }
@@ -206,16 +209,23 @@ impl<'p> Instance<'p> {
     fn returned<T>(&mut self, result: wasmtime::Result<Result<T, String>>) -> Result<T, Fault> {
         match result {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(reason)) => Err(Fault::Plugin(format!("the call returned an error: {reason}"))),
+            Ok(Err(reason)) => {
+                // It goes into the journal, and nothing has counted it.
+                let kept = &reason[..reason.floor_char_boundary(MOST_REASON)];
+                Err(Fault::Plugin(format!("the call returned an error: {kept}")))
+            }
             Err(e) => Err(fault(&mut self.store, &e)),
         }
     }
 
-    fn log(&self, lines: Vec<wit::LogLine>) {
+    /// Writes log lines; returns their bytes, which are part of what a call returns.
+    fn log(&self, lines: Vec<wit::LogLine>) -> usize {
+        let bytes = log_bytes(&lines);
         for wit::LogLine { level, message } in lines {
             let Description { name, version, .. } = &self.plugin.description;
             self.plugin.log.line((name, version), level, &message);
         }
+        bytes
     }
 }
 

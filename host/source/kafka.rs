@@ -17,6 +17,7 @@ pub mod produce;
 mod reader;
 pub mod rights;
 pub mod survey;
+mod voice;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -39,7 +40,7 @@ use crate::source::kafka::native::{Batch, Connection};
 use crate::source::kafka::reader::{Reader, Track, Wanted};
 use crate::source::{Arrival, Source, Start};
 
-pub use crate::source::kafka::broker::{DEFAULTS, RESERVED, Timestamps, Topic, check_properties, inspect};
+pub use crate::source::kafka::broker::{DEFAULTS, RESERVED, Timestamps, Topic, check_files, check_properties, inspect};
 
 /// Arrivals that wait for the lane.
 const ARRIVALS: usize = 8;

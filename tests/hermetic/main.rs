@@ -31,4 +31,5 @@ mod state;
 mod stopping;
 mod tidy;
 mod timestamps;
+mod unfit;
 mod withdraw;

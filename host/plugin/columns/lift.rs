@@ -6,18 +6,33 @@ use crate::plugin::{Fault, Limits};
 use crate::record::{ByteColumn, NO_TIME};
 use crate::row::{Column, ColumnData, ColumnType, Part, Table, TextColumn};
 
+/// What is counted for each item of a list, null or log line besides its bytes: however small it is, it occupies the host.
+const END_BYTES: usize = 4;
+
 /// Verifies what `migrate` returned: as many values and list items as it was given.
 pub(in crate::plugin) fn lift_states(
     batch: wit::StateBatchResult,
     values: usize,
     items: usize,
+    limits: &Limits,
 ) -> Result<(ByteColumn, ByteColumn), Fault> {
     let wit::StateBatchResult { values: v, list_items: l } = batch;
+    limits.check_output(0, v.data.len() + l.data.len() + END_BYTES * l.ends.len())?;
     Ok((byte_column("values", v.data, v.ends, values)?, byte_column("list-items", l.data, l.ends, items)?))
 }
 
+/// The bytes of log lines. An empty one takes room too.
+pub(in crate::plugin) fn log_bytes(lines: &[wit::LogLine]) -> usize {
+    lines.iter().map(|line| line.message.len() + END_BYTES).sum()
+}
+
 /// Verifies what `map-records` returned for `n` records.
-pub(in crate::plugin) fn lift_events(batch: wit::EventBatch, n: usize, limits: &Limits) -> Result<Events, Fault> {
+pub(in crate::plugin) fn lift_events(
+    batch: wit::EventBatch,
+    n: usize,
+    logged: usize,
+    limits: &Limits,
+) -> Result<Events, Fault> {
     let count = batch.records.len();
     length("event-batch.event-times", batch.event_times.len(), count)?;
     let keys = byte_column("event-batch.keys", batch.keys.data, batch.keys.ends, count)?;
@@ -31,7 +46,8 @@ pub(in crate::plugin) fn lift_events(batch: wit::EventBatch, n: usize, limits: &
     if let Some(r) = rejections.iter().find(|r| batch.records.binary_search(&r.item).is_ok()) {
         return Err(Fault::malformed(format!("event-batch: record {} is rejected but has events", r.item)));
     }
-    limits.check_output(count, keys.bytes().data.len() + values.data.len())?;
+    let bytes = keys.bytes().data.len() + values.data.len() + reason_bytes(&rejections) + logged;
+    limits.check_output(count, bytes)?;
     Ok(Events { records: batch.records, keys: keys.into_bytes(), event_times: batch.event_times, values, rejections })
 }
 
@@ -39,11 +55,12 @@ pub(in crate::plugin) fn lift_events(batch: wit::EventBatch, n: usize, limits: &
 pub(in crate::plugin) fn lift_fold(
     batch: wit::ChangeBatch,
     input: &FoldInput,
+    logged: usize,
     tables: &[Table],
     limits: &Limits,
 ) -> Result<Changes, Fault> {
     length("change-batch.consumed", batch.consumed.len(), input.keys.len())?;
-    let changes = lift_changes(batch, input.keys.len(), input.event_times.len(), tables, limits)?;
+    let changes = lift_changes(batch, (input.keys.len(), input.event_times.len()), logged, tables, limits)?;
     for i in 0..input.keys.len() {
         let first = start_of(&input.event_ends, i);
         let next = first + changes.consumed[i] as usize;
@@ -69,10 +86,11 @@ pub(in crate::plugin) fn lift_fold(
 pub(in crate::plugin) fn lift_timers(
     batch: wit::ChangeBatch,
     input: &TimerInput,
+    logged: usize,
     tables: &[Table],
     limits: &Limits,
 ) -> Result<Changes, Fault> {
-    let changes = lift_changes(batch, input.keys.len(), input.keys.len(), tables, limits)?;
+    let changes = lift_changes(batch, (input.keys.len(), input.keys.len()), logged, tables, limits)?;
     if let Some(i) =
         (0..input.keys.len()).find(|&i| changes.timers[i] != NO_TIME && changes.timers[i] <= input.timers[i])
     {
@@ -85,8 +103,8 @@ pub(in crate::plugin) fn lift_timers(
 
 fn lift_changes(
     batch: wit::ChangeBatch,
-    keys: usize,
-    items: usize,
+    (keys, items): (usize, usize),
+    logged: usize,
     tables: &[Table],
     limits: &Limits,
 ) -> Result<Changes, Fault> {
@@ -105,7 +123,9 @@ fn lift_changes(
     }
     let row_count = rows.iter().map(|(_, items)| items.len()).sum();
     let row_bytes: usize = rows.iter().map(|(part, _)| part_bytes(part)).sum();
-    limits.check_output(row_count, row_bytes + values.data.len() + list_items.data.len())?;
+    let rejections = lift_rejections(batch.rejections, items)?;
+    let state_bytes = values.data.len() + list_items.data.len() + END_BYTES * list_items.len();
+    limits.check_output(row_count, row_bytes + state_bytes + reason_bytes(&rejections) + logged)?;
     Ok(Changes {
         consumed: batch.consumed,
         value_changes: batch.value_changes,
@@ -115,7 +135,7 @@ fn lift_changes(
         list_items,
         timers: batch.timers,
         rows,
-        rejections: lift_rejections(batch.rejections, items)?,
+        rejections,
     })
 }
 
@@ -228,10 +248,15 @@ pub(super) fn part_bytes(part: &Part) -> usize {
         ColumnData::Floats(v) => v.len() * 8,
         ColumnData::Texts(v) | ColumnData::Json(v) => v.bytes().data.len(),
         ColumnData::Blobs(v) => v.data.len(),
-        ColumnData::TextLists { items, .. } => items.bytes().data.len(),
+        ColumnData::TextLists { items, .. } => items.bytes().data.len() + END_BYTES * items.len(),
         ColumnData::IntegerLists { items, .. } => items.len() * 8,
     };
-    part.columns.iter().map(column).sum()
+    // Nulls may be named more than once.
+    part.columns.iter().map(|c| column(c) + END_BYTES * c.nulls.len()).sum()
+}
+
+fn reason_bytes(rejections: &[Rejection]) -> usize {
+    rejections.iter().map(|rejection| rejection.reason.len()).sum()
 }
 
 fn length(what: &str, found: usize, wanted: usize) -> Result<(), Fault> {
@@ -288,6 +313,38 @@ mod tests {
         input
     }
 
+    #[test]
+    fn everything_that_a_call_returns_is_counted_once() {
+        let limits = Limits { output_bytes: 100, ..LIMITS };
+        let verdict =
+            |answer: wit::ChangeBatch, logged| lift_fold(answer, &input(NO_TIME), logged, &[], &limits).map(drop);
+        let with_reason = |bytes: usize| {
+            let rejections = vec![wit::Rejection { item: 0, reason: "r".repeat(bytes) }];
+            wit::ChangeBatch { rejections, ..answer(2, NO_TIME) }
+        };
+        let with_items = |count: u32| wit::ChangeBatch {
+            list_changes: vec![change::REPLACE],
+            list_ends: vec![count],
+            list_items: wit::ByteColumnResult { data: Vec::new(), ends: vec![0; count as usize] },
+            ..answer(2, NO_TIME)
+        };
+        let lines = |bytes: usize| log_bytes(&[wit::LogLine { level: 0, message: "l".repeat(bytes) }]);
+        assert_eq!(verdict(with_reason(100), 0), Ok(()));
+        assert_eq!(verdict(with_items(25), 0), Ok(()), "empty items take room");
+        assert_eq!(verdict(with_reason(50), lines(46)), Ok(()));
+        for refused in [verdict(with_reason(101), 0), verdict(with_items(26), 0), verdict(with_reason(50), lines(47))] {
+            assert!(
+                matches!(&refused, Err(Fault::Plugin(why)) if why.contains("plugin.output_bytes is 100")),
+                "{refused:?}"
+            );
+        }
+        let states = |bytes: usize| wit::StateBatchResult {
+            values: wit::ByteColumnResult { data: vec![0; bytes], ends: vec![u32::try_from(bytes).expect("small")] },
+            list_items: wit::ByteColumnResult { data: Vec::new(), ends: vec![0] },
+        };
+        assert!(lift_states(states(96), 1, 1, &limits).is_ok() && lift_states(states(97), 1, 1, &limits).is_err());
+    }
+
     /// A result that keeps the key as it is.
     fn answer(consumed: u32, timer: i64) -> wit::ChangeBatch {
         let none = || wit::ByteColumnResult { data: Vec::new(), ends: Vec::new() };
@@ -306,7 +363,7 @@ mod tests {
     }
 
     fn refused(answer: wit::ChangeBatch, timer: i64) -> String {
-        match lift_fold(answer, &input(timer), &[], &LIMITS) {
+        match lift_fold(answer, &input(timer), 0, &[], &LIMITS) {
             Err(fault) => fault.text(),
             Ok(changes) => panic!("taken: {changes:?}"),
         }
@@ -315,7 +372,7 @@ mod tests {
     #[test]
     fn a_key_may_stop_before_an_event_for_a_timer_that_is_due() {
         for (consumed, before, after) in [(2, NO_TIME, NO_TIME), (2, NO_TIME, 100), (0, 100, 100), (1, NO_TIME, 99)] {
-            let changes = lift_fold(answer(consumed, after), &input(before), &[], &LIMITS).expect("it fits");
+            let changes = lift_fold(answer(consumed, after), &input(before), 0, &[], &LIMITS).expect("it fits");
             assert_eq!(changes.consumed, [consumed]);
         }
         assert!(refused(answer(1, 101), NO_TIME).contains("no timer was due"));

@@ -9,9 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
@@ -26,6 +25,8 @@ use crate::record::bounded::handed_on;
 use crate::source::Start;
 use crate::source::kafka::identity::{self, Identity};
 use crate::source::kafka::rights::{self, Right};
+
+pub(super) use crate::source::kafka::voice::Voice;
 
 /// What keyfold sets unless `source.kafka.properties` says otherwise.
 pub const DEFAULTS: &[(&str, &str)] = &[
@@ -59,9 +60,6 @@ pub const RESERVED: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "a missing topic has to be an error"),
     ("test.mock.num.brokers", "each client would have brokers of its own"),
 ];
-
-/// How often one client repeats a complaint.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The longest single wait for a broker's answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_millis(900);
@@ -97,11 +95,25 @@ pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), Fai
             return Err(Failure::config(format!("source.kafka.properties.{key} is not yours to set: {reason}")));
         }
     }
+    check_files("source.kafka.properties", properties)?;
     let mut client = ClientConfig::new();
     for (key, value) in properties {
         client.set(key, value);
     }
     client.create_native_config().map(drop).map_err(refused_configuration)
+}
+
+/// Refuses properties that name a file which cannot be read: librdkafka would say so without its path.
+pub fn check_files(section: &str, properties: &BTreeMap<String, String>) -> Result<(), Failure> {
+    let is_file = |(key, value): &(&String, &String)| {
+        key.starts_with("ssl.") && key.ends_with(".location") && *value != "probe" // librdkafka's word for the system's
+    };
+    for (key, path) in properties.iter().filter(is_file) {
+        let metadata = std::fs::metadata(path)
+            .and_then(|found| if found.is_dir() { Ok(()) } else { std::fs::File::open(path).map(drop) });
+        metadata.map_err(|e| Failure::config(format!("{section}.{key}: cannot read {path}: {e}")))?;
+    }
+    Ok(())
 }
 
 fn reserved(key: &str) -> Option<&'static str> {
@@ -470,6 +482,10 @@ fn shown(timestamp: Option<i64>) -> String {
     timestamp.map_or_else(|| "none".to_owned(), |ms| ms.to_string())
 }
 
+const CHECK_BROKERS: &str = "see that the brokers run and that source.kafka.brokers names them";
+const CHECK_TLS: &str = "the brokers answer, but TLS fails: check ssl.ca.location, the dates of the certificates, and that they name the hosts of \
+                         source.kafka.brokers";
+
 /// How one attempt failed.
 enum Attempt {
     /// It may succeed later.
@@ -504,8 +520,9 @@ fn retried<T>(
         }
         if clock::instant() >= deadline {
             let trouble = voice.last_trouble().map(|trouble| format!(" ({trouble})")).unwrap_or_default();
+            let advice = if voice.has_failed_by_tls() { CHECK_TLS } else { CHECK_BROKERS };
             return Err(Failure::outside(format!(
-                "topic {}: {what} could not be had from {} in time: {}{trouble}; see that the brokers run and that source.kafka.brokers names them",
+                "topic {}: {what} could not be had from {} in time: {}{trouble}; {advice}",
                 config.topic,
                 config.brokers,
                 lower_first(&reason)
@@ -516,71 +533,6 @@ fn retried<T>(
         waited = (waited * 2).min(Duration::from_millis(500));
     }
 }
-
-/// What librdkafka says, on its way into the logs: warnings at most once in ten seconds for each client, the rest for debugging.
-#[derive(Default)]
-pub(super) struct Voice {
-    last_warning: Mutex<Option<Instant>>,
-    trouble: Mutex<Option<String>>,
-    refusal: Mutex<Option<String>>,
-}
-
-impl Voice {
-    /// Warns, unless this client has done so a moment ago.
-    pub(super) fn complain(&self, message: &str) {
-        let mut last = locked(&self.last_warning);
-        if last.is_some_and(|at| clock::since(at) < COMPLAINT_INTERVAL) {
-            tracing::debug!(target: "librdkafka", "{message}");
-        } else {
-            *last = Some(clock::instant());
-            tracing::warn!(event = "kafka-unavailable", "kafka: {message}; retrying");
-        }
-    }
-
-    /// Takes an error that librdkafka retries by itself.
-    pub(super) fn trouble(&self, code: i32, reason: &str) {
-        use rdkafka::types::RDKafkaRespErr::{
-            RD_KAFKA_RESP_ERR__AUTHENTICATION as REFUSED, RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED as SASL_REFUSED,
-        };
-        if code == REFUSED as i32 || code == SASL_REFUSED as i32 {
-            *locked(&self.refusal) = Some(reason.to_owned());
-        }
-        *locked(&self.trouble) = Some(reason.to_owned());
-        self.complain(reason);
-    }
-
-    /// Takes a log line of the syslog level `level`.
-    pub(super) fn line(&self, level: i32, facility: &str, message: &str) {
-        // CONFWARN: that a property is for another kind of client, which says nothing when one set serves several kinds.
-        if level <= RDKafkaLogLevel::Warning as i32 && facility != "CONFWARN" {
-            self.complain(&format!("{facility}: {message}"));
-        } else {
-            tracing::debug!(target: "librdkafka", facility, "{message}");
-        }
-    }
-
-    fn refusal(&self) -> Option<String> {
-        locked(&self.refusal).clone()
-    }
-
-    fn last_trouble(&self) -> Option<String> {
-        locked(&self.trouble).clone()
-    }
-}
-
-impl ClientContext for Voice {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.line(level as i32, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.trouble(error.rdkafka_error_code().map_or(0, |code| code as i32), reason);
-    }
-
-    fn stats_raw(&self, _statistics: &[u8]) {}
-}
-
-impl ConsumerContext for Voice {}
 
 /// The data behind a lock; what a panicking thread left is plain data too.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -250,6 +250,9 @@ impl Asker {
         self.surveyed = clock::instant();
         let highs = offsets(&self.client, &self.topic, &self.partitions, KafkaOffset::End, ANSWER_TIMEOUT);
         self.ends.survey(highs.as_deref().ok());
+        if let Ok(lows) = offsets(&self.client, &self.topic, &self.partitions, KafkaOffset::Beginning, ANSWER_TIMEOUT) {
+            self.ends.begin_at(&lows);
+        }
         match highs {
             Ok(highs) if highs.iter().all(Option::is_some) => {
                 self.missed = false;

@@ -1,0 +1,58 @@
+//! What a start refuses before it folds: a journal that is gone, a machine that allows too few open files.
+
+use std::process::{Command, Stdio};
+
+use keyfold::symptom::Symptom;
+
+use crate::support::doctor::{doctor, ids};
+use crate::support::generate::{generate, write_records};
+use crate::support::host::{PATIENCE, Pipeline};
+use crate::support::mock::visits;
+use crate::support::settings::Settings;
+
+#[test]
+fn a_journal_that_was_deleted_beside_its_checkpoints_is_refused_by_name() {
+    let pipeline = Pipeline::new(&Settings::default().to_toml());
+    write_records(&pipeline.path("log.ndjson"), &generate(2_000, 20, 7));
+    pipeline.run_to_end(&[]).expect_code(0);
+    // Checkpoints may be deleted; that is told as what it is.
+    let lanes = pipeline.path("lanes-aside");
+    std::fs::rename(pipeline.path("state/lanes"), &lanes).expect("they are there");
+    let found = ids(&doctor(&pipeline, 0));
+    assert!(
+        !found.iter().any(|id| *id == Symptom::StateForeign.name() || *id == Symptom::JournalMissing.name()),
+        "{found:?}"
+    );
+    std::fs::rename(&lanes, pipeline.path("state/lanes")).expect("they are aside");
+
+    let log = pipeline.path("log-aside");
+    std::fs::rename(pipeline.path("state/log"), &log).expect("it is there");
+    let found = ids(&doctor(&pipeline, 5));
+    assert!(found.iter().any(|id| *id == Symptom::JournalMissing.name()), "{found:?}");
+    let said = ["the journal (log/) is missing", "restore log/ from a backup"];
+    pipeline.call("check", &[]).expect_code(5).expect_said(&said);
+    pipeline.run_to_end(&[]).expect_code(5).expect_said(&said);
+    assert!(!pipeline.path("state/log/pipeline.json").exists(), "a refused start writes no journal");
+    // A part of it is missed too.
+    let _ = std::fs::remove_dir_all(pipeline.path("state/log"));
+    std::fs::rename(&log, pipeline.path("state/log")).expect("it is aside");
+    std::fs::remove_dir_all(pipeline.path("state/log/lanes")).expect("it is there");
+    pipeline.run_to_end(&[]).expect_code(5).expect_said(&["the journal (log/lanes/topic) is missing"]);
+}
+
+#[test]
+fn a_limit_of_open_files_that_is_too_low_for_the_lanes_is_refused_with_the_number() {
+    let source = "[source.file]\npath = \"log.ndjson\"\nformat = \"records\"\nordering = \"partition\"".to_owned();
+    let pipeline = Pipeline::new(&Settings { source, ..Settings::default() }.to_toml());
+    write_records(&pipeline.path("log.ndjson"), &visits(20, |i| i));
+    let run = pipeline.command("run", &[]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 128 && exec \"$0\" \"$@\""]).arg(run.get_program()).args(run.get_args());
+    run.get_envs().for_each(|(name, value)| {
+        value.map(|value| limited.env(name, value));
+    });
+    limited.current_dir(pipeline.path("")).stdin(Stdio::null());
+    let outcome = pipeline.start(limited).wait(PATIENCE);
+    outcome.expect_code(3).expect_said(&["20 lane(s) need about 384 open files", "only 128"]);
+    pipeline.run_to_end(&[]).expect_code(0);
+}
