@@ -41,6 +41,7 @@ mod log;
 pub mod owner;
 mod protocol;
 pub mod redriven;
+mod seals;
 mod settings;
 pub mod shadow;
 
