@@ -22,6 +22,7 @@ pub(crate) struct AppendFile {
 impl AppendFile {
     /// Opens the file or creates it; its folder must exist.
     pub(crate) fn open(path: &Path) -> Result<AppendFile, String> {
+        refuse_what_is_no_file(path)?;
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -36,9 +37,6 @@ impl AppendFile {
 
     /// Locks the file, so that no other host writes it as long as this one has it open. Retries until `deadline`. Other programs may read it.
     pub(crate) fn claim(&mut self, deadline: Instant) -> Result<(), String> {
-        if !self.file.metadata().map_err(|e| refusal(&self.path, &e))?.is_file() {
-            return Ok(()); // a device or a pipe has no lines to mix up
-        }
         loop {
             match self.file.try_lock() {
                 Ok(()) => break,
@@ -67,6 +65,7 @@ impl AppendFile {
 
     /// Checks whether [`AppendFile::open`] would succeed, without creating the file.
     pub(crate) fn check(path: &Path) -> Result<String, String> {
+        refuse_what_is_no_file(path)?;
         match OpenOptions::new().write(true).open(path) {
             Ok(file) => {
                 let length = file.metadata().map_err(|e| refusal(path, &e))?.len();
@@ -124,6 +123,17 @@ fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Refuses a pipe or a device before it is opened, which can wait for ever: what is appended must be synced, and cut at a recovery.
+fn refuse_what_is_no_file(path: &Path) -> Result<(), String> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => Err(format!(
+            "{} is a pipe or a device, and what is written is synced and cut back at a recovery; name a file",
+            path.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn refusal(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => {
@@ -175,11 +185,11 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_shared() {
-        let now = crate::clock::instant;
-        let open = || AppendFile::open(Path::new("/dev/null")).expect("opens");
-        let (mut first, mut second) = (open(), open());
-        first.claim(now()).and_then(|()| second.claim(now())).expect("it needs no lock");
+    fn a_device_is_refused_before_it_is_opened() {
+        let device = Path::new("/dev/null");
+        for error in [AppendFile::open(device).expect_err("no file"), AppendFile::check(device).expect_err("no file")] {
+            assert!(error.starts_with("/dev/null is a pipe or a device") && error.ends_with("name a file"), "{error}");
+        }
     }
 
     #[test]

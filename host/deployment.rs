@@ -42,6 +42,7 @@ mod log;
 pub mod owner;
 mod protocol;
 pub mod redriven;
+mod seals;
 mod settings;
 pub mod shadow;
 

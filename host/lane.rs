@@ -432,6 +432,7 @@ impl Running {
         self.advance_to(t)?;
         self.context.signals.check_rewind()?;
         let logic = self.succession.next()?;
+        self.seal()?; // before it folds anything
         let version = self.succession.plugin().description.state_version;
         if logic.plugin.description.state_version != version {
             self.migrate_all_keys()?;
@@ -440,6 +441,14 @@ impl Running {
         self.probation.begin(self.succession.on_probation(), &self.journal, &self.core);
         self.checkpoints.touch();
         Ok(())
+    }
+
+    /// Makes durable what this lane was told of the deployments, if there is news.
+    fn seal(&mut self) -> Result<(), Interrupt> {
+        match self.succession.seals()? {
+            Some(seals) => Ok(self.journal.write_seals(seals)?),
+            None => Ok(()),
+        }
     }
 
     /// Advances an idle lane's time to what the clock says, once every partition was found empty.
@@ -524,7 +533,10 @@ impl Running {
         if let Some(id) = self.gather.log_id()? {
             self.succession.hold_topic(id)?; // records of another log must not be covered
         }
-        let checkpoint = checkpoint::describe(self.gather.merge(), self.core.time, self.succession.n(), lengths);
+        self.seal()?;
+        let head = self.journal.head();
+        let checkpoint =
+            checkpoint::describe(self.gather.merge(), self.core.time, (self.succession.n(), head), lengths);
         let on_probation = self.succession.on_probation();
         let bytes = self.store.write_checkpoint(&checkpoint, &mut self.core.shards, on_probation)?; // I2, I3, I10
         if on_probation.is_none() {

@@ -3,8 +3,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::hash::BuildHasher;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::LazyLock;
 
+use foldhash::SharedSeed;
+use foldhash::fast::FoldHasher;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
@@ -14,6 +18,7 @@ use crate::record::ByteColumn;
 pub mod bucket;
 pub mod checkpoint;
 pub mod database;
+mod folder;
 pub mod journal;
 pub mod layout;
 pub mod memory;
@@ -105,9 +110,19 @@ pub struct Shard {
     bytes: u64,
 }
 
-/// Returns the hash by which keys are found and distributed over shards. Its seed is a constant; no row depends on it.
+/// The seeds of [`hash`] in this process.
+static SEEDS: LazyLock<(u64, SharedSeed)> = LazyLock::new(|| {
+    let random = || RandomState::new().hash_one(0);
+    (random(), SharedSeed::from_u64(random()))
+});
+
+/// Returns the hash by which keys are found and distributed over shards. Each process has seeds of its own, so that nobody can prepare keys
+/// that collide. No row depends on it (D43).
 pub fn hash(key: &[u8]) -> u64 {
-    foldhash::fast::FixedState::with_seed(0x6b65_7966_6f6c_6421).hash_one(key)
+    let (seed, shared) = &*SEEDS;
+    let mut hasher = FoldHasher::with_seed(*seed, shared);
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Returns the shard of a key with this hash, by its upper bits: the shard's table uses the lower ones.
@@ -304,5 +319,26 @@ impl KeyState {
     /// Returns whether there is neither value nor list nor timer.
     pub fn is_empty(&self) -> bool {
         self.value.is_none() && self.list.is_empty() && self.timer.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_collide_cannot_be_prepared() {
+        let of_a_known_seed = foldhash::fast::FixedState::with_seed(0x6b65_7966_6f6c_6421);
+        let keys: [&[u8]; 4] = [b"a", b"b", b"c", b"d"];
+        assert!(keys.iter().any(|key| hash(key) != of_a_known_seed.hash_one(key)), "the seed is in the source");
+        let (seed, shared) = &*SEEDS;
+        let (other, other_shared) = (RandomState::new().hash_one(1), SharedSeed::from_u64(1));
+        let with = |seed: u64, shared: &SharedSeed| {
+            let mut hasher = FoldHasher::with_seed(seed, shared);
+            b"key"[..].hash(&mut hasher);
+            hasher.finish()
+        };
+        assert_eq!(hash(b"key"), with(*seed, shared), "it is the same throughout a process");
+        assert_ne!(with(*seed, shared), with(other, &other_shared));
     }
 }

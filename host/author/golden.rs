@@ -394,6 +394,7 @@ fn normal(line: &str) -> Option<String> {
     let mut value: Value = serde_json::from_str(line).ok()?;
     if let Some(letter) = value.as_object_mut().filter(|object| object.contains_key("stage")) {
         letter.remove("plugin");
+        letter.remove("deployment"); // a case has one
     }
     Some(value.to_string())
 }

@@ -109,6 +109,12 @@ fn secret(path: &toml::Value, base: &Path) -> Result<String, String> {
 
 fn typed(kind: Kind, value: &toml::Value, base: &Path) -> Result<Typed, Vec<Misfit>> {
     let one = |reason: String| vec![Misfit::from(reason)];
+    if let toml::Value::String(text) = value
+        && matches!(kind, Kind::Path | Kind::Stream | Kind::Component | Kind::Url)
+        && (text == "~" || text.starts_with("~/"))
+    {
+        return Err(one(format!("{text:?} would be a folder named ~, since only shells know ~; write the whole path")));
+    }
     if let (Kind::Properties, toml::Value::Table(table)) = (kind, value) {
         return properties(table, base).map(Typed::Properties);
     }
@@ -248,7 +254,13 @@ fn url(text: &str, base: &Path) -> Result<Typed, String> {
         Some("file") => {
             let path = &text["file://".len()..];
             if path.starts_with('/') || path.starts_with("localhost/") {
-                return Url::parse(text).map(Typed::Url).map_err(|error| format!("{text:?} is not a URL: {error}"));
+                let url = Url::parse(text).map_err(|error| format!("{text:?} is not a URL: {error}"))?;
+                if url.fragment().is_some() || url.query().is_some() {
+                    return Err(format!(
+                        "{text:?} has a # or ?, which ends the path of a URL; write %23 or %3F, or the path without file://"
+                    ));
+                }
+                return Ok(Typed::Url(url));
             }
             folder(&base.join(path), text)
         }

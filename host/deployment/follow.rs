@@ -22,6 +22,7 @@ use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{self, Plugin};
 use crate::position::TopicId;
 use crate::record::iso;
+use crate::state::journal::Seals;
 
 /// How far a lane reserves past what it is about to fold, while it keeps up with the log.
 const LEAST_AHEAD_MS: i64 = 250;
@@ -228,6 +229,8 @@ pub struct Follower {
     news: Arc<News>,
     /// How much of the news is known here.
     heard: u64,
+    /// How much of them is sealed in the lane's journal; none if that is not known.
+    sealed: Option<u64>,
     /// The topic's id, once the journal holds it.
     topic: Option<TopicId>,
 }
@@ -245,7 +248,8 @@ impl Follower {
         let holder = Holder { lane: lane.to_owned(), host };
         let (view, learned) = View::open(&log, &holder, in_force)?;
         let (ahead_ms, raised) = (LEAST_AHEAD_MS, clock::instant());
-        let follower = Follower { log, loader, holder, view, ahead_ms, raised, news, heard: 0, topic: None };
+        let follower =
+            Follower { log, loader, holder, view, ahead_ms, raised, news, heard: 0, sealed: None, topic: None };
         follower.announce(&learned);
         Ok(follower)
     }
@@ -277,7 +281,18 @@ impl Follower {
     /// Enters the next deployment, which holds from now on. [`Follower::look`] notices if it was withdrawn since it was learned of.
     pub fn enter(&mut self) -> Result<Logic, Failure> {
         let n = self.view.enter();
+        self.sealed = None;
         self.loader.load(n)
+    }
+
+    /// What the lane's journal is to keep of the deployments, if there is news of them.
+    pub fn seals(&mut self) -> Result<Option<Seals>, Failure> {
+        let heard = Some(self.news.heard.load(Ordering::Relaxed));
+        if heard == self.sealed {
+            return Ok(None);
+        }
+        self.sealed = heard;
+        self.log.seals().map(Some)
     }
 
     /// Refuses another topic than the one from which the state was built.

@@ -267,7 +267,7 @@ impl PipelineLog {
         })
     }
 
-    fn get(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
+    pub(super) fn get(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
         let read = async { self.objects.get(&Path::from(path)).await?.bytes().await };
         match self.runtime.block_on(read) {
             Ok(bytes) => Ok(Some(bytes.to_vec())),
@@ -390,15 +390,15 @@ pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data becomes JSON")
 }
 
-fn deployment_path(n: u64) -> String {
+pub(super) fn deployment_path(n: u64) -> String {
     format!("log/deployments/{n:020}.json")
 }
 
-fn outcome_path(n: u64) -> String {
+pub(super) fn outcome_path(n: u64) -> String {
     format!("log/deployments/{n:020}.outcome.json")
 }
 
-fn verdict_path(n: u64) -> String {
+pub(super) fn verdict_path(n: u64) -> String {
     format!("log/deployments/{n:020}.verdict.json")
 }
 

@@ -9,7 +9,7 @@ use crate::lane::context::Context;
 use crate::lane::interrupt::Interrupt;
 use crate::sink::writer::Lengths;
 use crate::source::merge::Merge;
-use crate::state::checkpoint::{Checkpoint, FORMAT, PartitionProgress};
+use crate::state::checkpoint::{Checkpoint, FORMAT, Head, PartitionProgress};
 
 /// How long a stopping lane waits for the sink to acknowledge.
 const DRAIN: Duration = Duration::from_secs(8);
@@ -62,7 +62,12 @@ impl Checkpoints {
 }
 
 /// Describes how far the lane has come.
-pub(super) fn describe(merge: &Merge, time: LaneTime, deployment: u64, lengths: Lengths) -> Checkpoint {
+pub(super) fn describe(
+    merge: &Merge,
+    time: LaneTime,
+    (deployment, journal): (u64, Head),
+    lengths: Lengths,
+) -> Checkpoint {
     let progress = merge.resume().into_iter().filter_map(|(partition, resume)| {
         Some((partition, PartitionProgress { envelope: resume.envelope?, last: resume.last? }))
     });
@@ -74,6 +79,7 @@ pub(super) fn describe(merge: &Merge, time: LaneTime, deployment: u64, lengths: 
         deployment,
         sink_length: lengths.sink,
         letters_length: lengths.letters,
+        journal: Some(journal),
     }
 }
 

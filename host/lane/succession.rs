@@ -13,6 +13,7 @@ use crate::lane::context::Context;
 use crate::lane::core::Core;
 use crate::plugin::Plugin;
 use crate::position::TopicId;
+use crate::state::journal::Seals;
 use crate::strike::StrikeItem;
 
 /// The logic in force, and what follows it.
@@ -125,6 +126,11 @@ impl Succession {
     /// Loads the next deployment, whose T was reached.
     pub(super) fn next(&mut self) -> Result<Logic, Failure> {
         self.follower.enter()
+    }
+
+    /// What the journal is to keep of the deployments, if there is news of them.
+    pub(super) fn seals(&mut self) -> Result<Option<Seals>, Failure> {
+        self.follower.seals()
     }
 
     /// Folds with `logic` from now on; the previous logic folded its last record at `ended`.

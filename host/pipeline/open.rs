@@ -25,7 +25,7 @@ use crate::source::log_source::LogSource;
 use crate::source::merge::Merge;
 use crate::source::{Source, Start, file, grown, kafka};
 use crate::state::checkpoint::{Checkpoint, resume_of};
-use crate::state::journal::{Beginning, Contents, Journal};
+use crate::state::journal::{self, Beginning, Contents, Journal};
 use crate::state::objects::delete_under;
 use crate::state::store::Store;
 use crate::state::tenure::Tenure;
@@ -170,11 +170,16 @@ impl Opening<'_> {
     fn lane(&self, partitions: Vec<Partition>) -> Result<Opened, Failure> {
         let name = self.source.lane_name(self.config, &partitions);
         let handle = self.runtime.handle();
-        let (journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
+        let (mut journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
+        self.log.check_seals(&name, &contents.seals)?;
         let (store, checkpoint) = self.state(&name)?;
         if checkpoint.is_some() && contents.beginning.is_none() {
             return Err(journal_missing(&format!("log/lanes/{name}")));
         }
+        if checkpoint.as_ref().and_then(|c| c.journal).is_some_and(|head| head.writes > contents.head.writes) {
+            return Err(journal::lacks(&format!("log/lanes/{name}"), "what the checkpoint of the lane rests on").into());
+        }
+        journal.write_seals(self.log.seals()?)?;
         self.log.own(&name)?;
         let tenure = Arc::new(journal.tenure(Arc::new(SystemClock))?);
         let opened = Opened { name, partitions, store, checkpoint, journal, contents, tenure };

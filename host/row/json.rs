@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
 use crate::record::iso;
-use crate::row::{Cell, RowRef, Rows};
+use crate::row::{Cell, RowRef, Rows, TextColumn};
 
 /// Writes a row as one object, `{"table": ..., <columns in declared order>}`, without a line break.
 pub(crate) fn write_row(line: &mut Vec<u8>, rows: &Rows, row: RowRef) {
@@ -95,8 +95,17 @@ fn write<T: serde::Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(line, value).expect("a Vec takes all, and scalars have no keys to refuse");
 }
 
-/// Returns why a row must be refused because of a JSON column that is not valid JSON. Every sink refuses such a row, so that the choice of
-/// sink does not change the rows.
+/// Returns the first item of a column of JSON texts that is not valid JSON, with the reason. Nulls hold no text.
+pub(crate) fn first_invalid(texts: &TextColumn, nulls: &[u32]) -> Option<(usize, String)> {
+    let is_null = |i: usize| u32::try_from(i).is_ok_and(|i| nulls.binary_search(&i).is_ok());
+    (0..texts.len()).filter(|&i| !is_null(i)).find_map(|i| {
+        let error = serde_json::from_str::<&RawValue>(texts.get(i)).err()?;
+        Some((i, error.to_string()))
+    })
+}
+
+/// Returns why a row must be refused because of a JSON column that is not valid JSON. Plugins cannot emit one (D44); every sink refuses such a
+/// row, so that the choice of sink does not change the rows.
 pub(crate) fn invalid_json(rows: &Rows, row: RowRef) -> Option<String> {
     let columns = &rows.table(row).1.columns;
     rows.cells(row).zip(columns).find_map(|(cell, column)| match cell {

@@ -27,6 +27,24 @@ pub struct Checkpoint {
     pub sink_length: Option<u64>,
     /// Length of the dead-letter file, bytes; `None` if there is none.
     pub letters_length: Option<u64>,
+    /// How far the journal was on which it rests; `None` in one of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Head>,
+}
+
+/// How much was written into a lane's journal, so that what is missing from it is noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Writes.
+    pub writes: u64,
+    /// The last write of a frontier.
+    pub frontier: u64,
+    /// Records with a floor.
+    pub floors: u64,
+    /// Strikes.
+    pub strikes: u64,
+    /// Whether it says where the lane began.
+    pub began: bool,
 }
 
 /// How far a partition was folded.

@@ -2,7 +2,7 @@
 //! the lane began. Small; never deleted with a checkpoint. What the lanes of a pipeline share is in [`crate::deployment`].
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::event_time::AppendTime;
 use crate::position::{Floor, Frontier, Offset, Partition};
 use crate::row::Image;
+use crate::state::checkpoint::Head;
 use crate::state::database::{Change, Database, Error, entries, value};
 use crate::state::reader::Reader;
 use crate::state::slate::Slate;
@@ -23,6 +24,24 @@ const FLOOR: &[u8] = b"floor/";
 const STRIKE: &[u8] = b"strike/";
 const IMAGE: &[u8] = b"image/";
 const BEGINNING: &[u8] = b"beginning";
+const HEAD: &[u8] = b"head";
+/// The number of the write that holds the frontier. Beside it, because earlier versions read the frontier itself.
+const FRONTIER_WRITE: &[u8] = b"write-of-frontier";
+const SEALS: &[u8] = b"seals";
+
+/// What a lane was told of a deployment: the SHA-256 of each of its objects, in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// Of the deployment itself.
+    pub order: String,
+    /// Of its outcome, if it was decided.
+    pub outcome: Option<String>,
+    /// Of the verdict on it, if there was one.
+    pub verdict: Option<String>,
+}
+
+/// Seals by the number of their deployment.
+pub type Seals = BTreeMap<u64, Seal>;
 
 /// Where a lane began: what a replay from nothing must find again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +67,10 @@ pub struct Contents {
     pub images: BTreeMap<u64, Vec<Image>>,
     /// Where the lane began; `None` if it never ran before.
     pub beginning: Option<Beginning>,
+    /// What the lane was told of the deployments.
+    pub seals: Seals,
+    /// How much was written.
+    pub head: Head,
 }
 
 /// The journal of a lane.
@@ -55,6 +78,15 @@ pub struct Journal {
     database: Arc<dyn Database>,
     /// The number of strikes so far, which numbers the next one.
     strikes: u64,
+    seals: Seals,
+    written: Mutex<Written>,
+}
+
+/// What was written so far.
+#[derive(Default)]
+struct Written {
+    head: Head,
+    floors: HashSet<(Partition, Offset)>,
 }
 
 impl Journal {
@@ -82,7 +114,41 @@ impl Journal {
             let deployment = key.first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default();
             contents.images.entry(deployment).or_default().push(parse(held.name(), &value)?);
         }
-        Ok((Journal { database, strikes }, contents))
+        contents.seals = read(held, SEALS)?.unwrap_or_default();
+        contents.head = whole(held, &contents, strikes)?;
+        let floors = contents.floors.keys().copied().collect();
+        let written = Mutex::new(Written { head: contents.head, floors });
+        Ok((Journal { database, strikes, seals: contents.seals.clone(), written }, contents))
+    }
+
+    /// How much was written so far.
+    pub fn head(&self) -> Head {
+        self.written.lock().expect("nobody panics while holding it").head
+    }
+
+    /// Writes changes, together with what was written so far. Durable on return.
+    fn write(&self, mut changes: Vec<Change>, note: impl FnOnce(&mut Written)) -> Result<(), Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut written = self.written.lock().expect("nobody panics while holding it");
+        written.head.writes += 1;
+        note(&mut written);
+        if written.head.frontier == written.head.writes {
+            changes.push((FRONTIER_WRITE.to_vec(), Some(json(&written.head.writes))));
+        }
+        changes.push((HEAD.to_vec(), Some(json(&written.head))));
+        self.database.write(changes)
+    }
+
+    /// Writes what the lane was told of the deployments, if that is new. Durable on return.
+    pub fn write_seals(&mut self, seals: Seals) -> Result<(), Error> {
+        if self.seals == seals {
+            return Ok(());
+        }
+        self.write(vec![(SEALS.to_vec(), Some(json(&seals)))], |_| ())?;
+        self.seals = seals;
+        Ok(())
     }
 
     /// Begins the tenure of the host that has opened the journal: the write timestamps that it may use.
@@ -92,12 +158,13 @@ impl Journal {
 
     /// Writes where the lane began. Durable on return.
     pub fn write_beginning(&self, beginning: &Beginning) -> Result<(), Error> {
-        self.database.write(vec![(BEGINNING.to_vec(), Some(json(beginning)))])
+        self.write(vec![(BEGINNING.to_vec(), Some(json(beginning)))], |written| written.head.began = true)
     }
 
     /// Writes the frontier, before anything leaves that depends on the answer of an asked partition. Durable on return.
     pub fn write_frontier(&self, frontier: &Frontier) -> Result<(), Error> {
-        self.database.write(vec![(FRONTIER.to_vec(), Some(json(frontier)))])
+        let changes = vec![(FRONTIER.to_vec(), Some(json(frontier)))];
+        self.write(changes, |written| written.head.frontier = written.head.writes)
     }
 
     /// Writes floors, before their records are folded. Durable on return.
@@ -106,18 +173,22 @@ impl Journal {
             let key = [FLOOR, &f.partition.0.to_be_bytes()[..], &f.offset.0.to_be_bytes()[..]].concat();
             (key, Some(json(&((f.partition, f.offset), f.append_time))))
         };
-        self.database.write(floors.iter().map(entry).collect())
+        self.write(floors.iter().map(entry).collect(), |written| {
+            written.floors.extend(floors.iter().map(|floor| (floor.partition, floor.offset)));
+            written.head.floors = written.floors.len() as u64;
+        })
     }
 
     /// Writes strikes of a deployment's logic, before their effect. Durable on return.
     pub fn write_strikes(&mut self, strikes: &[Strike], deployment: u64) -> Result<(), Error> {
         let first = self.strikes;
         self.strikes += strikes.len() as u64;
+        let count = self.strikes;
         let entry = |(strike, n): (&Strike, u64)| -> Change {
             let key = [STRIKE, &n.to_be_bytes()[..]].concat();
             (key, Some(json(&(&strike.item, &strike.reason, deployment))))
         };
-        self.database.write(strikes.iter().zip(first..).map(entry).collect())
+        self.write(strikes.iter().zip(first..).map(entry).collect(), |written| written.head.strikes = count)
     }
 
     /// Returns where the sink's thread writes the images that rows of a deployment are about to replace; those in `known` are written already.
@@ -142,6 +213,31 @@ impl Journal {
     pub fn close(self) -> Result<(), Error> {
         self.database.close()
     }
+}
+
+/// Refuses a journal from which something is missing that later writes tell of, as after a file of it was lost. Returns how much was written.
+/// One of an earlier version, or with entries of one, says less than it holds.
+fn whole(held: &dyn Database, contents: &Contents, strikes: u64) -> Result<Head, Error> {
+    let Some(head) = read::<Head>(held, HEAD)? else { return Ok(Head { strikes, ..Head::default() }) };
+    let of_frontier: u64 = read(held, FRONTIER_WRITE)?.unwrap_or_default();
+    let missing = [
+        ("the last frontier", head.frontier > of_frontier),
+        ("floors", head.floors > contents.floors.len() as u64),
+        ("strikes", head.strikes > strikes),
+        ("where the lane began", head.began && contents.beginning.is_none()),
+    ];
+    match missing.iter().find(|(_, is_missing)| *is_missing) {
+        Some((what, _)) => Err(lacks(held.name(), what)),
+        None => Ok(head),
+    }
+}
+
+/// Why a journal is refused from which something is missing.
+pub(crate) fn lacks(name: &str, what: &str) -> Error {
+    Error::Unreadable(format!(
+        "state.url: the journal {name} lacks {what}: files of it are missing, empty or older than others. Put them back from a copy of log/, or \
+         begin anew with another state.url"
+    ))
 }
 
 /// Reads the offsets with which these lanes began, by partition. No lane is taken over.

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 
 use super::bucket;
+use super::folder::FolderStore;
 use crate::failure::{Exit, Failure};
 
 /// Opens the object store that `state.url` names. A folder is created.
@@ -28,13 +28,7 @@ pub(crate) fn objects(url: &url::Url) -> Result<Arc<dyn ObjectStore>, Failure> {
         Failure::new(Exit::Outside, format!("state.url: cannot use the folder {}: {e}", folder.display()))
     };
     std::fs::create_dir_all(&folder).map_err(|e| refused(&e))?;
-    Ok(Arc::new(synced(&folder).map_err(|e| refused(&e))?))
-}
-
-/// Returns a folder as an object store. What it says is written, and the folder that names it, are synced to disk, as D32 demands: what is
-/// durable must survive a power cut.
-fn synced(folder: &Path) -> Result<LocalFileSystem, object_store::Error> {
-    Ok(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true))
+    Ok(Arc::new(FolderStore::open(&folder).map_err(|e| refused(&e))?))
 }
 
 /// The presence of hosts on a folder of state: a lock on a file in it, which all hosts share, and which `keyfold reset` excludes.
@@ -111,12 +105,5 @@ mod tests {
         assert!(Presence::exclude(&url).expect("nobody is there").is_some());
         let bucket = url::Url::parse("s3://bucket/path").expect("it is one");
         assert!(Presence::announce(&bucket).expect("there is no lock").is_none());
-    }
-
-    #[test]
-    fn a_folder_is_synced() {
-        let dir = tempfile::tempdir().expect("there is a folder for temporary files");
-        let store = format!("{:?}", synced(dir.path()).expect("it exists"));
-        assert!(store.contains("fsync: true"), "{store}");
     }
 }

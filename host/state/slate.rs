@@ -69,6 +69,7 @@ impl Slate<Db> {
             garbage_collector_options: Some(GarbageCollectorOptions::default()),
             ..Settings::default()
         };
+        runtime.block_on(refuse_without_manifest(path, &objects))?;
         let (cache, scope) = cache::scope();
         let open = async {
             let last = ticks::last_tick(path, &objects).await?;
@@ -177,6 +178,19 @@ impl Database for Slate<Db> {
     fn close(&self) -> Result<(), Error> {
         self.runtime.block_on(self.db.close()).map_err(|e| error_of(&self.name, &e))
     }
+}
+
+/// Refuses what is left of a database whose manifests are missing. SlateDB would make a new one, meet the writes of the former, and take them
+/// for those of another host.
+async fn refuse_without_manifest(path: &str, objects: &Arc<dyn ObjectStore>) -> Result<(), Error> {
+    let (location, manifests) = (Path::from(path), Path::from(format!("{path}/manifest")));
+    if objects.list(Some(&manifests)).next().await.is_some() || objects.list(Some(&location)).next().await.is_none() {
+        return Ok(());
+    }
+    Err(Error::Unreadable(format!(
+        "state.url: {path}/manifest is missing or empty, and other files of this database are there: put it back from a copy. Of a database \
+         under lanes/, which holds checkpoints, you can also delete all with `keyfold reset`"
+    )))
 }
 
 fn error_of(name: &str, error: &slatedb::Error) -> Error {

@@ -45,11 +45,13 @@ fn a_host_stops_while_a_database_does_not_answer() {
 }
 
 #[test]
-fn a_host_stops_while_nobody_writes_to_its_fifo() {
+fn a_fifo_is_refused_before_it_is_opened() {
     let pipeline = waiting(Settings::default());
     let made = Command::new("mkfifo").arg(pipeline.path("log.ndjson")).status().expect("mkfifo is there");
     assert!(made.success());
-    stopped(pipeline.spawn(&[]), &["TERM"]).expect_code(0).logged("stopped-while-starting");
+    for command in ["check", "run"] {
+        pipeline.call(command, &[]).expect_code(3).expect_said(&["it is a pipe or a device", "see source.file.path"]);
+    }
 }
 
 #[test]

@@ -239,3 +239,33 @@ fn a_new_history_holds_from_the_beginning_of_the_log() {
     pipeline.run_to_end(&[]).expect_code(0);
     assert_same("replay", &rows(&pipeline), &want);
 }
+
+#[test]
+fn an_object_of_the_journal_that_is_missing_or_replaced_is_refused_by_name() {
+    let (log, t) = log();
+    let pipeline = pipeline("sealed", &log, None, "", 1_000);
+    pipeline.call("deployment create", &["--plugin-config", &marked("second"), "--at", &t.to_string()]).expect_code(0);
+    pipeline.run_to_end(&[]).expect_code(0);
+    pipeline.call("deployment withdraw", &["--reason", "a test"]).expect_code(0);
+    pipeline.run_to_end(&[]).expect_code(0);
+    let want = rows(&pipeline);
+    let of = |name: &str| pipeline.path(&format!("state/log/deployments/{:020}{name}.json", 1));
+    for (name, lost) in [("", "is missing"), (".outcome", "is"), (".verdict", "is missing")] {
+        let (file, bytes) = (of(name), std::fs::read(of(name)).expect("the journal has it"));
+        std::fs::remove_file(&file).expect("the test's folder is writable");
+        let refused = pipeline.run_to_end(&[]);
+        refused.expect_code(5).expect_said(&[&format!("{name}.json {lost}"), "other rows would follow", "lane topic"]);
+        std::fs::write(&file, bytes).expect("the test's folder is writable");
+    }
+    pipeline.delete_checkpoints();
+    pipeline.set_aside("rows.ndjson");
+    pipeline.run_to_end(&[]).expect_code(0);
+    assert_same("put back", &rows(&pipeline), &want);
+    std::fs::remove_dir_all(pipeline.path("state/log/lanes")).expect("the journal of the lane");
+    pipeline
+        .run_to_end(&[])
+        .expect_code(5)
+        .expect_said(&["log/lanes/topic lacks what the checkpoint of the lane rests on"]);
+    std::fs::remove_dir_all(pipeline.path("state/lanes/topic/manifest")).expect("the checkpoint has manifests");
+    pipeline.run_to_end(&[]).expect_code(5).expect_said(&["lanes/topic/manifest is missing"]);
+}

@@ -33,6 +33,18 @@ fn a_quoted_path_is_not_a_path() {
 }
 
 #[test]
+fn a_path_that_would_be_another_one_is_refused() {
+    refused(
+        &SMALLEST.replace("url = \"state\"", "url = \"~/state\""),
+        "line 8: state.url: \"~/state\" would be a folder named ~, since only shells know ~; write the whole path",
+    );
+    refused(
+        &SMALLEST.replace("url = \"state\"", "url = \"file:///x/s#1\""),
+        "line 8: state.url: \"file:///x/s#1\" has a # or ?, which ends the path of a URL; write %23 or %3F, or the path without file://",
+    );
+}
+
+#[test]
 fn a_value_of_the_wrong_type_is_refused() {
     refused(
         &with("[run]\nworkers = \"many\""),

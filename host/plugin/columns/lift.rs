@@ -4,6 +4,7 @@ use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
 use crate::plugin::columns::{Changes, Events, FoldInput, Rejection, TimerInput, change, start_of};
 use crate::plugin::{Fault, Limits};
 use crate::record::{ByteColumn, NO_TIME};
+use crate::row::json::first_invalid;
 use crate::row::{Column, ColumnData, ColumnType, Part, Table, TextColumn};
 
 /// What is counted for each item of a list, null or log line besides its bytes: however small it is, it occupies the host.
@@ -180,6 +181,12 @@ fn lift_part(batch: wit::RowBatch, items: usize, tables: &[Table]) -> Result<(Pa
                 "column {name}: the nulls do not ascend, or are not rows of the batch"
             )));
         }
+        if let ColumnData::Json(texts) = &data
+            && let Some((i, reason)) = first_invalid(texts, &column.nulls)
+        {
+            let item = batch.items[i];
+            return Err(Fault::malformed(format!("column {name}: a row of item {item} is not valid JSON: {reason}")));
+        }
         if spec.primary_key && !column.nulls.is_empty() {
             return Err(Fault::malformed(format!("column {name}: belongs to the primary key, but has nulls")));
         }
@@ -290,6 +297,7 @@ fn byte_column(what: &str, data: Vec<u8>, column_ends: Vec<u32>, items: usize) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::row::ColumnSpec;
 
     const LIMITS: Limits = crate::config::DEFAULT_LIMITS;
 
@@ -389,6 +397,27 @@ mod tests {
         assert!(refused(cleared, 100).contains("was changed"));
         let cleared = wit::ChangeBatch { list_changes: vec![change::CLEAR], ..answer(0, 100) };
         assert!(refused(cleared, 100).contains("was changed"));
+    }
+
+    #[test]
+    fn a_json_column_holds_json() {
+        let spec = ColumnSpec { name: "doc".into(), kind: ColumnType::Json, primary_key: false };
+        let tables = [Table { name: "t".into(), columns: vec![spec] }];
+        let lifted = |texts: &[&str], nulls: &[u32]| {
+            let ends = texts.iter().scan(0, |end, text| {
+                *end += u32::try_from(text.len()).expect("short");
+                Some(*end)
+            });
+            let texts = wit::TextColumnResult { data: texts.concat().into_bytes(), ends: ends.collect() };
+            let column = wit::Column { data: wit::ColumnData::Json(texts), nulls: nulls.to_vec() };
+            let rows = vec![wit::RowBatch { table: 0, items: vec![0, 1], columns: vec![column] }];
+            let changes = wit::ChangeBatch { rows, ..answer(2, NO_TIME) };
+            lift_fold(changes, &input(NO_TIME), &tables, &LIMITS).map_err(|fault| fault.text())
+        };
+        lifted(&["{\"a\":[1.50]}", "null"], &[]).expect("these are JSON");
+        lifted(&["{}", ""], &[1]).expect("a null has no text");
+        let reason = lifted(&["{}", "{'a': 1}"], &[]).expect_err("it is Python's");
+        assert!(reason.contains("column t.doc: a row of item 1 is not valid JSON: "), "{reason}");
     }
 
     #[test]

@@ -105,6 +105,13 @@ fn leave_unfinished(file: &str, bytes: &mut Vec<u8>) {
 
 pub(super) fn open_file(config: &config::FileSource) -> io::Result<File> {
     if config.path.as_os_str() != "-" {
+        let found = std::fs::metadata(&config.path)?;
+        if !found.is_file() && !found.is_dir() {
+            // Before it is opened: a pipe is waited for.
+            let message =
+                "it is a pipe or a device, and a file is read more than once; name a file, or \"-\" for standard input";
+            return Err(io::Error::other(message));
+        }
         return File::open(&config.path);
     }
     let mut spool = tempfile::tempfile()?;

@@ -134,11 +134,51 @@ fn a_stored_journal_is_what_it_always_was() {
     assert_eq!(form.text(), JOURNAL);
 }
 
+#[test]
+fn a_journal_from_which_something_is_missing_is_refused_and_one_of_an_earlier_version_is_read() {
+    let whole = || {
+        let form = Form::Memory(MemoryDisk::default());
+        let (mut journal, _) = form.journal();
+        let offsets = BTreeMap::from([(Partition(0), Offset(3))]);
+        journal.write_beginning(&Beginning { offsets, sink_length: None, letters_length: None }).unwrap();
+        let next = BTreeMap::from([(Partition(0), Offset(6))]);
+        journal.write_frontier(&Frontier { last: position(50, 0, 5), next }).unwrap();
+        let floor = |time| Floor { partition: Partition(0), offset: Offset(2), append_time: AppendTime::at(time) };
+        journal.write_floors(&[floor(60)]).unwrap();
+        journal.write_floors(&[floor(70)]).unwrap(); // of the same record
+        journal.write_strikes(&[strike(struck(1), "why")], 4).unwrap();
+        form
+    };
+    let floor = b"floor/\0\0\0\0\0\0\0\0\0\0\0\x02";
+    let lost: [(&[u8], &str); 4] = [
+        (floor, "lacks floors"),
+        (b"strike/\0\0\0\0\0\0\0\0", "lacks strikes"),
+        (b"beginning", "lacks where the lane began"),
+        (b"write-of-frontier", "lacks the last frontier"),
+    ];
+    for (key, words) in lost {
+        let form = whole();
+        assert!(form.journal().1.beginning.is_some());
+        form.open().write(vec![(key.to_vec(), None)]).unwrap();
+        let (exit, message) = said(Journal::over(form.open()).err().expect("it is not whole"));
+        assert_eq!(exit, Exit::State);
+        assert!(message.contains(PATH) && message.contains(words), "{message}");
+    }
+    let form = whole();
+    form.open().write(vec![(b"head".to_vec(), None), (b"write-of-frontier".to_vec(), None)]).unwrap();
+    let (mut journal, contents) = form.journal();
+    assert_eq!((contents.floors.len(), contents.head.writes), (1, 0));
+    journal.write_strikes(&[strike(struck(2), "why")], 4).unwrap();
+    assert_eq!(form.journal().1.strikes[&4].len(), 2);
+}
+
 /// Entries as they were first written.
-const JOURNAL: [&str; 5] = [
+const JOURNAL: [&str; 7] = [
     r#"beginning = {"offsets":{"0":3},"sink_length":null,"letters_length":2}"#,
     r#"floor/\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x02 = [[1,2],60]"#,
     r#"frontier = {"last":{"append_time":50,"partition":0,"offset":5},"next":{"0":6}}"#,
+    r#"head = {"writes":4,"frontier":2,"floors":1,"strikes":1,"began":true}"#,
     r#"image/\x00\x00\x00\x00\x00\x00\x00\x05t\x00{} = {"table":"t","key":"{}","row":null}"#,
     r#"strike/\x00\x00\x00\x00\x00\x00\x00\x00 = [{"Event":{"partition":1,"offset":1,"event":0}},"why",4]"#,
+    r#"write-of-frontier = 2"#,
 ];

@@ -88,6 +88,7 @@ fn checkpoint(next: &[u64]) -> Checkpoint {
         deployment: 1,
         sink_length: None,
         letters_length: Some(next[0]),
+        journal: None,
     }
 }
 
