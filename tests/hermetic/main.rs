@@ -16,6 +16,7 @@ mod health;
 mod input;
 mod inspect;
 mod javascript;
+mod judged;
 mod letters;
 mod losses;
 mod metrics;
