@@ -98,10 +98,10 @@ mod tests {
     fn leb(mut n: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while n >= 0x80 {
-            bytes.push(0x80 | (n & 0x7f) as u8);
+            bytes.push(0x80 | u8::try_from(n & 0x7f).expect("seven bits"));
             n >>= 7;
         }
-        bytes.push(n as u8);
+        bytes.push(u8::try_from(n).expect("seven bits"));
         bytes
     }
 
