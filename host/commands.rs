@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::failure::Failure;
 use crate::observe::log::Format;
 use crate::pipeline::{reset, run};
+use crate::plugin::apart;
 use crate::report::{self, Output};
 
 pub mod check;
@@ -25,6 +26,7 @@ use cli::Command;
 
 /// Performs a command. `format` is the format of the logs.
 pub fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
+    apart::enable();
     match command {
         Command::Run { config, until_end, watch, fresh } => {
             let (file, mut config) = (config.path(), config.load()?);
@@ -50,6 +52,7 @@ pub fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Reset { config, output } => report::print(&reset(reset::reset(&config.load()?)?, output)),
         Command::Replay { config, options, output } => return replay::perform(&config, &options, (output, format)),
         Command::Plugin { command } => return plugin::perform(command),
+        Command::JudgePlugin => apart::judge()?,
         Command::Schema => report::print(&reference::schema()),
         Command::Completions { shell } => report::print(&reference::completions(shell)),
         Command::Man { folder } => reference::manual(folder.as_deref())?,

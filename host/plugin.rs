@@ -2,7 +2,7 @@
 //! state, no time, no order. Keeps I6: a plugin imports nothing; and I7: each call gets the budget of one record, event or firing.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -17,14 +17,16 @@ use crate::record::Records;
 
 use allowance::Allowance;
 
-pub use crate::config::Limits;
+pub use crate::config::{Compile, Limits};
 pub use columns::{Changes, Events, FoldInput, Rejection, TimerInput, change};
 pub use description::{Description, Encodings};
 pub use engine::engine;
 pub use instance::{Instance, call};
 
 mod allowance;
+pub mod apart;
 mod bindings;
+mod cache;
 mod caps;
 mod columns;
 mod component;
@@ -107,6 +109,52 @@ pub enum Input<'a> {
 /// Hears of each call, on the thread that makes it.
 pub type Listener = dyn Fn(Input<'_>) + Send + Sync;
 
+/// How components are compiled, and where they are kept.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Compiling {
+    /// Where they are kept.
+    pub(crate) cache: Option<PathBuf>,
+    /// The limits of a process of their own; none compiles them in this one.
+    pub(crate) apart: Option<Compile>,
+}
+
+impl Compiling {
+    /// Compiles a plugin's file, or takes it from the cache if an equal engine compiled it before.
+    fn component(
+        &self,
+        engine: &Engine,
+        bytes: &[u8],
+        config: &serde_json::Value,
+        limits: Limits,
+    ) -> Result<Component, Failure> {
+        let compile = || match self.apart.zip(apart::program()) {
+            Some((compile, program)) => {
+                engine::take_over(engine, &apart::compile(program, compile, bytes, config, limits)?)
+            }
+            None => engine::compile(engine, bytes),
+        };
+        let Some(folder) = &self.cache else { return compile() };
+        let entry = match cache::Entry::of(engine, &Digest::of(bytes), folder) {
+            Ok(entry) => entry,
+            Err(reason) => {
+                let folder = folder.display();
+                tracing::warn!(event = "plugin-cache-refused", %folder, reason, "compiled plugins are not cached (plugin.cache)");
+                return compile();
+            }
+        };
+        if let Some(component) = entry.load(engine) {
+            return Ok(component);
+        }
+        let compiled = compile()?;
+        let kept = compiled.serialize().map_err(|e| format!("{e:#}"));
+        if let Err(error) = kept.and_then(|bytes| entry.store(&bytes).map_err(|e| e.to_string())) {
+            let folder = folder.display();
+            tracing::warn!(event = "plugin-cache-failed", %folder, error, "cannot cache the compiled plugin (plugin.cache)");
+        }
+        Ok(compiled)
+    }
+}
+
 /// A loaded plugin with its configuration and limits, from which instances are made.
 pub struct Plugin {
     /// The SHA-256 of the file as given.
@@ -152,11 +200,32 @@ impl Plugin {
         limits: Limits,
         cache: Option<&Path>,
     ) -> Result<Plugin, Failure> {
+        let compiling = Compiling { cache: cache.map(Path::to_owned), apart: None };
+        Plugin::load_with(engine, bytes, config, limits, &compiling)
+    }
+
+    /// Does the same. What is not cached is compiled and tried in a process of its own first, if that is wanted.
+    pub(crate) fn load_with(
+        engine: &Engine,
+        bytes: Vec<u8>,
+        config: &serde_json::Value,
+        limits: Limits,
+        compiling: &Compiling,
+    ) -> Result<Plugin, Failure> {
+        let compiled = compiling.component(engine, &bytes, config, limits)?;
+        Plugin::of_component(engine, &compiled, bytes, config, limits)
+    }
+
+    fn of_component(
+        engine: &Engine,
+        compiled: &Component,
+        bytes: Vec<u8>,
+        config: &serde_json::Value,
+        limits: Limits,
+    ) -> Result<Plugin, Failure> {
         let digest = Digest::of(&bytes);
-        let compiled =
-            engine::compile(engine, &digest, || caps::check(&bytes).and_then(|()| component::wrap(&bytes)), cache)?;
-        check_world(engine, &compiled)?;
-        let pre = Linker::new(engine).instantiate_pre(&compiled).and_then(bindings::PluginPre::new).map_err(|e| {
+        check_world(engine, compiled)?;
+        let pre = Linker::new(engine).instantiate_pre(compiled).and_then(bindings::PluginPre::new).map_err(|e| {
             Failure::plugin(format!("it is not a component of the world keyfold:mapper/plugin@1.0.0: {e:#}"))
         })?;
         let (description, schema) = description::describe(engine, &pre, limits)?;

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::lane::core::Core;
 use crate::observe::meter::{Call, Cost};
 use crate::plugin::sandbox::Sandbox;
-use crate::plugin::{Plugin, halted};
+use crate::plugin::{Compiling, Plugin, halted};
 use crate::record::Records;
 use crate::source::log_source::LogSource;
 use crate::source::past::{Past, open};
@@ -61,7 +61,7 @@ pub fn bench(options: &Options) -> Result<Measurement, Failure> {
     let config = overridden(&config, options.from.as_deref(), Some(&Component::File(file)), None)?;
     let lanes = read(&config)?;
     let began = clock::instant();
-    let sandbox = Sandbox::with_cache(&config, None)?;
+    let sandbox = Sandbox { compiling: Compiling::default(), ..Sandbox::new(&config)? };
     let plugin = Arc::into_inner(sandbox.load(&config)?).expect("nobody else has it yet");
     let loaded = clock::since(began);
     let asked = config.run.batch_records;

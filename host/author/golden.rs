@@ -113,9 +113,6 @@ fn cases(folder: &Path, wanted: &[String]) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
-/// The folder that is kept between runs: the compiled plugin. Compiling it may take many seconds.
-const COMPILED: &str = "state/cache";
-
 /// A case, and the folder where it runs.
 struct Case<'a> {
     folder: PathBuf,
@@ -298,9 +295,9 @@ impl<'a> Case<'a> {
 
     // ---- the host
 
-    /// Removes everything from earlier runs except the compiled plugin.
+    /// Removes everything from earlier runs.
     fn begin(&self, records: &[String]) -> Result<(), Failure> {
-        empty(self.place, &self.place.join(COMPILED))?;
+        empty(self.place)?;
         self.write_records(records)
     }
 
@@ -372,17 +369,10 @@ fn without_lines(text: &str) -> String {
     })
 }
 
-/// Removes everything in a folder except the folder `kept` somewhere below it.
-fn empty(folder: &Path, kept: &Path) -> Result<(), Failure> {
+/// Removes everything in a folder.
+fn empty(folder: &Path) -> Result<(), Failure> {
     for entry in fs::read_dir(folder).map_err(io_failure(folder))?.filter_map(Result::ok) {
         let path = entry.path();
-        if path == kept {
-            continue;
-        }
-        if kept.starts_with(&path) {
-            empty(&path, kept)?;
-            continue;
-        }
         let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         gone.map_err(io_failure(&path))?;
     }

@@ -231,6 +231,9 @@ pub enum Command {
         #[command(subcommand)]
         command: PluginCommand,
     },
+    /// Compile and try a plugin within limits, for a host that does not trust it yet
+    #[command(hide = true)]
+    JudgePlugin,
     /// Print a JSON Schema of keyfold.toml, for editors and CI
     Schema,
     /// Print a completion script for a shell

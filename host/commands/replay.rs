@@ -20,7 +20,7 @@ use crate::failure::{Exit, Failure};
 use crate::lane::core::Core;
 use crate::observe::log::Format;
 use crate::observe::progress;
-use crate::plugin::sandbox::load_plugin_with;
+use crate::plugin::sandbox::load_plugin;
 use crate::plugin::{Plugin, halted};
 use crate::position::{Offset, Partition};
 use crate::record::Records;
@@ -104,8 +104,8 @@ impl Options {
 pub fn replay(config: &Config, options: &Options, out: &mut dyn Write) -> Result<Option<Summary>, Failure> {
     let deadline = clock::instant() + config.run.startup_timeout;
     let config = options.over(config)?;
-    let (a, workers) = load_plugin_with(&config, None)?;
-    let b = options.against(&config).map(|other| load_plugin_with(&other, None)).transpose()?.map(|(plugin, _)| plugin);
+    let (a, workers) = load_plugin(&config)?;
+    let b = options.against(&config).map(|other| load_plugin(&other)).transpose()?.map(|(plugin, _)| plugin);
     let mut replay = Replay { folds: Vec::new(), shown: Shown::Rows, workers, time: config.time, out };
     if let Some(b) = &b {
         replay.shown = Shown::Difference(Difference::new(&a.description.tables, &b.description.tables));

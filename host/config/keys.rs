@@ -232,6 +232,24 @@ pub(super) const KEYS: &[Key] = &[
         "log lines per second that the plugin may write in a lane, with bursts of ten times as many; further lines are dropped and counted",
     ),
     key(
+        "plugin.cache",
+        Kind::Path,
+        Absent::Computed("`$XDG_CACHE_HOME/keyfold/plugins`, or that of `~/.cache`"),
+        "folder for compiled plugins, which are native code: only keyfold's user may own and write it, or it is not used",
+    ),
+    key(
+        "plugin.compile_time",
+        Kind::Duration(SECOND, HOUR),
+        Absent::Is(r#""2m""#),
+        "CPU time for compiling a plugin and trying its configuration, in a process of its own",
+    ),
+    key(
+        "plugin.compile_memory",
+        Kind::Size(64 * KIB * KIB, 1024 * GIB),
+        Absent::Is(r#""2GiB""#),
+        "memory for that, beside `plugin.memory`",
+    ),
+    key(
         "state.url",
         Kind::Url,
         Absent::Required,

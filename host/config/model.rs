@@ -187,6 +187,19 @@ pub struct Plugin {
     pub tables: Option<Vec<String>>,
     /// Log lines per second and lane, with bursts of ten times as many. Default 100.
     pub log_rate: u64,
+    /// Where compiled plugins are kept; none if the user has no folder for that.
+    pub cache: Option<PathBuf>,
+    /// Limits of compiling and trying a plugin.
+    pub compile: Compile,
+}
+
+/// Limits of compiling and trying a plugin, beside those of [`Limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compile {
+    /// CPU time. Default 2 min.
+    pub time: Duration,
+    /// Bytes of memory, beside the plugin's own. Default 2 GiB.
+    pub memory_bytes: u64,
 }
 
 /// Where the component comes from.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::keys;
 use super::model::{
-    Admin, Config, CqlSink, CqlTls, DeadLetters, FileFormat, FileSource, ImplausibleTime, KafkaSource, Late, Limits,
-    NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State, Telemetry, Time, WithdrawnRows,
+    Admin, Compile, Config, CqlSink, CqlTls, DeadLetters, FileFormat, FileSource, ImplausibleTime, KafkaSource, Late,
+    Limits, NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State, Telemetry, Time,
+    WithdrawnRows,
 };
 use super::read::Given;
 use super::value::Typed;
@@ -114,6 +115,11 @@ impl Values {
             audit: self.count("plugin.audit"),
             tables: self.texts("plugin.tables"),
             log_rate: self.count("plugin.log_rate")?,
+            cache: self.path("plugin.cache").or_else(users_cache),
+            compile: Compile {
+                time: self.duration("plugin.compile_time")?,
+                memory_bytes: self.size("plugin.compile_memory")?,
+            },
         })
     }
 
@@ -231,6 +237,13 @@ impl Values {
     pub(super) fn properties(&self, path: &str) -> Option<BTreeMap<String, String>> {
         if let Some(Typed::Properties(properties)) = self.0.get(path) { Some(properties.clone()) } else { None }
     }
+}
+
+/// Returns the folder where the user's programs keep what they can make again.
+fn users_cache() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+    caches.map(|folder| folder.join("keyfold").join("plugins"))
 }
 
 /// Returns the number of the machine's threads, up to a limit.

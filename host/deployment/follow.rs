@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -19,7 +18,7 @@ use crate::deployment::{Author, Entry, PipelineLog, Rewind, Settings};
 use crate::event_time::AppendTime;
 use crate::failure::{Exit, Failure};
 use crate::plugin::sandbox::Sandbox;
-use crate::plugin::{self, Plugin};
+use crate::plugin::{self, Compiling, Plugin};
 use crate::position::TopicId;
 use crate::record::iso;
 use crate::state::journal::Seals;
@@ -52,7 +51,7 @@ pub struct Loader {
     /// The limit for which the engine was made.
     memory_bytes: u64,
     instances: u32,
-    cache: Option<PathBuf>,
+    compiling: Compiling,
     configured: Time,
     /// `plugin.tables`
     tables: Option<Vec<String>>,
@@ -67,7 +66,7 @@ impl Loader {
             engine: sandbox.engine.clone(),
             memory_bytes: config.plugin.limits.memory_bytes,
             instances: sandbox.instances,
-            cache: sandbox.cache.clone(),
+            compiling: sandbox.compiling.clone(),
             configured: config.time,
             tables: sandbox.tables.clone(),
             loaded: Mutex::default(),
@@ -114,7 +113,7 @@ impl Loader {
         } else {
             plugin::engine(self.instances, limits.memory_bytes)?
         };
-        let loaded = Plugin::load(&engine, bytes, &settings.config, limits, self.cache.as_deref());
+        let loaded = Plugin::load_with(&engine, bytes, &settings.config, limits, &self.compiling);
         let plugin = loaded.and_then(|plugin| plugin.writing_only(self.tables.as_deref())).map_err(refused)?;
         Ok((Arc::new(plugin), settings.time(self.configured)))
     }

@@ -57,14 +57,15 @@ mod tests {
 
     #[test]
     fn a_trial_ends_once_its_fuel_or_its_bytes_are_used_up() {
+        let bytes = usize::try_from(BYTES).expect("memory is addressed by more bits");
         let reason = |fuel, bytes| {
             let allowance = Allowance::of(1, 1);
             allowance.spend(fuel, bytes);
             allowance.check().err().map(Fault::text)
         };
-        assert_eq!(reason(FUEL, (BYTES as usize) + 15), None);
+        assert_eq!(reason(FUEL, bytes + 15), None);
         assert!(reason(FUEL + FUEL_OF_RECORD, 0).is_some_and(|reason| reason.contains("fuel")));
         assert!(reason(u64::MAX, 0).is_some_and(|reason| reason.contains("fuel")));
-        assert!(reason(0, BYTES as usize + 16).is_some_and(|reason| reason.contains("bytes")));
+        assert!(reason(0, bytes + 16).is_some_and(|reason| reason.contains("bytes")));
     }
 }

@@ -53,7 +53,7 @@ impl Counts {
         at_most("it has", self.functions, "functions", FUNCTIONS)?;
         let range = body.range();
         let function = format!("its function at byte {} has", range.start);
-        at_most(&function, (range.end - range.start) as u64, "bytes of code", BODY)?;
+        at_most(&function, range.end - range.start, "bytes of code", BODY)?;
         let mut locals = 0;
         for group in body.get_locals_reader().map_err(invalid)? {
             locals += u64::from(group.map_err(invalid)?.0);
@@ -98,10 +98,10 @@ mod tests {
     fn leb(mut n: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while n >= 0x80 {
-            bytes.push(0x80 | (n & 0x7f) as u8);
+            bytes.push(0x80 | u8::try_from(n & 0x7f).expect("seven bits"));
             n >>= 7;
         }
-        bytes.push(n as u8);
+        bytes.push(u8::try_from(n).expect("seven bits"));
         bytes
     }
 

@@ -1,11 +1,10 @@
-//! The sandbox of a host: one engine, its workers, and the cache of compiled components. Loads plugins into it.
+//! The sandbox of a host: one engine, its workers, and the way in which components are compiled. Loads plugins into it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use wasmtime::Engine;
 
-use super::{Limits, Plugin};
+use super::{Compiling, Limits, Plugin};
 use crate::config::{Component, Config};
 use crate::failure::Failure;
 
@@ -17,7 +16,7 @@ pub(crate) struct Sandbox {
     pub(crate) workers: Arc<rayon::ThreadPool>,
     pub(crate) engine: Engine,
     pub(crate) instances: u32,
-    pub(crate) cache: Option<PathBuf>,
+    pub(crate) compiling: Compiling,
     /// `plugin.tables`
     pub(crate) tables: Option<Vec<String>>,
 }
@@ -25,11 +24,6 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     /// Makes the sandbox, sized by the configuration.
     pub(crate) fn new(config: &Config) -> Result<Sandbox, Failure> {
-        Sandbox::with_cache(config, cache(&config.state.url))
-    }
-
-    /// Does the same, with compiled components cached in this folder, or nowhere.
-    pub(crate) fn with_cache(config: &Config, cache: Option<PathBuf>) -> Result<Sandbox, Failure> {
         let workers = config.run.workers;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(workers)
@@ -40,7 +34,8 @@ impl Sandbox {
         // Two deployments during a swap, and one that is being checked.
         let instances = u32::try_from(workers * 3 + 4).unwrap_or(u32::MAX);
         let engine = super::engine(instances, config.plugin.limits.memory_bytes)?;
-        Ok(Sandbox { workers: Arc::new(pool), engine, instances, cache, tables: config.plugin.tables.clone() })
+        let compiling = Compiling { cache: config.plugin.cache.clone(), apart: Some(config.plugin.compile) };
+        Ok(Sandbox { workers: Arc::new(pool), engine, instances, compiling, tables: config.plugin.tables.clone() })
     }
 
     /// Loads the plugin that the configuration names.
@@ -57,7 +52,7 @@ impl Sandbox {
         settings: &serde_json::Value,
         limits: Limits,
     ) -> Result<Arc<Plugin>, Failure> {
-        let loaded = Plugin::load(&self.engine, bytes, settings, limits, self.cache.as_deref());
+        let loaded = Plugin::load_with(&self.engine, bytes, settings, limits, &self.compiling);
         let allowed = loaded.and_then(|plugin| plugin.writing_only(self.tables.as_deref()));
         let plugin = allowed
             .map_err(|failure| Failure::new(failure.exit, format!("cannot load plugin {name}: {}", failure.message)))?;
@@ -67,15 +62,7 @@ impl Sandbox {
 
 /// Makes the workers, and loads the plugin that they run.
 pub(crate) fn load_plugin(config: &Config) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
-    load_plugin_with(config, cache(&config.state.url))
-}
-
-/// Does the same as [`load_plugin`], with compiled components cached in this folder, or nowhere.
-pub(crate) fn load_plugin_with(
-    config: &Config,
-    cache: Option<PathBuf>,
-) -> Result<(Arc<Plugin>, Arc<rayon::ThreadPool>), Failure> {
-    let sandbox = Sandbox::with_cache(config, cache)?;
+    let sandbox = Sandbox::new(config)?;
     Ok((sandbox.load(config)?, sandbox.workers))
 }
 
@@ -91,9 +78,4 @@ pub(crate) fn component(component: &Component) -> Result<(Vec<u8>, String), Fail
             Err(e) => Err(Failure::config(format!("plugin.component: cannot read {}: {e}", path.display()))),
         },
     }
-}
-
-/// Compiled components are native code, so they are cached only in a folder of this host.
-fn cache(state: &url::Url) -> Option<PathBuf> {
-    (state.scheme() == "file").then(|| state.to_file_path().ok()).flatten().map(|folder| folder.join("cache"))
 }

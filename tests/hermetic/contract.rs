@@ -678,6 +678,25 @@ fn a_compiled_plugin_is_kept_and_made_anew_when_its_file_is_damaged() {
     }
 }
 
+/// A file that lies under the name of another plugin, as somebody may have put it there.
+#[test]
+fn a_compiled_plugin_is_taken_only_under_its_own_name() {
+    let folder = tempfile::tempdir().expect("the system has a folder for temporary files");
+    let load = |file: &str| {
+        let bytes = std::fs::read(file).expect("the build has left it there");
+        Plugin::load(shared_engine(), bytes, &json!({}), LIMITS, Some(folder.path())).expect("the plugin loads")
+    };
+    let (hostile, visits) = (load(env!("HOSTILE_WASM")), load(env!("VISITS_WASM")));
+    let files: Vec<_> =
+        std::fs::read_dir(folder.path()).expect("readable").map(|f| f.expect("readable").path()).collect();
+    let of = |plugin: &Plugin| {
+        let found = files.iter().find(|file| file.to_string_lossy().contains(&plugin.digest.0));
+        found.expect("it is cached")
+    };
+    std::fs::copy(of(&hostile), of(&visits)).expect("writable");
+    assert_eq!(load(env!("VISITS_WASM")).description.name, visits.description.name);
+}
+
 fn innocent_with(plugin: &Arc<Plugin>) -> Folded {
     let known = BTreeMap::new();
     fold(plugin, &in_order(&small_log()), &Way { workers: 1, cut: usize::MAX, time: time(), known: &known })

@@ -16,6 +16,7 @@ mod health;
 mod input;
 mod inspect;
 mod javascript;
+mod judged;
 mod large_records;
 mod letters;
 mod losses;
