@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Limits, Plugin, engine};
 use crate::backoff;
 use crate::clock;
-use crate::config::Compile;
+use crate::config::{Compile, DEFAULT_LIMITS};
 use crate::failure::{Exit, Failure};
 
 /// The command of the program that is the child.
@@ -72,7 +72,7 @@ pub(super) fn compile(
     config: &Value,
     limits: Limits,
 ) -> Result<Vec<u8>, Failure> {
-    let Limits { memory_bytes, fuel, output_rows, output_bytes } = limits;
+    let Limits { memory_bytes, fuel, output_rows, output_bytes, record_bytes: _ } = limits;
     let seconds = compile.time.as_secs().max(1);
     let data_bytes = compile.memory_bytes.saturating_add(memory_bytes);
     let question =
@@ -175,7 +175,7 @@ fn judged(question: &Question, bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
     let compiled = engine::compile(&engine, &bytes)?;
     let serialized =
         compiled.serialize().map_err(|e| Failure::unexpected(format!("cannot keep what was compiled: {e:#}")));
-    let limits = Limits { memory_bytes, fuel, output_rows, output_bytes };
+    let limits = Limits { memory_bytes, fuel, output_rows, output_bytes, ..DEFAULT_LIMITS };
     Plugin::of_component(&engine, &compiled, bytes, &question.config, limits)?;
     serialized
 }

@@ -142,7 +142,8 @@ impl<'p> Instance<'p> {
             let result = instance.guest.keyfold_mapper_mapper().call_on_timer(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
             let logged = instance.log(std::mem::take(&mut batch.logs));
-            let given = lift_timers(batch, input, logged, &instance.plugin.description.tables, &instance.plugin.limits)?;
+            let given =
+                lift_timers(batch, input, logged, &instance.plugin.description.tables, &instance.plugin.limits)?;
             Ok((given.bytes(), given))
         })
     }

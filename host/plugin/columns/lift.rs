@@ -412,7 +412,7 @@ mod tests {
             let column = wit::Column { data: wit::ColumnData::Json(texts), nulls: nulls.to_vec() };
             let rows = vec![wit::RowBatch { table: 0, items: vec![0, 1], columns: vec![column] }];
             let changes = wit::ChangeBatch { rows, ..answer(2, NO_TIME) };
-            lift_fold(changes, &input(NO_TIME), &tables, &LIMITS).map_err(|fault| fault.text())
+            lift_fold(changes, &input(NO_TIME), 0, &tables, &LIMITS).map_err(|fault| fault.text())
         };
         lifted(&["{\"a\":[1.50]}", "null"], &[]).expect("these are JSON");
         lifted(&["{}", ""], &[1]).expect("a null has no text");
