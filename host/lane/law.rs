@@ -56,8 +56,6 @@ const SHORT: usize = 500;
 const MOST_OUTPUTS: usize = 400_000;
 /// Bytes of these outputs as text, at most.
 const MOST_BYTES: usize = 64 << 20;
-/// Strikes of the long run, at most: each costs some 30 instances.
-const MOST_STRIKES: usize = 300;
 
 /// Folds `records` (in lane order) under several cuts; returns the first difference. Fails with [`Fault::Host`] if that costs more than a
 /// trial may.
@@ -85,7 +83,8 @@ pub fn check(
 }
 
 /// Folds the records again and again in one instance of each kind, and in short batches. What a plugin keeps between calls may take thousands of
-/// items to show: a cache that is full, a counter that wraps. Returns the first difference, and how many records the instance met.
+/// items to show: a cache that is full, a counter that wraps. Returns the first difference, and how many records the instance met: none if an
+/// item is struck, which can cost seconds each time.
 /// Fails as [`check`] does.
 pub fn check_long(plugin: &Arc<Plugin>, time: Time, records: &Records) -> Result<(Option<Violation>, usize), Fault> {
     let trial = &Arc::new(plugin.of_trial(records));
@@ -93,17 +92,16 @@ pub fn check_long(plugin: &Arc<Plugin>, time: Time, records: &Records) -> Result
     let one = Arc::new(one.map_err(|e| Fault::Host(format!("cannot start a thread: {e}")))?);
     // All events after the first round are late.
     let time = Time { late: Late::Process, ..time };
-    let whole = fold(trial, &one, time, records, |_| usize::MAX)?;
-    let strikes = whole.iter().filter(|line| line.starts_with("Strike")).count();
-    let bytes: usize = whole.iter().map(String::len).sum();
+    let in_short_batches = |trial: &Arc<Plugin>, log: &Records| fold_unstruck(trial, &one, time, log);
+    let Some(once) = in_short_batches(trial, records)? else { return Ok((None, 0)) };
+    let bytes: usize = once.iter().map(String::len).sum();
+    let most = [(MOST_OUTPUTS, once.len()), (MOST_BYTES, bytes), (MOST_BYTES, records.bytes())];
     let times = LONG.div_ceil(records.len().max(1));
-    let most =
-        [(MOST_OUTPUTS, whole.len()), (MOST_BYTES, bytes), (MOST_BYTES, records.bytes()), (MOST_STRIKES, strikes)];
     let times = most.into_iter().fold(times, |times, (most, once)| times.min(most / once.max(1)));
     let log = repeated(records, times.max(1));
     let plugin = &Arc::new(plugin.of_trial(&log));
+    let Some(given) = in_short_batches(plugin, &log)? else { return Ok((None, 0)) };
     let whole = fold(plugin, &one, time, &log, |_| usize::MAX)?;
-    let given = fold(plugin, &one, time, &log, |_| SHORT)?;
     Ok((first_difference("by 500 of many records", &whole, &given), log.len()))
 }
 
@@ -147,14 +145,38 @@ fn fold(
     records: &Records,
     mut size: impl FnMut(usize) -> usize,
 ) -> Result<Vec<String>, Fault> {
-    let mut core = Core::new(Arc::clone(plugin), Arc::clone(workers), time);
+    let core = Core::new(Arc::clone(plugin), Arc::clone(workers), time);
+    Ok(fold_while(core, records, &mut size, |_| true)?.unwrap_or_default())
+}
+
+/// Folds the records in batches of [`SHORT`]; none as soon as an item is struck.
+fn fold_unstruck(
+    plugin: &Arc<Plugin>,
+    workers: &Arc<rayon::ThreadPool>,
+    time: Time,
+    records: &Records,
+) -> Result<Option<Vec<String>>, Fault> {
+    let core = Core::new(Arc::clone(plugin), Arc::clone(workers), time);
+    fold_while(core, records, &mut |_| SHORT, |output| output.strikes.is_empty())
+}
+
+fn fold_while(
+    mut core: Core,
+    records: &Records,
+    size: &mut dyn FnMut(usize) -> usize,
+    goes_on: impl Fn(&Output) -> bool,
+) -> Result<Option<Vec<String>>, Fault> {
     let mut leaving = Leaving::default();
     let mut first = 0;
     while first < records.len() {
         let end = records.len().min(first.saturating_add(size(first)));
         let mut batch = Records::default();
         batch.append(records, first..end);
-        leaving.add(&core.run(&batch)?);
+        let output = core.run(&batch)?;
+        if !goes_on(&output) {
+            return Ok(None);
+        }
+        leaving.add(&output);
         first = end;
     }
     let mut lines = leaving.into_lines();
@@ -167,7 +189,7 @@ fn fold(
         });
     }
     lines[outputs..].sort_unstable();
-    Ok(lines)
+    Ok(Some(lines))
 }
 
 /// Returns the first line that differs.
