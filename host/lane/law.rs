@@ -108,14 +108,15 @@ pub fn check_long(plugin: &Arc<Plugin>, time: Time, records: &Records) -> Result
 /// Returns a log of the same records many times, each with an offset and an append time of its own.
 fn repeated(records: &Records, times: usize) -> Records {
     let mut log = Records::default();
-    let span =
-        records.append_times.last().zip(records.append_times.first()).map_or(0, |(last, first)| last - first + 1);
-    let offsets = records.offsets.iter().max().map_or(0, |last| last + 1);
+    let ends = records.append_times.last().zip(records.append_times.first());
+    let span = ends.map_or(0, |(last, first)| last.saturating_sub(*first).saturating_add(1));
+    let offsets = records.offsets.iter().max().map_or(0, |last| last.wrapping_add(1));
     for round in 0..times as i64 {
         let first = log.len();
         log.append(records, 0..records.len());
-        log.append_times[first..].iter_mut().for_each(|time| *time += round * span);
-        log.offsets[first..].iter_mut().for_each(|offset| *offset += round.unsigned_abs() * offsets);
+        log.append_times[first..].iter_mut().for_each(|time| *time = time.saturating_add(round.saturating_mul(span)));
+        let later = round.unsigned_abs().wrapping_mul(offsets);
+        log.offsets[first..].iter_mut().for_each(|offset| *offset = offset.wrapping_add(later));
     }
     log
 }
