@@ -121,8 +121,8 @@ fn a_deployment_is_created_and_withdrawn() {
 
 #[test]
 fn every_command_that_prints_an_answer_takes_an_output_format() {
-    // These print something else than an answer: logs, rows, a story, a schema, a script, a page.
-    let others = ["run", "demo", "schema", "completions", "man", "plugin run", "help"];
+    // These print something else than an answer: logs, rows, a story, a schema, a script, a page, compiled code.
+    let others = ["run", "demo", "schema", "completions", "man", "plugin run", "help", "judge-plugin"];
     fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, bool)>) {
         let mut below = command.get_subcommands().peekable();
         if below.peek().is_none() {
