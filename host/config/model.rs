@@ -95,6 +95,10 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// The token that allows changes.
     pub token: Option<String>,
+    /// The token that allows reading only.
+    pub read_token: Option<String>,
+    /// Where changes are noted.
+    pub audit_log: Option<PathBuf>,
     /// Limit of a request, bytes.
     pub upload_bytes: usize,
     /// How long a lane may make no progress before `/livez` fails. Default 60 s.
@@ -348,3 +352,6 @@ pub struct Run {
 /// The default limits.
 pub const DEFAULT_LIMITS: Limits =
     Limits { memory_bytes: 256 << 20, fuel: 1_000_000_000, output_rows: 100_000, output_bytes: 64 << 20 };
+
+/// The default limits of compiling and trying a plugin.
+pub const DEFAULT_COMPILE: Compile = Compile { time: Duration::from_secs(120), memory_bytes: 2 << 30 };
