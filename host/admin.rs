@@ -16,10 +16,12 @@
 //! Probes and metrics need no token: they contain no record, key or configuration. They and the status are available as soon as the host
 //! starts; the other routes return 503 until startup is complete.
 //!
-//! Requests that change something need the bearer token `admin.token`. If a token is configured, reading needs it too; without a token the
-//! API is read-only. A refused deployment is status 409 with its checks; a failure has a status that follows from its exit code, and the
+//! Requests that change something need the bearer token `admin.token`. If a token is configured, reading needs it too, or `admin.read_token`,
+//! which changes nothing (403); without a token the API is read-only. What changes something is noted in `admin.audit_log`, if that is set, and
+//! the journal's `by` says how the author was authenticated, beside the name that they claim. A refused deployment is status 409 with its checks; a failure has a status that follows from its exit code, and the
 //! body `{"error": ..., "exit": ...}`.
 
+mod audit;
 mod connections;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::observe::log::Format;
 use crate::pipeline::{reset, run};
 use crate::plugin::apart;
+use crate::private;
 use crate::report::{self, Output};
 
 pub mod check;
@@ -26,6 +27,9 @@ use cli::Command;
 
 /// Performs a command. `format` is the format of the logs.
 pub fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
+    if writes_data(&command) {
+        private::keep_private();
+    }
     apart::enable();
     match command {
         Command::Run { config, until_end, watch, fresh } => {
@@ -58,6 +62,18 @@ pub fn perform(command: Command, format: Format) -> Result<ExitCode, Failure> {
         Command::Man { folder } => reference::manual(folder.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a command writes what others should not read. What an author builds is for everybody.
+fn writes_data(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::Plugin { .. }
+            | Command::Schema
+            | Command::Completions { .. }
+            | Command::Man { .. }
+            | Command::JudgePlugin
+    )
 }
 
 fn reset(deleted: usize, output: Output) -> String {

@@ -12,6 +12,7 @@ pub mod printable;
 pub mod clock;
 mod backoff;
 mod append_file;
+mod private;
 pub mod config;
 pub mod observe;
 pub mod report;

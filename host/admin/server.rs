@@ -19,6 +19,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
+use super::audit::{Asked, Audit};
 use super::connections;
 use super::wire::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
 use crate::config::{self, Admin, Config};
@@ -36,8 +37,8 @@ struct Host {
     config: Config,
     /// The configuration file, to load it with other values for some keys.
     file: Option<PathBuf>,
-    /// SHA-256 of the token.
-    token: Option<[u8; 32]>,
+    /// SHA-256 of each token, and what it allows. None: everybody may read.
+    tokens: Vec<([u8; 32], Role)>,
     /// Limit of a request, bytes.
     upload_bytes: usize,
     stuck_after: Duration,
@@ -45,7 +46,17 @@ struct Host {
     is_local: bool,
     /// Requests with a wrong token so far.
     refused: AtomicU64,
+    audit: Audit,
     board: Arc<Board>,
+}
+
+/// What a token allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Looking at everything.
+    Read,
+    /// Changing too.
+    Deploy,
 }
 
 /// Requests that are being worked on at once; more wait.
@@ -75,10 +86,13 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<
     let listener = TcpListener::bind(admin.listen).map_err(refused)?;
     listener.set_nonblocking(true).map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
+    let tokens = [(&admin.token, Role::Deploy), (&admin.read_token, Role::Read)];
+    let tokens = tokens.into_iter().filter_map(|(token, role)| Some((Sha256::digest(token.as_ref()?).into(), role)));
     let host = Arc::new(Host {
         config: config.clone(),
         file,
-        token: admin.token.as_ref().map(|token| Sha256::digest(token).into()),
+        tokens: tokens.collect(),
+        audit: Audit::open(admin.audit_log.as_deref())?,
         upload_bytes: admin.upload_bytes,
         stuck_after: admin.stuck_after,
         is_local: address.ip().is_loopback(),
@@ -126,26 +140,75 @@ async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
     if !host.board.has_started() && request.uri().path() != STATUS {
         return error(StatusCode::SERVICE_UNAVAILABLE, "the host is starting", Exit::Outside);
     }
-    let Some(token) = &host.token else {
-        if request.method() == Method::GET {
-            return next.run(request).await;
+    let is_reading = request.method() == Method::GET || request.method() == Method::HEAD;
+    match host.role(&request) {
+        Some(_) if is_reading => next.run(request).await,
+        Some(Role::Deploy) => noted(&host, request, next).await,
+        Some(Role::Read) if host.tokens.is_empty() => {
+            let message = "the admin API is read-only: admin.token is not configured";
+            error(StatusCode::FORBIDDEN, message, Exit::Config)
         }
-        let message = "the admin API is read-only: admin.token is not configured";
-        return error(StatusCode::FORBIDDEN, message, Exit::Config);
+        Some(Role::Read) => {
+            host.note_refused(&request, StatusCode::FORBIDDEN);
+            let message = "this token is admin.read_token, which may only read; admin.token may change things";
+            error(StatusCode::FORBIDDEN, message, Exit::Config)
+        }
+        None => {
+            host.note_refused(&request, StatusCode::UNAUTHORIZED);
+            error(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong", Exit::Config)
+        }
+    }
+}
+
+/// Performs a request that may change something, between two notes of it.
+async fn noted(host: &Host, request: Request, next: Next) -> Response {
+    let n = match host.audit.asked(request.method().as_str(), request.uri().path()) {
+        Ok(n) => n,
+        Err(why) => {
+            let message = format!("cannot append to admin.audit_log, so nothing is changed: {why}");
+            return error(StatusCode::SERVICE_UNAVAILABLE, &message, Exit::Outside);
+        }
     };
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer ")).map(|given| Sha256::digest(given.trim()));
-    // Compares digests, so that the time it takes reveals nothing about the token.
-    if given.is_some_and(|given| given[..] == token[..]) {
-        return next.run(request).await;
+    let response = next.run(request).await;
+    let asked = response.extensions().get::<Asked>().cloned().unwrap_or_default();
+    host.audit.answered(n, response.status().as_u16(), &asked);
+    response
+}
+
+impl Host {
+    /// What a request may do; none if it lacks a token.
+    fn role(&self, request: &Request) -> Option<Role> {
+        if self.tokens.is_empty() {
+            return Some(Role::Read);
+        }
+        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = Sha256::digest(given.and_then(|value| value.strip_prefix("Bearer "))?.trim());
+        // Compares digests, so that the time it takes reveals nothing about the token.
+        self.tokens.iter().find(|(token, _)| given[..] == token[..]).map(|(_, role)| *role)
     }
-    let refused = host.refused.fetch_add(1, Ordering::Relaxed) + 1;
-    // The first, and then ever fewer: whoever tries tokens must not fill the log.
-    if refused.is_power_of_two() {
-        let (method, path) = (request.method(), request.uri().path());
-        tracing::warn!(event = "admin-token-refused", %method, path, refused, "admin request without the right token refused");
+
+    fn note_refused(&self, request: &Request, status: StatusCode) {
+        let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        // The first, and then ever fewer: whoever tries tokens must not fill the log.
+        if refused.is_power_of_two() {
+            let (method, path) = (request.method(), request.uri().path());
+            tracing::warn!(event = "admin-token-refused", %method, path, refused, "admin request without the right token refused");
+            self.audit.refused(method.as_str(), path, status.as_u16(), refused);
+        }
     }
-    error(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong", Exit::Config)
+}
+
+/// The author that the journal names: how they were authenticated, beside the name that they claim.
+fn authenticated(claimed: Option<&String>) -> Option<String> {
+    const TOKEN: &str = "admin.token";
+    Some(claimed.map_or_else(|| TOKEN.to_owned(), |name| format!("{name} ({TOKEN})")))
+}
+
+/// Tells the audit log what a handler knows of a request.
+fn told(mut response: Response, author: &Author) -> Response {
+    let Author { by, reason } = author.clone();
+    response.extensions_mut().insert(Asked { by, reason });
+    response
 }
 
 /// Whether a Host header names this machine. A page in somebody's browser may send requests to a loopback address, under the name by which
@@ -216,8 +279,10 @@ async fn deployments(State(host): State<Arc<Host>>) -> Response {
     answer(host, |host| Ok((StatusCode::OK, order::deployments(&host.config)?))).await
 }
 
-async fn deploy(State(host): State<Arc<Host>>, Json(wanted): Json<Wanted>) -> Response {
-    answer(host, |host| {
+async fn deploy(State(host): State<Arc<Host>>, Json(mut wanted): Json<Wanted>) -> Response {
+    wanted.by = authenticated(wanted.by.as_ref());
+    let author = Author { by: wanted.by.clone(), reason: wanted.reason.clone() };
+    let response = answer(host, |host| {
         let dry_run = wanted.dry_run;
         let ordered = order::deploy(&host.config, &wanted.request(host)?)?;
         let done = ordered.order.is_some() || dry_run && first_refused(&ordered.checks).is_none();
@@ -225,15 +290,18 @@ async fn deploy(State(host): State<Arc<Host>>, Json(wanted): Json<Wanted>) -> Re
         tracing::info!(event = "admin-request", order = answer.order, "admin request received");
         Ok((if done { StatusCode::OK } else { StatusCode::CONFLICT }, answer))
     })
-    .await
+    .await;
+    told(response, &author)
 }
 
 async fn withdraw(State(host): State<Arc<Host>>, Json(wanted): Json<Withdrawal>) -> Response {
-    answer(host, move |host| {
-        let author = Author { by: wanted.by, reason: wanted.reason };
-        Ok((StatusCode::OK, json!({"withdrawn": order::withdraw(&host.config, wanted.n, &author)?})))
+    let author = Author { by: authenticated(wanted.by.as_ref()), reason: wanted.reason };
+    let named = author.clone();
+    let response = answer(host, move |host| {
+        Ok((StatusCode::OK, json!({"withdrawn": order::withdraw(&host.config, wanted.n, &named)?})))
     })
-    .await
+    .await;
+    told(response, &author)
 }
 
 async fn shadow_report(State(host): State<Arc<Host>>) -> Response {

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use crate::author::io_failure;
 use crate::clock;
-use crate::config::{Component, DEFAULT_LIMITS};
+use crate::config::{Component, DEFAULT_COMPILE, DEFAULT_LIMITS};
 use crate::failure::Failure;
-use crate::plugin::{Description, Encodings, INTERFACE, Plugin, engine, sandbox};
+use crate::plugin::{Compiling, Description, Encodings, INTERFACE, Plugin, engine, sandbox};
 use crate::row::{ColumnSpec, Table};
 use crate::sink;
 
@@ -29,7 +29,10 @@ pub fn check(file: &Path, config: &Value) -> Result<Checked, Failure> {
         Component::File(file) => std::fs::read(file).map_err(io_failure(file))?,
     };
     let (size, began) = (bytes.len(), clock::instant());
-    let loaded = Plugin::load(&engine(2, DEFAULT_LIMITS.memory_bytes)?, bytes, config, DEFAULT_LIMITS, None);
+    // The file may be somebody else's, to be looked at before it is trusted.
+    let compiling = Compiling { cache: None, apart: Some(DEFAULT_COMPILE) };
+    let engine = engine(2, DEFAULT_LIMITS.memory_bytes)?;
+    let loaded = Plugin::load_with(&engine, bytes, config, DEFAULT_LIMITS, &compiling);
     let plugin = loaded.map_err(|error| {
         let Failure { exit, message } = error;
         Failure::new(exit, format!("{}: {message}", file.display()))

@@ -71,7 +71,11 @@ impl Client {
             let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
             address.set_ip(loopback);
         }
-        Client { agent: agent(None), url: format!("http://{address}"), token: admin.token.clone() }
+        Client {
+            agent: agent(None),
+            url: format!("http://{address}"),
+            token: admin.token.clone().or_else(|| admin.read_token.clone()),
+        }
     }
 
     /// Sends a probe; returns whether the answer is yes, and the lines that say why.

@@ -35,14 +35,21 @@ fn admin(given: &mut Given, values: &Values) {
     if !given.has("admin") {
         return;
     }
-    let token = given.has("admin.token") || given.has("admin.token_file");
+    const TOKENS: [&str; 2] = ["admin.token", "admin.read_token"];
+    let token = TOKENS.iter().any(|key| given.has(key) || given.has(&format!("{key}_file")));
     let text = values.text("admin.listen").unwrap_or_default();
-    let short = values.text("admin.token").is_some_and(|token| token.len() < LEAST_TOKEN);
+    let short = TOKENS.into_iter().find(|key| values.text(key).is_some_and(|token| token.len() < LEAST_TOKEN));
+    let [changes, reads] = TOKENS.map(|key| values.text(key));
+    if changes.is_some() && changes == reads {
+        let message = "admin.read_token is the same as admin.token, so whoever may read could change; take another one";
+        return given.problem(given.origin("admin.read_token"), message.to_owned());
+    }
     let message = match text.parse::<SocketAddr>() {
-        Ok(listen) if !listen.ip().is_loopback() && short => {
-            let origin = given.origin("admin.token");
+        Ok(listen) if !listen.ip().is_loopback() && short.is_some() => {
+            let key = short.unwrap_or_default();
+            let origin = given.origin(key);
             let message = format!(
-                "admin.token has fewer than {LEAST_TOKEN} characters, and admin.listen = {text:?} is not a loopback address; take a \
+                "{key} has fewer than {LEAST_TOKEN} characters, and admin.listen = {text:?} is not a loopback address; take a \
                  longer one, such as the output of `openssl rand -base64 32`"
             );
             return given.problem(origin, message);

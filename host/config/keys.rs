@@ -303,6 +303,16 @@ pub(super) const KEYS: &[Key] = &[
         "address of the admin API, which is enabled by an `[admin]` section; addresses other than loopback require `token`",
     ),
     secret("admin.token", "bearer token of the admin API; without a token the API is read-only"),
+    secret(
+        "admin.read_token",
+        "another token, with which the API is read-only: for dashboards and people who only look",
+    ),
+    key(
+        "admin.audit_log",
+        Kind::Path,
+        Absent::Off,
+        "file to which a line of JSON is appended before and after each request that changes something, and for refused tokens",
+    ),
     key(
         "admin.upload_limit",
         Kind::Size(1024, GIB),

@@ -95,6 +95,10 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// The token that allows changes.
     pub token: Option<String>,
+    /// The token that allows reading only.
+    pub read_token: Option<String>,
+    /// Where changes are noted.
+    pub audit_log: Option<PathBuf>,
     /// Limit of a request, bytes.
     pub upload_bytes: usize,
     /// How long a lane may make no progress before `/livez` fails. Default 60 s.
@@ -355,3 +359,6 @@ pub const DEFAULT_LIMITS: Limits = Limits {
     output_bytes: 64 << 20,
     record_bytes: 16 << 20,
 };
+
+/// The default limits of compiling and trying a plugin.
+pub const DEFAULT_COMPILE: Compile = Compile { time: Duration::from_secs(120), memory_bytes: 2 << 30 };

@@ -174,6 +174,8 @@ impl Values {
         Some(Admin {
             listen: self.text("admin.listen")?.parse().ok()?,
             token: self.text("admin.token"),
+            read_token: self.text("admin.read_token"),
+            audit_log: self.path("admin.audit_log"),
             upload_bytes: usize::try_from(self.size("admin.upload_limit")?).ok()?,
             stuck_after: self.duration("admin.stuck_after")?,
         })

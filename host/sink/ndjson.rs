@@ -11,6 +11,7 @@ use crate::backoff::Outage;
 use crate::clock;
 use crate::config::NdjsonSink;
 use crate::failure::{Check, Failure};
+use crate::private;
 use crate::record::iso;
 use crate::row::json::{begin_row, invalid_json, write_text};
 use crate::row::{Image, Rows, Table};
@@ -39,6 +40,7 @@ impl Ndjson {
         let output = if is_stdout(&config.path) {
             Output::Stdout(std::io::stdout())
         } else {
+            private::create_readable(&config.path);
             Output::File(AppendFile::open(&config.path).map_err(outside)?)
         };
         Ok(Ndjson { output, now: config.now.clone(), lines: Vec::new() })

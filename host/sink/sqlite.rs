@@ -23,6 +23,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use crate::backoff::{Backoff, Outage};
 use crate::config::SqliteSink;
 use crate::failure::{Check, Failure};
+use crate::private;
 use crate::row::{Image, Rows, Table};
 use crate::sink::sqlite::schema::{create_table, fit, real_columns, upsert};
 use crate::sink::sqlite::write::write_batch;
@@ -51,6 +52,7 @@ impl Sqlite {
     pub(super) fn open(config: &SqliteSink, tables: &Arc<[Table]>) -> Result<Sqlite, Failure> {
         refuse_declared_now_columns("sink.sqlite", &config.now, tables)?;
         let path = config.path.display().to_string();
+        private::create_readable(&config.path);
         let connection = Connection::open(&config.path).map_err(|e| cannot_open(&config.path, &e))?;
         let mut sink = Sqlite {
             connection,

@@ -2,6 +2,7 @@
 //! database is in tests/services/doctor.rs; what needs more than one machine is judged from data in the host's own tests.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use keyfold::symptom::Symptom;
@@ -52,6 +53,20 @@ fn every_symptom_has_its_section_and_every_section_its_symptom() {
     assert_eq!(sections.len(), once.len(), "no section stands twice");
     let names: BTreeSet<&str> = Symptom::ALL.iter().map(|symptom| symptom.name()).collect();
     assert_eq!(once, names, "left: host/docs/operations.md, right: host/symptom.rs");
+}
+
+#[test]
+fn state_that_other_users_can_read_is_named() {
+    let pipeline = pipeline(&Settings::default());
+    pipeline.run_to_end(&[]).expect_code(0);
+    let set = |pipeline: &Pipeline, mode: u32| {
+        for folder in ["state", "state/log"] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(pipeline.path(folder), permissions).expect("it is the test's own");
+        }
+    };
+    set(&pipeline, 0o755);
+    check(&pipeline, Symptom::ReadableByOthers, 0, |pipeline| set(pipeline, 0o700));
 }
 
 #[test]

@@ -2,13 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
+use crate::support::generate::write_records;
 use crate::support::host::{KEYFOLD, Pipeline, Running};
-use crate::support::mock::{produce, visits_from};
+use crate::support::mock::{produce, visits, visits_from};
 use crate::support::rows::from_ndjson;
 use crate::support::scrape::Host;
 use crate::support::settings::{ADMIN, Settings};
@@ -74,6 +77,69 @@ fn connections_that_never_finish_their_request_stop_neither_folding_nor_probes()
     assert_eq!(half_open.len(), wanted);
     drop(half_open);
     running.terminate(crate::support::host::PATIENCE).expect_code(0);
+}
+
+/// Files under a folder, and folders, with their modes.
+fn modes(folder: &Path) -> Vec<(PathBuf, u32)> {
+    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    let mut found = vec![(folder.to_owned(), mode(folder))];
+    for entry in std::fs::read_dir(folder).expect("readable").flatten() {
+        match entry.path() {
+            path if path.is_dir() => found.extend(modes(&path)),
+            path => found.push((path.clone(), mode(&path))),
+        }
+    }
+    found
+}
+
+#[test]
+fn what_the_host_keeps_is_for_its_user_and_rows_are_for_readers() {
+    let pipeline = Pipeline::new(&Settings::default().to_toml());
+    let mut records = visits(1, |i| i % 10);
+    records[0].value = Some(b"no visit".to_vec());
+    write_records(&pipeline.path("log.ndjson"), &records);
+    pipeline.run_to_end(&[]).expect_code(0);
+    let mut kept = modes(&pipeline.path("state"));
+    assert!(kept.len() > 5, "{kept:?}");
+    let of = |name: &str| std::fs::metadata(pipeline.path(name)).expect("it is there").permissions().mode() & 0o777;
+    assert!(!from_ndjson(&pipeline.path("dead-letters.ndjson")).is_empty());
+    kept.push((pipeline.path("dead-letters.ndjson"), of("dead-letters.ndjson")));
+    let readable: Vec<_> = kept.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
+    assert!(readable.is_empty(), "{readable:?}");
+    assert_eq!(of("rows.ndjson"), of("log.ndjson"), "as this user's other programs make files");
+}
+
+#[test]
+fn a_token_for_reading_changes_nothing_and_the_audit_log_names_each_change() {
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
+    let brokers = cluster.bootstrap_servers();
+    cluster.create_topic("audited", 1, 1).expect("a new topic");
+    let admin = "token_file = \"token\"\nread_token_file = \"reader\"\naudit_log = \"audit.ndjson\"\n";
+    let settings = Settings::default().over_kafka(&brokers, "audited");
+    let pipeline = Pipeline::new(&format!("{}{ADMIN}{admin}", settings.to_toml()));
+    pipeline.write("token", b"for who may deploy");
+    pipeline.write("reader", b"for who may look");
+    produce(&brokers, "audited", &visits_from(0, 1, |i| i));
+    let mut running = pipeline.spawn(&[]);
+    let host = Host::of(&mut running);
+    host.wait_for(&mut running, "keyfold_records_total{lane=\"topic\"}", 40.0);
+    let asked = |command: &str, token: &str, more: &[&str]| {
+        pipeline.call(command, &[&["--admin", host.url(), "--token-file", token], more].concat())
+    };
+    asked("deployment list", "reader", &[]).expect_code(0);
+    let refused = asked("deployment create", "reader", &["--set", "time.out_of_orderness=3s"]);
+    refused.expect_code(2).expect_said(&["this token is admin.read_token, which may only read"]);
+    let more = ["--set", "time.out_of_orderness=3s", "--by", "ann", "--reason", "a test"];
+    asked("deployment create", "token", &more).expect_code(0);
+    asked("deployment list", "reader", &[]).expect_code(0).expect_said(&["by ann (admin.token)", "because a test"]);
+    let log = from_ndjson(&pipeline.path("audit.ndjson"));
+    let events: Vec<_> = log.iter().map(|line| line["event"].as_str().unwrap_or_default()).collect();
+    assert_eq!(events, ["refused", "asked", "answered"], "{log:?}");
+    assert_eq!(
+        (&log[0]["status"], &log[2]["status"], &log[2]["by"]),
+        (&403.into(), &200.into(), &"ann (admin.token)".into())
+    );
+    running.kill();
 }
 
 /// A page in somebody's browser can send requests to a loopback address, but not without saying where the page came from.

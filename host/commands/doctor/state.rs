@@ -9,11 +9,12 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 
 use crate::commands::check;
-use crate::config::Config;
+use crate::config::{Config, DeadLetters};
 use crate::deployment::PipelineLog;
 use crate::failure::{Check, Exit, Failure};
 use crate::plugin::Plugin;
 use crate::position::{Offset, Partition, TopicId};
+use crate::private::readable_by_others;
 use crate::record::iso;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::journal;
@@ -47,6 +48,7 @@ pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, runtime: &Runtim
             return (checks, Vec::new());
         }
     };
+    checks.extend(readable(config));
     let lanes = store.log.lanes().unwrap_or_else(|failure| {
         checks.push(Check::refused("lanes", failure).of(Symptom::StateUnusable));
         Vec::new()
@@ -67,6 +69,21 @@ pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, runtime: &Runtim
         }
     }
     (checks, states)
+}
+
+/// Returns which folders of the state and dead letters others can read, as earlier builds and other programs make them.
+fn readable(config: &Config) -> Option<Check> {
+    let folder = config.state.url.to_file_path().ok().filter(|_| config.state.url.scheme() == "file");
+    let below = folder.filter(|folder| readable_by_others(folder).is_some());
+    let state = below.into_iter().flat_map(|folder| ["log", "lanes"].map(|name| folder.join(name)));
+    let letters = match &config.dead_letters {
+        DeadLetters::File(path) => Some(path.clone()),
+        DeadLetters::Topic { .. } => None,
+    };
+    let shown = |path: std::path::PathBuf| Some(format!("{} (mode {:o})", path.display(), readable_by_others(&path)?));
+    let found: Vec<String> = state.chain(letters).filter_map(shown).collect();
+    let detail = format!("other users can read {}", found.join(", "));
+    (!found.is_empty()).then(|| Check::warning("files", detail).of(Symptom::ReadableByOthers))
 }
 
 /// Writes an object beside the state and deletes it.

@@ -25,6 +25,19 @@ fn an_unknown_key_is_refused_with_the_nearest() {
 }
 
 #[test]
+fn a_token_for_reading_must_be_another_one_and_hard_to_guess_as_well() {
+    refused(
+        &with("[admin]\ntoken = \"t\"\nread_token = \"t\""),
+        "line 12: admin.read_token is the same as admin.token, so whoever may read could change; take another one",
+    );
+    refused(
+        &with("[admin]\nlisten = \"0.0.0.0:9640\"\nread_token = \"t\""),
+        "line 12: admin.read_token has fewer than 22 characters, and admin.listen = \"0.0.0.0:9640\" is not a loopback address; take a longer \
+         one, such as the output of `openssl rand -base64 32`",
+    );
+}
+
+#[test]
 fn a_quoted_path_is_not_a_path() {
     refused(
         &SMALLEST.replace("name =", "\"run.workers\" = 2\nname ="),
