@@ -372,7 +372,7 @@ fn after_t_each_hostile_behaviour_halts_its_lane_where_strikes_are_to() {
 fn a_strike_is_no_matter_of_other_lanes() {
     let source = "[source.file]\npath = \"log.ndjson\"\nformat = \"records\"\nordering = \"partition\"".to_owned();
     let others = log_of(1, "j", None);
-    for Hostility { mode, limits, reason } in HOSTILITIES {
+    for Hostility { mode, limits, reason, .. } in HOSTILITIES {
         let settings =
             Settings { source: source.clone(), ..settings(&format!("on_strike = \"dead-letter\"\n{limits}")) };
         let pipeline = Pipeline::new(&settings.to_toml());
