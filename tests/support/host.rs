@@ -288,8 +288,13 @@ fn text(path: &Path) -> String {
 
 /// The fields of all log lines with this event.
 pub(crate) fn logged(stderr: &str, event: &str) -> Vec<Value> {
+    logged_by(stderr, "event", event)
+}
+
+/// The fields of all log lines with this text in a field.
+pub(crate) fn logged_by(stderr: &str, field: &str, text: &str) -> Vec<Value> {
     let lines = stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|fields| fields["event"] == event).collect()
+    lines.filter(|fields| fields[field] == text).collect()
 }
 
 /// A number among the fields of a log line.
