@@ -1,7 +1,7 @@
 //! An append-only file of lines, truncated at recovery to the length that a checkpoint covers. Owns the file's length and its lock, and waits
 //! while the disk is full; knows nothing of rows and dead letters.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,10 +123,15 @@ fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Whether opening it can wait for ever.
+pub(crate) fn is_pipe_or_device(found: &Metadata) -> bool {
+    !found.is_file() && !found.is_dir()
+}
+
 /// Refuses a pipe or a device before it is opened, which can wait for ever: what is appended must be synced, and cut at a recovery.
 fn refuse_what_is_no_file(path: &Path) -> Result<(), String> {
     match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() && !found.is_dir() => Err(format!(
+        Ok(found) if is_pipe_or_device(&found) => Err(format!(
             "{} is a pipe or a device, and what is written is synced and cut back at a recovery; name a file",
             path.display()
         )),

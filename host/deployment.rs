@@ -50,6 +50,7 @@ pub use log::PipelineLog;
 pub(crate) use log::same_topic;
 pub use protocol::Rewind;
 pub(crate) use protocol::{Permanent, withdrawable};
+pub(crate) use seals::check_seals;
 pub use settings::Settings;
 
 /// A deployment: these settings hold from an append time on.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::failure::Exit;
+use crate::plugin::fuzz::read_all;
 use crate::record::ByteColumn;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::layout;
@@ -56,11 +57,6 @@ fn stored_state(bytes: &[u8]) {
     if let Some((time, key)) = layout::timer_of(bytes) {
         assert_eq!(layout::timer_key(time, key)[1..], bytes[1..], "a timer's entry says its time and its key");
     }
-}
-
-fn read_all(list: &ByteColumn) {
-    let bytes: usize = (0..list.len()).map(|item| list.get(item).len()).sum();
-    assert_eq!(bytes, list.data.len(), "the items are all of the bytes");
 }
 
 /// The text of a file; after a zero byte, lines of `NAME=VALUE` are the environment.

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::observe::board::{Called, Deployed};
 use crate::observe::meter::Meter;
 use crate::observe::plugin_log::Log;
-use crate::record::Records;
+use crate::record::{Records, hex};
 
 use allowance::Allowance;
 
@@ -47,10 +47,6 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Digest {
         Digest(hex(&Sha256::digest(bytes)))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Why a call gave no result.
@@ -123,7 +119,7 @@ impl Compiling {
     fn component(
         &self,
         engine: &Engine,
-        bytes: &[u8],
+        (digest, bytes): (&Digest, &[u8]),
         config: &serde_json::Value,
         limits: Limits,
     ) -> Result<Component, Failure> {
@@ -134,7 +130,7 @@ impl Compiling {
             None => engine::compile(engine, bytes),
         };
         let Some(folder) = &self.cache else { return compile() };
-        let entry = match cache::Entry::of(engine, &Digest::of(bytes), folder) {
+        let entry = match cache::Entry::of(engine, digest, folder) {
             Ok(entry) => entry,
             Err(reason) => {
                 let folder = folder.display();
@@ -212,18 +208,18 @@ impl Plugin {
         limits: Limits,
         compiling: &Compiling,
     ) -> Result<Plugin, Failure> {
-        let compiled = compiling.component(engine, &bytes, config, limits)?;
-        Plugin::of_component(engine, &compiled, bytes, config, limits)
+        let digest = Digest::of(&bytes);
+        let compiled = compiling.component(engine, (&digest, &bytes), config, limits)?;
+        Plugin::of_component(engine, &compiled, (digest, bytes), config, limits)
     }
 
     fn of_component(
         engine: &Engine,
         compiled: &Component,
-        bytes: Vec<u8>,
+        (digest, bytes): (Digest, Vec<u8>),
         config: &serde_json::Value,
         limits: Limits,
     ) -> Result<Plugin, Failure> {
-        let digest = Digest::of(&bytes);
         check_world(engine, compiled)?;
         let pre = Linker::new(engine).instantiate_pre(compiled).and_then(bindings::PluginPre::new).map_err(|e| {
             Failure::plugin(format!("it is not a component of the world keyfold:mapper/plugin@1.0.0: {e:#}"))

@@ -15,6 +15,11 @@ pub fn iso(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| format!("{time:.3}"))
 }
 
+/// Returns bytes in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A column of byte strings: item `i` is `data[ends[i-1]..ends[i]]`, with `ends[-1]` = 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ByteColumn {

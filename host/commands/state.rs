@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::deployment::PipelineLog;
 use crate::event_time::EventTime;
 use crate::failure::{Exit, Failure};
-use crate::record::iso;
+use crate::record::{hex, iso};
 use crate::report::Output;
 use crate::state::objects::{objects, runtime};
 use crate::state::reader::{Reader, StoredKey};
@@ -196,7 +196,7 @@ fn short(bytes: &[u8]) -> String {
 fn readable(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
-        _ => bytes.iter().fold("0x".to_owned(), |text, byte| format!("{text}{byte:02x}")),
+        _ => format!("0x{}", hex(bytes)),
     }
 }
 

@@ -2,9 +2,9 @@
 //! it can be found again in the log.
 
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
-use sha2::{Digest, Sha256};
 
 use crate::dead_letter::header;
+use crate::record::bounded::Digested;
 
 /// What a record needs at least besides what is cut: the headers that say what happened.
 const LEAST: usize = 2_048;
@@ -65,7 +65,7 @@ impl Letter {
             if let Some(key) = cut.key.as_mut().filter(|key| key.len() > size / 8) {
                 let about = Digested::of(key);
                 key.truncate(size / 8);
-                cut.put(header::KEY_BYTES, about.length);
+                cut.put(header::KEY_BYTES, about.bytes.to_string());
                 cut.put(header::KEY_SHA256, about.sha256);
             }
             let reason = cut.ours.iter_mut().find(|(name, _)| name == header::REASON);
@@ -78,7 +78,7 @@ impl Letter {
         if let Some(payload) = cut.payload.as_mut().filter(|_| too_long > 0) {
             let about = Digested::of(payload);
             payload.truncate(payload.len().saturating_sub(too_long));
-            cut.put(header::PAYLOAD_BYTES, about.length);
+            cut.put(header::PAYLOAD_BYTES, about.bytes.to_string());
             cut.put(header::PAYLOAD_SHA256, about.sha256);
         }
         Some(cut)
@@ -89,20 +89,6 @@ impl Letter {
         if !self.ours.iter().any(|(known, _)| known == name) {
             self.ours.push((name.to_owned(), Some(value.into_bytes())));
         }
-    }
-}
-
-/// What is told of bytes that were cut.
-struct Digested {
-    length: String,
-    sha256: String,
-}
-
-impl Digested {
-    fn of(bytes: &[u8]) -> Digested {
-        let digest = Sha256::digest(bytes);
-        let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Digested { length: bytes.len().to_string(), sha256 }
     }
 }
 

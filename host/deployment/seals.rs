@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::log::{deployment_path, outcome_path, verdict_path};
 use crate::deployment::PipelineLog;
 use crate::failure::{Exit, Failure};
+use crate::record::hex;
 use crate::state::journal::{Seal, Seals};
 
 impl PipelineLog {
@@ -20,35 +21,31 @@ impl PipelineLog {
         Ok(seals)
     }
 
-    /// Refuses to fold with other deployments than those that lane `lane` was told of. Ones that were added since are no others.
-    pub fn check_seals(&self, lane: &str, told: &Seals) -> Result<(), Failure> {
-        for (&n, seal) in told {
-            let objects = [
-                (deployment_path(n), Some(&seal.order)),
-                (outcome_path(n), seal.outcome.as_ref()),
-                (verdict_path(n), seal.verdict.as_ref()),
-            ];
-            for (path, told) in objects {
-                let Some(told) = told else { continue };
-                let is = self.seal(&path)?;
-                if is.as_ref() == Some(told) {
-                    continue;
-                }
-                let what = if is.is_none() { "is missing" } else { "is not the one that was there" };
-                return Err(Failure::new(
-                    Exit::State,
-                    format!(
-                        "state.url: {path} {what} when lane {lane} folded with deployment {n}: without it, other rows would follow. Put the \
-                         file back from a copy of log/ (its SHA-256 is {told}), or begin anew with another state.url"
-                    ),
-                ));
-            }
-        }
-        Ok(())
-    }
-
     fn seal(&self, path: &str) -> Result<Option<String>, Failure> {
-        let hex = |bytes: Vec<u8>| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(self.get(path)?.map(hex))
+        Ok(self.get(path)?.map(|bytes| hex(&Sha256::digest(bytes))))
     }
+}
+
+/// Refuses to fold with other deployments than those that lane `lane` was told of. Ones that were added since are no others.
+pub(crate) fn check_seals(lane: &str, told: &Seals, now: &Seals) -> Result<(), Failure> {
+    for (&n, seal) in told {
+        let is = now.get(&n);
+        let objects = [
+            (deployment_path(n), Some(&seal.order), is.map(|is| &is.order)),
+            (outcome_path(n), seal.outcome.as_ref(), is.and_then(|is| is.outcome.as_ref())),
+            (verdict_path(n), seal.verdict.as_ref(), is.and_then(|is| is.verdict.as_ref())),
+        ];
+        for (path, told, is) in objects {
+            let Some(told) = told.filter(|told| is != Some(told)) else { continue };
+            let what = if is.is_none() { "is missing" } else { "is not the one that was there" };
+            return Err(Failure::new(
+                Exit::State,
+                format!(
+                    "state.url: {path} {what} when lane {lane} folded with deployment {n}: without it, other rows would follow. Put the \
+                     file back from a copy of log/ (its SHA-256 is {told}), or begin anew with another state.url"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }

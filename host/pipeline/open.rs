@@ -1,6 +1,7 @@
 //! Opening lanes: takes each lane's state and journal over, undoes what a withdrawn deployment left, truncates files to what the state covers,
 //! starts the sources, and puts the lanes together.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
@@ -12,7 +13,7 @@ use tokio::runtime::Runtime;
 use crate::clock::{self, SystemClock};
 use crate::config::{self, Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic, News};
-use crate::deployment::{PipelineLog, Verdict, journal_missing};
+use crate::deployment::{PipelineLog, Verdict, check_seals, journal_missing};
 use crate::failure::{Exit, Failure};
 use crate::lane::Lane;
 use crate::lane::audit::Auditor;
@@ -25,7 +26,7 @@ use crate::source::log_source::LogSource;
 use crate::source::merge::Merge;
 use crate::source::{Source, Start, file, grown, kafka};
 use crate::state::checkpoint::{Checkpoint, resume_of};
-use crate::state::journal::{self, Beginning, Contents, Journal};
+use crate::state::journal::{self, Beginning, Contents, Journal, Seals};
 use crate::state::objects::delete_under;
 use crate::state::store::Store;
 use crate::state::tenure::Tenure;
@@ -72,9 +73,10 @@ impl Opening<'_> {
         workers: &Arc<rayon::ThreadPool>,
     ) -> Result<(Vec<Lane>, JoinHandle<()>), Failure> {
         let mut opened = Vec::new();
+        let seals = self.log.seals()?; // of the deployments, once for all lanes
         for partitions in self.source.lanes(self.config) {
             self.board.lane(&self.source.lane_name(self.config, &partitions));
-            opened.push(self.lane(partitions)?);
+            opened.push(self.lane(partitions, &seals)?);
         }
         // The former owners are fenced by now, and end.
         let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
@@ -167,11 +169,16 @@ impl Opening<'_> {
         Ok(())
     }
 
-    fn lane(&self, partitions: Vec<Partition>) -> Result<Opened, Failure> {
+    fn lane(&self, partitions: Vec<Partition>, seals: &Seals) -> Result<Opened, Failure> {
         let name = self.source.lane_name(self.config, &partitions);
         let handle = self.runtime.handle();
         let (mut journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
-        self.log.check_seals(&name, &contents.seals)?;
+        let mut seals = Cow::Borrowed(seals);
+        if contents.seals.iter().any(|(n, told)| seals.get(n) != Some(told)) {
+            // The former owner may have been told more in the meantime; now it is fenced.
+            seals = Cow::Owned(self.log.seals()?);
+            check_seals(&name, &contents.seals, &seals)?;
+        }
         let (store, checkpoint) = self.state(&name)?;
         if checkpoint.is_some() && contents.beginning.is_none() {
             return Err(journal_missing(&format!("log/lanes/{name}")));
@@ -179,7 +186,7 @@ impl Opening<'_> {
         if checkpoint.as_ref().and_then(|c| c.journal).is_some_and(|head| head.writes > contents.head.writes) {
             return Err(journal::lacks(&format!("log/lanes/{name}"), "what the checkpoint of the lane rests on").into());
         }
-        journal.write_seals(self.log.seals()?)?;
+        journal.write_seals(seals.into_owned())?;
         self.log.own(&name)?;
         let tenure = Arc::new(journal.tenure(Arc::new(SystemClock))?);
         let opened = Opened { name, partitions, store, checkpoint, journal, contents, tenure };

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Limits, Plugin, engine};
+use super::{Digest, Limits, Plugin, engine};
 use crate::backoff;
 use crate::clock;
 use crate::config::{Compile, DEFAULT_LIMITS};
@@ -176,7 +176,7 @@ fn judged(question: &Question, bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
     let serialized =
         compiled.serialize().map_err(|e| Failure::unexpected(format!("cannot keep what was compiled: {e:#}")));
     let limits = Limits { memory_bytes, fuel, output_rows, output_bytes, ..DEFAULT_LIMITS };
-    Plugin::of_component(&engine, &compiled, bytes, &question.config, limits)?;
+    Plugin::of_component(&engine, &compiled, (Digest::of(&bytes), bytes), &question.config, limits)?;
     serialized
 }
 

@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::plugin::{Digest, hex};
+use crate::plugin::Digest;
+use crate::record::hex;
 
 /// Files that are kept; the oldest ones go first. A plugin in JavaScript takes some 40 MiB.
 const KEPT: usize = 32;

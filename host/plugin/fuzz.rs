@@ -77,7 +77,8 @@ fn read_changes(changes: &Changes, keys: usize) {
     }
 }
 
-fn read_all(column: &ByteColumn) {
+/// Reads every item of a column: they are all of its bytes.
+pub(crate) fn read_all(column: &ByteColumn) {
     assert_eq!((0..column.len()).map(|item| column.get(item).len()).sum::<usize>(), column.data.len());
 }
 

@@ -111,40 +111,36 @@ impl<'p> Instance<'p> {
     /// Calls `map-records` with rows `range` of a batch.
     pub fn map(&mut self, records: &Records, range: Range<usize>) -> Result<Events, Fault> {
         self.plugin.notify(|| Input::MapRecords(records, range.clone()));
-        self.metered((Call::MapRecords, range.len()), |instance| {
+        self.metered((Call::MapRecords, range.len()), Events::bytes, |instance| {
             let input = MapInput::new(records, range.clone(), instance.plugin.description.wants_headers);
             let result = instance.guest.keyfold_mapper_mapper().call_map_records(&mut instance.store, input.lower());
             let mut batch = instance.returned(result)?;
             let logged = instance.log(std::mem::take(&mut batch.logs));
-            let given = lift_events(batch, range.len(), logged, &instance.plugin.limits)?;
-            Ok((given.bytes(), given))
+            lift_events(batch, range.len(), logged, &instance.plugin.limits)
         })
     }
 
     /// Calls `fold`.
     pub fn fold(&mut self, input: &FoldInput) -> Result<Changes, Fault> {
         self.plugin.notify(|| Input::Fold(input));
-        self.metered((Call::Fold, input.event_times.len()), |instance| {
+        self.metered((Call::Fold, input.event_times.len()), Changes::bytes, |instance| {
             let lowered = lower_fold(input);
             let result = instance.guest.keyfold_mapper_mapper().call_fold(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
             let logged = instance.log(std::mem::take(&mut batch.logs));
-            let given = lift_fold(batch, input, logged, &instance.plugin.description.tables, &instance.plugin.limits)?;
-            Ok((given.bytes(), given))
+            lift_fold(batch, input, logged, &instance.plugin.description.tables, &instance.plugin.limits)
         })
     }
 
     /// Calls `on-timer`.
     pub fn on_timer(&mut self, input: &TimerInput) -> Result<Changes, Fault> {
         self.plugin.notify(|| Input::OnTimer(input));
-        self.metered((Call::OnTimer, input.timers.len()), |instance| {
+        self.metered((Call::OnTimer, input.timers.len()), Changes::bytes, |instance| {
             let lowered = lower_timers(input);
             let result = instance.guest.keyfold_mapper_mapper().call_on_timer(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
             let logged = instance.log(std::mem::take(&mut batch.logs));
-            let given =
-                lift_timers(batch, input, logged, &instance.plugin.description.tables, &instance.plugin.limits)?;
-            Ok((given.bytes(), given))
+            lift_timers(batch, input, logged, &instance.plugin.description.tables, &instance.plugin.limits)
         })
     }
 
@@ -156,13 +152,16 @@ impl<'p> Instance<'p> {
         items: &ByteColumn,
         states: usize,
     ) -> Result<(ByteColumn, ByteColumn), Fault> {
-        self.metered((Call::Migrate, states), |instance| {
-            let states = lower_states(values, items);
-            let result = instance.guest.keyfold_mapper_mapper().call_migrate(&mut instance.store, version, states);
-            let batch = instance.returned(result)?;
-            let (values, items) = lift_states(batch, values.len(), items.len(), &instance.plugin.limits)?;
-            Ok((values.data.len() + items.data.len(), (values, items)))
-        })
+        self.metered(
+            (Call::Migrate, states),
+            |(values, items): &(ByteColumn, ByteColumn)| values.data.len() + items.data.len(),
+            |instance| {
+                let states = lower_states(values, items);
+                let result = instance.guest.keyfold_mapper_mapper().call_migrate(&mut instance.store, version, states);
+                let batch = instance.returned(result)?;
+                lift_states(batch, values.len(), items.len(), &instance.plugin.limits)
+            },
+        )
     }
 
     /// Gives a used instance half of the budget: work that it saves because of earlier calls must not let an item pass that fails in a fresh
@@ -179,11 +178,12 @@ impl<'p> Instance<'p> {
         fuel
     }
 
-    /// Makes a call with this many items, which returns how many bytes it gave beside what it gave, and adds its cost to the plugin's meter.
+    /// Makes a call with this many items, and adds its cost to the plugin's meter. `bytes` is asked what it gave if its plugin is only tried.
     fn metered<T>(
         &mut self,
         (call, items): (Call, usize),
-        make: impl FnOnce(&mut Self) -> Result<(usize, T), Fault>,
+        bytes: impl FnOnce(&T) -> usize,
+        make: impl FnOnce(&mut Self) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let plugin = self.plugin;
         plugin.allowance.as_ref().map_or(Ok(()), Allowance::check)?;
@@ -197,9 +197,10 @@ impl<'p> Instance<'p> {
             }
             plugin.meter.memory(memory);
             let burnt = fuel - self.fuel_left();
-            let bytes = result.as_ref().map_or(0, |(bytes, _)| *bytes);
-            plugin.allowance.iter().for_each(|allowance| allowance.spend(burnt, bytes));
-            (result.map(|(_, given)| given), burnt)
+            if let Some(allowance) = &plugin.allowance {
+                allowance.spend(burnt, result.as_ref().map_or(0, bytes));
+            }
+            (result, burnt)
         })
     }
 

@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::record::{RecordRef, Records, row_number};
+use crate::record::{RecordRef, Records, hex, row_number};
 
 /// Bytes of a record's payload, key or headers up to which a source hands them on whole: the greatest `plugin.record_bytes`. It is a constant,
 /// since a source reads ahead of the deployments, and a later one may have another limit.
@@ -27,8 +27,7 @@ pub struct Digested {
 impl Digested {
     /// Describes the whole.
     pub fn of(whole: &[u8]) -> Digested {
-        let sha256 = Sha256::digest(whole).iter().map(|byte| format!("{byte:02x}")).collect();
-        Digested { bytes: whole.len() as u64, sha256 }
+        Digested { bytes: whole.len() as u64, sha256: hex(&Sha256::digest(whole)) }
     }
 }
 

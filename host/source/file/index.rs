@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
-use crate::config::{self};
+use crate::append_file::is_pipe_or_device;
+use crate::config;
 use crate::event_time::Cell;
 use crate::failure::Failure;
 use crate::position::{LastRecord, Offset, Partition, fingerprint};
@@ -105,8 +106,7 @@ fn leave_unfinished(file: &str, bytes: &mut Vec<u8>) {
 
 pub(super) fn open_file(config: &config::FileSource) -> io::Result<File> {
     if config.path.as_os_str() != "-" {
-        let found = std::fs::metadata(&config.path)?;
-        if !found.is_file() && !found.is_dir() {
+        if is_pipe_or_device(&std::fs::metadata(&config.path)?) {
             // Before it is opened: a pipe is waited for.
             let message =
                 "it is a pipe or a device, and a file is read more than once; name a file, or \"-\" for standard input";

@@ -7,8 +7,10 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as rdk;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaAdminOp;
 
 use crate::clock;
@@ -147,14 +149,19 @@ impl<T> Drop for Owned<T> {
     }
 }
 
+/// Whether questions to the controller have somebody to go to. The metadata was had by this client just now.
+pub(super) fn has_controller<C: ClientContext>(client: &Client<C>, metadata: &Metadata) -> bool {
+    // SAFETY: the client is alive.
+    let controller = unsafe { rdk::rd_kafka_controllerid(client.native_ptr(), 0) };
+    metadata.brokers().iter().any(|broker| broker.id() == controller)
+}
+
 /// Looks at the topic.
 pub(super) fn look(client: &BaseConsumer<Voice>, topic: &str, timeout: Duration) -> Look {
     let Ok(metadata) = client.fetch_metadata(Some(topic), timeout) else { return Look::default() };
     let found = metadata.topics().first().filter(|topic| topic.error().is_none());
     let partitions = found.map_or_else(Vec::new, |topic| ascending(topic.partitions().iter().map(|p| p.id())));
-    // SAFETY: the client is alive.
-    let controller = unsafe { rdk::rd_kafka_controllerid(client.client().native_ptr(), 0) };
-    let has_controller = metadata.brokers().iter().any(|broker| broker.id() == controller);
+    let has_controller = has_controller(client.client(), &metadata);
     let identity = if has_controller { identity(client, topic, timeout) } else { Identity::Without };
     Look { identity, partitions, has_controller }
 }

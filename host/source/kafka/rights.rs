@@ -11,7 +11,7 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaAdminOp;
 
-use crate::source::kafka::identity::Owned;
+use crate::source::kafka::identity::{Owned, has_controller};
 
 /// A right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ unsafe fn numbers(operations: *const rdk::rd_kafka_AclOperation_t, count: usize)
 
 /// Asks for this user's rights on a topic, which is not created by that.
 pub fn on_topic<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Rights {
-    ask(client, topic, RDKafkaAdminOp::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout, |client, name, options, queue| {
+    ask(client, topic, RDKafkaAdminOp::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout, &|client, name, options, queue| {
         // SAFETY: all of them are alive through the call; what is made here is given back by its guard; the description belongs to the event.
         unsafe {
             let topics = rdk::rd_kafka_TopicCollection_of_topic_names(name, 1);
@@ -87,12 +87,13 @@ pub fn on_topic<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Dura
             Some(Rights::of(code.into(), numbers(operations, count)))
         }
     })
+    .unwrap_or(Rights::Untold)
 }
 
 /// Asks for this user's rights on a consumer group, which need not exist.
 pub fn on_group<C: ClientContext>(client: &Client<C>, group: &str, timeout: Duration) -> Rights {
     let kind = RDKafkaAdminOp::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
-    ask(client, group, kind, timeout, |client, name, options, queue| {
+    ask(client, group, kind, timeout, &|client, name, options, queue| {
         // SAFETY: as for a topic.
         unsafe {
             rdk::rd_kafka_DescribeConsumerGroups(client, name, 1, options, queue.thing);
@@ -107,6 +108,7 @@ pub fn on_group<C: ClientContext>(client: &Client<C>, group: &str, timeout: Dura
             Some(Rights::of(code.into(), numbers(operations, count)))
         }
     })
+    .unwrap_or(Rights::Untold)
 }
 
 impl Owned<rdk::rd_kafka_queue_t> {
@@ -130,35 +132,17 @@ fn ask<C: ClientContext>(
     name: &str,
     kind: RDKafkaAdminOp,
     timeout: Duration,
-    question: impl Fn(
-        *mut rdk::rd_kafka_t,
-        *mut *const c_char,
-        *const rdk::rd_kafka_AdminOptions_t,
-        &Owned<rdk::rd_kafka_queue_t>,
-    ) -> Option<Rights>,
-) -> Rights {
-    let question: Question<'_> = &question;
-    asked(client, name, kind, timeout, question).unwrap_or(Rights::Untold)
-}
-
-fn asked<C: ClientContext>(
-    client: &Client<C>,
-    name: &str,
-    kind: RDKafkaAdminOp,
-    timeout: Duration,
     question: Question<'_>,
 ) -> Option<Rights> {
-    let metadata = client.fetch_metadata(None, timeout).ok()?;
+    if !has_controller(client, &client.fetch_metadata(None, timeout).ok()?) {
+        return None;
+    }
     let native = client.native_ptr();
     let timeout_ms = c_int::try_from(timeout.as_millis()).ok()?;
     let name = CString::new(name).ok()?;
     let mut names = [name.as_ptr()];
     // SAFETY: the client is alive; what is made here is given back by its guard, in reverse order.
     unsafe {
-        let controller = rdk::rd_kafka_controllerid(native, 0);
-        if !metadata.brokers().iter().any(|broker| broker.id() == controller) {
-            return None;
-        }
         let options = Owned::new(rdk::rd_kafka_AdminOptions_new(native, kind), rdk::rd_kafka_AdminOptions_destroy)?;
         rdk::rd_kafka_AdminOptions_set_request_timeout(options.thing, timeout_ms, ptr::null_mut(), 0);
         let refused = rdk::rd_kafka_AdminOptions_set_include_authorized_operations(options.thing, 1);
