@@ -286,10 +286,10 @@ impl<'a> Case<'a> {
         self.write_config("workers = 1")?;
         let renamed = |Failure { exit, message }| Failure::new(exit, self.by_the_authors_names(&message));
         let config = config::load(&self.place.join("keyfold.toml"), std::iter::empty()).map_err(renamed)?;
-        let (plugin, workers) = load_plugin(&config).map_err(renamed)?;
+        let (plugin, _) = load_plugin(&config).map_err(renamed)?;
         let records = recent(&config.source, RECORDS, clock::instant() + Duration::from_secs(60));
         let records = records.map_err(renamed)?;
-        let violation = law::check(&plugin, &workers, config.time, &records);
+        let violation = law::check(&plugin, config.time, &records);
         Ok(violation.map_err(|fault| Failure::plugin(fault.text()))?.map(|violation| violation.to_string()))
     }
 

@@ -58,15 +58,11 @@ const MOST_OUTPUTS: usize = 400_000;
 const MOST_BYTES: usize = 64 << 20;
 
 /// Folds `records` (in lane order) under several cuts; returns the first difference. Fails with [`Fault::Host`] if that costs more than a
-/// trial may.
-pub fn check(
-    plugin: &Arc<Plugin>,
-    workers: &Arc<rayon::ThreadPool>,
-    time: Time,
-    records: &Records,
-) -> Result<Option<Violation>, Fault> {
+/// trial may. All is folded by one thread: which keys share an instance differs between processes (D43), and what is said of a plugin must not.
+pub fn check(plugin: &Arc<Plugin>, time: Time, records: &Records) -> Result<Option<Violation>, Fault> {
     // Its log lines are of no lane: the operator has not asked for these records to be folded.
     let plugin = &Arc::new(plugin.of_trial(records));
+    let workers = &one_thread()?;
     let whole = fold(plugin, workers, time, records, |_| usize::MAX)?;
     let mut chance = Chance::new();
     let mut at_random = move |_| chance.below(64) + 1;
@@ -88,8 +84,7 @@ pub fn check(
 /// Fails as [`check`] does.
 pub fn check_long(plugin: &Arc<Plugin>, time: Time, records: &Records) -> Result<(Option<Violation>, usize), Fault> {
     let trial = &Arc::new(plugin.of_trial(records));
-    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-    let one = Arc::new(one.map_err(|e| Fault::Host(format!("cannot start a thread: {e}")))?);
+    let one = one_thread()?;
     // All events after the first round are late.
     let time = Time { late: Late::Process, ..time };
     let in_short_batches = |trial: &Arc<Plugin>, log: &Records| fold_unstruck(trial, &one, time, log);
@@ -103,6 +98,11 @@ pub fn check_long(plugin: &Arc<Plugin>, time: Time, records: &Records) -> Result
     let Some(given) = in_short_batches(plugin, &log)? else { return Ok((None, 0)) };
     let whole = fold(plugin, &one, time, &log, |_| usize::MAX)?;
     Ok((first_difference("by 500 of many records", &whole, &given), log.len()))
+}
+
+fn one_thread() -> Result<Arc<rayon::ThreadPool>, Fault> {
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    Ok(Arc::new(one.map_err(|e| Fault::Host(format!("cannot start a thread: {e}")))?))
 }
 
 /// Returns a log of the same records many times, each with an offset and an append time of its own.

@@ -91,7 +91,7 @@ pub fn run_until(
         Standing::First => loader.keep(configured(0)),
         Standing::Same(n) => loader.keep(configured(n)),
         Standing::Superseded(n) => warn_of_older_file(n),
-        Standing::Changed(_) => order::at_start(config, &store, &plugin, &sandbox.workers)?,
+        Standing::Changed(_) => order::at_start(config, &store, &plugin)?,
     }
     log.remember(config, &plugin.digest)?;
     attend(config, options, store, stop)?;

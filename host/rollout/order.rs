@@ -134,17 +134,12 @@ pub fn allow(config: &Config, standing: &Standing) -> Result<(), Failure> {
 }
 
 /// Orders what a changed configuration file says, at a start with `run.deploy_on_start`.
-pub fn at_start(
-    config: &Config,
-    store: &Stored<'_>,
-    plugin: &Arc<Plugin>,
-    workers: &Arc<rayon::ThreadPool>,
-) -> Result<(), Failure> {
+pub fn at_start(config: &Config, store: &Stored<'_>, plugin: &Arc<Plugin>) -> Result<(), Failure> {
     let log = store.log;
     let (_, in_force) = in_force(log)?;
     let settings = Settings::of(config, &plugin.digest);
     let mut checks = Vec::new();
-    look((config, store), workers, plugin, &settings, &in_force, &mut checks)?;
+    look((config, store), plugin, &settings, &in_force, &mut checks)?;
     if let Some((exit, check)) = first_refused(&checks) {
         return Err(Failure::new(exit, format!("{}: {}", check.subject, check.detail)));
     }
@@ -180,13 +175,13 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     let detail = format!("{} {}, SHA-256 {}", description.name, description.version, plugin.digest.0);
     checks.push(Check::fine("plugin", detail));
     if request.reprocess {
-        checks.push(law_of(config, &sandbox.workers, &plugin, &settings));
+        checks.push(law_of(config, &plugin, &settings));
         checks.push(beginning(config, &store)?);
     } else if is_first {
         checks.push(Check::fine("state", "the pipeline has not run yet: there is no state to take over"));
-        checks.push(law_of(config, &sandbox.workers, &plugin, &settings));
+        checks.push(law_of(config, &plugin, &settings));
     } else {
-        look((config, &store), &sandbox.workers, &plugin, &settings, &in_force, &mut checks)?;
+        look((config, &store), &plugin, &settings, &in_force, &mut checks)?;
     }
     checks.extend(sink::check(&config.sink, &description.tables, runtime.handle()));
     if request.dry_run || first_refused(&checks).is_some() {
@@ -365,14 +360,13 @@ pub fn within_ceilings(most: &Limits, wanted: &Limits) -> Result<(), Failure> {
 /// State version and law.
 fn look(
     (config, store): (&Config, &Stored<'_>),
-    workers: &Arc<rayon::ThreadPool>,
     plugin: &Arc<Plugin>,
     settings: &Settings,
     in_force: &Deployment,
     checks: &mut Vec<Check>,
 ) -> Result<(), Failure> {
     checks.push(state_version(store, plugin, in_force)?);
-    checks.push(law_of(config, workers, plugin, settings));
+    checks.push(law_of(config, plugin, settings));
     Ok(())
 }
 
@@ -468,7 +462,7 @@ fn beginning(config: &Config, store: &Stored<'_>) -> Result<Check, Failure> {
     Ok(Check::fine(SUBJECT, "all that was folded is still there"))
 }
 
-fn law_of(config: &Config, workers: &Arc<rayon::ThreadPool>, plugin: &Arc<Plugin>, settings: &Settings) -> Check {
+fn law_of(config: &Config, plugin: &Arc<Plugin>, settings: &Settings) -> Check {
     const SUBJECT: &str = "law";
     let records = match recent(&config.source, TRIED, clock::instant() + config.run.startup_timeout) {
         Ok(records) => records,
@@ -478,7 +472,7 @@ fn law_of(config: &Config, workers: &Arc<rayon::ThreadPool>, plugin: &Arc<Plugin
         return Check::warning(SUBJECT, "the log is empty: there was nothing to try the plugin on");
     }
     let time = settings.time(config.time);
-    let found = law::check(plugin, workers, time, &records).and_then(|found| match found {
+    let found = law::check(plugin, time, &records).and_then(|found| match found {
         None => law::check_long(plugin, time, &records),
         found => Ok((found, 0)),
     });

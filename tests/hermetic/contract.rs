@@ -490,7 +490,7 @@ fn a_plugin_whose_rows_depend_on_the_cut_is_found() {
     let records = in_order(&generate_hostile(300, 10, 1));
     for mode in ["std-hashmap", "static-counter", "static-state"] {
         let plugin = hostile(&json!({"mode": mode}), LIMITS);
-        let found = law::check(&plugin, &pool(2), time(), &records).expect("no fault of the host");
+        let found = law::check(&plugin, time(), &records).expect("no fault of the host");
         let violation = found.unwrap_or_else(|| panic!("{mode} breaks the law"));
         assert_eq!(violation.cut, "by 1");
         assert_reason(&violation.to_string(), &["breaks the law", "by 1", "HashMap"]);
@@ -501,7 +501,7 @@ fn a_plugin_whose_rows_depend_on_the_cut_is_found() {
 fn a_plugin_that_breaks_the_law_after_thousands_of_items_is_found() {
     let records = in_order(&generate_hostile(300, 10, 1));
     let tired = hostile(&json!({"mode": "tire", "units": 12_000}), LIMITS);
-    assert_eq!(law::check(&tired, &pool(2), time(), &records).expect("no fault of the host"), None);
+    assert_eq!(law::check(&tired, time(), &records).expect("no fault of the host"), None);
     let (found, met) = law::check_long(&tired, time(), &records).expect("no fault of the host");
     assert!(found.is_some_and(|violation| violation.whole.contains("-1")), "{met} records");
     for mode in ["state", "timers"] {
@@ -517,14 +517,14 @@ fn no_fault_is_found_with_a_plugin_that_keeps_the_law() {
     for late in [Late::Process, Late::DeadLetter] {
         for mode in ["ok", "multi", "state", "timers", "shared-key", "timer-now", "reject", "reject-timer", "trap"] {
             let plugin = hostile(&json!({"mode": mode}), LIMITS);
-            let found = law::check(&plugin, &pool(2), Time { late, ..time() }, &records);
+            let found = law::check(&plugin, Time { late, ..time() }, &records);
             assert_eq!(found.expect("no fault of the host"), None, "{mode}");
         }
     }
     let config = json!({"session_timeout": "50s", "session_id": "record"});
     let visits = load(env!("VISITS_WASM"), &config, LIMITS).expect("the plugin takes this configuration");
     let records = in_order(&generate(1500, 20, 3));
-    assert_eq!(law::check(&visits, &pool(2), time(), &records).expect("no fault of the host"), None);
+    assert_eq!(law::check(&visits, time(), &records).expect("no fault of the host"), None);
 }
 
 /// Each of its items is lawful by itself.
@@ -533,7 +533,7 @@ fn a_trial_ends_before_its_outputs_fill_the_memory_of_the_host() {
     let limits = Limits { output_rows: 10_000_000, output_bytes: 1 << 30, memory_bytes: 256 << 20, ..DEFAULT_LIMITS };
     let plugin = hostile(&json!({"mode": "rows"}), limits);
     let log: Vec<TestRecord> = (0..12).map(|i| record(i, &event(&format!("k{i}"), i, 13))).collect();
-    let fault = law::check(&plugin, &pool(1), time(), &in_order(&log)).expect_err("it is ended");
+    let fault = law::check(&plugin, time(), &in_order(&log)).expect_err("it is ended");
     assert_reason(&fault.text(), &["returned more bytes than a trial may"]);
 }
 

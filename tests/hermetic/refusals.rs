@@ -253,7 +253,7 @@ const HOSTILITIES: &[Hostility] = &[
     hostility("grow", "memory = \"16MiB\"", "plugin.memory"),
     hostility("malformed", "", "malformed result"),
     hostility("err", "", "erred on 13"),
-    costly("rows", "", "plugin.output_rows"),
+    costly("rows", "fuel = 4000000000", "plugin.output_rows"),
     hostility("past-timer", "", "malformed result"),
     hostility("foreign-items", "", "malformed result"),
     hostility("stop-early", "", "malformed result"),
