@@ -187,7 +187,13 @@ pub(super) const KEYS: &[Key] = &[
         "plugin.output_bytes",
         Kind::Size(1, GIB),
         Absent::Is(r#""64MiB""#),
-        "output limit for one record, event or firing: rows, state, reasons and log lines",
+        "output limit for one record, event or firing: events, rows, reasons and log lines",
+    ),
+    key(
+        "plugin.state_bytes",
+        Kind::Size(1, GIB),
+        Absent::Is(r#""128MiB""#),
+        "size limit for the state of one key; an event or firing after which a key has more is a strike. Calls that fold several events of a key may use this much memory",
     ),
     key(
         "plugin.record_bytes",

@@ -244,8 +244,10 @@ pub struct Limits {
     pub fuel: u64,
     /// Rows of output. Default 100,000.
     pub output_rows: u64,
-    /// Bytes of output. Default 64 MiB.
+    /// Bytes of output beside state. Default 64 MiB.
     pub output_bytes: u64,
+    /// Bytes of a key's state after an event or firing. Default 128 MiB.
+    pub state_bytes: u64,
     /// Bytes of a record that is given to the plugin. Default 16 MiB.
     pub record_bytes: u64,
 }
@@ -357,6 +359,7 @@ pub const DEFAULT_LIMITS: Limits = Limits {
     fuel: 1_000_000_000,
     output_rows: 100_000,
     output_bytes: 64 << 20,
+    state_bytes: 128 << 20,
     record_bytes: 16 << 20,
 };
 

@@ -96,6 +96,7 @@ fn the_smallest_configuration_has_all_defaults() {
         fuel: 1_000_000_000,
         output_rows: 100_000,
         output_bytes: 64 << 20,
+        state_bytes: 128 << 20,
         record_bytes: 16 << 20,
     };
     assert_eq!(config.plugin.limits, limits);
@@ -205,6 +206,7 @@ memory = "1GiB"
 fuel = 7
 output_rows = 8
 output_bytes = "9KiB"
+state_bytes = "11KiB"
 record_bytes = "10KiB"
 on_strike = "halt"
 [state]
@@ -237,8 +239,14 @@ startup_timeout = "0s"
     assert_eq!((config.time.future_limit_ms, config.time.idle_timeout_ms), (172_800_000, Some(500)));
     assert_eq!(config.time.implausible, ImplausibleTime::Inherit);
     assert_eq!(config.plugin.component, Component::File(PathBuf::from("/etc/keyfold/visits.wasm")));
-    let limits =
-        Limits { memory_bytes: 1 << 30, fuel: 7, output_rows: 8, output_bytes: 9 << 10, record_bytes: 10 << 10 };
+    let limits = Limits {
+        memory_bytes: 1 << 30,
+        fuel: 7,
+        output_rows: 8,
+        output_bytes: 9 << 10,
+        state_bytes: 11 << 10,
+        record_bytes: 10 << 10,
+    };
     assert_eq!((config.plugin.limits, config.plugin.on_strike), (limits, OnStrike::Halt));
     assert_eq!(config.state.checkpoint_interval, Duration::from_millis(250));
     assert_eq!(cql(&config).nodes, ["a:9042", "b:1", "[::1]:9042"]);

@@ -100,6 +100,7 @@ impl Values {
                 fuel: self.count("plugin.fuel")?,
                 output_rows: self.count("plugin.output_rows")?,
                 output_bytes: self.size("plugin.output_bytes")?,
+                state_bytes: self.size("plugin.state_bytes")?,
                 record_bytes: self.size("plugin.record_bytes")?,
             },
             on_strike: match self.text("plugin.on_strike")?.as_str() {

@@ -31,6 +31,9 @@ pub struct Settings {
     pub output_rows: u64,
     /// `plugin.output_bytes`.
     pub output_bytes: u64,
+    /// `plugin.state_bytes`; deployments from before it have the default.
+    #[serde(default = "state_bytes")]
+    pub state_bytes: u64,
     /// `plugin.record_bytes`; deployments from before it have the default.
     #[serde(default = "record_bytes")]
     pub record_bytes: u64,
@@ -52,6 +55,7 @@ impl Settings {
             fuel: limits.fuel,
             output_rows: limits.output_rows,
             output_bytes: limits.output_bytes,
+            state_bytes: limits.state_bytes,
             record_bytes: limits.record_bytes,
         }
     }
@@ -78,6 +82,7 @@ impl Settings {
             fuel: self.fuel,
             output_rows: self.output_rows,
             output_bytes: self.output_bytes,
+            state_bytes: self.state_bytes,
             record_bytes: self.record_bytes,
         }
     }
@@ -107,6 +112,7 @@ fn config_key(field: &str) -> &str {
         "fuel" => "plugin.fuel",
         "output_rows" => "plugin.output_rows",
         "output_bytes" => "plugin.output_bytes",
+        "state_bytes" => "plugin.state_bytes (bytes)",
         "record_bytes" => "plugin.record_bytes (bytes)",
         other => other,
     }
@@ -121,6 +127,10 @@ fn implausible_name(policy: ImplausibleTime) -> &'static str {
 
 fn dead_letter() -> String {
     implausible_name(ImplausibleTime::DeadLetter).to_owned()
+}
+
+fn state_bytes() -> u64 {
+    DEFAULT_LIMITS.state_bytes
 }
 
 fn record_bytes() -> u64 {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::lane::letters::lost_state;
+use crate::lane::quota;
 use crate::plugin::{Fault, Instance, Plugin, call};
 use crate::record::ByteColumn;
 use crate::state::{KeyState, Shard, SlotId, ValueBytes};
@@ -107,7 +108,13 @@ impl Run<'_, '_, '_> {
             state.value.iter().for_each(|value| values.push(value));
             items.append(&state.list, 0..state.list.len());
         }
-        match call(self.instance, self.plugin, |instance| instance.migrate(version, &values, &items, slots.len())) {
+        let migrated = call(self.instance, self.plugin, |instance| {
+            let (values, items) = instance.migrate(version, &values, &items, slots.len())?;
+            let states = slots.iter().map(|&slot| &self.shard.slot(slot).state);
+            quota::check_migrated(&self.plugin.limits, states, (&values, &items))?;
+            Ok((values, items))
+        });
+        match migrated {
             Ok((values, items)) => self.put(slots, &values, &items),
             Err(Fault::Plugin(reason)) if slots.len() == 1 => self.lose(slots[0], reason, Some(version)),
             Err(Fault::Plugin(_)) => {

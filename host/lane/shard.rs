@@ -9,6 +9,7 @@ use crate::lane::batch::Batch;
 use crate::lane::letters::Letter;
 use crate::lane::migration::bring_up;
 use crate::lane::place::{Place, PlacedRow};
+use crate::lane::quota;
 use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, call, change};
 use crate::row::{Origin, Part};
 use crate::state::{KeyState, Shard, SlotId};
@@ -277,10 +278,19 @@ impl<'a, 'p> Run<'a, 'p> {
                 self.batch.lower_event(event as usize, input);
                 called.push(event);
             }
+            let first = input.event_ends.last().copied().unwrap_or_default();
             input.event_ends.push(count(called.len()));
+            if count(called.len()) - first > 1 {
+                input.most_state = input.most_state.max(Some(quota::bytes(&slot.state)));
+            }
         }
         self.output.calls += 1;
-        call(&mut self.instance, self.plugin, |instance| instance.fold(&self.groups.fold_input))
+        call(&mut self.instance, self.plugin, |instance| {
+            let changes = instance.fold(&self.groups.fold_input)?;
+            let states = groups.iter().map(|&g| &self.shard.slot(self.groups.groups[g as usize].slot).state);
+            quota::check(&self.plugin.limits, states, &changes)?;
+            Ok(changes)
+        })
     }
 
     fn apply_fold(&mut self, groups: &[u32], changes: Changes) {
@@ -482,7 +492,12 @@ impl<'a, 'p> Run<'a, 'p> {
             input.timers.push(firing.time.ms());
         }
         self.output.calls += 1;
-        call(&mut self.instance, self.plugin, |instance| instance.on_timer(&self.groups.timer_input))
+        call(&mut self.instance, self.plugin, |instance| {
+            let changes = instance.on_timer(&self.groups.timer_input)?;
+            let slots = due.iter().map(|firing| self.groups.groups[firing.group as usize].slot);
+            quota::check(&self.plugin.limits, slots.map(|slot| &self.shard.slot(slot).state), &changes)?;
+            Ok(changes)
+        })
     }
 
     fn apply_timers(&mut self, due: &[Firing], changes: Changes) {
@@ -560,8 +575,7 @@ fn apply(shard: &mut Shard, slot: SlotId, changes: &Changes, i: usize, timer: Op
         slot.list_replaced = true;
     }
     if list == change::PUT || list == change::REPLACE {
-        let first = if i == 0 { 0 } else { changes.list_ends[i - 1] as usize };
-        slot.state.list.append(&changes.list_items, first..changes.list_ends[i] as usize);
+        slot.state.list.append(&changes.list_items, changes.items_of(i));
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) fn compile(
     config: &Value,
     limits: Limits,
 ) -> Result<Vec<u8>, Failure> {
-    let Limits { memory_bytes, fuel, output_rows, output_bytes, record_bytes: _ } = limits;
+    let Limits { memory_bytes, fuel, output_rows, output_bytes, state_bytes: _, record_bytes: _ } = limits;
     let seconds = compile.time.as_secs().max(1);
     let data_bytes = compile.memory_bytes.saturating_add(memory_bytes);
     let question =

@@ -73,6 +73,8 @@ pub struct FoldInput {
     pub offsets: Vec<u64>,
     /// Index of each event in its record.
     pub indexes: Vec<u32>,
+    /// The size of the largest state of a key with several events here, bytes; none if no key has several. The plugin is not given it.
+    pub most_state: Option<usize>,
 }
 
 impl FoldInput {
@@ -90,6 +92,7 @@ impl FoldInput {
         self.partitions.clear();
         self.offsets.clear();
         self.indexes.clear();
+        self.most_state = None;
     }
 }
 
@@ -163,6 +166,11 @@ impl Changes {
         let rows: usize = self.rows.iter().map(|(part, items)| lift::part_bytes(part) + items.len() * ITEM).sum();
         let lists = self.list_items.ends.len() * ITEM + self.list_items.data.len();
         rows + self.values.data.len() + lists + rejected(&self.rejections)
+    }
+
+    /// Which of the appended items are those of key `i`.
+    pub fn items_of(&self, i: usize) -> std::ops::Range<usize> {
+        start_of(&self.list_ends, i)..self.list_ends[i] as usize
     }
 
     /// Whether key `i`, whose timer was `timer`, is not as it was.

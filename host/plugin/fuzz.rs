@@ -52,7 +52,7 @@ fn any_call(source: &mut Unstructured<'_>) -> Result<()> {
         _ => {
             let batch = wit::StateBatchResult { values: column(source)?, list_items: column(source)? };
             let (values, items) = (u8::arbitrary(source)?, u8::arbitrary(source)?);
-            if let Ok((values, items)) = lift_states(batch, values.into(), items.into(), &DEFAULT_LIMITS) {
+            if let Ok((values, items)) = lift_states(batch, values.into(), items.into()) {
                 read_all(&values);
                 read_all(&items);
             }

@@ -111,7 +111,7 @@ impl<'p> Instance<'p> {
     /// Calls `map-records` with rows `range` of a batch.
     pub fn map(&mut self, records: &Records, range: Range<usize>) -> Result<Events, Fault> {
         self.plugin.notify(|| Input::MapRecords(records, range.clone()));
-        self.metered((Call::MapRecords, range.len()), Events::bytes, |instance| {
+        self.metered((Call::MapRecords, range.len()), u64::MAX, Events::bytes, |instance| {
             let input = MapInput::new(records, range.clone(), instance.plugin.description.wants_headers);
             let result = instance.guest.keyfold_mapper_mapper().call_map_records(&mut instance.store, input.lower());
             let mut batch = instance.returned(result)?;
@@ -123,7 +123,10 @@ impl<'p> Instance<'p> {
     /// Calls `fold`.
     pub fn fold(&mut self, input: &FoldInput) -> Result<Changes, Fault> {
         self.plugin.notify(|| Input::Fold(input));
-        self.metered((Call::Fold, input.event_times.len()), Changes::bytes, |instance| {
+        // What an event puts and the next one of its key clears is nowhere but in the memory (D35).
+        let room = |state| self.plugin.limits.state_bytes.saturating_sub(state as u64);
+        let room = input.most_state.map_or(u64::MAX, room);
+        self.metered((Call::Fold, input.event_times.len()), room, Changes::bytes, |instance| {
             let lowered = lower_fold(input);
             let result = instance.guest.keyfold_mapper_mapper().call_fold(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
@@ -135,7 +138,7 @@ impl<'p> Instance<'p> {
     /// Calls `on-timer`.
     pub fn on_timer(&mut self, input: &TimerInput) -> Result<Changes, Fault> {
         self.plugin.notify(|| Input::OnTimer(input));
-        self.metered((Call::OnTimer, input.timers.len()), Changes::bytes, |instance| {
+        self.metered((Call::OnTimer, input.timers.len()), u64::MAX, Changes::bytes, |instance| {
             let lowered = lower_timers(input);
             let result = instance.guest.keyfold_mapper_mapper().call_on_timer(&mut instance.store, lowered);
             let mut batch = instance.returned(result)?;
@@ -154,12 +157,13 @@ impl<'p> Instance<'p> {
     ) -> Result<(ByteColumn, ByteColumn), Fault> {
         self.metered(
             (Call::Migrate, states),
+            u64::MAX,
             |(values, items): &(ByteColumn, ByteColumn)| values.data.len() + items.data.len(),
             |instance| {
                 let states = lower_states(values, items);
                 let result = instance.guest.keyfold_mapper_mapper().call_migrate(&mut instance.store, version, states);
                 let batch = instance.returned(result)?;
-                lift_states(batch, values.len(), items.len(), &instance.plugin.limits)
+                lift_states(batch, values.len(), items.len())
             },
         )
     }
@@ -167,28 +171,35 @@ impl<'p> Instance<'p> {
     /// Gives a used instance half of the budget: work that it saves because of earlier calls must not let an item pass that fails in a fresh
     /// instance. For the same reason an item that is not alone in a fresh instance gets half of the memory above what the instance began with
     /// (D41).
-    fn refuel(&mut self, items: usize) -> u64 {
+    fn refuel(&mut self, items: usize, room: u64) -> u64 {
         let limits = self.plugin.limits;
         let fuel = if self.used { limits.fuel / 2 } else { limits.fuel };
         let is_alone = !self.used && items == 1;
         let shared = self.base + limits.memory_bytes.saturating_sub(self.base) / 2;
-        self.store.data_mut().memory_bytes = if is_alone { limits.memory_bytes } else { shared };
+        self.store.data_mut().memory_bytes = if is_alone { limits.memory_bytes } else { shared.min(room) };
         self.used = true;
         self.store.set_fuel(fuel).expect("the engine consumes fuel");
         fuel
     }
 
-    /// Makes a call with this many items, and adds its cost to the plugin's meter. `bytes` is asked what it gave if its plugin is only tried.
+    /// Makes a call with this many items, in at most `room` bytes of memory, and adds its cost to the plugin's meter. `bytes` is asked what it
+    /// gave if its plugin is only tried.
     fn metered<T>(
         &mut self,
         (call, items): (Call, usize),
+        room: u64,
         bytes: impl FnOnce(&T) -> usize,
         make: impl FnOnce(&mut Self) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let plugin = self.plugin;
         plugin.allowance.as_ref().map_or(Ok(()), Allowance::check)?;
+        if self.store.data().memory > room {
+            return Err(Fault::Plugin(
+                "the plugin has more memory than a call with several events of such a key may use".into(),
+            ));
+        }
         plugin.meter.measure(call, || {
-            let fuel = self.refuel(items);
+            let fuel = self.refuel(items, room);
             let mut result = make(self);
             let Guest { memory, memory_bytes, refused_growth } = *self.store.data();
             if refused_growth && memory_bytes < plugin.limits.memory_bytes && result.is_ok() {

@@ -40,6 +40,7 @@ const KEYS: &[&str] = &[
     "plugin.fuel",
     "plugin.output_rows",
     "plugin.output_bytes",
+    "plugin.state_bytes",
     "plugin.record_bytes",
     "plugin.probation",
 ];
@@ -329,6 +330,7 @@ fn take_key(settings: &mut Settings, key: &str, from: &Settings) {
         "plugin.fuel" => settings.fuel = from.fuel,
         "plugin.output_rows" => settings.output_rows = from.output_rows,
         "plugin.output_bytes" => settings.output_bytes = from.output_bytes,
+        "plugin.state_bytes" => settings.state_bytes = from.state_bytes,
         "plugin.record_bytes" => settings.record_bytes = from.record_bytes,
         "plugin.probation" => {} // of the deployment, not of what it deploys
         _ => unreachable!("keys are checked by `settable` first"),
@@ -348,6 +350,7 @@ pub fn within_ceilings(most: &Limits, wanted: &Limits) -> Result<(), Failure> {
         ("plugin.fuel", most.fuel, wanted.fuel),
         ("plugin.output_rows", most.output_rows, wanted.output_rows),
         ("plugin.output_bytes", most.output_bytes, wanted.output_bytes),
+        ("plugin.state_bytes", most.state_bytes, wanted.state_bytes),
         ("plugin.record_bytes", most.record_bytes, wanted.record_bytes),
     ];
     let Some((key, most, wanted)) = pairs.into_iter().find(|(_, most, wanted)| wanted > most) else { return Ok(()) };

@@ -466,6 +466,45 @@ fn an_event_that_needs_its_whole_budget_passes_among_10_000_and_with_one_instruc
     }
 }
 
+/// Folds these events of one key under each of these limits: which of them are struck may not depend on the cut. Returns how many are.
+fn struck_however_cut(config: &Value, values: &[i64], limits: impl Iterator<Item = Limits>) -> Vec<usize> {
+    let log: Vec<TestRecord> = (0..).zip(values).map(|(i, &v)| record(i, &event("k", i, v))).collect();
+    let (records, known) = (in_order(&log), BTreeMap::new());
+    limits
+        .map(|limits| {
+            let plugin = hostile(config, limits);
+            let of_cut = |cut| fold(&plugin, &records, &Way { workers: 1, cut, time: time(), known: &known });
+            let alone = of_cut(1);
+            for cut in [2, 3, usize::MAX] {
+                assert_eq!(of_cut(cut), alone, "cut by {cut}, {limits:?}");
+            }
+            alone.strikes.len()
+        })
+        .collect()
+}
+
+/// What an event puts and the next one of its key clears is in no result of a call that has both.
+#[test]
+fn i7_whether_an_event_exceeds_the_limits_of_output_and_state_does_not_depend_on_its_batch() {
+    let (config, values) = (json!({"mode": "state"}), [1_000_000_000_000_001, 5, 2, 1_000_000_003, 10]);
+    let by_output = (8..80).map(|output_bytes| Limits { output_bytes, ..LIMITS });
+    let struck = struck_however_cut(&config, &values, by_output);
+    assert_eq!((struck.first(), struck.last()), (Some(&5), Some(&0)), "{struck:?}");
+    let by_state = (8..80).map(|state_bytes| Limits { state_bytes, ..LIMITS });
+    let struck = struck_however_cut(&config, &values, by_state);
+    assert_eq!((struck.first(), struck.last()), (Some(&3), Some(&0)), "{struck:?}");
+}
+
+/// The same with states of the size of a plugin's memory, so that some calls are shared and some are not.
+#[test]
+fn i7_whether_a_state_is_too_large_does_not_depend_on_its_batch() {
+    let by_state = (1_000 << 10..12_000 << 10).step_by(500 << 10).map(|state_bytes| Limits { state_bytes, ..LIMITS });
+    let values = [1, 2, 13, 3, 4, 5, 13, 6, 7, 8, 9, 13, 10];
+    let struck = struck_however_cut(&json!({"mode": "swell", "units": 1_000}), &values, by_state);
+    assert_eq!((struck.first(), struck.last()), (Some(&10), Some(&0)), "{struck:?}");
+    assert!(struck.is_sorted_by(|more, less| more >= less), "{struck:?}");
+}
+
 #[test]
 fn i7_whether_an_item_exceeds_the_memory_does_not_depend_on_its_batch() {
     let log: Vec<TestRecord> = (0..8).map(|i| record(i, &event(&format!("k{i}"), i, i))).collect();

@@ -15,10 +15,8 @@ pub(in crate::plugin) fn lift_states(
     batch: wit::StateBatchResult,
     values: usize,
     items: usize,
-    limits: &Limits,
 ) -> Result<(ByteColumn, ByteColumn), Fault> {
     let wit::StateBatchResult { values: v, list_items: l } = batch;
-    limits.check_output(0, v.data.len() + l.data.len() + END_BYTES * l.ends.len())?;
     Ok((byte_column("values", v.data, v.ends, values)?, byte_column("list-items", l.data, l.ends, items)?))
 }
 
@@ -125,8 +123,8 @@ fn lift_changes(
     let row_count = rows.iter().map(|(_, items)| items.len()).sum();
     let row_bytes: usize = rows.iter().map(|(part, _)| part_bytes(part)).sum();
     let rejections = lift_rejections(batch.rejections, items)?;
-    let state_bytes = values.data.len() + list_items.data.len() + END_BYTES * list_items.len();
-    limits.check_output(row_count, row_bytes + state_bytes + reason_bytes(&rejections) + logged)?;
+    // State is limited by itself: what one event puts and the next one clears is not here (D35).
+    limits.check_output(row_count, row_bytes + reason_bytes(&rejections) + logged)?;
     Ok(Changes {
         consumed: batch.consumed,
         value_changes: batch.value_changes,
@@ -330,27 +328,15 @@ mod tests {
             let rejections = vec![wit::Rejection { item: 0, reason: "r".repeat(bytes) }];
             wit::ChangeBatch { rejections, ..answer(2, NO_TIME) }
         };
-        let with_items = |count: u32| wit::ChangeBatch {
-            list_changes: vec![change::REPLACE],
-            list_ends: vec![count],
-            list_items: wit::ByteColumnResult { data: Vec::new(), ends: vec![0; count as usize] },
-            ..answer(2, NO_TIME)
-        };
         let lines = |bytes: usize| log_bytes(&[wit::LogLine { level: 0, message: "l".repeat(bytes) }]);
         assert_eq!(verdict(with_reason(100), 0), Ok(()));
-        assert_eq!(verdict(with_items(25), 0), Ok(()), "empty items take room");
         assert_eq!(verdict(with_reason(50), lines(46)), Ok(()));
-        for refused in [verdict(with_reason(101), 0), verdict(with_items(26), 0), verdict(with_reason(50), lines(47))] {
+        for refused in [verdict(with_reason(101), 0), verdict(with_reason(50), lines(47))] {
             assert!(
                 matches!(&refused, Err(Fault::Plugin(why)) if why.contains("plugin.output_bytes is 100")),
                 "{refused:?}"
             );
         }
-        let states = |bytes: usize| wit::StateBatchResult {
-            values: wit::ByteColumnResult { data: vec![0; bytes], ends: vec![u32::try_from(bytes).expect("small")] },
-            list_items: wit::ByteColumnResult { data: Vec::new(), ends: vec![0] },
-        };
-        assert!(lift_states(states(96), 1, 1, &limits).is_ok() && lift_states(states(97), 1, 1, &limits).is_err());
     }
 
     /// A result that keeps the key as it is.

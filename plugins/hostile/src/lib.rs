@@ -25,6 +25,7 @@
 //! | `recurse` | overflows the stack on the target |
 //! | `burn` | computes for `units` rounds (about ten instructions each) on the target, then emits the plain row |
 //! | `hold` | on every event, fills a vector of `units` KiB byte by byte, as a plugin does that does not know the size, then emits the plain row |
+//! | `swell` | the target clears the list, any other event appends an item of `units` KiB to it; then emits the plain row |
 //! | `rows` | emits a million rows (key, 0.., v, []) for the target |
 //! | `reject` | for the target: puts, appends, sets the timer, emits, and then rejects the event with `rejected <v>` |
 //! | `reject-map` | rejects the target's record with `rejected <v>` |

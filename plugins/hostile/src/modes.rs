@@ -37,6 +37,7 @@ pub enum Mode {
     StaticState,
     Tire,
     Hold,
+    Swell,
     SharedKey,
     State,
     Timers,
@@ -68,7 +69,7 @@ pub struct Config {
     pub n: i64,
     /// Where to fail.
     pub at: At,
-    /// Rounds of `burn`, KiB of `hold`, events of `tire`.
+    /// Rounds of `burn`, KiB of `hold` and `swell`, events of `tire`.
     pub units: u64,
     /// The text that `mark` writes into its rows.
     pub mark: String,
@@ -199,6 +200,14 @@ impl Mapper for Hostile {
                 let mut held = Vec::new();
                 (0..self.config.units * 1024).for_each(|i| held.push(black_box(i.to_le_bytes()[0])));
                 black_box(held);
+                plain_row(key, event.time, v);
+            }
+            Mode::Swell => {
+                if v == self.config.n {
+                    key.clear_items();
+                } else {
+                    key.append(&"s".repeat(usize::try_from(self.config.units * 1024).unwrap_or(usize::MAX)));
+                }
                 plain_row(key, event.time, v);
             }
             Mode::StaticState => {
