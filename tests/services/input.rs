@@ -120,6 +120,9 @@ fn a_keyspace_table_or_column_that_is_missing_or_of_another_type_is_named() {
     let check = |keyspace: &str, table: &str, words: &[&str]| {
         into_table(port, keyspace, |tables| tables.create(keyspace, table)).expect_code(3).expect_said(words);
     };
+    into_table(port, "Without_Table", |_| {})
+        .expect_code(3)
+        .expect_said(&["Without_Table", "did you mean without_table?"]);
     check("without_column", &SESSIONS.replace("pages list<text>, ", ""), &["sessions", "pages"]);
     check(
         "other_type",

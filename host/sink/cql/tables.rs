@@ -23,13 +23,14 @@ pub(super) struct Inspection {
 pub(super) async fn inspect(session: &Session, config: &CqlSink, tables: &[Table]) -> Result<Inspection, String> {
     let mut found = Inspection { checks: vec![cluster(session, config).await?], upserts: Vec::new() };
     let keyspace = &config.keyspace;
-    let select = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
-    let keyspaces: Vec<(String,)> = query_system(session, select, &[keyspace]).await?;
+    let select = "SELECT keyspace_name FROM system_schema.keyspaces";
+    let keyspaces: Vec<(String,)> = query_system(session, select, &[]).await?;
     let subject = format!("keyspace {keyspace}");
-    if keyspaces.is_empty() {
+    if !keyspaces.iter().any(|(name,)| name == keyspace) {
         let message = format!(
-            "keyspace {keyspace} does not exist on {}; create it and its tables: {}",
+            "keyspace {keyspace} does not exist on {}{}; create it and its tables: {}",
             config.nodes.join(", "),
+            hint(keyspace, &keyspaces),
             tables.iter().map(|t| create_table(keyspace, t, &config.now)).collect::<Vec<_>>().join("; ")
         );
         let refused = Check::refused(subject, Failure::outside(message));
@@ -50,6 +51,16 @@ pub(super) async fn inspect(session: &Session, config: &CqlSink, tables: &[Table
     Ok(found)
 }
 
+/// Names the one of these that is most like a name that does not exist, if one is. Names that differ in case only are the most alike: CQL
+/// turns names without quotes into lower case, and keyfold does not.
+fn hint(name: &str, others: &[(String,)]) -> String {
+    let lower = name.to_lowercase();
+    let alike =
+        |(other,): &(String,)| (strsim::normalized_damerau_levenshtein(&lower, &other.to_lowercase()), other.clone());
+    let most = others.iter().map(alike).filter(|(likeness, _)| *likeness >= 0.7).max_by(|a, b| a.0.total_cmp(&b.0));
+    most.map(|(_, other)| format!(" (did you mean {other}?)")).unwrap_or_default()
+}
+
 async fn inspect_table(
     session: &Session,
     config: &CqlSink,
@@ -58,9 +69,12 @@ async fn inspect_table(
     let keyspace = &config.keyspace;
     let misfit = |failure| Ok(Err((Symptom::TableMisfit, failure)));
     let Some(real) = real_columns(session, keyspace, &table.name).await? else {
+        let select = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";
+        let others: Vec<(String,)> = query_system(session, select, &[keyspace]).await?;
         let message = format!(
-            "table {keyspace}.{} does not exist; create it: {}",
+            "table {keyspace}.{} does not exist{}; create it: {}",
             table.name,
+            hint(&table.name, &others),
             create_table(keyspace, table, &config.now)
         );
         return Ok(Err((Symptom::TableMissing, Failure::outside(message))));
@@ -145,4 +159,18 @@ async fn cluster(session: &Session, config: &CqlSink) -> Result<Check, String> {
         subject(config),
         format!("cluster {name}, version {version}, {nodes} node(s), consistency {}", config.consistency),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hint;
+
+    #[test]
+    fn a_name_that_is_like_one_that_exists_is_named() {
+        let names = ["system", "clicks", "other"].map(|name| (name.to_owned(),));
+        assert_eq!(hint("Clicks", &names), " (did you mean clicks?)");
+        assert_eq!(hint("click", &names), " (did you mean clicks?)");
+        assert_eq!(hint("sessions", &names), "");
+        assert_eq!(hint("sessions", &[]), "");
+    }
 }
