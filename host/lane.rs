@@ -57,7 +57,7 @@ mod map;
 mod migration;
 mod place;
 mod probation;
-mod quota;
+pub(crate) mod quota;
 pub mod residency;
 mod shard;
 mod succession;

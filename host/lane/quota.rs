@@ -22,7 +22,7 @@ pub(super) fn check<'s>(
 }
 
 /// Fails if one of these states, whose value and list items are the next of those that `migrate` has returned, is larger than it may be.
-pub(super) fn check_migrated<'s>(
+pub(crate) fn check_migrated<'s>(
     limits: &Limits,
     states: impl Iterator<Item = &'s KeyState>,
     (values, items): (&ByteColumn, &ByteColumn),

@@ -14,7 +14,7 @@ use crate::deployment::{
     Author, Deployment, Entry, Outcome, Permanent, PipelineLog, Settings, Standing, Verdict, withdrawable,
 };
 use crate::failure::{Check, Exit, Failure, first_refused};
-use crate::lane::law;
+use crate::lane::{law, quota};
 use crate::plugin::sandbox::{Sandbox, component};
 use crate::plugin::{Digest, Fault, Plugin, call};
 use crate::record::{ByteColumn, iso};
@@ -429,7 +429,10 @@ fn try_state(store: &Stored<'_>, plugin: &Plugin, own: bool) -> Result<Result<us
                 continue;
             }
             tried += 1;
-            let migrated = call(&mut instance, plugin, |instance| instance.migrate(version, &values, &state.list, 1));
+            let migrated = call(&mut instance, plugin, |instance| {
+                let (values, items) = instance.migrate(version, &values, &state.list, 1)?;
+                quota::check_migrated(&plugin.limits, [&state].into_iter(), (&values, &items))
+            });
             if let Err(fault) = migrated {
                 let (key, reason) = (String::from_utf8_lossy(&key), fault.text());
                 return Ok(Err(match own {

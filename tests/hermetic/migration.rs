@@ -109,6 +109,8 @@ fn a_migration_that_fails_on_live_state_is_refused_and_one_that_takes_it_is_not(
         "key-100",
         "a sum of 501 is not migrated",
     ]);
+    let too_large = pipeline.call("deployment create", &[&second, "--set", "plugin.state_bytes=10B"]);
+    too_large.expect_code(4).expect_said(&["FAIL  state", "key-", "bytes, but plugin.state_bytes is 10"]);
     assert_eq!(pipeline.call("deployment list", &[]).stdout.lines().count(), 1, "it was not ordered");
     let taken = pipeline.call("deployment create", &[&second]);
     taken.expect_code(0).expect_said(&["ok    state", "version 1 to 2", "takes the state of 300 keys"]);
