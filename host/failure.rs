@@ -98,29 +98,42 @@ pub struct Check {
     pub detail: String,
     /// The named problem, if it has a name.
     pub symptom: Option<Symptom>,
+    /// What was counted, for programs.
+    pub figures: Option<Box<serde_json::Value>>,
 }
 
 impl Check {
     /// Creates a check without problems.
     pub fn fine(subject: impl Into<String>, detail: impl Into<String>) -> Check {
-        Check { subject: subject.into(), finding: Finding::Fine, detail: detail.into(), symptom: None }
+        Check { subject: subject.into(), finding: Finding::Fine, detail: detail.into(), symptom: None, figures: None }
     }
 
     /// Creates a check that works but that an operator should know about.
     pub fn warning(subject: impl Into<String>, detail: impl Into<String>) -> Check {
-        Check { subject: subject.into(), finding: Finding::Warning, detail: detail.into(), symptom: None }
+        Check {
+            subject: subject.into(),
+            finding: Finding::Warning,
+            detail: detail.into(),
+            symptom: None,
+            figures: None,
+        }
     }
 
     /// Creates a check that a run would fail on.
     pub fn refused(subject: impl Into<String>, failure: Failure) -> Check {
         let finding = Finding::Refused(failure.exit);
-        Check { subject: subject.into(), finding, detail: failure.message, symptom: None }
+        Check { subject: subject.into(), finding, detail: failure.message, symptom: None, figures: None }
     }
 
     /// Names the problem, unless there is none or it has a name.
     pub fn of(self, symptom: Symptom) -> Check {
         let named = self.symptom.or((self.finding != Finding::Fine).then_some(symptom));
         Check { symptom: named, ..self }
+    }
+
+    /// Adds what was counted.
+    pub fn with(self, figures: serde_json::Value) -> Check {
+        Check { figures: Some(Box::new(figures)), ..self }
     }
 }
 

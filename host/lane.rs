@@ -62,6 +62,7 @@ pub mod residency;
 mod shard;
 mod succession;
 pub mod time;
+pub mod trial;
 
 /// Keys looked at between two batches for state of an earlier version, until all have the plugin's.
 const MIGRATE_KEYS: usize = 5_000;

@@ -105,6 +105,7 @@ pub fn check_document(checks: &[Check]) -> Value {
             "found": check.detail,
             "advice": check.symptom.map(Symptom::advice),
             "exit": exit,
+            "figures": check.figures,
         })
     };
     json!({"keyfold": env!("CARGO_PKG_VERSION"), "findings": checks.iter().map(finding).collect::<Vec<_>>()})

@@ -119,7 +119,7 @@ impl Line {
             ("warn", _) => Finding::Warning,
             (_, exit) => Finding::Refused(Exit::of_code(exit.unwrap_or(1))),
         };
-        Check { subject: self.subject.clone(), detail: self.detail.clone(), finding, symptom: None }
+        Check { subject: self.subject.clone(), detail: self.detail.clone(), finding, symptom: None, figures: None }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -13,10 +14,13 @@ use similar::TextDiff;
 use crate::author::child::{self, Ended};
 use crate::author::{build, io_failure, plugin_folder};
 use crate::clock;
-use crate::config;
+use crate::config::{self, Time};
 use crate::failure::Failure;
 use crate::lane::law::{self, Chance};
+use crate::lane::trial::{self, Found};
+use crate::plugin::Plugin;
 use crate::plugin::sandbox::load_plugin;
+use crate::record::Records;
 use crate::source::recent::recent;
 
 /// What to test.
@@ -66,12 +70,41 @@ pub struct CaseResult {
     pub passed: bool,
     /// What was tested, or what differs.
     pub detail: String,
+    /// Records, events and firings that were rejected; none if the case failed.
+    pub rejected: Option<u64>,
+    /// Late events.
+    pub late: Option<u64>,
+    /// Timers that are open after the last record.
+    pub open_timers: Option<u64>,
 }
 
 impl std::fmt::Display for CaseResult {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}  {}: {}", if self.passed { "ok  " } else { "FAIL" }, self.case, self.detail)
     }
+}
+
+impl CaseResult {
+    fn new(case: String, verdict: Verdict, found: Option<&Found>) -> CaseResult {
+        let passed = verdict.is_ok();
+        let mut detail = verdict.unwrap_or_else(|difference| difference);
+        if let Some(unseen) = found.and_then(unseen) {
+            // The plugin's output may follow in lines of its own.
+            let end = detail.find('\n').unwrap_or(detail.len());
+            detail.insert_str(end, &format!("; {unseen}"));
+        }
+        let [rejected, late, open_timers] =
+            [found.map(|found| found.rejected), found.map(|found| found.late), found.map(|found| found.open_timers)];
+        CaseResult { case, passed, detail, rejected, late, open_timers }
+    }
+}
+
+/// Returns what a case's rows do not show: what gave none, and what is still to come.
+fn unseen(found: &Found) -> Option<String> {
+    let counts = [(found.rejected, "rejected"), (found.late, "late"), (found.open_timers, "timers open at the end")];
+    let words = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    let words = words.collect::<Vec<_>>().join(", ");
+    (!words.is_empty()).then_some(words)
 }
 
 /// Runs the cases and hands each result to `tell`. Returns whether all passed.
@@ -86,10 +119,12 @@ pub fn test(options: &Options, mut tell: impl FnMut(&CaseResult)) -> Result<bool
     let mut all = true;
     for folder in cases {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let verdict = Case::new(folder, &plugin, place.path())?.verdict(options)?;
-        let passed = verdict.is_ok();
-        all &= passed;
-        tell(&CaseResult { case: name, passed, detail: verdict.unwrap_or_else(|difference| difference) });
+        let case = Case::new(folder, &plugin, place.path())?;
+        let verdict = case.verdict(options)?;
+        // What the output does not show, as far as all else is right.
+        let found = if verdict.is_ok() { Some(case.found()?) } else { None };
+        all &= verdict.is_ok();
+        tell(&CaseResult::new(name, verdict, found.as_ref()));
     }
     Ok(all)
 }
@@ -283,14 +318,26 @@ impl<'a> Case<'a> {
 
     /// Checks the law of the contract, as before a deployment: the output must not depend on batches, or on earlier calls of an instance.
     fn violation(&self) -> Result<Option<String>, Failure> {
+        let (plugin, time, records) = self.tried()?;
+        let violation = law::check(&plugin, time, &records);
+        Ok(violation.map_err(|fault| Failure::plugin(fault.text()))?.map(|violation| violation.to_string()))
+    }
+
+    /// Counts what is rejected, late, or still open at the end.
+    fn found(&self) -> Result<Found, Failure> {
+        let (plugin, time, records) = self.tried()?;
+        trial::fold(&plugin, time, &records, false).map_err(|fault| Failure::plugin(fault.text()))
+    }
+
+    /// The plugin, the time settings and the records of the case.
+    fn tried(&self) -> Result<(Arc<Plugin>, Time, Records), Failure> {
         self.write_config("workers = 1")?;
+        self.write_records(&self.records)?;
         let renamed = |Failure { exit, message }| Failure::new(exit, self.by_the_authors_names(&message));
         let config = config::load(&self.place.join("keyfold.toml"), std::iter::empty()).map_err(renamed)?;
         let (plugin, _) = load_plugin(&config).map_err(renamed)?;
         let records = recent(&config.source, RECORDS, clock::instant() + Duration::from_secs(60));
-        let records = records.map_err(renamed)?;
-        let violation = law::check(&plugin, config.time, &records);
-        Ok(violation.map_err(|fault| Failure::plugin(fault.text()))?.map(|violation| violation.to_string()))
+        Ok((plugin, config.time, records.map_err(renamed)?))
     }
 
     // ---- the host

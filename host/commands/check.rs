@@ -1,5 +1,5 @@
 //! `keyfold check`: checks everything that a run needs, and changes nothing. Each line comes from the code that `run` starts with, so a
-//! FAIL here is what a run would fail with.
+//! FAIL here is what a run would fail with. Beside that, it warns of what a run would do without a failure: reject most of the records.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use crate::source::log_source::LogSource;
 use crate::state::objects::{objects, runtime};
 use crate::symptom::Symptom;
 use crate::{dead_letter, sink};
+
+pub(crate) mod sample;
 
 /// Prints the checks of a configuration and of everything that it names; returns the exit code.
 pub fn print(file: &ConfigFile, output: Output) -> ExitCode {
@@ -49,6 +51,9 @@ pub fn check(config: &Config) -> Vec<Check> {
     let (source_line, source) = source(config);
     let mut checks = vec![plugin_line, source_line, state(config, plugin.as_deref(), &runtime)];
     checks.extend(source.as_ref().and_then(|source| topic(config, source, &runtime)));
+    if let Some((plugin, source)) = plugin.as_ref().zip(source.as_ref()) {
+        checks.extend(sampled(config, plugin, source));
+    }
     match &plugin {
         Some(plugin) => checks.extend(sink::check(&config.sink, &plugin.description.tables, runtime.handle())),
         None => checks.push(sink_unknown()),
@@ -87,6 +92,14 @@ fn topic(config: &Config, source: &LogSource, runtime: &Runtime) -> Option<Check
     let log = PipelineLog::new(objects(&config.state.url).ok()?, runtime.handle().clone());
     let same = log.check_topic(source.topic_id()?);
     same.err().map(|failure| Check::refused("topic", failure).of(Symptom::LogReplaced))
+}
+
+/// Tries the plugin on some records. A source that cannot be read any more is no failure: it could be a moment ago.
+fn sampled(config: &Config, plugin: &Arc<Plugin>, source: &LogSource) -> Vec<Check> {
+    match sample::records(config, source) {
+        Ok(records) => sample::examine(config, plugin, &records),
+        Err(failure) => vec![Check::warning("records", format!("not tried: {failure}"))],
+    }
 }
 
 fn source_detail(source: &LogSource) -> String {

@@ -107,10 +107,11 @@ pub enum Command {
     },
     /// Check everything that a run needs; consumes nothing
     ///
-    /// Prints a line `ok`, `warn` or `FAIL` for configuration, plugin, topic, tables and state. Exits with the code of the first FAIL.
+    /// Prints a line `ok`, `warn` or `FAIL` for configuration, plugin, topic, tables and state. Tries the plugin on some records, and warns if most
+    /// would be rejected or late. Exits with the code of the first FAIL.
     ///
     /// JSON: {"keyfold": VERSION, "findings": [{"verdict": "ok"|"warn"|"fail", "id": SYMPTOM|null, "subject", "found", "advice": TEXT|null,
-    /// "exit": CODE|null}]}.
+    /// "exit": CODE|null, "figures": NUMBERS|null}]}.
     Check {
         /// The configuration.
         #[command(flatten)]

@@ -47,7 +47,7 @@ pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
     checks.extend(plugin.as_deref().map(|plugin| contract(config, plugin)));
     checks.push(memory::examine(config));
     let (state_lines, lanes) = state::examine(config, plugin.as_deref(), &runtime);
-    checks.extend(source::examine(config, plugin.as_deref(), &lanes, options));
+    checks.extend(source::examine(config, plugin.as_ref(), &lanes, options));
     checks.extend(state_lines);
     match &plugin {
         Some(plugin) => {

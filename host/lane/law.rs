@@ -100,7 +100,8 @@ pub fn check_long(plugin: &Arc<Plugin>, time: Time, records: &Records) -> Result
     Ok((first_difference("by 500 of many records", &whole, &given), log.len()))
 }
 
-fn one_thread() -> Result<Arc<rayon::ThreadPool>, Fault> {
+/// Returns workers that are one thread.
+pub(super) fn one_thread() -> Result<Arc<rayon::ThreadPool>, Fault> {
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     Ok(Arc::new(one.map_err(|e| Fault::Host(format!("cannot start a thread: {e}")))?))
 }

@@ -5,9 +5,9 @@ use crate::config::{Late, Time};
 use crate::event_time::{AppendTime, EventTime, LaneTime, cell};
 
 /// 0001-01-01T00:00:00Z in ms.
-const YEAR_1: i64 = -62_135_596_800_000;
+pub(super) const YEAR_1: i64 = -62_135_596_800_000;
 /// 9999-12-31T23:59:59.999Z in ms.
-const YEAR_9999: i64 = 253_402_300_799_999;
+pub(super) const YEAR_9999: i64 = 253_402_300_799_999;
 
 /// The verdict on an event, before `fold` sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,13 +19,10 @@ use crate::plugin::sandbox::{Sandbox, component};
 use crate::plugin::{Digest, Fault, Plugin, call};
 use crate::record::{ByteColumn, iso};
 use crate::sink;
-use crate::source::recent::{lowest, recent};
+use crate::source::recent::{TRIED, lowest, recent};
 use crate::state::journal;
 use crate::state::objects::{objects, runtime};
 use crate::state::reader::{Reader, StoredKey};
-
-/// Records of each partition on which the law is tried.
-const TRIED: u64 = 500;
 
 /// Keys of each lane on whose state a `migrate` is tried.
 const SAMPLED: usize = 10_000;

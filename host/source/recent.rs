@@ -7,6 +7,8 @@ use crate::config;
 use crate::failure::Failure;
 use crate::position::{Offset, Partition, Resume};
 use crate::record::Records;
+use crate::source::kafka::Topic;
+use crate::source::log_source::LogSource;
 use crate::source::merge::Merge;
 use crate::source::{Arrival, Source, Start, file, kafka};
 
@@ -15,28 +17,46 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes after which a partition's records are enough.
 const BYTES: usize = 4 << 20;
 
+/// Records of each partition on which a plugin is tried.
+pub const TRIED: u64 = 500;
+
 /// At most `count` records of each partition.
 pub fn recent(config: &config::Source, count: u64, deadline: Instant) -> Result<Records, Failure> {
     match config {
-        config::Source::Kafka(kafka) => {
-            let topic = kafka::inspect(kafka, deadline)?;
-            let partitions = topic.partitions.iter().zip(&topic.low).zip(&topic.high);
-            let starts: Vec<Start> = partitions
-                .map(|((&partition, &low), &high)| Start {
-                    partition,
-                    next: Some(Offset(high.0.saturating_sub(count)).max(low)),
-                    last: None,
-                })
-                .collect();
-            take(&mut kafka::KafkaSource::open(kafka, &starts, true, deadline)?, count)
-        }
-        config::Source::File(file) => {
-            let index = file::inspect(file)?;
-            let starts: Vec<Start> =
-                index.partitions().into_iter().map(|partition| Start { partition, next: None, last: None }).collect();
-            take(&mut file::FileSource::open(index, &starts)?, count)
-        }
+        config::Source::Kafka(kafka) => of_topic(kafka, &kafka::inspect(kafka, deadline)?, count, deadline),
+        config::Source::File(file) => of_file(file::inspect(file)?, count),
     }
+}
+
+/// The same of a source that was just looked at; of a file, its index is taken.
+pub(crate) fn recent_of(
+    config: &config::Source,
+    source: &LogSource,
+    count: u64,
+    deadline: Instant,
+) -> Result<Records, Failure> {
+    match (config, source) {
+        (config::Source::Kafka(kafka), LogSource::Kafka(topic)) => of_topic(kafka, topic, count, deadline),
+        (config::Source::File(file), LogSource::File { .. }) => of_file(source.index(file)?, count),
+        _ => recent(config, count, deadline),
+    }
+}
+
+fn of_topic(config: &config::KafkaSource, topic: &Topic, count: u64, deadline: Instant) -> Result<Records, Failure> {
+    let partitions = topic.partitions.iter().zip(&topic.low).zip(&topic.high);
+    let start = |((&partition, &low), &high): ((&Partition, &Offset), &Offset)| Start {
+        partition,
+        next: Some(Offset(high.0.saturating_sub(count)).max(low)),
+        last: None,
+    };
+    let starts: Vec<Start> = partitions.map(start).collect();
+    take(&mut kafka::KafkaSource::open(config, &starts, true, deadline)?, count)
+}
+
+fn of_file(index: file::Index, count: u64) -> Result<Records, Failure> {
+    let starts: Vec<Start> =
+        index.partitions().into_iter().map(|partition| Start { partition, next: None, last: None }).collect();
+    take(&mut file::FileSource::open(index, &starts)?, count)
 }
 
 /// The lowest offset that a topic still has of each partition; nothing of a file, which is never trimmed.

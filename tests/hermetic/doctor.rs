@@ -9,13 +9,13 @@ use keyfold::symptom::Symptom;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::doctor::{call, doctor, ids};
+use crate::support::doctor::{call, doctor, findings, ids};
 use crate::support::generate::{TestRecord, write_records};
 use crate::support::guide::read;
 use crate::support::host::{Pipeline, plugin_file};
-use crate::support::mock::{produce, visits};
+use crate::support::mock::{produce, visits, visits_from};
 use crate::support::settings::Settings;
 
 /// A pipeline over a file of visits.
@@ -94,6 +94,66 @@ fn timestamps_that_cannot_be_true_are_mended_by_the_producer() {
 }
 
 #[test]
+fn records_that_would_be_lost_are_told_of_before_they_are_folded() {
+    let pipeline = pipeline(&Settings::default());
+    let good = visits(1, |i| i % 10);
+    let mut records = good.clone();
+    records.iter_mut().step_by(3).for_each(|record| record.value = Some(b"no visit".to_vec()));
+    write_records(&pipeline.path("log.ndjson"), &records);
+    let found = doctor(&pipeline, 0);
+    assert!(ids(&found).is_empty(), "14 of 40 are not most: {found:#?}");
+    let figures = |found: &[Value]| {
+        let line = found.iter().find(|finding| finding["subject"] == "records").expect("records were tried");
+        (line["figures"].clone(), line["found"].as_str().unwrap_or_default().to_owned())
+    };
+    let (counted, said) = figures(&found);
+    assert_eq!((&counted["records"], &counted["events"], &counted["rejected"]), (&json!(40), &json!(26), &json!(14)));
+    assert!(said.contains("14 would be rejected") && said.contains("(14)"), "{said}");
+
+    records.iter_mut().for_each(|record| record.value = Some(b"no visit".to_vec()));
+    write_records(&pipeline.path("log.ndjson"), &records);
+    let checked = pipeline.call("check", &[]);
+    checked.expect_code(0).expect_said(&[
+        "warn  records",
+        "MOST RECORDS WOULD BE REJECTED OR LATE",
+        "40 would be rejected",
+    ]);
+    assert!(!pipeline.path("rows.ndjson").exists(), "nothing was consumed");
+    let mend = |pipeline: &Pipeline| write_records(&pipeline.path("log.ndjson"), &good);
+    check(&pipeline, Symptom::MostRecordsLost, 0, mend);
+    // The first event makes all others late.
+    let mut ahead = good.clone();
+    ahead[0] = TestRecord { value: visits_from(3_000, 1, |i| i % 10)[0].value.clone(), ..ahead[0].clone() };
+    write_records(&pipeline.path("log.ndjson"), &ahead);
+    let found = findings(pipeline.call("check", &["--output", "json"]).expect_code(0));
+    let (counted, said) = figures(&found);
+    assert_eq!((&counted["late"], &counted["rejected"]), (&json!(39), &json!(0)), "{said}");
+    assert!(said.contains("an event far ahead"), "{said}");
+    // There is nothing to say of nothing.
+    write_records(&pipeline.path("log.ndjson"), &[]);
+    pipeline.call("check", &[]).expect_code(0);
+}
+
+#[test]
+fn seconds_that_are_read_as_milliseconds_are_told_as_what_they_are() {
+    let pipeline = pipeline(&Settings::default());
+    let good = visits(1, |i| i % 10);
+    let mut records = good.clone();
+    for record in &mut records {
+        let seconds = jiff::Timestamp::from_millisecond(record.timestamp / 1_000).expect("a time of 1970");
+        let visit =
+            json!({"user_id": 1, "page": "a", "event_time": seconds.strftime("%Y-%m-%dT%H:%M:%S%.3f").to_string()});
+        record.value = Some(visit.to_string().into_bytes());
+    }
+    write_records(&pipeline.path("log.ndjson"), &records);
+    let said = ["of 40 events", "the plugin reads seconds as milliseconds?"];
+    pipeline.call("check", &[]).expect_code(0).expect_said(&said);
+    pipeline.call("doctor", &[]).expect_code(0).expect_said(&said);
+    let mend = |pipeline: &Pipeline| write_records(&pipeline.path("log.ndjson"), &good);
+    check(&pipeline, Symptom::EventTimesImplausible, 0, mend);
+}
+
+#[test]
 fn a_healthy_pipeline_has_nothing_wrong_and_an_owner_for_each_lane() {
     let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
     cluster.create_topic("healthy", 2, 1).expect("a new topic");
@@ -151,11 +211,11 @@ fn a_plugin_that_is_missing_or_none_is_mended_by_its_file() {
         "and its tables are not known"
     );
     build(&pipeline);
-    assert!(found(0).is_empty());
+    assert_eq!(found(0), [Symptom::MostRecordsLost.name()], "visits are none of its records");
     pipeline.write("plugin.wasm", b"\0asm\x01\0\0\0");
     assert_eq!(found(4), [Symptom::PluginRefused.name(); 2]);
     build(&pipeline);
-    assert!(found(0).is_empty());
+    assert_eq!(found(0), [Symptom::MostRecordsLost.name()]);
 }
 
 #[test]

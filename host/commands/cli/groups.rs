@@ -265,7 +265,8 @@ pub enum PluginCommand {
     },
     /// Run a plugin's golden tests: records in, rows, dead letters and logs out, with the log cut in several ways
     ///
-    /// JSON: one object per case and line: {"case", "passed": true|false, "detail"}.
+    /// JSON: one object per case and line: {"case", "passed": true|false, "detail", "rejected": N|null, "late": N|null,
+    /// "open_timers": N|null}.
     Test {
         /// What to test.
         #[command(flatten)]

@@ -2,9 +2,10 @@
 //! [`crate::source::kafka::survey`] asks the brokers; this module judges the answers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::clock;
-use crate::commands::check;
+use crate::commands::check::{self, sample};
 use crate::commands::doctor::Options;
 use crate::commands::doctor::state::LaneState;
 use crate::config::{self, Config, KafkaSource, Ordering, Source};
@@ -17,19 +18,21 @@ use crate::record::{Records, iso};
 use crate::source::kafka::survey::{self, Age, Keeping, Skew};
 use crate::source::kafka::{Timestamps, Topic};
 use crate::source::log_source::LogSource;
-use crate::source::{Start, file, recent};
+use crate::source::{Start, file};
 use crate::symptom::Symptom;
 
-/// Records per partition whose keys are examined.
-const SAMPLED: u64 = 200;
-
 /// Checks the source.
-pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, lanes: &[LaneState], options: &Options) -> Vec<Check> {
+pub(super) fn examine(
+    config: &Config,
+    plugin: Option<&Arc<Plugin>>,
+    lanes: &[LaneState],
+    options: &Options,
+) -> Vec<Check> {
     let (line, source) = check::source(config);
-    let mut checks = match (&config.source, source) {
+    let mut checks = match (&config.source, &source) {
         (Source::Kafka(kafka), Some(LogSource::Kafka(topic))) => {
-            let mut checks = broker_checks(kafka, &topic, line);
-            checks.extend(position_checks(kafka, &topic, lanes));
+            let mut checks = broker_checks(kafka, topic, line);
+            checks.extend(position_checks(kafka, topic, lanes));
             checks
         }
         (Source::Kafka(kafka), _) => return vec![line.of(trouble(kafka))],
@@ -40,7 +43,9 @@ pub(super) fn examine(config: &Config, plugin: Option<&Plugin>, lanes: &[LaneSta
         }
         (Source::File(_), None) => return vec![line.of(Symptom::FileUnusable)],
     };
-    checks.extend(plugin.map(|plugin| sampled(config, plugin)).unwrap_or_default());
+    if let Some((plugin, source)) = plugin.zip(source.as_ref()) {
+        checks.extend(sampled(config, plugin, source));
+    }
     if let (Source::Kafka(kafka), Some(topic)) = (&config.source, &options.probe_topic) {
         checks.push(match survey::skew(kafka, topic) {
             Ok(skew) => judge_skew(skew, config.time.clock_skew_ms),
@@ -264,12 +269,10 @@ fn same_file(config: &config::FileSource, lanes: &[LaneState]) -> Option<Check> 
     })
 }
 
-/// Checks some recent records: their timestamps, and in which partitions the keys of their events are. Nothing if there are none.
-fn sampled(config: &Config, plugin: &Plugin) -> Vec<Check> {
-    if matches!(&config.source, Source::File(file) if file.path.as_os_str() == "-") {
-        return Vec::new();
-    }
-    let Ok(records) = recent::recent(&config.source, SAMPLED, clock::instant() + check::TRY) else { return Vec::new() };
+/// Checks some recent records: what the plugin makes of them, their timestamps, and in which partitions the keys of their events are. Nothing if
+/// there are none.
+fn sampled(config: &Config, plugin: &Arc<Plugin>, source: &LogSource) -> Vec<Check> {
+    let Ok(records) = sample::records(config, source) else { return Vec::new() };
     let ordering = match &config.source {
         Source::Kafka(kafka) => kafka.ordering,
         Source::File(file) => file.ordering,
@@ -278,7 +281,10 @@ fn sampled(config: &Config, plugin: &Plugin) -> Vec<Check> {
         return Vec::new();
     }
     let keys = judge_keys(ordering, &records, &events(plugin, &records));
-    judge_timestamps(&records).into_iter().chain([keys]).collect()
+    let mut checks = sample::examine(config, plugin, &records);
+    checks.extend(judge_timestamps(&records));
+    checks.push(keys);
+    checks
 }
 
 fn judge_timestamps(records: &Records) -> Option<Check> {

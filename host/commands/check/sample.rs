@@ -1,0 +1,107 @@
+//! What the plugin makes of some records of the source, for `keyfold check` and the doctor: how many would be rejected or late, and why. Nothing is
+//! consumed.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::clock;
+use crate::commands::check::TRY;
+use crate::config::{Config, Ordering, Source};
+use crate::failure::{Check, Failure};
+use crate::lane::trial::{self, Found};
+use crate::plugin::Plugin;
+use crate::record::Records;
+use crate::source::log_source::LogSource;
+use crate::source::recent::{TRIED, recent_of};
+use crate::symptom::Symptom;
+
+/// Records of all partitions together, roughly.
+const MOST: u64 = 20_000;
+/// Records of each partition, however many there are.
+const LEAST: u64 = 20;
+
+/// Returns some records of the source that was looked at. Of standard input there are none: what is read of it is gone.
+pub(crate) fn records(config: &Config, source: &LogSource) -> Result<Records, Failure> {
+    if matches!(&config.source, Source::File(file) if file.path.as_os_str() == "-") {
+        return Ok(Records::default());
+    }
+    let count = (MOST / source.partitions().len().max(1) as u64).clamp(LEAST, TRIED);
+    recent_of(&config.source, source, count, clock::instant() + TRY)
+}
+
+/// Tries the plugin on the records, if there are any.
+pub(crate) fn examine(config: &Config, plugin: &Arc<Plugin>, records: &Records) -> Vec<Check> {
+    if records.is_empty() {
+        return Vec::new();
+    }
+    let ordering = match &config.source {
+        Source::Kafka(kafka) => kafka.ordering,
+        Source::File(file) => file.ordering,
+    };
+    match trial::fold(plugin, config.time, records, ordering == Ordering::Partition) {
+        Ok(found) => judge(&found),
+        Err(fault) => vec![Check::warning("records", format!("not tried: {}", fault.text()))],
+    }
+}
+
+fn judge(found: &Found) -> Vec<Check> {
+    let Found { records, events, rejected, late, times_empty, times_implausible, .. } = *found;
+    let untimely = times_empty + times_implausible;
+    let mut detail = format!(
+        "{records} sampled records give {events} events; {rejected} would be rejected, {late} would be late, {untimely} have times that cannot be \
+         meant"
+    );
+    if !found.reasons.is_empty() {
+        detail.push_str(&format!(": {}", found.reasons));
+    }
+    let most = if found.loses_most() { "MOST RECORDS WOULD BE REJECTED OR LATE: " } else { "" };
+    let is_ahead = found.loses_most() && found.late > found.rejected && found.jumps > 0;
+    let cause = if is_ahead {
+        "; an event far ahead of its record's append time makes others late (see time.future_limit)"
+    } else {
+        ""
+    };
+    let detail = format!("{most}{detail}{cause}");
+    let check = match found.loses_most() {
+        true => Check::warning("records", detail).of(Symptom::MostRecordsLost),
+        false => Check::fine("records", detail),
+    };
+    std::iter::once(check.with(json!(found))).chain(untimely_check(found)).collect()
+}
+
+fn untimely_check(found: &Found) -> Option<Check> {
+    if !found.is_untimely() {
+        return None;
+    }
+    let Found { events, times_empty, times_implausible, .. } = *found;
+    let cause = match found.unit() {
+        Some(unit) => format!("the plugin reads {unit} as milliseconds?"),
+        None if times_empty > times_implausible => "the plugin gives no event times?".to_owned(),
+        None => "the plugin reads another unit as milliseconds?".to_owned(),
+    };
+    let detail = format!(
+        "of {events} events, {times_empty} have no time (0), and {times_implausible} are of 1970, though their records are later, or outside the \
+         years 1 to 9999: {cause}"
+    );
+    Some(Check::warning("event times", detail).of(Symptom::EventTimesImplausible))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_losses_are_told_and_most_are_warned_of() {
+        let symptoms = |found: &Found| judge(found).iter().map(|check| check.symptom).collect::<Vec<_>>();
+        let some = Found { records: 10, events: 10, rejected: 1, late: 4, ..Found::default() };
+        assert_eq!(symptoms(&some), [None]);
+        let most = Found { late: 5, ..some.clone() };
+        assert_eq!(symptoms(&most), [Some(Symptom::MostRecordsLost)]);
+        let empty = Found { times_empty: 6, ..some };
+        assert_eq!(symptoms(&empty), [None, Some(Symptom::EventTimesImplausible)]);
+        assert!(judge(&empty)[1].detail.ends_with("the plugin gives no event times?"));
+        let figures = judge(&most)[0].figures.clone().expect("the line has figures");
+        assert_eq!((&figures["records"], &figures["late"]), (&json!(10), &json!(5)));
+    }
+}
