@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::event_time::{AppendTime, no_time};
-use crate::record::Records;
+use crate::record::{RecordRef, Records};
 
 /// The number of a partition. It prints as that number, in lists too.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -131,17 +132,42 @@ pub struct LastRecord {
     pub timestamp: Option<i64>,
     /// The [`fingerprint`] of its key and payload.
     pub fingerprint: u64,
+    /// The [`digest`] of its partition up to and with it, of a file (D36); `None` of a topic, and in what earlier versions wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<u64>,
 }
 
 /// Returns the first 8 bytes of the SHA-256 of key length, key, payload length and payload. An absent key or payload has the length
 /// `u64::MAX`. Checkpoints store it, so it is the same in all versions.
 pub fn fingerprint(key: Option<&[u8]>, payload: Option<&[u8]>) -> u64 {
-    use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
-    for part in [key, payload] {
+    add(&mut hash, [key, payload]);
+    first_bytes(hash)
+}
+
+/// Returns the digest of a partition up to and with a record, from the one before it (0 before the first): the first 8 bytes of the SHA-256 of
+/// that, offset, timestamp, key, payload, and names and values of the headers. Checkpoints store it, so it is the same in all versions.
+pub fn digest(before: u64, record: &RecordRef<'_>) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(before.to_le_bytes());
+    hash.update(record.offset.to_le_bytes());
+    hash.update(record.append_time.to_le_bytes());
+    add(&mut hash, [record.key, record.payload]);
+    for (name, value) in record.headers.iter().flat_map(|(columns, i)| columns.of(*i)) {
+        add(&mut hash, [Some(name), Some(value)]);
+    }
+    first_bytes(hash)
+}
+
+/// Adds the length and the bytes of each part; an absent one has the length `u64::MAX`.
+fn add(hash: &mut Sha256, parts: [Option<&[u8]>; 2]) {
+    for part in parts {
         hash.update(part.map_or(u64::MAX, |p| p.len() as u64).to_le_bytes());
         hash.update(part.unwrap_or_default());
     }
+}
+
+fn first_bytes(hash: Sha256) -> u64 {
     let digest = hash.finalize();
     u64::from_le_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"))
 }

@@ -151,6 +151,8 @@ pub struct Records {
     pub implausible: Vec<(u32, i64)>,
     /// Rows of which a part is missing because it was too large, ascending, with what is missing.
     pub cuts: Vec<(u32, Cut)>,
+    /// From a file, up to the merge: the digest of the partition up to each record. Otherwise empty.
+    pub digests: Vec<u64>,
 }
 
 /// One record of a batch.
@@ -221,6 +223,7 @@ impl Records {
         self.cuts.extend(in_range.map(|(row, cut)| (row_number(*row as usize - rows.start + base), cut.clone())));
         self.partitions.extend_from_slice(&other.partitions[rows.clone()]);
         self.offsets.extend_from_slice(&other.offsets[rows.clone()]);
+        self.digests.extend_from_slice(other.digests.get(rows.clone()).unwrap_or_default());
         self.append_times.extend_from_slice(&other.append_times[rows.clone()]);
         self.keys.append(&other.keys, rows.clone());
         self.payloads.append(&other.payloads, rows.clone());
@@ -259,6 +262,7 @@ impl Records {
         self.headers.clear();
         self.implausible.clear();
         self.cuts.clear();
+        self.digests.clear();
     }
 }
 

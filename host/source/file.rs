@@ -238,7 +238,8 @@ mod tests {
     use super::*;
     use crate::config::{self, FileFormat};
     use crate::failure::Exit;
-    use crate::position::{LastRecord, fingerprint};
+    use crate::position::{LastRecord, Resume, fingerprint};
+    use crate::source::merge::Merge;
     use std::io::Write;
 
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -498,8 +499,12 @@ mod tests {
         let open = |start: Start| {
             FileSource::open(indexed(&text, FileFormat::Records).expect("a good file"), &[start]).map(drop)
         };
-        let last =
-            LastRecord { offset: Offset(4_999), timestamp: Some(4_999), fingerprint: fingerprint(None, Some(b"4999")) };
+        let last = LastRecord {
+            offset: Offset(4_999),
+            timestamp: Some(4_999),
+            fingerprint: fingerprint(None, Some(b"4999")),
+            digest: None,
+        };
         let next = Some(Offset(5_000));
         open(Start { partition: Partition(0), next, last: Some(last.clone()) }).expect("it is the record");
         for start in [
@@ -510,6 +515,65 @@ mod tests {
         ] {
             let error = open(start).expect_err("it is another file");
             assert!(matches!(error, Failure { exit: Exit::State, .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_changed_before_the_last_one_is_refused_in_a_file_that_grew() {
+        for (format, text) in [
+            (FileFormat::Records, log(10_000, |i| ((i % 2) as u32, i))),
+            (FileFormat::Payloads, log(10_000, |i| (0, i))),
+        ] {
+            // Where a checkpoint was, in the middle of a block.
+            let at = Offset(4_500);
+            let index = indexed(&text, format).expect("a good file");
+            let partitions = index.partitions();
+            let starts: Vec<Start> = partitions.iter().map(|p| start(p.0)).collect();
+            let arrivals = arrivals(index, &starts);
+            let last = |partition: Partition| {
+                let mut merge = Merge::new(&[(partition, Resume::default())], 0, None, None, BTreeMap::new());
+                for arrival in &arrivals {
+                    if let Arrival::Records { partition: p, records } = arrival
+                        && *p == partition
+                    {
+                        merge.push(partition, records.clone());
+                    }
+                }
+                let mut out = Records::default();
+                let count = usize::try_from(at.0).expect("small") + 1;
+                merge.release(count, usize::MAX, &mut out);
+                assert!(out.digests.is_empty(), "a lane's records are of several partitions");
+                merge.resume()[0].1.last.clone().expect("it was released")
+            };
+            let starts: Vec<Start> = partitions
+                .iter()
+                .map(|&partition| Start { partition, next: Some(at.next()), last: Some(last(partition)) })
+                .collect();
+            assert!(
+                starts
+                    .iter()
+                    .all(|start| start.last.as_ref().is_some_and(|last| last.offset == at && last.digest.is_some()))
+            );
+            let open = |text: &str, starts: &[Start]| {
+                FileSource::open(indexed(text, format).expect("a good file"), starts)
+                    .map(drop)
+                    .map_err(|e| e.to_string())
+            };
+            assert_eq!(open(&text, &starts), Ok(()));
+            assert_eq!(open(&format!("{text}{}", log(9_000, |i| (0, 20_000 + i))), &starts), Ok(()), "it grew");
+            let changed = text.replacen("{\"value\":\"7\",", "{\"value\":\"x\",", 1);
+            let refused = open(&changed, &starts).expect_err("record 7 is another one");
+            let named = format!("partition {}: the records up to offset 4500", 7 % partitions.len());
+            assert!(refused.contains(&named) && refused.contains("another state.url"), "{refused}");
+            // What an earlier version wrote has no digest.
+            let former: Vec<Start> = starts
+                .iter()
+                .map(|start| Start {
+                    last: start.last.clone().map(|last| LastRecord { digest: None, ..last }),
+                    ..start.clone()
+                })
+                .collect();
+            assert_eq!(open(&changed, &former), Ok(()));
         }
     }
 }

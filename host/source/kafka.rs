@@ -347,7 +347,12 @@ mod tests {
         let records = &until_ends(&mut brokers.open(&[start(0)], true).expect("it opens"))[&0];
         assert_eq!(records.append_times, [crate::record::NO_TIME, i64::MAX]);
         for (offset, timestamp, payload) in [(0, None, b"x"), (1, Some(i64::MAX), b"y")] {
-            let last = LastRecord { offset: Offset(offset), timestamp, fingerprint: fingerprint(None, Some(payload)) };
+            let last = LastRecord {
+                offset: Offset(offset),
+                timestamp,
+                fingerprint: fingerprint(None, Some(payload)),
+                digest: None,
+            };
             let start = Start { next: Some(Offset(offset + 1)), last: Some(last), ..start(0) };
             brokers.open(&[start], false).expect("it is the record that was folded");
         }
@@ -430,7 +435,12 @@ mod tests {
     fn reading_goes_on_after_the_last_folded_record() {
         let brokers = Brokers::with(1);
         brokers.produce_many(0, 10);
-        let last = LastRecord { offset: Offset(4), timestamp: Some(1004), fingerprint: fingerprint(None, Some(b"4")) };
+        let last = LastRecord {
+            offset: Offset(4),
+            timestamp: Some(1004),
+            fingerprint: fingerprint(None, Some(b"4")),
+            digest: None,
+        };
         let start = Start { partition: Partition(0), next: Some(Offset(5)), last: Some(last) };
         let records = &until_ends(&mut brokers.open(&[start], true).expect("it is the same log"))[&0];
         assert_eq!(records.offsets, [5, 6, 7, 8, 9]);
@@ -440,7 +450,12 @@ mod tests {
     fn another_log_is_refused() {
         let brokers = Brokers::with(1);
         brokers.produce_many(0, 10);
-        let last = LastRecord { offset: Offset(4), timestamp: Some(1004), fingerprint: fingerprint(None, Some(b"4")) };
+        let last = LastRecord {
+            offset: Offset(4),
+            timestamp: Some(1004),
+            fingerprint: fingerprint(None, Some(b"4")),
+            digest: None,
+        };
         for (start, words) in [
             (
                 Start {

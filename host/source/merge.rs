@@ -59,6 +59,8 @@ struct Chunk {
     /// With append times in place of timestamps.
     records: Records,
     timestamps: Vec<i64>,
+    /// Taken out of the records: of a lane's they would be of several partitions.
+    digests: Vec<u64>,
     row: usize,
 }
 
@@ -113,7 +115,8 @@ impl Merge {
             queue.empty_at_ms = None;
             queue.queued += records.len();
             queue.queued_bytes += records.bytes();
-            queue.chunks.push_back(Chunk { records, timestamps, row: 0 });
+            let digests = std::mem::take(&mut records.digests);
+            queue.chunks.push_back(Chunk { records, timestamps, digests, row: 0 });
         }
         for floor in &new_floors {
             self.floors.insert((floor.partition, floor.offset), floor.append_time);
@@ -308,6 +311,7 @@ impl Queue {
             offset: Offset(chunk.records.offsets[end - 1]),
             timestamp: Cell::from_cell(chunk.timestamps[end - 1]),
             fingerprint: 0,
+            digest: chunk.digests.get(end - 1).copied(),
         });
         self.queued -= end - first;
         if end == chunk.records.len() {

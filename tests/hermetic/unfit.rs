@@ -56,3 +56,30 @@ fn a_limit_of_open_files_that_is_too_low_for_the_lanes_is_refused_with_the_numbe
     outcome.expect_code(3).expect_said(&["20 lane(s) need about 384 open files", "only 128"]);
     pipeline.run_to_end(&[]).expect_code(0);
 }
+
+#[test]
+fn a_file_that_was_changed_before_its_new_records_is_refused_until_it_is_put_back() {
+    let pipeline = Pipeline::new(&Settings::default().to_toml());
+    let log = pipeline.path("log.ndjson");
+    let records = generate(2_000, 20, 7);
+    write_records(&log, &records[..1_500]);
+    pipeline.run_to_end(&[]).expect_code(0);
+
+    let changed = |row: usize| {
+        let mut records = records.clone();
+        records[row].value = Some(b"{}".to_vec());
+        records
+    };
+    let said = ["log.ndjson, partition ", "are not those that the state was built from", "put the file back as it was"];
+    for records in [changed(700), [&records[..700], &records[701..]].concat()] {
+        write_records(&log, &records);
+        pipeline.run_to_end(&[]).expect_code(5).expect_said(&said);
+        assert!(ids(&doctor(&pipeline, 5)).contains(&Symptom::LogReplaced.name().to_owned()));
+    }
+    // What is new may be anything, and the same records may be written in another way.
+    write_records(&log, &changed(1_600));
+    let text = std::fs::read_to_string(&log).expect("just written");
+    let spaced: String = text.lines().map(|line| line.replacen('{', "{ ", 1) + "\n").collect();
+    std::fs::write(&log, spaced).expect("it is the test's own");
+    pipeline.run_to_end(&[]).expect_code(0);
+}

@@ -149,7 +149,7 @@ fn a_trimmed_log_is_refused_with_both_offsets() {
     let message = state_error(open(Offset(3), None));
     assert!(message.contains("offset 3") && message.contains("begins at 4"), "{message}");
     assert_eq!(open(Offset(4), None).expect("4 is still there").first_offsets(), [(Partition(0), Offset(4))]);
-    let last = LastRecord { offset: Offset(3), timestamp: Some(1), fingerprint: 1 };
+    let last = LastRecord { offset: Offset(3), timestamp: Some(1), fingerprint: 1, digest: None };
     open(Offset(4), Some(last)).expect("the last record is gone, the next is there");
     assert_eq!(until_ends(&config, &[start(0)]).offsets, [4, 5]);
 }
@@ -195,6 +195,7 @@ fn a_topic_made_anew_is_refused() {
         offset: Offset(0),
         timestamp: Some(1_000),
         fingerprint: fingerprint(None, Some(b"the former log")),
+        digest: None,
     };
     let start = Start { partition: Partition(0), next: Some(Offset(1)), last: Some(last) };
     let message = state_error(KafkaSource::open(&config(&brokers, "sources-anew"), &[start], false, deadline()));

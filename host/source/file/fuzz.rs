@@ -27,7 +27,7 @@ pub(crate) fn lines(bytes: &[u8]) {
 fn parsed(lines: &Lines, blocks: &[&[u8]]) -> Result<Records, Failure> {
     let (mut records, mut cursors, mut first_line) = (Records::default(), BTreeMap::new(), 0);
     for block in blocks {
-        lines.parse(block, first_line, &mut cursors, |record, _| records.push(*record))?;
+        lines.parse(block, first_line, &mut cursors, |record, _, _| records.push(*record))?;
         first_line += block.iter().filter(|&&byte| byte == b'\n').count() as u64;
     }
     Ok(records)

@@ -150,7 +150,7 @@ impl Index {
     ) -> Result<(), Failure> {
         let number = self.blocks.len();
         let mut parts: BTreeMap<Partition, Part> = BTreeMap::new();
-        self.lines.parse(bytes, line, cursors, |record, before| {
+        self.lines.parse(bytes, line, cursors, |record, before, _| {
             let (partition, last) = (Partition(record.partition), Offset(record.offset));
             parts.entry(partition).or_insert(Part { partition, before, last }).last = last;
             let extent =
@@ -174,8 +174,10 @@ impl Index {
             .map_err(|e| self.lines.unreadable(&e))?;
         let mut cursors = block.parts.iter().map(|part| (part.partition, part.before)).collect();
         let mut records: BTreeMap<Partition, Records> = BTreeMap::new();
-        self.lines.parse(&bytes, block.line, &mut cursors, |record, _| {
-            records.entry(Partition(record.partition)).or_default().push_bounded(*record, None)
+        self.lines.parse(&bytes, block.line, &mut cursors, |record, _, digest| {
+            let records = records.entry(Partition(record.partition)).or_default();
+            records.push_bounded(*record, None);
+            records.digests.push(digest);
         })?;
         Ok(records)
     }
@@ -212,17 +214,32 @@ impl Index {
         let lies_in = |number: &&usize| self.part(**number, partition).is_some_and(|part| part.last >= last.offset);
         let Some(number) = extent.blocks.iter().find(lies_in).copied() else { return Ok(()) };
         let records = self.read(number)?.remove(&partition).unwrap_or_default();
-        let Ok(row) = records.offsets.binary_search(&last.offset.0) else { return Ok(()) };
-        let record = records.get(row);
-        if Cell::from_cell(record.append_time) == last.timestamp
-            && fingerprint(record.key, record.payload) == last.fingerprint
+        let row = match records.offsets.binary_search(&last.offset.0) {
+            Ok(row) => row,
+            Err(_) if last.digest.is_none() => return Ok(()),
+            Err(_) => return Err(self.changed(partition, last.offset)),
+        };
+        let (record, name, offset) = (records.get(row), &self.lines.name, last.offset);
+        if Cell::from_cell(record.append_time) != last.timestamp
+            || fingerprint(record.key, record.payload) != last.fingerprint
         {
-            return Ok(());
+            return Err(Failure::state(format!(
+                "{name}, partition {partition}: the record at offset {offset} is not the one that the state was built from: {ANOTHER_FILE}"
+            )));
         }
-        Err(Failure::state(format!(
-            "{}, partition {partition}: the record at offset {} is not the one that the state was built from: {ANOTHER_FILE}",
-            self.lines.name, last.offset
-        )))
+        if last.digest.is_some_and(|digest| records.digests.get(row) != Some(&digest)) {
+            return Err(self.changed(partition, last.offset));
+        }
+        Ok(())
+    }
+
+    fn changed(&self, partition: Partition, last: Offset) -> Failure {
+        Failure::state(format!(
+            "{}, partition {partition}: the records up to offset {last} are not those that the state was built from: at least one was changed, \
+             added or removed since; ways out: put the file back as it was, with new records only at its end, or fold the changed file from its \
+             beginning with a state of its own (another state.url, or `keyfold run --fresh` while you develop)",
+            self.lines.name
+        ))
     }
 }
 

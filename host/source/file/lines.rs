@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use crate::config::{self, FileFormat};
 use crate::event_time::plausible;
 use crate::failure::Failure;
-use crate::position::Partition;
+use crate::position::{Partition, digest};
 use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
 
 /// How far a partition has been read: what a line that does not say takes over.
@@ -21,6 +21,8 @@ use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
 pub(super) struct Cursor {
     pub(super) next_offset: u64,
     pub(super) timestamp: i64,
+    /// Of its records so far (D36).
+    pub(super) digest: u64,
 }
 
 /// What some programs write at the beginning of UTF-8.
@@ -37,7 +39,7 @@ const NOT_LINES: [(&[u8], &str, &str); 7] = [
     (b"\xfe\xff", "UTF-16", "iconv -f UTF-16 -t UTF-8"),
 ];
 
-pub(super) const BEGINNING: Cursor = Cursor { next_offset: 0, timestamp: NO_TIME };
+pub(super) const BEGINNING: Cursor = Cursor { next_offset: 0, timestamp: NO_TIME, digest: 0 };
 
 /// How a line becomes a record.
 #[derive(Debug)]
@@ -92,13 +94,13 @@ impl Lines {
         )))
     }
 
-    /// Gives each record of a block to `take`, with the cursor of its partition before it.
+    /// Gives each record of a block to `take`, with the cursor of its partition before it, and the digest of the partition up to it.
     pub(super) fn parse(
         &self,
         bytes: &[u8],
         first_line: u64,
         cursors: &mut BTreeMap<Partition, Cursor>,
-        mut take: impl FnMut(&RecordRef<'_>, Cursor),
+        mut take: impl FnMut(&RecordRef<'_>, Cursor, u64),
     ) -> Result<(), Failure> {
         // A byte order mark says only that the file is UTF-8.
         let mut rest = if first_line == 0 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes) } else { bytes };
@@ -107,7 +109,13 @@ impl Lines {
             let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
             let (line, tail) = rest.split_at(end);
             match self.format {
-                FileFormat::Payloads => take(&self.payload(line, number), BEGINNING),
+                FileFormat::Payloads => {
+                    let (record, cursor) =
+                        (self.payload(line, number), cursors.entry(Partition(0)).or_insert(BEGINNING));
+                    let digest = digest(cursor.digest, &record);
+                    take(&record, *cursor, digest);
+                    cursor.digest = digest;
+                }
                 FileFormat::Records if line.trim_ascii().is_empty() => {}
                 FileFormat::Records => record(line, cursors, &mut take)
                     .map_err(|reason| Failure::config(format!("{}, line {}: {reason}", self.name, number + 1)))?,
@@ -171,7 +179,7 @@ pub(super) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 pub(super) fn record(
     line: &[u8],
     cursors: &mut BTreeMap<Partition, Cursor>,
-    take: &mut impl FnMut(&RecordRef<'_>, Cursor),
+    take: &mut impl FnMut(&RecordRef<'_>, Cursor, u64),
 ) -> Result<(), String> {
     if line.trim_ascii_start().first() != Some(&b'{') {
         return Err("not a JSON object of a record".into()); // a list would be taken by the order of the fields
@@ -196,27 +204,26 @@ pub(super) fn record(
     };
     let headers = line.headers.map(headers_of).transpose()?;
     let headers = headers.as_ref().map(|headers| (headers, 0));
-    take(
-        &RecordRef {
-            partition: partition.0,
-            offset,
-            append_time: timestamp,
-            key: key.as_deref(),
-            payload: payload.as_deref(),
-            headers,
-        },
-        before,
-    );
+    let record = RecordRef {
+        partition: partition.0,
+        offset,
+        append_time: timestamp,
+        key: key.as_deref(),
+        payload: payload.as_deref(),
+        headers,
+    };
+    let digest = digest(before.digest, &record);
+    take(&record, before, digest);
     // A line without a timestamp takes over the last one that means something.
     let timestamp = if plausible(timestamp).is_ok() { timestamp } else { before.timestamp };
-    cursors.insert(partition, Cursor { next_offset, timestamp });
+    cursors.insert(partition, Cursor { next_offset, timestamp, digest });
     Ok(())
 }
 
 /// The record of one line of the format `records`, by itself.
 pub(crate) fn record_of(line: &[u8]) -> Result<Records, String> {
     let mut records = Records::default();
-    record(line, &mut BTreeMap::new(), &mut |record, _| records.push(*record))?;
+    record(line, &mut BTreeMap::new(), &mut |record, _, _| records.push(*record))?;
     Ok(records)
 }
 

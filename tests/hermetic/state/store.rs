@@ -77,7 +77,7 @@ fn read(store: &Store, keys: &[&str]) -> Vec<KeyState> {
 fn checkpoint(next: &[u64]) -> Checkpoint {
     let progress = |next: u64| PartitionProgress {
         envelope: AppendTime::at(next.cast_signed() * 10),
-        last: LastRecord { offset: Offset(next - 1), timestamp: Some(1), fingerprint: next },
+        last: LastRecord { offset: Offset(next - 1), timestamp: Some(1), fingerprint: next, digest: None },
     };
     let partitions = (0..).map(Partition).zip(next.iter().map(|&next| progress(next)));
     Checkpoint {
