@@ -11,7 +11,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
@@ -20,7 +20,8 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 use super::audit::{Asked, Audit};
-use super::connections;
+use super::connections::{self, Peer};
+use super::tls::Tls;
 use super::wire::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
 use crate::config::{self, Admin, Config};
 use crate::deployment::Author;
@@ -42,7 +43,7 @@ struct Host {
     /// Limit of a request, bytes.
     upload_bytes: usize,
     stuck_after: Duration,
-    /// Whether it listens on loopback only.
+    /// Whether it listens on loopback only, without a certificate that the name in a request must match.
     is_local: bool,
     /// Requests with a wrong token so far.
     refused: AtomicU64,
@@ -83,6 +84,7 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(1).max_blocking_threads(MOST_AT_WORK).thread_name("admin").enable_all();
     let runtime = runtime.build().map_err(refused)?;
+    let tls = admin.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
     let listener = TcpListener::bind(admin.listen).map_err(refused)?;
     listener.set_nonblocking(true).map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
@@ -95,14 +97,14 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<
         audit: Audit::open(admin.audit_log.as_deref())?,
         upload_bytes: admin.upload_bytes,
         stuck_after: admin.stuck_after,
-        is_local: address.ip().is_loopback(),
+        is_local: address.ip().is_loopback() && tls.is_none(),
         refused: AtomicU64::new(0),
         board: Arc::clone(board),
     });
     let inside = runtime.enter();
     let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
     drop(inside);
-    runtime.spawn(connections::serve(listener, routes(host)));
+    runtime.spawn(connections::serve(listener, tls, routes(host)));
     Ok(Server { address, runtime: Some(runtime) })
 }
 
@@ -199,9 +201,12 @@ impl Host {
 }
 
 /// The author that the journal names: how they were authenticated, beside the name that they claim.
-fn authenticated(claimed: Option<&String>) -> Option<String> {
-    const TOKEN: &str = "admin.token";
-    Some(claimed.map_or_else(|| TOKEN.to_owned(), |name| format!("{name} ({TOKEN})")))
+fn authenticated(claimed: Option<&String>, Peer(peer): &Peer) -> Option<String> {
+    let how = [Some("admin.token"), peer.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ");
+    Some(match claimed {
+        Some(name) => format!("{name} ({how})"),
+        None => how,
+    })
 }
 
 /// Tells the audit log what a handler knows of a request.
@@ -279,8 +284,12 @@ async fn deployments(State(host): State<Arc<Host>>) -> Response {
     answer(host, |host| Ok((StatusCode::OK, order::deployments(&host.config)?))).await
 }
 
-async fn deploy(State(host): State<Arc<Host>>, Json(mut wanted): Json<Wanted>) -> Response {
-    wanted.by = authenticated(wanted.by.as_ref());
+async fn deploy(
+    State(host): State<Arc<Host>>,
+    Extension(peer): Extension<Peer>,
+    Json(mut wanted): Json<Wanted>,
+) -> Response {
+    wanted.by = authenticated(wanted.by.as_ref(), &peer);
     let author = Author { by: wanted.by.clone(), reason: wanted.reason.clone() };
     let response = answer(host, |host| {
         let dry_run = wanted.dry_run;
@@ -294,8 +303,12 @@ async fn deploy(State(host): State<Arc<Host>>, Json(mut wanted): Json<Wanted>) -
     told(response, &author)
 }
 
-async fn withdraw(State(host): State<Arc<Host>>, Json(wanted): Json<Withdrawal>) -> Response {
-    let author = Author { by: authenticated(wanted.by.as_ref()), reason: wanted.reason };
+async fn withdraw(
+    State(host): State<Arc<Host>>,
+    Extension(peer): Extension<Peer>,
+    Json(wanted): Json<Withdrawal>,
+) -> Response {
+    let author = Author { by: authenticated(wanted.by.as_ref(), &peer), reason: wanted.reason };
     let named = author.clone();
     let response = answer(host, move |host| {
         Ok((StatusCode::OK, json!({"withdrawn": order::withdraw(&host.config, wanted.n, &named)?})))

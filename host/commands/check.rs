@@ -19,7 +19,7 @@ use crate::rollout::order;
 use crate::source::log_source::LogSource;
 use crate::state::objects::{objects, runtime};
 use crate::symptom::Symptom;
-use crate::{dead_letter, sink};
+use crate::{admin, dead_letter, sink};
 
 /// Prints the checks of a configuration and of everything that it names; returns the exit code.
 pub fn print(file: &ConfigFile, output: Output) -> ExitCode {
@@ -54,6 +54,7 @@ pub fn check(config: &Config) -> Vec<Check> {
         None => checks.push(sink_unknown()),
     }
     checks.extend(dead_letter::check(&config.dead_letters));
+    checks.extend(config.admin.as_ref().and_then(admin::check));
     checks
 }
 

@@ -35,6 +35,11 @@ fn admin(given: &mut Given, values: &Values) {
     if !given.has("admin") {
         return;
     }
+    for path in ["admin.tls.certificate", "admin.tls.key"] {
+        if given.has("admin.tls") && !given.has(path) {
+            given.problem(given.origin("admin.tls"), format!("{path} is missing: TLS needs a certificate and its key"));
+        }
+    }
     const TOKENS: [&str; 2] = ["admin.token", "admin.read_token"];
     let token = TOKENS.iter().any(|key| given.has(key) || given.has(&format!("{key}_file")));
     let text = values.text("admin.listen").unwrap_or_default();

@@ -308,6 +308,19 @@ pub(super) const KEYS: &[Key] = &[
         "another token, with which the API is read-only: for dashboards and people who only look",
     ),
     key(
+        "admin.tls.certificate",
+        Kind::Path,
+        Absent::Off,
+        "PEM file of the host's certificate and its chain, which turns TLS on; requires `key`; a changed file is read again",
+    ),
+    key("admin.tls.key", Kind::Path, Absent::Off, "PEM file of the certificate's key"),
+    key(
+        "admin.tls.client_ca",
+        Kind::Path,
+        Absent::Off,
+        "PEM file of authorities: every client needs a certificate that one of them has signed",
+    ),
+    key(
         "admin.audit_log",
         Kind::Path,
         Absent::Off,

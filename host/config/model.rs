@@ -93,6 +93,8 @@ pub struct Telemetry {
 pub struct Admin {
     /// The address it listens on.
     pub listen: SocketAddr,
+    /// TLS, off by default.
+    pub tls: Option<AdminTls>,
     /// The token that allows changes.
     pub token: Option<String>,
     /// The token that allows reading only.
@@ -103,6 +105,17 @@ pub struct Admin {
     pub upload_bytes: usize,
     /// How long a lane may make no progress before `/livez` fails. Default 60 s.
     pub stuck_after: Duration,
+}
+
+/// `[admin.tls]`
+#[derive(Clone, Debug)]
+pub struct AdminTls {
+    /// PEM file of the host's certificate and its chain.
+    pub certificate: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+    /// PEM file of the authorities that sign clients' certificates; none are required by default.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Where records come from.
