@@ -17,9 +17,9 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use super::listener::{Listener, Stream};
 use super::tls::{self, Tls};
 
 /// Connections at once.
@@ -31,7 +31,7 @@ const HEAD_BYTES: usize = 64 << 10;
 /// The pause after a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Who the other side is, as far as the connection tells: the name in its certificate.
+/// Who the other side is, as far as the connection tells: the name in its certificate, or the user at a Unix socket.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Peer(pub(super) Option<String>);
 
@@ -42,12 +42,12 @@ struct Connection {
 }
 
 /// Serves `routes` until the runtime ends.
-pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<Tls>>, routes: Router) {
+pub(super) async fn serve(listener: Listener, tls: Option<Arc<Tls>>, routes: Router) {
     let mut open = VecDeque::new();
     let mut has_failed = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 has_failed = false;
                 if make_room(&mut open) {
                     open.push_back(connect(stream, tls.clone(), &routes));
@@ -77,11 +77,18 @@ fn make_room(open: &mut VecDeque<Connection>) -> bool {
     closed.is_some()
 }
 
-fn connect(stream: TcpStream, tls: Option<Arc<Tls>>, routes: &Router) -> Connection {
+fn connect(stream: Stream, tls: Option<Arc<Tls>>, routes: &Router) -> Connection {
     let is_answering = Arc::new(AtomicBool::new(false));
     let routes = routes.clone().layer(from_fn_with_state(Arc::clone(&is_answering), note));
     let task = tokio::spawn(async move {
-        let Some(tls) = tls else { return answer(stream, Peer::default(), routes).await };
+        let (stream, tls) = match (stream, tls) {
+            (Stream::Unix(stream), _) => {
+                let peer = stream.peer_cred().ok().map(|user| format!("uid {}", user.uid()));
+                return answer(stream, Peer(peer), routes).await;
+            }
+            (Stream::Tcp(stream), None) => return answer(stream, Peer::default(), routes).await,
+            (Stream::Tcp(stream), Some(tls)) => (stream, tls),
+        };
         // A client that fails here went away, is not trusted, or does not speak TLS.
         let Ok(Some(stream)) = tokio::time::timeout(HEAD, tls.accept(stream)).await else { return };
         let peer = Peer(stream.ssl().peer_certificate().map(|certificate| tls::name(&certificate)));

@@ -31,7 +31,7 @@ struct Current {
 }
 
 /// Returns what is wrong with the files of `[admin.tls]`.
-pub(crate) fn check(admin: &Admin) -> Option<Check> {
+pub(super) fn check(admin: &Admin) -> Option<Check> {
     let failure = context(admin.tls.as_ref()?).err()?;
     Some(Check::refused("admin", failure).of(Symptom::ConfigWrong))
 }

@@ -16,7 +16,7 @@ use ureq::http::{Method, StatusCode};
 use crate::admin::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
 use crate::commands::client::connect::Reach;
 pub(crate) use crate::commands::client::connect::TlsFiles;
-use crate::config::Admin;
+use crate::config::{Admin, Listen};
 use crate::deployment::Entry;
 use crate::failure::{Exit, Failure};
 use crate::observe::status::Status;
@@ -53,6 +53,8 @@ impl Probe {
 #[derive(Clone, Debug)]
 pub struct Client {
     reach: Reach,
+    /// How a person names it.
+    name: String,
     url: String,
     token: Option<String>,
 }
@@ -65,22 +67,35 @@ impl Client {
             text.map_err(|e| Failure::new(Exit::Config, format!("cannot read --token-file {}: {e}", file.display())))
         };
         let token = token_file.map(read).transpose()?.map(|token| token.trim().to_owned());
-        Ok(Client { reach: Reach::of(url, files)?, url: url.trim_end_matches('/').to_owned(), token })
+        let (reach, base) = match url.strip_prefix(Listen::UNIX) {
+            Some(path) => (Reach::socket(path.into(), files)?, connect::SOCKET_URL),
+            None => (Reach::of(url, files)?, url.trim_end_matches('/')),
+        };
+        Ok(Client { reach, name: url.to_owned(), url: base.to_owned(), token })
     }
 
     /// Creates a client for the local host with this configuration.
     pub fn here(admin: &Admin) -> Result<Client, Failure> {
-        let mut address = admin.listen;
+        let token = admin.token.clone().or_else(|| admin.read_token.clone());
+        let mut address = match &admin.listen {
+            Listen::Tcp(address) => *address,
+            Listen::Unix(path) => {
+                let reach = Reach::socket(path.clone(), TlsFiles::default())?;
+                return Ok(Client {
+                    reach,
+                    name: admin.listen.to_string(),
+                    url: connect::SOCKET_URL.to_owned(),
+                    token,
+                });
+            }
+        };
         if address.ip().is_unspecified() {
             let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
             address.set_ip(loopback);
         }
         let scheme = if admin.tls.is_some() { "https" } else { "http" };
-        Ok(Client {
-            reach: Reach::here(admin.tls.as_ref())?,
-            url: format!("{scheme}://{address}"),
-            token: admin.token.clone().or_else(|| admin.read_token.clone()),
-        })
+        let url = format!("{scheme}://{address}");
+        Ok(Client { reach: Reach::here(admin.tls.as_ref())?, name: url.clone(), url, token })
     }
 
     /// Sends a probe; returns whether the answer is yes, and the lines that say why.
@@ -90,7 +105,7 @@ impl Client {
             Probe::Ready => "readyz",
             Probe::Startup => "startupz",
         };
-        let away = |e: ureq::Error| Failure::new(Exit::Outside, format!("{}: {e}", self.url));
+        let away = |e: ureq::Error| Failure::new(Exit::Outside, format!("{}: {e}", self.name));
         let mut response =
             self.reach.agent(Some(PROBE_WAIT)).get(format!("{}/{path}", self.url)).call().map_err(away)?;
         Ok((response.status().is_success(), response.body_mut().read_to_string().map_err(away)?))
@@ -159,7 +174,7 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
-        let away = |e: ureq::Error| Failure::new(Exit::Outside, format!("--admin {}: {e}", self.url));
+        let away = |e: ureq::Error| Failure::new(Exit::Outside, format!("--admin {}: {e}", self.name));
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -169,7 +184,7 @@ impl Client {
             request = request.header("expect", "100-continue");
         }
         let request = request.header("content-type", "application/json").body(bytes);
-        let request = request.map_err(|e| Failure::new(Exit::Config, format!("--admin {}: {e}", self.url)))?;
+        let request = request.map_err(|e| Failure::new(Exit::Config, format!("--admin {}: {e}", self.name)))?;
         let mut response = self.reach.agent(limit).run(request).map_err(away)?;
         let (status, text) = (response.status(), response.body_mut().read_to_string().map_err(away)?);
         let refused: Option<Value> = serde_json::from_str(&text).ok();
@@ -185,6 +200,6 @@ impl Client {
     }
 
     fn unexpected(&self, what: &str) -> Failure {
-        Failure::new(Exit::Outside, format!("--admin {}: {what}", self.url))
+        Failure::new(Exit::Outside, format!("--admin {}: {what}", self.name))
     }
 }

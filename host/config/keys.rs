@@ -300,7 +300,7 @@ pub(super) const KEYS: &[Key] = &[
         "admin.listen",
         Kind::Text,
         Absent::Is(r#""127.0.0.1:9640""#),
-        "address of the admin API, which is enabled by an `[admin]` section; addresses other than loopback require `token`",
+        "address of the admin API, which is enabled by an `[admin]` section; addresses other than loopback require `token`; or `unix:` and the absolute path of a socket for the host's own user",
     ),
     secret("admin.token", "bearer token of the admin API; without a token the API is read-only"),
     secret(

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::keys;
 use super::model::{
     Admin, AdminTls, Compile, Config, CqlSink, CqlTls, DeadLetters, FileFormat, FileSource, ImplausibleTime,
-    KafkaSource, Late, Limits, NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State, Telemetry,
-    Time, WithdrawnRows,
+    KafkaSource, Late, Limits, Listen, NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State,
+    Telemetry, Time, WithdrawnRows,
 };
 use super::read::Given;
 use super::value::Typed;
@@ -179,7 +179,7 @@ impl Values {
             })
         };
         Some(Admin {
-            listen: self.text("admin.listen")?.parse().ok()?,
+            listen: Listen::parse(&self.text("admin.listen")?)?,
             tls: if given.has("admin.tls") { Some(tls()?) } else { None },
             token: self.text("admin.token"),
             read_token: self.text("admin.read_token"),

@@ -136,7 +136,7 @@ fn serve_admin(
     board: &Arc<Board>,
 ) -> Result<admin::Server, Failure> {
     let server = admin::serve(config, admin, options.file.clone(), board)?;
-    let (address, token, tls) = (server.address, admin.token.is_some(), admin.tls.is_some());
+    let (address, token, tls) = (&server.address, admin.token.is_some(), admin.tls.is_some());
     tracing::info!(event = "admin-api-listening", %address, token, tls, "admin API listening");
     Ok(server)
 }

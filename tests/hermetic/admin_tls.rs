@@ -1,10 +1,15 @@
-//! The admin API over TLS: who is trusted on either side, what is refused, and certificates that change while the host runs.
+//! The admin API over TLS and at a Unix socket: who is trusted on either side, what is refused, and certificates that change while the host runs.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 
 use crate::support::certificates::Authority;
 use crate::support::host::{Outcome, PATIENCE, Pipeline, Running};
+use crate::support::mock::{produce, visits};
 use crate::support::settings::{ADMIN, Settings};
 
 const TLS: &str = "tls = { certificate = \"server.pem\", key = \"server.key\" }\n";
@@ -162,5 +167,53 @@ fn no_proxy_stands_between_a_client_and_its_own_machine() {
     }
     command.env_remove("NO_PROXY").env_remove("no_proxy");
     pipeline.start(command).wait(PATIENCE).expect_code(0);
+    host.kill();
+}
+
+#[test]
+fn a_unix_socket_is_for_the_host_s_own_user_and_goes_with_the_host() {
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
+    let brokers = cluster.bootstrap_servers();
+    cluster.create_topic("socket", 1, 1).expect("a new topic");
+    let config = Settings::default().over_kafka(&brokers, "socket").to_toml();
+    let pipeline = Pipeline::new(&format!("{config}\n[admin]\nlisten = \"unix:{{dir}}/s\"\n"));
+    let path = pipeline.path("s");
+    let name = format!("unix:{}", path.display());
+    let admin = |command: &str, more: &[&str]| pipeline.call(command, &[&["--admin", &name], more].concat());
+    pipeline.write("s", b"somebody's file");
+    pipeline.run_to_end(&[]).expect_code(3).expect_said(&["admin.listen unix:", "is no socket"]);
+    std::fs::remove_file(&path).expect("it is the test's own");
+    let mut killed = pipeline.spawn(&[]);
+    killed.wait_logged("admin-api-listening");
+    killed.kill();
+    assert!(path.exists(), "a host that is killed leaves its socket");
+    produce(&brokers, "socket", &visits(1, |i| i % 10));
+    let mut host = pipeline.spawn(&[]);
+    host.wait_until("the host has started", || admin("deployment list", &[]).code == Some(0));
+    let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    pipeline.run_to_end(&[]).expect_code(3).expect_said(&["another host listens there"]);
+    pipeline.call("health", &[]).expect_code(0);
+    let change = ["--set", "time.out_of_orderness=3s", "--by", "ann"];
+    host.wait_until("a deployment is created", || admin("deployment create", &change).code == Some(0));
+    // SAFETY: it takes nothing, and cannot fail.
+    let user = format!("by ann (uid {})", unsafe { libc::getuid() });
+    admin("deployment list", &[]).expect_code(0).expect_said(&[&user]);
+    host.terminate(PATIENCE).expect_code(0);
+    assert!(!path.exists(), "a host that stops takes its socket along");
+    admin("status", &[]).expect_code(3).expect_said(&["--admin unix:"]);
+}
+
+#[test]
+fn a_token_also_holds_at_a_unix_socket() {
+    let config = Settings::default().over_kafka("127.0.0.1:1", "t").to_toml();
+    let admin = "[admin]\nlisten = \"unix:{dir}/s\"\ntoken_file = \"token\"\n";
+    let pipeline = Pipeline::new(&format!("{config}\n{admin}"));
+    pipeline.write("token", b"for who may deploy");
+    let mut host = pipeline.spawn(&[]);
+    host.wait_logged("admin-api-listening");
+    let name = format!("unix:{}", pipeline.path("s").display());
+    pipeline.call("status", &["--admin", &name]).expect_code(2).expect_said(&["token is missing or wrong"]);
+    pipeline.call("status", &["--admin", &name, "--token-file", "token"]).expect_code(0);
     host.kill();
 }

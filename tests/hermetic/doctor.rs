@@ -11,6 +11,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 
+use crate::support::certificates::Authority;
 use crate::support::doctor::{call, doctor, ids};
 use crate::support::generate::{TestRecord, write_records};
 use crate::support::guide::read;
@@ -67,6 +68,21 @@ fn state_that_other_users_can_read_is_named() {
     };
     set(&pipeline, 0o755);
     check(&pipeline, Symptom::ReadableByOthers, 0, |pipeline| set(pipeline, 0o700));
+}
+
+#[test]
+fn tokens_in_clear_are_named_until_there_is_tls() {
+    let pipeline = pipeline(&Settings::default());
+    let with = |tls: &str| {
+        let admin = "[admin]\nlisten = \"0.0.0.0:0\"\ntoken = \"0123456789012345678901234\"\n";
+        format!("{}\n{admin}{tls}", Settings::default().to_toml())
+    };
+    let signed = Authority::new("own").sign("server", Some("127.0.0.1"), 30);
+    pipeline.write("server.pem", &signed.both());
+    pipeline.configure(&with(""));
+    check(&pipeline, Symptom::AdminInClear, 0, |pipeline| {
+        pipeline.configure(&with("tls = { certificate = \"server.pem\", key = \"server.pem\" }\n"));
+    });
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! How the client reaches a host: plain HTTP, or TLS by OpenSSL. A proxy of the environment is never used for this machine.
+//! How the client reaches a host: plain HTTP, TLS by OpenSSL, or a Unix socket. A proxy of the environment is never used for this machine.
 
 use std::fmt;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use openssl::ssl::{HandshakeError, SslConnector, SslStream};
@@ -26,10 +27,17 @@ pub(crate) struct TlsFiles<'a> {
     pub(crate) key: Option<&'a Path>,
 }
 
+impl TlsFiles<'_> {
+    fn any(&self) -> bool {
+        self.ca.is_some() || self.certificate.is_some() || self.key.is_some()
+    }
+}
+
 /// A way to a host.
 #[derive(Clone)]
 pub(super) struct Reach {
     tls: Option<SslConnector>,
+    socket: Option<PathBuf>,
     is_here: bool,
 }
 
@@ -49,26 +57,35 @@ impl Reach {
             url::Host::Ipv4(address) => address.is_loopback(),
             url::Host::Ipv6(address) => address.is_loopback(),
         });
-        let given = [files.ca, files.certificate, files.key].iter().any(Option::is_some);
+        let given = files.any();
         match url.scheme() {
-            "https" => Ok(Reach { tls: Some(connector(files)?), is_here }),
+            "https" => Ok(Reach { tls: Some(connector(files)?), socket: None, is_here }),
             "http" if given => Err(wrong("certificates are of no use without TLS; write https://")),
-            "http" => Ok(Reach { tls: None, is_here }),
+            "http" => Ok(Reach { tls: None, socket: None, is_here }),
             _ => Err(wrong(&format!("expected a URL like {EXAMPLES}"))),
         }
+    }
+
+    /// Returns the way to the host at a Unix socket.
+    pub(super) fn socket(path: PathBuf, files: TlsFiles<'_>) -> Result<Reach, Failure> {
+        if files.any() {
+            let why = "certificates are of no use on a Unix socket";
+            return Err(Failure::config(format!("--admin unix:{}: {why}", path.display())));
+        }
+        Ok(Reach { tls: None, socket: Some(path), is_here: true })
     }
 
     /// Returns the way to the host of this machine that has this configuration. Its certificate may name other addresses than this one, so
     /// the host is known by the certificate itself. If it requires a certificate of its clients, the client shows the same one.
     pub(super) fn here(admin: Option<&AdminTls>) -> Result<Reach, Failure> {
-        let Some(admin) = admin else { return Ok(Reach { tls: None, is_here: true }) };
+        let Some(admin) = admin else { return Ok(Reach { tls: None, socket: None, is_here: true }) };
         let certificate = Named { key: "admin.tls.certificate", path: &admin.certificate };
         let mut builder = tls::client("admin.tls", None)?;
         if admin.client_ca.is_some() {
             tls::identify(&mut builder, certificate, Named { key: "admin.tls.key", path: &admin.key })?;
         }
         tls::accept_only(&mut builder, &certificate.certificates()?[0]);
-        Ok(Reach { tls: Some(builder.build()), is_here: true })
+        Ok(Reach { tls: Some(builder.build()), socket: None, is_here: true })
     }
 
     pub(super) fn agent(&self, timeout: Option<Duration>) -> ureq::Agent {
@@ -76,12 +93,16 @@ impl Reach {
         if self.is_here {
             config = config.proxy(None);
         }
-        let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+        let connector = ().chain(Socket(self.socket.clone())).chain(ConnectProxyConnector::default());
+        let connector = connector.chain(TcpConnector::default());
         ureq::Agent::with_parts(config.build(), connector.chain(Secured(self.tls.clone())), DefaultResolver::default())
     }
 }
 
-const EXAMPLES: &str = "http://127.0.0.1:9640 or https://host.example:9640";
+const EXAMPLES: &str = "http://127.0.0.1:9640, https://host.example:9640 or unix:/run/keyfold/admin.sock";
+
+/// What requests to a Unix socket say they ask.
+pub(super) const SOCKET_URL: &str = "http://127.0.0.1";
 
 fn connector(files: TlsFiles<'_>) -> Result<SslConnector, Failure> {
     let mut builder = tls::client("--admin", files.ca.map(|path| Named { key: "--admin-ca", path }))?;
@@ -90,6 +111,55 @@ fn connector(files: TlsFiles<'_>) -> Result<SslConnector, Failure> {
         tls::identify(&mut builder, certificate, Named { key: "--admin-key", path: key })?;
     }
     Ok(builder.build())
+}
+
+/// Connects to a Unix socket, if there is one.
+#[derive(Debug)]
+struct Socket(Option<PathBuf>);
+
+impl<In: Transport> Connector<In> for Socket {
+    type Out = SocketTransport;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+        let Some(path) = &self.0 else { return Ok(None) };
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(SocketTransport { buffers, stream: UnixStream::connect(path)? }))
+    }
+}
+
+#[derive(Debug)]
+struct SocketTransport {
+    buffers: LazyBuffers,
+    stream: UnixStream,
+}
+
+/// A socket that is not ready in time says that it would block.
+fn timed(error: std::io::Error, timeout: NextTimeout) -> ureq::Error {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    if matches!(error.kind(), TimedOut | WouldBlock) { ureq::Error::Timeout(timeout.reason) } else { error.into() }
+}
+
+impl Transport for SocketTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.stream.set_write_timeout(timeout.not_zero().map(|limit| *limit))?;
+        self.stream.write_all(&self.buffers.output()[..amount]).map_err(|e| timed(e, timeout))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.stream.set_read_timeout(timeout.not_zero().map(|limit| *limit))?;
+        let amount = self.stream.read(self.buffers.input_append_buf()).map_err(|e| timed(e, timeout))?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    /// An agent makes one request.
+    fn is_open(&mut self) -> bool {
+        false
+    }
 }
 
 /// Wraps connections for `https://` in TLS.
