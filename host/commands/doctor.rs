@@ -45,6 +45,7 @@ pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
         _ => plugin_line.of(Symptom::PluginRefused),
     }];
     checks.extend(plugin.as_deref().map(|plugin| contract(config, plugin)));
+    checks.extend(check::secrets(config));
     checks.push(memory::examine(config));
     let (state_lines, lanes) = state::examine(config, plugin.as_deref(), &runtime);
     checks.extend(source::examine(config, plugin.as_deref(), &lanes, options));

@@ -71,6 +71,19 @@ fn state_that_other_users_can_read_is_named() {
 }
 
 #[test]
+fn a_secret_in_the_plugin_s_configuration_is_named_and_not_shown() {
+    let settings = Settings::default();
+    let plugin = settings.plugin.replace("config = {", "config = { pepper = \"correct-horse\",");
+    let pipeline = pipeline(&Settings { plugin, ..settings });
+    // The plugin refuses the key, too.
+    let findings = doctor(&pipeline, 4);
+    let found = findings.iter().find(|finding| finding["id"] == Symptom::SecretInConfig.name()).expect("it is found");
+    let said = found["found"].as_str().unwrap_or_default();
+    assert!(said.contains("plugin.config.pepper") && !said.contains("correct-horse"), "{said}");
+    pipeline.call("check", &[]).expect_said(&["plugin.config.pepper may hold a secret"]);
+}
+
+#[test]
 fn tokens_in_clear_are_named_until_there_is_tls() {
     let pipeline = pipeline(&Settings::default());
     let with = |tls: &str| {
