@@ -18,16 +18,21 @@
 //!
 //! Requests that change something need the bearer token `admin.token`. If a token is configured, reading needs it too, or `admin.read_token`,
 //! which changes nothing (403); without a token the API is read-only. What changes something is noted in `admin.audit_log`, if that is set, and
-//! the journal's `by` says how the author was authenticated, beside the name that they claim. A refused deployment is status 409 with its checks; a failure has a status that follows from its exit code, and the
-//! body `{"error": ..., "exit": ...}`.
+//! the journal's `by` says how the author was authenticated, beside the name that they claim. With `[admin.tls]` the API speaks HTTPS only; with
+//! `admin.tls.client_ca` every client needs a certificate, beside the token. A Unix socket is for the host's own user: without a token, it allows
+//! changes. A refused deployment is status 409 with its checks; a failure has a
+//! status that follows from its exit code, and the body `{"error": ..., "exit": ...}`.
 
 mod audit;
 mod connections;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod listener;
 mod server;
+mod tls;
 mod wire;
 
+pub(crate) use server::check;
 pub use server::{Server, serve};
 pub(crate) use wire::STATUS;
 pub use wire::{Answer, Line, ShadowAnswer, Wanted, Withdrawal};

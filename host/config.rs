@@ -21,9 +21,9 @@ mod tests;
 
 pub use keys::reference;
 pub use model::{
-    Admin, Compile, Component, Config, CqlSink, CqlTls, DEFAULT_COMPILE, DEFAULT_LIMITS, DeadLetters, FileFormat,
-    FileSource, ImplausibleTime, KafkaSource, Late, Limits, NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source,
-    SqliteSink, State, Telemetry, Time, WithdrawnRows,
+    Admin, AdminTls, Compile, Component, Config, CqlSink, CqlTls, DEFAULT_COMPILE, DEFAULT_LIMITS, DeadLetters,
+    FileFormat, FileSource, ImplausibleTime, KafkaSource, Late, Limits, Listen, NdjsonSink, OnStrike, Ordering, Plugin,
+    Run, Sink, Source, SqliteSink, State, Telemetry, Time, WithdrawnRows,
 };
 pub use schema::schema;
 

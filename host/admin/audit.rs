@@ -42,9 +42,9 @@ impl Audit {
     }
 
     /// Notes a request before it is performed; returns its number. If that fails, the request must not be performed.
-    pub(super) fn asked(&self, method: &str, path: &str) -> Result<u64, std::io::Error> {
+    pub(super) fn asked(&self, method: &str, path: &str, token: Option<&str>) -> Result<u64, std::io::Error> {
         let n = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        self.write(&json!({"event": "asked", "request": n, "method": method, "path": path, "token": "admin.token"}))?;
+        self.write(&json!({"event": "asked", "request": n, "method": method, "path": path, "token": token}))?;
         Ok(n)
     }
 

@@ -2,22 +2,25 @@
 //!
 //! Whoever can reach the port can open connections and send nothing, so their number is limited, far below the file descriptors that a process
 //! usually has. A new connection takes the place of the oldest one that is not being answered. A probe asks as soon as it is connected, so it
-//! is answered however many others wait.
+//! is answered however many others wait. The handshake of TLS is part of a connection: others are accepted meanwhile, and it counts.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
+
+use super::listener::{Listener, Stream};
+use super::tls::{self, Tls};
 
 /// Connections at once.
 const MOST: usize = 256;
@@ -28,6 +31,10 @@ const HEAD_BYTES: usize = 64 << 10;
 /// The pause after a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Who the other side is, as far as the connection tells: the name in its certificate, or the user at a Unix socket.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peer(pub(super) Option<String>);
+
 struct Connection {
     /// Whether a request is being answered.
     is_answering: Arc<AtomicBool>,
@@ -35,15 +42,15 @@ struct Connection {
 }
 
 /// Serves `routes` until the runtime ends.
-pub(super) async fn serve(listener: TcpListener, routes: Router) {
+pub(super) async fn serve(listener: Listener, tls: Option<Arc<Tls>>, routes: Router) {
     let mut open = VecDeque::new();
     let mut has_failed = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 has_failed = false;
                 if make_room(&mut open) {
-                    open.push_back(connect(stream, &routes));
+                    open.push_back(connect(stream, tls.clone(), &routes));
                     tokio::task::yield_now().await; // what it has asked already is read before the next one is let in
                 }
             }
@@ -70,16 +77,32 @@ fn make_room(open: &mut VecDeque<Connection>) -> bool {
     closed.is_some()
 }
 
-fn connect(stream: TcpStream, routes: &Router) -> Connection {
+fn connect(stream: Stream, tls: Option<Arc<Tls>>, routes: &Router) -> Connection {
     let is_answering = Arc::new(AtomicBool::new(false));
     let routes = routes.clone().layer(from_fn_with_state(Arc::clone(&is_answering), note));
     let task = tokio::spawn(async move {
-        let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
-        // An error is the client's: it went away, or does not speak HTTP.
-        let _ = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).await;
+        let (stream, tls) = match (stream, tls) {
+            (Stream::Unix(stream), _) => {
+                let peer = stream.peer_cred().ok().map(|user| format!("uid {}", user.uid()));
+                return answer(stream, Peer(peer), routes).await;
+            }
+            (Stream::Tcp(stream), None) => return answer(stream, Peer::default(), routes).await,
+            (Stream::Tcp(stream), Some(tls)) => (stream, tls),
+        };
+        // A client that fails here went away, is not trusted, or does not speak TLS.
+        let Ok(Some(stream)) = tokio::time::timeout(HEAD, tls.accept(stream)).await else { return };
+        let peer = Peer(stream.ssl().peer_certificate().map(|certificate| tls::name(&certificate)));
+        answer(stream, peer, routes).await;
     });
     Connection { is_answering, task }
+}
+
+async fn answer(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: Peer, routes: Router) {
+    let routes = routes.layer(Extension(peer));
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
+    // An error is the client's: it went away, or does not speak HTTP.
+    let _ = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).await;
 }
 
 async fn note(State(is_answering): State<Arc<AtomicBool>>, request: Request, next: Next) -> Response {

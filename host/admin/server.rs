@@ -1,6 +1,6 @@
 //! The server of the admin API: routes, the token, status codes. What is done is [`crate::rollout::order`]'s.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
@@ -20,9 +20,11 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 use super::audit::{Asked, Audit};
-use super::connections;
+use super::connections::{self, Peer};
+use super::listener::{Bound, Listener};
+use super::tls::{self, Tls};
 use super::wire::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
-use crate::config::{self, Admin, Config};
+use crate::config::{self, Admin, Config, Listen};
 use crate::deployment::Author;
 use crate::failure::{Check, Exit, Failure, first_refused};
 use crate::observe::board::Board;
@@ -31,6 +33,7 @@ use crate::observe::{health, metrics};
 use crate::printable::printable;
 use crate::report;
 use crate::rollout::order::{self, PluginFile};
+use crate::symptom::Symptom;
 
 /// What the handlers share.
 struct Host {
@@ -42,7 +45,9 @@ struct Host {
     /// Limit of a request, bytes.
     upload_bytes: usize,
     stuck_after: Duration,
-    /// Whether it listens on loopback only.
+    /// Whether it listens on a Unix socket: who may connect is up to the permissions of the file.
+    is_socket: bool,
+    /// Whether it listens on loopback only, without a certificate that the name in a request must match.
     is_local: bool,
     /// Requests with a wrong token so far.
     refused: AtomicU64,
@@ -66,8 +71,9 @@ const MOST_AT_WORK: usize = 8;
 #[derive(Debug)]
 pub struct Server {
     /// Its address, whose port may have been chosen by the system.
-    pub address: SocketAddr,
+    pub address: Listen,
     runtime: Option<Runtime>,
+    _bound: Bound,
 }
 
 impl Drop for Server {
@@ -83,9 +89,14 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(1).max_blocking_threads(MOST_AT_WORK).thread_name("admin").enable_all();
     let runtime = runtime.build().map_err(refused)?;
-    let listener = TcpListener::bind(admin.listen).map_err(refused)?;
-    listener.set_nonblocking(true).map_err(refused)?;
-    let address = listener.local_addr().map_err(refused)?;
+    let tls = admin.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
+    let inside = runtime.enter();
+    let (listener, bound) = Listener::bind(&admin.listen).map_err(refused)?;
+    drop(inside);
+    let address = bound.listen();
+    if in_clear(admin) {
+        tracing::warn!(event = "admin-in-clear", %address, "{IN_CLEAR}");
+    }
     let tokens = [(&admin.token, Role::Deploy), (&admin.read_token, Role::Read)];
     let tokens = tokens.into_iter().filter_map(|(token, role)| Some((Sha256::digest(token.as_ref()?).into(), role)));
     let host = Arc::new(Host {
@@ -95,15 +106,27 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<
         audit: Audit::open(admin.audit_log.as_deref())?,
         upload_bytes: admin.upload_bytes,
         stuck_after: admin.stuck_after,
-        is_local: address.ip().is_loopback(),
+        is_socket: matches!(address, Listen::Unix(_)),
+        is_local: matches!(address, Listen::Tcp(_)) && !address.is_exposed() && tls.is_none(),
         refused: AtomicU64::new(0),
         board: Arc::clone(board),
     });
-    let inside = runtime.enter();
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(refused)?;
-    drop(inside);
-    runtime.spawn(connections::serve(listener, routes(host)));
-    Ok(Server { address, runtime: Some(runtime) })
+    runtime.spawn(connections::serve(listener, tls, routes(host)));
+    Ok(Server { address, runtime: Some(runtime), _bound: bound })
+}
+
+/// What is wrong with tokens on a network.
+const IN_CLEAR: &str =
+    "admin.listen is not a loopback address and admin.tls is not configured, so tokens travel in clear";
+
+fn in_clear(admin: &Admin) -> bool {
+    admin.listen.is_exposed() && admin.tls.is_none()
+}
+
+/// Returns what is wrong with `[admin]`: files of TLS that cannot serve, or tokens in clear.
+pub(crate) fn check(admin: &Admin) -> Option<Check> {
+    let clear = in_clear(admin).then(|| Check::warning("admin", IN_CLEAR).of(Symptom::AdminInClear));
+    tls::check(admin).or(clear)
 }
 
 fn routes(host: Arc<Host>) -> Router {
@@ -162,7 +185,7 @@ async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
 
 /// Performs a request that may change something, between two notes of it.
 async fn noted(host: &Host, request: Request, next: Next) -> Response {
-    let n = match host.audit.asked(request.method().as_str(), request.uri().path()) {
+    let n = match host.audit.asked(request.method().as_str(), request.uri().path(), host.token()) {
         Ok(n) => n,
         Err(why) => {
             let message = format!("cannot append to admin.audit_log, so nothing is changed: {why}");
@@ -179,12 +202,17 @@ impl Host {
     /// What a request may do; none if it lacks a token.
     fn role(&self, request: &Request) -> Option<Role> {
         if self.tokens.is_empty() {
-            return Some(Role::Read);
+            return Some(if self.is_socket { Role::Deploy } else { Role::Read });
         }
         let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = Sha256::digest(given.and_then(|value| value.strip_prefix("Bearer "))?.trim());
         // Compares digests, so that the time it takes reveals nothing about the token.
         self.tokens.iter().find(|(token, _)| given[..] == token[..]).map(|(_, role)| *role)
+    }
+
+    /// The token that a change was made with.
+    fn token(&self) -> Option<&'static str> {
+        (!self.tokens.is_empty()).then_some("admin.token")
     }
 
     fn note_refused(&self, request: &Request, status: StatusCode) {
@@ -199,9 +227,12 @@ impl Host {
 }
 
 /// The author that the journal names: how they were authenticated, beside the name that they claim.
-fn authenticated(claimed: Option<&String>) -> Option<String> {
-    const TOKEN: &str = "admin.token";
-    Some(claimed.map_or_else(|| TOKEN.to_owned(), |name| format!("{name} ({TOKEN})")))
+fn authenticated(host: &Host, claimed: Option<&String>, Peer(peer): &Peer) -> Option<String> {
+    let how = [host.token(), peer.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ");
+    Some(match claimed {
+        Some(name) => format!("{name} ({how})"),
+        None => how,
+    })
 }
 
 /// Tells the audit log what a handler knows of a request.
@@ -279,8 +310,12 @@ async fn deployments(State(host): State<Arc<Host>>) -> Response {
     answer(host, |host| Ok((StatusCode::OK, order::deployments(&host.config)?))).await
 }
 
-async fn deploy(State(host): State<Arc<Host>>, Json(mut wanted): Json<Wanted>) -> Response {
-    wanted.by = authenticated(wanted.by.as_ref());
+async fn deploy(
+    State(host): State<Arc<Host>>,
+    Extension(peer): Extension<Peer>,
+    Json(mut wanted): Json<Wanted>,
+) -> Response {
+    wanted.by = authenticated(&host, wanted.by.as_ref(), &peer);
     let author = Author { by: wanted.by.clone(), reason: wanted.reason.clone() };
     let response = answer(host, |host| {
         let dry_run = wanted.dry_run;
@@ -294,8 +329,12 @@ async fn deploy(State(host): State<Arc<Host>>, Json(mut wanted): Json<Wanted>) -
     told(response, &author)
 }
 
-async fn withdraw(State(host): State<Arc<Host>>, Json(wanted): Json<Withdrawal>) -> Response {
-    let author = Author { by: authenticated(wanted.by.as_ref()), reason: wanted.reason };
+async fn withdraw(
+    State(host): State<Arc<Host>>,
+    Extension(peer): Extension<Peer>,
+    Json(wanted): Json<Withdrawal>,
+) -> Response {
+    let author = Author { by: authenticated(&host, wanted.by.as_ref(), &peer), reason: wanted.reason };
     let named = author.clone();
     let response = answer(host, move |host| {
         Ok((StatusCode::OK, json!({"withdrawn": order::withdraw(&host.config, wanted.n, &named)?})))

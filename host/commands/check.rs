@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::clock;
@@ -19,7 +20,7 @@ use crate::rollout::order;
 use crate::source::log_source::LogSource;
 use crate::state::objects::{objects, runtime};
 use crate::symptom::Symptom;
-use crate::{dead_letter, sink};
+use crate::{admin, dead_letter, sink};
 
 pub(crate) mod sample;
 
@@ -49,7 +50,9 @@ pub fn check(config: &Config) -> Vec<Check> {
     };
     let (plugin_line, plugin) = plugin(config);
     let (source_line, source) = source(config);
-    let mut checks = vec![plugin_line, source_line, state(config, plugin.as_deref(), &runtime)];
+    let mut checks = vec![plugin_line];
+    checks.extend(secrets(config));
+    checks.extend([source_line, state(config, plugin.as_deref(), &runtime)]);
     checks.extend(source.as_ref().and_then(|source| topic(config, source, &runtime)));
     if let Some((plugin, source)) = plugin.as_ref().zip(source.as_ref()) {
         checks.extend(sampled(config, plugin, source));
@@ -59,6 +62,7 @@ pub fn check(config: &Config) -> Vec<Check> {
         None => checks.push(sink_unknown()),
     }
     checks.extend(dead_letter::check(&config.dead_letters));
+    checks.extend(config.admin.as_ref().and_then(admin::check));
     checks
 }
 
@@ -71,6 +75,40 @@ pub(crate) fn plugin(config: &Config) -> (Check, Option<Arc<Plugin>>) {
             (Check::fine("plugin", detail), Some(plugin))
         }
         Err(failure) => (Check::refused("plugin", failure), None),
+    }
+}
+
+/// Parts of the names of keys that hold secrets.
+const SECRETS: [&str; 9] =
+    ["password", "passphrase", "passwd", "token", "secret", "api_key", "private_key", "pepper", "salt"];
+
+/// Checks whether the plugin's configuration, which the journal and the admin API show, seems to have secrets; names their keys.
+pub(crate) fn secrets(config: &Config) -> Option<Check> {
+    let mut found = Vec::new();
+    secret_keys("plugin.config", &config.plugin.config, &mut found);
+    let detail = || {
+        format!(
+            "{} may hold a secret, but plugin.config stands in clear in the journal and in answers of the admin API",
+            found.join(", ")
+        )
+    };
+    (!found.is_empty()).then(|| Check::warning("secrets", detail()).of(Symptom::SecretInConfig))
+}
+
+fn secret_keys(path: &str, value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                let (path, name) = (format!("{path}.{key}"), key.to_lowercase().replace('-', "_"));
+                if value.is_string() && SECRETS.iter().any(|part| name.contains(part)) {
+                    found.push(path);
+                } else {
+                    secret_keys(&path, value, found);
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| secret_keys(path, item, found)),
+        _ => {}
     }
 }
 
@@ -144,4 +182,22 @@ fn standing(config: &Config, plugin: Option<&Plugin>, runtime: &Runtime) -> Resu
             Check::fine("state", format!("{url}, will be deployed at start: {}", differences.join("; ")))
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_whose_names_say_secret_are_found_at_any_depth_and_their_values_are_not_shown() {
+        let config = json!({
+            "session_timeout": "50s", "Pepper": "abc", "hashing": [{"user-salt": "abc", "rounds": 3}],
+            "api-key": "abc", "tokens": {"per_second": 7}, "token_limit": 9
+        });
+        let mut found = Vec::new();
+        secret_keys("plugin.config", &config, &mut found);
+        assert_eq!(found, ["plugin.config.Pepper", "plugin.config.hashing.user-salt", "plugin.config.api-key"]);
+    }
 }

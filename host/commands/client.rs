@@ -1,5 +1,7 @@
 //! The client of the admin API, for commands with `--admin URL`.
 
+mod connect;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +14,9 @@ use serde_json::Value;
 use ureq::http::{Method, StatusCode};
 
 use crate::admin::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
-use crate::config::Admin;
+use crate::commands::client::connect::Reach;
+pub(crate) use crate::commands::client::connect::TlsFiles;
+use crate::config::{Admin, Listen};
 use crate::deployment::Entry;
 use crate::failure::{Exit, Failure};
 use crate::observe::status::Status;
@@ -48,34 +52,50 @@ impl Probe {
 /// A host's admin API.
 #[derive(Clone, Debug)]
 pub struct Client {
-    agent: ureq::Agent,
+    reach: Reach,
+    /// How a person names it.
+    name: String,
     url: String,
     token: Option<String>,
 }
 
 impl Client {
     /// Creates a client for this URL, with the token in this file.
-    pub fn new(url: &str, token_file: Option<&PathBuf>) -> Result<Client, Failure> {
+    pub(crate) fn new(url: &str, token_file: Option<&PathBuf>, files: TlsFiles<'_>) -> Result<Client, Failure> {
         let read = |file: &PathBuf| {
             let text = std::fs::read_to_string(file);
             text.map_err(|e| Failure::new(Exit::Config, format!("cannot read --token-file {}: {e}", file.display())))
         };
         let token = token_file.map(read).transpose()?.map(|token| token.trim().to_owned());
-        Ok(Client { agent: agent(None), url: url.trim_end_matches('/').to_owned(), token })
+        let (reach, base) = match url.strip_prefix(Listen::UNIX) {
+            Some(path) => (Reach::socket(path.into(), files)?, connect::SOCKET_URL),
+            None => (Reach::of(url, files)?, url.trim_end_matches('/')),
+        };
+        Ok(Client { reach, name: url.to_owned(), url: base.to_owned(), token })
     }
 
     /// Creates a client for the local host with this configuration.
-    pub fn here(admin: &Admin) -> Client {
-        let mut address = admin.listen;
+    pub fn here(admin: &Admin) -> Result<Client, Failure> {
+        let token = admin.token.clone().or_else(|| admin.read_token.clone());
+        let mut address = match &admin.listen {
+            Listen::Tcp(address) => *address,
+            Listen::Unix(path) => {
+                let reach = Reach::socket(path.clone(), TlsFiles::default())?;
+                return Ok(Client {
+                    reach,
+                    name: admin.listen.to_string(),
+                    url: connect::SOCKET_URL.to_owned(),
+                    token,
+                });
+            }
+        };
         if address.ip().is_unspecified() {
             let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
             address.set_ip(loopback);
         }
-        Client {
-            agent: agent(None),
-            url: format!("http://{address}"),
-            token: admin.token.clone().or_else(|| admin.read_token.clone()),
-        }
+        let scheme = if admin.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}");
+        Ok(Client { reach: Reach::here(admin.tls.as_ref())?, name: url.clone(), url, token })
     }
 
     /// Sends a probe; returns whether the answer is yes, and the lines that say why.
@@ -85,15 +105,15 @@ impl Client {
             Probe::Ready => "readyz",
             Probe::Startup => "startupz",
         };
-        let away = |e: ureq::Error| Failure::new(Exit::Outside, format!("{}: {e}", self.url));
-        let mut response = agent(Some(PROBE_WAIT)).get(format!("{}/{path}", self.url)).call().map_err(away)?;
+        let away = |e: ureq::Error| Failure::new(Exit::Outside, format!("{}: {e}", self.name));
+        let mut response =
+            self.reach.agent(Some(PROBE_WAIT)).get(format!("{}/{path}", self.url)).call().map_err(away)?;
         Ok((response.status().is_success(), response.body_mut().read_to_string().map_err(away)?))
     }
 
     /// Returns the host's status.
     pub fn status(&self) -> Result<Status, Failure> {
-        let client = Client { agent: agent(Some(PROBE_WAIT)), ..self.clone() };
-        client.send(Method::GET, STATUS, None::<&()>)
+        self.send_within(Some(PROBE_WAIT), Method::GET, STATUS, None::<&()>)
     }
 
     /// Attaches the bytes of a plugin's file to a request.
@@ -144,7 +164,17 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
-        let away = |e: ureq::Error| Failure::new(Exit::Outside, format!("--admin {}: {e}", self.url));
+        self.send_within(None, method, path, body)
+    }
+
+    fn send_within<T: DeserializeOwned>(
+        &self,
+        limit: Option<Duration>,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Failure> {
+        let away = |e: ureq::Error| Failure::new(Exit::Outside, format!("--admin {}: {e}", self.name));
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -154,8 +184,8 @@ impl Client {
             request = request.header("expect", "100-continue");
         }
         let request = request.header("content-type", "application/json").body(bytes);
-        let request = request.map_err(|e| Failure::new(Exit::Config, format!("--admin {}: {e}", self.url)))?;
-        let mut response = self.agent.run(request).map_err(away)?;
+        let request = request.map_err(|e| Failure::new(Exit::Config, format!("--admin {}: {e}", self.name)))?;
+        let mut response = self.reach.agent(limit).run(request).map_err(away)?;
         let (status, text) = (response.status(), response.body_mut().read_to_string().map_err(away)?);
         let refused: Option<Value> = serde_json::from_str(&text).ok();
         if let Some(message) = refused.as_ref().and_then(|refused| refused["error"].as_str()) {
@@ -170,10 +200,6 @@ impl Client {
     }
 
     fn unexpected(&self, what: &str) -> Failure {
-        Failure::new(Exit::Outside, format!("--admin {}: {what}", self.url))
+        Failure::new(Exit::Outside, format!("--admin {}: {what}", self.name))
     }
-}
-
-fn agent(timeout: Option<Duration>) -> ureq::Agent {
-    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(timeout).build().into()
 }

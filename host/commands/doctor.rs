@@ -12,7 +12,7 @@ use crate::plugin::{INTERFACE, Plugin};
 use crate::report::{self, Output};
 use crate::state::objects::runtime;
 use crate::symptom::Symptom;
-use crate::{dead_letter, sink};
+use crate::{admin, dead_letter, sink};
 
 mod memory;
 mod source;
@@ -45,6 +45,7 @@ pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
         _ => plugin_line.of(Symptom::PluginRefused),
     }];
     checks.extend(plugin.as_deref().map(|plugin| contract(config, plugin)));
+    checks.extend(check::secrets(config));
     checks.push(memory::examine(config));
     let (state_lines, lanes) = state::examine(config, plugin.as_deref(), &runtime);
     checks.extend(source::examine(config, plugin.as_ref(), &lanes, options));
@@ -57,6 +58,7 @@ pub fn examine(config: &Config, options: &Options) -> Vec<Check> {
         None => checks.push(check::sink_unknown()),
     }
     checks.extend(dead_letter::check(&config.dead_letters).into_iter().map(|c| named(c, Symptom::DeadLettersUnusable)));
+    checks.extend(config.admin.as_ref().and_then(admin::check));
     checks
 }
 

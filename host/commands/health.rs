@@ -12,7 +12,7 @@ use crate::report::{self, Output};
 /// Asks the local host and prints its answer. Returns 0 for yes and 1 in every other case: containers know no other codes.
 pub fn health(file: &ConfigFile, probe: Probe, output: Output) -> ExitCode {
     let asked = file.load().and_then(|config| match &config.admin {
-        Some(admin) => Client::here(admin).probe(probe),
+        Some(admin) => Client::here(admin).and_then(|host| host.probe(probe)),
         None => {
             let message = "no host can be asked: the configuration has no section [admin]; add one";
             Err(Failure::new(Exit::Config, message))

@@ -21,7 +21,7 @@ pub fn status(target: &Target) -> Result<Status, Failure> {
         return host.status();
     }
     let config = target.config.load()?;
-    match config.admin.as_ref().map(|admin| Client::here(admin).status()) {
+    match config.admin.as_ref().map(|admin| Client::here(admin).and_then(|host| host.status())) {
         Some(Err(failure)) if failure.exit != Exit::Outside => Err(failure),
         Some(Ok(status)) => Ok(status),
         Some(Err(_)) | None => of_checkpoints(&config),

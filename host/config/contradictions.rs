@@ -1,9 +1,9 @@
 //! Problems between keys that are valid on their own.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::keys;
+use super::model::Listen;
 use super::read::Given;
 use super::values::Values;
 
@@ -35,6 +35,11 @@ fn admin(given: &mut Given, values: &Values) {
     if !given.has("admin") {
         return;
     }
+    for path in ["admin.tls.certificate", "admin.tls.key"] {
+        if given.has("admin.tls") && !given.has(path) && !given.broken.contains("admin.tls") {
+            given.problem(given.origin("admin.tls"), format!("{path} is missing: TLS needs a certificate and its key"));
+        }
+    }
     const TOKENS: [&str; 2] = ["admin.token", "admin.read_token"];
     let token = TOKENS.iter().any(|key| given.has(key) || given.has(&format!("{key}_file")));
     let text = values.text("admin.listen").unwrap_or_default();
@@ -44,8 +49,11 @@ fn admin(given: &mut Given, values: &Values) {
         let message = "admin.read_token is the same as admin.token, so whoever may read could change; take another one";
         return given.problem(given.origin("admin.read_token"), message.to_owned());
     }
-    let message = match text.parse::<SocketAddr>() {
-        Ok(listen) if !listen.ip().is_loopback() && short.is_some() => {
+    let message = match Listen::parse(&text) {
+        Some(Listen::Unix(_)) if given.has("admin.tls") => {
+            "admin.tls is of no use on a Unix socket, which permissions of files protect; remove it".to_owned()
+        }
+        Some(listen) if listen.is_exposed() && short.is_some() => {
             let key = short.unwrap_or_default();
             let origin = given.origin(key);
             let message = format!(
@@ -54,9 +62,11 @@ fn admin(given: &mut Given, values: &Values) {
             );
             return given.problem(origin, message);
         }
-        Ok(listen) if listen.ip().is_loopback() || token => return,
-        Ok(_) => format!("admin.listen = {text:?} is not a loopback address, so admin.token is required"),
-        Err(_) => format!("admin.listen: expected an address like \"127.0.0.1:9640\", found {text:?}"),
+        Some(listen) if !listen.is_exposed() || token => return,
+        Some(_) => format!("admin.listen = {text:?} is not a loopback address, so admin.token is required"),
+        None => format!(
+            "admin.listen: expected an address like \"127.0.0.1:9640\" or a socket like \"unix:/run/keyfold/admin.sock\", found {text:?}"
+        ),
     };
     given.problem(given.origin("admin.listen"), message);
 }

@@ -306,12 +306,25 @@ pub(super) const KEYS: &[Key] = &[
         "admin.listen",
         Kind::Text,
         Absent::Is(r#""127.0.0.1:9640""#),
-        "address of the admin API, which is enabled by an `[admin]` section; addresses other than loopback require `token`",
+        "address of the admin API, which is enabled by an `[admin]` section; addresses other than loopback require `token`; or `unix:` and the absolute path of a socket for the host's own user",
     ),
     secret("admin.token", "bearer token of the admin API; without a token the API is read-only"),
     secret(
         "admin.read_token",
         "another token, with which the API is read-only: for dashboards and people who only look",
+    ),
+    key(
+        "admin.tls.certificate",
+        Kind::Path,
+        Absent::Off,
+        "PEM file of the host's certificate and its chain, which turns TLS on; requires `key`; a changed file is read again",
+    ),
+    key("admin.tls.key", Kind::Path, Absent::Off, "PEM file of the certificate's key"),
+    key(
+        "admin.tls.client_ca",
+        Kind::Path,
+        Absent::Off,
+        "PEM file of authorities: every client needs a certificate that one of them has signed",
     ),
     key(
         "admin.audit_log",

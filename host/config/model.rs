@@ -1,6 +1,7 @@
 //! What a valid configuration says, as types.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -92,7 +93,9 @@ pub struct Telemetry {
 #[derive(Clone, Debug)]
 pub struct Admin {
     /// The address it listens on.
-    pub listen: SocketAddr,
+    pub listen: Listen,
+    /// TLS, off by default.
+    pub tls: Option<AdminTls>,
     /// The token that allows changes.
     pub token: Option<String>,
     /// The token that allows reading only.
@@ -103,6 +106,53 @@ pub struct Admin {
     pub upload_bytes: usize,
     /// How long a lane may make no progress before `/livez` fails. Default 60 s.
     pub stuck_after: Duration,
+}
+
+/// Where the admin API listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// What precedes the path of a Unix socket.
+    pub const UNIX: &str = "unix:";
+
+    /// Parses `address:port` or `unix:` with an absolute path.
+    pub fn parse(text: &str) -> Option<Listen> {
+        match text.strip_prefix(Listen::UNIX) {
+            Some(path) => path.starts_with('/').then(|| Listen::Unix(path.into())),
+            None => text.parse().ok().map(Listen::Tcp),
+        }
+    }
+
+    /// Whether programs on other machines can connect.
+    pub fn is_exposed(&self) -> bool {
+        matches!(self, Listen::Tcp(address) if !address.ip().is_loopback())
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Tcp(address) => address.fmt(f),
+            Listen::Unix(path) => write!(f, "{}{}", Listen::UNIX, path.display()),
+        }
+    }
+}
+
+/// `[admin.tls]`
+#[derive(Clone, Debug)]
+pub struct AdminTls {
+    /// PEM file of the host's certificate and its chain.
+    pub certificate: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+    /// PEM file of the authorities that sign clients' certificates; none are required by default.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Where records come from.

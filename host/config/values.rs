@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::keys;
 use super::model::{
-    Admin, Compile, Config, CqlSink, CqlTls, DeadLetters, FileFormat, FileSource, ImplausibleTime, KafkaSource, Late,
-    Limits, NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State, Telemetry, Time,
-    WithdrawnRows,
+    Admin, AdminTls, Compile, Config, CqlSink, CqlTls, DeadLetters, FileFormat, FileSource, ImplausibleTime,
+    KafkaSource, Late, Limits, Listen, NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State,
+    Telemetry, Time, WithdrawnRows,
 };
 use super::read::Given;
 use super::value::Typed;
@@ -22,7 +22,7 @@ impl Values {
         let source = self.source(given, &name)?;
         let dead_letters = self.dead_letters(&source)?;
         Some(Config {
-            admin: if given.has("admin") { self.admin() } else { None },
+            admin: if given.has("admin") { self.admin(given) } else { None },
             telemetry: self.telemetry(),
             time: self.time()?,
             plugin: self.plugin()?,
@@ -171,9 +171,17 @@ impl Values {
         Some(DeadLetters::Topic { brokers, topic, properties })
     }
 
-    fn admin(&self) -> Option<Admin> {
+    fn admin(&self, given: &Given) -> Option<Admin> {
+        let tls = || {
+            Some(AdminTls {
+                certificate: self.path("admin.tls.certificate")?,
+                key: self.path("admin.tls.key")?,
+                client_ca: self.path("admin.tls.client_ca"),
+            })
+        };
         Some(Admin {
-            listen: self.text("admin.listen")?.parse().ok()?,
+            listen: Listen::parse(&self.text("admin.listen")?)?,
+            tls: if given.has("admin.tls") { Some(tls()?) } else { None },
             token: self.text("admin.token"),
             read_token: self.text("admin.read_token"),
             audit_log: self.path("admin.audit_log"),

@@ -136,8 +136,8 @@ fn serve_admin(
     board: &Arc<Board>,
 ) -> Result<admin::Server, Failure> {
     let server = admin::serve(config, admin, options.file.clone(), board)?;
-    let (address, token) = (server.address, admin.token.is_some());
-    tracing::info!(event = "admin-api-listening", %address, token, "admin API listening");
+    let (address, token, tls) = (&server.address, admin.token.is_some(), admin.tls.is_some());
+    tracing::info!(event = "admin-api-listening", %address, token, tls, "admin API listening");
     Ok(server)
 }
 

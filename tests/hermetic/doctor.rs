@@ -11,6 +11,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::{Value, json};
 
+use crate::support::certificates::Authority;
 use crate::support::doctor::{call, doctor, findings, ids};
 use crate::support::generate::{TestRecord, write_records};
 use crate::support::guide::read;
@@ -67,6 +68,34 @@ fn state_that_other_users_can_read_is_named() {
     };
     set(&pipeline, 0o755);
     check(&pipeline, Symptom::ReadableByOthers, 0, |pipeline| set(pipeline, 0o700));
+}
+
+#[test]
+fn a_secret_in_the_plugin_s_configuration_is_named_and_not_shown() {
+    let settings = Settings::default();
+    let plugin = settings.plugin.replace("config = {", "config = { pepper = \"correct-horse\",");
+    let pipeline = pipeline(&Settings { plugin, ..settings });
+    // The plugin refuses the key, too.
+    let findings = doctor(&pipeline, 4);
+    let found = findings.iter().find(|finding| finding["id"] == Symptom::SecretInConfig.name()).expect("it is found");
+    let said = found["found"].as_str().unwrap_or_default();
+    assert!(said.contains("plugin.config.pepper") && !said.contains("correct-horse"), "{said}");
+    pipeline.call("check", &[]).expect_said(&["plugin.config.pepper may hold a secret"]);
+}
+
+#[test]
+fn tokens_in_clear_are_named_until_there_is_tls() {
+    let pipeline = pipeline(&Settings::default());
+    let with = |tls: &str| {
+        let admin = "[admin]\nlisten = \"0.0.0.0:0\"\ntoken = \"0123456789012345678901234\"\n";
+        format!("{}\n{admin}{tls}", Settings::default().to_toml())
+    };
+    let signed = Authority::new("own").sign("server", Some("127.0.0.1"), 30);
+    pipeline.write("server.pem", &signed.both());
+    pipeline.configure(&with(""));
+    check(&pipeline, Symptom::AdminInClear, 0, |pipeline| {
+        pipeline.configure(&with("tls = { certificate = \"server.pem\", key = \"server.pem\" }\n"));
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin_tls;
 mod audit;
 mod author;
 mod contract;

@@ -6,7 +6,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod certificates;
 mod service;
 mod load;
 mod topics;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::certificates::Authority;
 use crate::service::{Kind, Service, free_ports, start_in};
+use crate::support::certificates::Authority;
 use crate::support::generate::{TestRecord, generate};
 use crate::support::host::{Outcome, Pipeline};
 use crate::support::rows::from_ndjson;

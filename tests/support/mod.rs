@@ -3,6 +3,7 @@
 
 pub(crate) mod author;
 pub(crate) mod case;
+pub(crate) mod certificates;
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod guide;

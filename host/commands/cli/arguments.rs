@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::commands::client::Client;
+use crate::commands::client::{Client, TlsFiles};
 use crate::config::{self, Config};
 use crate::deployment::Author;
 use crate::failure::Failure;
@@ -39,18 +39,32 @@ pub struct Target {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// Ask the host with this admin API, such as http://127.0.0.1:9640, instead of opening the state store.
+    /// Ask the host with this admin API, such as https://host.example:9640 or unix:/run/keyfold/admin.sock, instead of opening the state store.
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
     /// File that holds the admin API's token.
     #[arg(long, value_name = "FILE", requires = "admin")]
     pub token_file: Option<PathBuf>,
+    /// PEM file of the authorities that sign the host's certificate [default: $SSL_CERT_FILE and $SSL_CERT_DIR, or the system's]
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    pub admin_ca: Option<PathBuf>,
+    /// PEM file of this client's certificate, if the host requires one.
+    #[arg(long, value_name = "FILE", requires_all = ["admin", "admin_key"])]
+    pub admin_certificate: Option<PathBuf>,
+    /// PEM file of the certificate's key.
+    #[arg(long, value_name = "FILE", requires = "admin_certificate")]
+    pub admin_key: Option<PathBuf>,
 }
 
 impl Target {
     /// Returns a client of the admin API if --admin was given.
     pub fn remote(&self) -> Result<Option<Client>, Failure> {
-        self.admin.as_ref().map(|url| Client::new(url, self.token_file.as_ref())).transpose()
+        let files = TlsFiles {
+            ca: self.admin_ca.as_deref(),
+            certificate: self.admin_certificate.as_deref(),
+            key: self.admin_key.as_deref(),
+        };
+        self.admin.as_ref().map(|url| Client::new(url, self.token_file.as_ref(), files)).transpose()
     }
 }
 

@@ -38,6 +38,21 @@ fn a_token_for_reading_must_be_another_one_and_hard_to_guess_as_well() {
 }
 
 #[test]
+fn tls_of_the_admin_api_needs_a_certificate_with_its_key_and_an_address() {
+    let missing = "line 11: admin.tls.key is missing: TLS needs a certificate and its key";
+    refused(&with("[admin]\ntls = { certificate = \"c.pem\" }"), missing);
+    refused(
+        &with("[admin]\nlisten = \"unix:/run/s\"\ntls = { certificate = \"c.pem\", key = \"k.pem\" }"),
+        "line 11: admin.tls is of no use on a Unix socket, which permissions of files protect; remove it",
+    );
+    refused(
+        &with("[admin]\nlisten = \"unix:s\""),
+        "line 11: admin.listen: expected an address like \"127.0.0.1:9640\" or a socket like \"unix:/run/keyfold/admin.sock\", found \
+         \"unix:s\"",
+    );
+}
+
+#[test]
 fn a_quoted_path_is_not_a_path() {
     refused(
         &SMALLEST.replace("name =", "\"run.workers\" = 2\nname ="),

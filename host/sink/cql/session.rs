@@ -1,12 +1,9 @@
 //! The connection to a CQL database: nodes, credentials, TLS, consistency, and queries of system tables. Knows no rows.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openssl::pkey::{PKey, Private};
-use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode};
-use openssl::x509::{X509, store::X509StoreBuilder};
+use openssl::ssl::{SslConnectorBuilder, SslVerifyMode};
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
@@ -21,6 +18,7 @@ use tokio::runtime::Handle;
 use crate::backoff::Backoff;
 use crate::config::{CqlSink, CqlTls};
 use crate::failure::Failure;
+use crate::tls::{self, Named};
 
 /// When an unanswered request counts as failed. Longer than the databases' own timeouts (2 s for a write), so that theirs, which say more,
 /// come first.
@@ -86,44 +84,17 @@ fn session_builder(config: &CqlSink) -> Result<SessionBuilder, Failure> {
 }
 
 /// The driver compares a certificate with the node's IP address, so the certificate must name that.
-fn tls_context(tls: &CqlTls) -> Result<SslConnectorBuilder, Failure> {
-    let failed = |e: openssl::error::ErrorStack| Failure::config(format!("sink.cql.tls: {e}"));
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(failed)?;
-    if let Some(ca) = &tls.ca {
-        let wrong = |e: &dyn std::fmt::Display| Failure::config(format!("sink.cql.tls.ca: {}: {e}", ca.display()));
-        let pem = std::fs::read(ca).map_err(|e| wrong(&e))?;
-        let authorities = X509::stack_from_pem(&pem).map_err(|e| wrong(&e))?;
-        if authorities.is_empty() {
-            return Err(wrong(&"the file has no certificate in PEM form"));
-        }
-        let mut store = X509StoreBuilder::new().map_err(failed)?;
-        for authority in authorities {
-            store.add_cert(authority).map_err(|e| wrong(&e))?;
-        }
-        builder.set_cert_store(store.build());
+fn tls_context(config: &CqlTls) -> Result<SslConnectorBuilder, Failure> {
+    let ca = config.ca.as_deref().map(|path| Named { key: "sink.cql.tls.ca", path });
+    let mut builder = tls::client("sink.cql.tls", ca)?;
+    if let Some((certificate, key)) = &config.certificate {
+        let certificate = Named { key: "sink.cql.tls.certificate", path: certificate };
+        tls::identify(&mut builder, certificate, Named { key: "sink.cql.tls.key", path: key })?;
     }
-    if let Some((certificate, key)) = &tls.certificate {
-        let wrong = |path: &Path, e: &dyn std::fmt::Display| {
-            Failure::config(format!("sink.cql.tls.certificate: {}: {e}", path.display()))
-        };
-        builder.set_certificate_chain_file(certificate).map_err(|e| wrong(certificate, &e))?;
-        builder.set_private_key(&*private_key(key)?).map_err(|e| wrong(key, &e))?;
-    }
-    if !tls.verify {
+    if !config.verify {
         builder.set_verify(SslVerifyMode::NONE);
     }
     Ok(builder)
-}
-
-/// Reads a private key. One that is encrypted is refused: OpenSSL would ask for its passphrase on the terminal.
-fn private_key(path: &Path) -> Result<PKey<Private>, Failure> {
-    let wrong = |e: &dyn std::fmt::Display| Failure::config(format!("sink.cql.tls.key: {}: {e}", path.display()));
-    let pem = std::fs::read(path).map_err(|e| wrong(&e))?;
-    if memchr::memmem::find(&pem, b"ENCRYPTED").is_some() {
-        let how = "the key is encrypted, and there is no key for its passphrase: decrypt it (openssl pkey -in KEY -out PLAIN) and protect the file";
-        return Err(wrong(&how));
-    }
-    PKey::private_key_from_pem(&pem).map_err(|e| wrong(&e))
 }
 
 const CONSISTENCIES: [(&str, Consistency); 9] = [
@@ -193,26 +164,6 @@ pub(super) fn unreachable(config: &CqlSink, outage: &str) -> Failure {
 mod tests {
     use super::*;
     use crate::failure::Exit;
-
-    #[test]
-    fn an_encrypted_key_is_refused_and_nobody_is_asked_for_a_passphrase() {
-        let key = openssl::rsa::Rsa::generate(2048).expect("there is entropy");
-        let (plain, sealed) = (
-            key.private_key_to_pem().expect("it is a key"),
-            key.private_key_to_pem_passphrase(openssl::symm::Cipher::aes_256_cbc(), b"secret").expect("it is a key"),
-        );
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), plain).expect("it is writable");
-        private_key(file.path()).expect("it is plain");
-        std::fs::write(file.path(), sealed).expect("it is writable");
-        let failure = private_key(file.path()).map(drop).expect_err("it is encrypted");
-        assert!(
-            failure.message.starts_with("sink.cql.tls.key: ") && failure.message.contains("encrypted"),
-            "{failure}"
-        );
-        let failure = private_key(Path::new("/no/such.key")).map(drop).expect_err("it is missing");
-        assert!(failure.message.contains("/no/such.key"), "{failure}");
-    }
 
     #[test]
     fn an_unknown_consistency_is_refused_by_its_key() {
