@@ -11,8 +11,13 @@ use crate::plugin::{Fault, Limits, bindings, instance};
 use crate::printable::printable;
 use crate::row::{ColumnSpec, ColumnType, Table};
 
-/// Limit of a plugin's name and version, characters: they are labels of metrics and stand in log lines.
+/// Limit of each name and version, characters: they are labels of metrics and stand in log lines and errors.
 const LONGEST_NAME: usize = 100;
+/// Tables of a plugin, and columns of a table; SQLite allows 2,000 columns.
+const MOST_TABLES: usize = 1_000;
+const MOST_COLUMNS: usize = 1_000;
+/// How the tables begin that the host itself keeps in a database.
+const OWN_TABLES: &str = "_keyfold";
 
 /// What a plugin declares about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,19 +113,19 @@ pub(super) fn check_config(schema: &Schema, config: &serde_json::Value) -> Resul
 }
 
 fn check_description(description: &Description) -> Result<Schema, Failure> {
-    let refuse = |what: String| Err(Failure::plugin(format!("its description is invalid: {what}")));
+    let invalid = |what: String| Failure::plugin(format!("its description is invalid: {what}"));
+    let refuse = |what: String| Err(invalid(what));
     for (what, text) in [("name", &description.name), ("version", &description.version)] {
-        if text.chars().count() > LONGEST_NAME || text.contains(['\n', '\t']) || printable(text) != *text {
-            let shown: String = text.chars().take(LONGEST_NAME).collect();
-            return refuse(format!(
-                "{what} {shown:?} is more than {LONGEST_NAME} characters long or has characters that cannot be printed"
-            ));
-        }
+        check_name(what, text).map_err(invalid)?;
     }
     if description.state_version == 0 {
         return refuse("state-version is 0, but counts from 1".into());
     }
+    if description.tables.len() > MOST_TABLES {
+        return refuse(format!("it has {} tables, but at most {MOST_TABLES} are allowed", description.tables.len()));
+    }
     for (i, table) in description.tables.iter().enumerate() {
+        check_table(table).map_err(invalid)?;
         if description.tables[..i].iter().any(|t| t.name == table.name) {
             return refuse(format!("table {} is declared twice", table.name));
         }
@@ -128,12 +133,34 @@ fn check_description(description: &Description) -> Result<Schema, Failure> {
             return refuse(format!("table {} has no primary key, which makes rows idempotent", table.name));
         }
         for (j, column) in table.columns.iter().enumerate() {
+            check_name("column", &column.name).map_err(invalid)?;
             if table.columns[..j].iter().any(|c| c.name == column.name) {
                 return refuse(format!("column {}.{} is declared twice", table.name, column.name));
             }
         }
     }
-    Schema::read(&description.config_schema).or_else(refuse)
+    Schema::read(&description.config_schema).map_err(invalid)
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    if name.chars().count() <= LONGEST_NAME && !name.contains(['\n', '\t']) && printable(name) == name {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(LONGEST_NAME).collect();
+    Err(format!(
+        "{what} {shown:?} is more than {LONGEST_NAME} characters long or has characters that cannot be printed"
+    ))
+}
+
+fn check_table(Table { name, columns }: &Table) -> Result<(), String> {
+    check_name("table", name)?;
+    if name.get(..OWN_TABLES.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_TABLES)) {
+        return Err(format!("table {name} has a name that begins with {OWN_TABLES}, as only tables of the host do"));
+    }
+    if columns.len() > MOST_COLUMNS {
+        return Err(format!("table {name} has {} columns, but at most {MOST_COLUMNS} are allowed", columns.len()));
+    }
+    Ok(())
 }
 
 fn table(spec: wit::TableSpec) -> Table {
@@ -195,6 +222,11 @@ mod tests {
         check("state-version", &|description, _| description.state_version = 0);
         check("config-schema", &|description, _| description.config_schema = "{".into());
         check("config-schema", &|description, _| description.config_schema = r#"{"type": "objekt"}"#.into());
+        check("table \"a\\tb\"", &|_, tables| tables[0].name = "a\tb".into());
+        check("column", &|_, tables| tables[0].columns[1].name = "n".repeat(LONGEST_NAME + 1));
+        check("as only tables of the host do", &|_, tables| tables[0].name = "_KeyFold_lanes".into());
+        check("1001 tables", &|_, tables| tables.resize(MOST_TABLES + 1, tables[0].clone()));
+        check("1001 columns", &|_, tables| tables[0].columns.resize(MOST_COLUMNS + 1, column("c", false)));
         check("table a is declared twice", &|_, tables| tables[1].name = "a".into());
         check("table b has no primary key", &|_, tables| tables[1].columns[0].primary_key = false);
         check("column b.id is declared twice", &|_, tables| tables[1].columns[1].name = "id".into());

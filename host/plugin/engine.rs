@@ -9,6 +9,9 @@ use crate::plugin::{caps, component};
 
 /// Linear memory that a slot keeps resident between instances: measured 11 ns per event instead of 40 at batches of 10,000.
 const KEEP_RESIDENT: usize = 32 << 20;
+/// Core instances, and tables, of one instance of a plugin.
+const CORE_INSTANCES: u32 = 4;
+const TABLES: u32 = 4;
 /// The stack of a call, wasmtime's default. Threads that fold have at least 2 MiB.
 const STACK: usize = 512 << 10;
 
@@ -18,9 +21,13 @@ pub fn engine(instances: u32, memory_bytes: u64) -> Result<Engine, Failure> {
         .map_err(|_| Failure::unexpected("plugin.memory is larger than this machine's address space"))?;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances * 4)
+        .total_core_instances(instances * CORE_INSTANCES)
         .total_memories(instances)
-        .total_tables(instances * 4)
+        .total_tables(instances * TABLES)
+        // A component that needs more than its share of the pool is refused when it is compiled, and never waited for.
+        .max_memories_per_component(1)
+        .max_tables_per_component(TABLES)
+        .max_core_instances_per_component(CORE_INSTANCES)
         .max_memory_size(memory)
         .max_core_instance_size(16 << 20)
         .max_component_instance_size(16 << 20)

@@ -21,8 +21,13 @@ const WAIT: Duration = Duration::from_millis(1);
 /// After this many pauses, a minute, waiting is given up.
 const MOST_WAITS: u32 = 60_000;
 
-/// What is kept of the error of a call, in bytes.
+/// What is kept of a reason that a plugin gives, in bytes: it goes into logs, dead letters or the journal.
 const MOST_REASON: usize = 4 << 10;
+
+/// Returns what is kept of a reason.
+pub(super) fn kept(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(MOST_REASON)]
+}
 
 /// The data of a store: limits and usage of its guest.
 pub(super) struct Guest {
@@ -100,7 +105,9 @@ impl<'p> Instance<'p> {
                 let base = store.data().memory;
                 Ok(Instance { plugin, store, guest, base, used: false })
             }
-            Ok(Err(reason)) => Err(Fault::Plugin(format!("it refuses its configuration {}: {reason}", plugin.config))),
+            Ok(Err(reason)) => {
+                Err(Fault::Plugin(format!("it refuses its configuration {}: {}", plugin.config, kept(&reason))))
+            }
             Err(e) => Err(match fault(&mut store, &e) {
                 Fault::Plugin(reason) => Fault::Plugin(format!("`configure` failed: {reason}")),
                 host => host,
@@ -222,11 +229,7 @@ impl<'p> Instance<'p> {
     fn returned<T>(&mut self, result: wasmtime::Result<Result<T, String>>) -> Result<T, Fault> {
         match result {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(reason)) => {
-                // It goes into the journal, and nothing has counted it.
-                let kept = &reason[..reason.floor_char_boundary(MOST_REASON)];
-                Err(Fault::Plugin(format!("the call returned an error: {kept}")))
-            }
+            Ok(Err(reason)) => Err(Fault::Plugin(format!("the call returned an error: {}", kept(&reason)))),
             Err(e) => Err(fault(&mut self.store, &e)),
         }
     }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "real processes are waited for by the machine's clock")]
 
+#[path = "../hostile/mod.rs"]
+mod hostile;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -12,13 +14,10 @@ mod contract;
 mod deploy;
 mod docs;
 mod doctor;
-mod exposed;
 mod health;
 mod input;
 mod inspect;
 mod javascript;
-mod judged;
-mod large_records;
 mod letters;
 mod losses;
 mod metrics;

@@ -103,6 +103,7 @@ impl Pipeline {
             file.expect("the test's folder is writable").keep().expect("the test's folder is writable")
         };
         let ((out, stdout), (err, stderr)): ((File, PathBuf), (File, PathBuf)) = (log("out-"), log("err-"));
+        command.env_remove("KEYFOLD_SEED"); // the test's own, and no key
         let child = command.stdout(out).stderr(err).spawn().expect("the program starts");
         Running { child, stdout, stderr }
     }

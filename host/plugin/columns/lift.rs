@@ -2,6 +2,7 @@
 
 use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
 use crate::plugin::columns::{Changes, Events, FoldInput, Rejection, TimerInput, change, start_of};
+use crate::plugin::instance::kept;
 use crate::plugin::{Fault, Limits};
 use crate::record::{ByteColumn, NO_TIME};
 use crate::row::json::first_invalid;
@@ -47,6 +48,7 @@ pub(in crate::plugin) fn lift_events(
     }
     let bytes = keys.bytes().data.len() + values.data.len() + reason_bytes(&rejections) + logged;
     limits.check_output(count, bytes)?;
+    let rejections = shortened(rejections);
     Ok(Events { records: batch.records, keys: keys.into_bytes(), event_times: batch.event_times, values, rejections })
 }
 
@@ -134,7 +136,7 @@ fn lift_changes(
         list_items,
         timers: batch.timers,
         rows,
-        rejections,
+        rejections: shortened(rejections),
     })
 }
 
@@ -258,6 +260,16 @@ pub(super) fn part_bytes(part: &Part) -> usize {
     };
     // Nulls may be named more than once.
     part.columns.iter().map(|c| column(c) + END_BYTES * c.nulls.len()).sum()
+}
+
+/// Cuts the reasons, after they were counted in full: each goes into a dead letter (D46).
+fn shortened(mut rejections: Vec<Rejection>) -> Vec<Rejection> {
+    for Rejection { reason, .. } in &mut rejections {
+        if kept(reason).len() < reason.len() {
+            *reason = kept(reason).to_owned();
+        }
+    }
+    rejections
 }
 
 fn reason_bytes(rejections: &[Rejection]) -> usize {

@@ -44,6 +44,9 @@ pub enum Mode {
     TimerNow,
     TimerZero,
     Mark,
+    Reasons,
+    EmptyItems,
+    Chatter,
 }
 
 /// Where `trap`, `loop`, `grow`, `recurse` and `burn` fail.
@@ -69,7 +72,7 @@ pub struct Config {
     pub n: i64,
     /// Where to fail.
     pub at: At,
-    /// Rounds of `burn`, KiB of `hold` and `swell`, events of `tire`.
+    /// Rounds of `burn`, KiB of `hold`, `swell`, `reasons` and `chatter`, events of `tire`, thousands of `empty-items`.
     pub units: u64,
     /// The text that `mark` writes into its rows.
     pub mark: String,
@@ -230,6 +233,15 @@ impl Mapper for Hostile {
                 key.put(&Counts { count: 1, sum: v });
                 key.set_timer(0);
             }
+            Mode::Reasons => return Err(self.text()),
+            Mode::EmptyItems => {
+                (0..self.config.units * 1_000).for_each(|_| key.append(""));
+                plain_row(key, event.time, v);
+            }
+            Mode::Chatter => {
+                key.log(Level::Info, self.text());
+                plain_row(key, event.time, v);
+            }
             Mode::Log => {
                 let line = format!("event {v} of {}", key.name());
                 key.log(Level::Info, line);
@@ -314,6 +326,11 @@ impl Hostile {
             key.set_timer(time.saturating_add(10_000));
         }
         if self.config.mode == Mode::Reject { Err(format!("rejected {v}")) } else { Ok(()) }
+    }
+
+    /// As many KiB as `units` says.
+    fn text(&self) -> String {
+        "t".repeat(usize::try_from(self.config.units * 1024).unwrap_or(usize::MAX))
     }
 
     fn marked_row(&self, key: &mut Key<'_, Hostile>, n: i64, v: i64) {
