@@ -105,10 +105,11 @@ fn a_line_longer_than_any_record_is_refused_by_its_number() {
     assert!(peak < 600, "{peak} MiB");
 }
 
-/// Twenty records through the hostile plugin in this mode, on the default configuration; bytes of its dead letters, and what it said.
-fn twenty(mode: &str, units: u64) -> (Pipeline, u64, Outcome) {
+/// Twenty records through the hostile plugin in this mode, with these limits besides the defaults; bytes of its dead letters, and what it said.
+fn twenty(mode: &str, units: u64, limits: &str) -> (Pipeline, u64, Outcome) {
     let keys: Vec<String> = (0..20).map(|i| format!("k{i}")).collect();
-    let settings = hostile(&json!({"mode": mode, "units": units}));
+    let mut settings = hostile(&json!({"mode": mode, "units": units}));
+    settings.plugin = format!("{}\n{limits}", settings.plugin);
     let pipeline = pipeline(&settings, &events(keys.iter().map(String::as_str)));
     let (outcome, peak) = measured(mode, pipeline.spawn(&[]));
     assert_calm(&outcome);
@@ -120,25 +121,29 @@ fn twenty(mode: &str, units: u64) -> (Pipeline, u64, Outcome) {
 
 #[test]
 fn two_hundred_megabytes_of_reasons_are_a_few_kilobytes_of_dead_letters() {
-    let (pipeline, bytes, outcome) = twenty("reasons", 10 << 10);
+    let (pipeline, bytes, outcome) = twenty("reasons", 10 << 10, "");
     assert_eq!(letters(&pipeline).len(), 20);
     assert!(bytes < 200 << 10, "{bytes} bytes of dead letters");
     assert!(outcome.stderr.len() < 256 << 10, "{} bytes of logs", outcome.stderr.len());
 }
 
 #[test]
-fn empty_list_items_count_as_output() {
-    let (pipeline, bytes, _) = twenty("empty-items", 20_000);
+fn empty_list_items_count_as_state() {
+    let (pipeline, bytes, _) = twenty("empty-items", 20_000, "state_bytes = \"64MiB\"");
     let letters = letters(&pipeline);
     assert_eq!(letters.len(), 20);
-    assert!(letters.iter().all(|letter| letter["reason"].as_str().is_some_and(|why| why.contains("plugin."))));
+    assert!(
+        letters
+            .iter()
+            .all(|letter| letter["reason"].as_str().is_some_and(|why| why.contains("plugin.state_bytes is 67108864")))
+    );
     assert!(bytes < 200 << 10, "{bytes} bytes of dead letters");
     assert!(from_ndjson(&pipeline.path("rows.ndjson")).is_empty());
 }
 
 #[test]
 fn lines_that_a_plugin_logs_are_cut() {
-    let (pipeline, _, outcome) = twenty("chatter", 1 << 10);
+    let (pipeline, _, outcome) = twenty("chatter", 1 << 10, "");
     assert_eq!(from_ndjson(&pipeline.path("rows.ndjson")).len(), 20);
     assert!(outcome.stderr.len() < 512 << 10, "{} bytes of logs", outcome.stderr.len());
 }
