@@ -38,7 +38,6 @@ use crate::row::Image;
 use crate::sink::writer::LaneWriter;
 use crate::source::Source;
 use crate::source::merge::Merge;
-use crate::state::Shard;
 use crate::state::journal::Journal;
 use crate::state::store::Store;
 use crate::strike::{Strike, StrikeItem};
@@ -483,7 +482,7 @@ impl Running {
         if !self.core.residency.is_complete() {
             self.context.board.enter(Activity::Store);
             residency::load_more_keys(&mut self.core, &self.store)?;
-            self.count_state();
+            self.core.count_state(&self.context.board);
         }
         Ok(())
     }
@@ -509,13 +508,6 @@ impl Running {
             self.migrate_more_keys(usize::MAX)?;
         }
         self.context.signals.check_rewind()
-    }
-
-    /// Publishes how much state is in memory.
-    fn count_state(&self) {
-        let shards = &self.core.shards;
-        self.context.board.keys.set(shards.iter().map(|shard| shard.keys() as u64).sum());
-        self.context.board.state_bytes.set(shards.iter().map(Shard::bytes).sum());
     }
 
     // ---- checkpoint and end
@@ -553,7 +545,7 @@ impl Running {
         board.checkpoint_us.set(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         board.checkpoint_bytes.set(bytes);
         board.covered.set(Some(covered_ms));
-        self.count_state();
+        self.core.count_state(&self.context.board);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use crate::lane::place;
 use crate::lane::residency::Residency;
 use crate::lane::shard::{Groups, Run, ShardOutput};
 use crate::lane::time::{Jump, Timeline, Verdict};
+use crate::observe::board::LaneBoard;
 use crate::plugin::{Fault, Plugin};
 use crate::position::Position;
 use crate::record::Records;
@@ -102,6 +103,12 @@ impl Core {
     /// Forgets which keys changed, for state that is stored nowhere. Frees slots that no longer hold any.
     pub fn forget_changes(&mut self) {
         self.shards.iter_mut().for_each(|shard| shard.take_dirty(|_| ()));
+    }
+
+    /// Publishes how much state is in memory.
+    pub(super) fn count_state(&self, board: &LaneBoard) {
+        board.keys.set(self.shards.iter().map(|shard| shard.keys() as u64).sum());
+        board.state_bytes.set(self.shards.iter().map(Shard::bytes).sum());
     }
 
     /// Whether keys may have state of an earlier version.

@@ -129,13 +129,13 @@ fn two_hundred_megabytes_of_reasons_are_a_few_kilobytes_of_dead_letters() {
 
 #[test]
 fn empty_list_items_count_as_state() {
-    let (pipeline, bytes, _) = twenty("empty-items", 20_000, "state_bytes = \"64MiB\"");
+    let (pipeline, bytes, _) = twenty("empty-items", 2_000, "state_bytes = \"4MiB\"");
     let letters = letters(&pipeline);
     assert_eq!(letters.len(), 20);
     assert!(
         letters
             .iter()
-            .all(|letter| letter["reason"].as_str().is_some_and(|why| why.contains("plugin.state_bytes is 67108864")))
+            .all(|letter| letter["reason"].as_str().is_some_and(|why| why.contains("plugin.state_bytes is 4194304")))
     );
     assert!(bytes < 200 << 10, "{bytes} bytes of dead letters");
     assert!(from_ndjson(&pipeline.path("rows.ndjson")).is_empty());
