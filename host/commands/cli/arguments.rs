@@ -39,7 +39,7 @@ pub struct Target {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// Ask the host with this admin API, such as https://host.example:9640 or unix:/run/keyfold/admin.sock, instead of opening the state store.
+    /// Ask the host with this admin API, such as `https://host.example:9640` or `unix:/run/keyfold/admin.sock`, instead of opening the state store.
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
     /// File that holds the admin API's token.
