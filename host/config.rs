@@ -19,7 +19,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-pub use keys::reference;
+pub use keys::{most_like, reference};
 pub use model::{
     Admin, AdminTls, Compile, Component, Config, CqlSink, CqlTls, DEFAULT_COMPILE, DEFAULT_LIMITS, DeadLetters,
     FileFormat, FileSource, ImplausibleTime, KafkaSource, Late, Limits, Listen, NdjsonSink, OnStrike, Ordering, Plugin,

@@ -18,7 +18,7 @@ use crate::record::{Records, hex};
 use allowance::Allowance;
 
 pub use crate::config::{Compile, Limits};
-pub use columns::{Changes, Events, FoldInput, Rejection, TimerInput, change};
+pub use columns::{Changes, END_BYTES, Events, FoldInput, Rejection, TimerInput, change};
 pub use description::{Description, Encodings};
 pub use engine::engine;
 pub use instance::{Instance, call};

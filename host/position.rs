@@ -142,8 +142,12 @@ pub struct LastRecord {
 /// `u64::MAX`. Checkpoints store it, so it is the same in all versions.
 pub fn fingerprint(key: Option<&[u8]>, payload: Option<&[u8]>) -> u64 {
     let mut hash = Sha256::new();
-    add(&mut hash, [key, payload]);
-    first_bytes(hash)
+    for part in [key, payload] {
+        hash.update(part.map_or(u64::MAX, |p| p.len() as u64).to_le_bytes());
+        hash.update(part.unwrap_or_default());
+    }
+    let digest = hash.finalize();
+    u64::from_le_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"))
 }
 
 /// Returns the digest of a partition up to and with a record, from the one before it (0 before the first): XXH3 of each part of the record, seeded
@@ -160,19 +164,6 @@ pub fn digest(before: u64, record: &RecordRef<'_>) -> u64 {
     let digest = [Some(&place[..]), record.key, record.payload].into_iter().fold(before, add);
     let headers = record.headers.iter().flat_map(|(columns, i)| columns.of(*i));
     headers.fold(digest, |digest, (name, value)| add(add(digest, Some(name)), Some(value)))
-}
-
-/// Adds the length and the bytes of each part; an absent one has the length `u64::MAX`.
-fn add(hash: &mut Sha256, parts: [Option<&[u8]>; 2]) {
-    for part in parts {
-        hash.update(part.map_or(u64::MAX, |p| p.len() as u64).to_le_bytes());
-        hash.update(part.unwrap_or_default());
-    }
-}
-
-fn first_bytes(hash: Sha256) -> u64 {
-    let digest = hash.finalize();
-    u64::from_le_bytes(digest[..8].try_into().expect("a SHA-256 has 32 bytes"))
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ use crate::config::{self, Time};
 use crate::failure::Failure;
 use crate::lane::law::{self, Chance};
 use crate::lane::trial::{self, Found};
-use crate::plugin::Plugin;
 use crate::plugin::sandbox::load_plugin;
+use crate::plugin::{Fault, Plugin};
 use crate::record::Records;
 use crate::source::recent::recent;
 
@@ -85,17 +85,18 @@ impl std::fmt::Display for CaseResult {
 }
 
 impl CaseResult {
-    fn new(case: String, verdict: Verdict, found: Option<&Found>) -> CaseResult {
-        let passed = verdict.is_ok();
-        let mut detail = verdict.unwrap_or_else(|difference| difference);
-        if let Some(unseen) = found.and_then(unseen) {
+    fn passed(case: String, mut detail: String, found: &Found) -> CaseResult {
+        if let Some(unseen) = unseen(found) {
             // The plugin's output may follow in lines of its own.
             let end = detail.find('\n').unwrap_or(detail.len());
             detail.insert_str(end, &format!("; {unseen}"));
         }
-        let [rejected, late, open_timers] =
-            [found.map(|found| found.rejected), found.map(|found| found.late), found.map(|found| found.open_timers)];
-        CaseResult { case, passed, detail, rejected, late, open_timers }
+        let [rejected, late, open_timers] = [found.rejected, found.late, found.open_timers].map(Some);
+        CaseResult { case, passed: true, detail, rejected, late, open_timers }
+    }
+
+    fn failed(case: String, detail: String) -> CaseResult {
+        CaseResult { case, passed: false, detail, rejected: None, late: None, open_timers: None }
     }
 }
 
@@ -120,11 +121,12 @@ pub fn test(options: &Options, mut tell: impl FnMut(&CaseResult)) -> Result<bool
     for folder in cases {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let case = Case::new(folder, &plugin, place.path())?;
-        let verdict = case.verdict(options)?;
-        // What the output does not show, as far as all else is right.
-        let found = if verdict.is_ok() { Some(case.found()?) } else { None };
-        all &= verdict.is_ok();
-        tell(&CaseResult::new(name, verdict, found.as_ref()));
+        let result = match case.verdict(options)? {
+            Ok((detail, found)) => CaseResult::passed(name, detail, &found),
+            Err(difference) => CaseResult::failed(name, difference),
+        };
+        all &= result.passed;
+        tell(&result);
     }
     Ok(all)
 }
@@ -175,13 +177,17 @@ impl<'a> Case<'a> {
         Ok(Case { folder, plugin: plugin.to_owned(), records, settings, place })
     }
 
-    fn verdict(&self, options: &Options) -> Result<Verdict, Failure> {
+    /// Returns what was tested and what the output does not show, or else what differs.
+    fn verdict(&self, options: &Options) -> Result<Result<(String, Found), String>, Failure> {
         let whole = match self.whole()? {
             Ok(whole) => whole,
             Err(failure) => return Ok(Err(failure)),
         };
-        if let Some(violation) = self.violation()? {
-            return Ok(Err(violation));
+        let (plugin, time, records) = self.tried()?;
+        let as_failure = |fault: Fault| Failure::plugin(fault.text());
+        // As before a deployment: the output must not depend on batches, or on earlier calls of an instance.
+        if let Some(violation) = law::check(&plugin, time, &records).map_err(as_failure)? {
+            return Ok(Err(violation.to_string()));
         }
         if options.update {
             self.update(&whole)?;
@@ -208,7 +214,8 @@ impl<'a> Case<'a> {
         if options.verbose {
             whole.0.iter().flatten().for_each(|line| words.push_str(&format!("\n      {line}")));
         }
-        Ok(Ok(words))
+        let found = trial::fold(&plugin, time, &records, false).map_err(as_failure)?;
+        Ok(Ok((words, found)))
     }
 
     // ---- expected output
@@ -316,23 +323,9 @@ impl<'a> Case<'a> {
         Ok(given.and_then(|given| same(whole, &given)))
     }
 
-    /// Checks the law of the contract, as before a deployment: the output must not depend on batches, or on earlier calls of an instance.
-    fn violation(&self) -> Result<Option<String>, Failure> {
-        let (plugin, time, records) = self.tried()?;
-        let violation = law::check(&plugin, time, &records);
-        Ok(violation.map_err(|fault| Failure::plugin(fault.text()))?.map(|violation| violation.to_string()))
-    }
-
-    /// Counts what is rejected, late, or still open at the end.
-    fn found(&self) -> Result<Found, Failure> {
-        let (plugin, time, records) = self.tried()?;
-        trial::fold(&plugin, time, &records, false).map_err(|fault| Failure::plugin(fault.text()))
-    }
-
     /// The plugin, the time settings and the records of the case.
     fn tried(&self) -> Result<(Arc<Plugin>, Time, Records), Failure> {
         self.write_config("workers = 1")?;
-        self.write_records(&self.records)?;
         let renamed = |Failure { exit, message }| Failure::new(exit, self.by_the_authors_names(&message));
         let config = config::load(&self.place.join("keyfold.toml"), std::iter::empty()).map_err(renamed)?;
         let (plugin, _) = load_plugin(&config).map_err(renamed)?;

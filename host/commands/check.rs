@@ -134,7 +134,7 @@ fn topic(config: &Config, source: &LogSource, runtime: &Runtime) -> Option<Check
 
 /// Tries the plugin on some records. A source that cannot be read any more is no failure: it could be a moment ago.
 fn sampled(config: &Config, plugin: &Arc<Plugin>, source: &LogSource) -> Vec<Check> {
-    match sample::records(config, source) {
+    match sample::records(config, source, clock::instant() + TRY) {
         Ok(records) => sample::examine(config, plugin, &records),
         Err(failure) => vec![Check::warning("records", format!("not tried: {failure}"))],
     }

@@ -462,7 +462,7 @@ fn everywhere() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Given pairs of (text, answer), returns the answer whose text is most similar to `wanted`, if the similarity is at least `least`.
-fn most_like(wanted: &str, least: f64, among: impl Iterator<Item = (String, String)>) -> Option<String> {
+pub fn most_like(wanted: &str, least: f64, among: impl Iterator<Item = (String, String)>) -> Option<String> {
     let scored = among.map(|(text, answer)| (strsim::normalized_damerau_levenshtein(wanted, &text), answer));
     let best = scored.filter(|(score, _)| *score >= least).max_by(|a, b| a.0.total_cmp(&b.0));
     best.map(|(_, answer)| answer)

@@ -164,6 +164,16 @@ pub enum Source {
     File(FileSource),
 }
 
+impl Source {
+    /// Returns how partitions become lanes.
+    pub fn ordering(&self) -> Ordering {
+        match self {
+            Source::Kafka(kafka) => kafka.ordering,
+            Source::File(file) => file.ordering,
+        }
+    }
+}
+
 /// `[source.kafka]`
 #[derive(Clone, Debug)]
 pub struct KafkaSource {
@@ -192,6 +202,13 @@ pub struct FileSource {
     pub ordering: Ordering,
     /// Whether nobody writes to it any more, so that a last line without a line break counts. Not a key: the command says so.
     pub complete: bool,
+}
+
+impl FileSource {
+    /// Returns whether it is standard input, which can be read only once.
+    pub fn is_standard_input(&self) -> bool {
+        self.path.as_os_str() == "-"
+    }
 }
 
 /// Format of a source file.

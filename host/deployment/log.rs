@@ -411,11 +411,11 @@ fn plugin_path(digest: &Digest) -> String {
 }
 
 fn identity(config: &Config) -> Identity {
-    let (source, topic, ordering) = match &config.source {
-        Source::Kafka(kafka) => ("kafka", Some(kafka.topic.clone()), kafka.ordering),
-        Source::File(file) => ("file", None, file.ordering),
+    let (source, topic) = match &config.source {
+        Source::Kafka(kafka) => ("kafka", Some(kafka.topic.clone())),
+        Source::File(_) => ("file", None),
     };
-    let ordering = match ordering {
+    let ordering = match config.source.ordering() {
         Ordering::Topic => "topic",
         Ordering::Partition => "partition",
     };

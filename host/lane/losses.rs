@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::Late;
 use crate::lane::context::Context;
 use crate::lane::core::Output;
+use crate::observe;
 use crate::strike::Stage;
 
 /// The shortest time between two lines.
@@ -26,22 +27,24 @@ pub(super) struct Losses {
     jumped: Option<Duration>,
 }
 
+/// Adds what a batch lost to a tally by reason: its dead letters, and late events that are dropped without one.
+pub(super) fn tally(losses: &observe::losses::Losses, output: &Output, late: Late) {
+    output.letters.iter().for_each(|letter| losses.add(letter.stage.name(), &letter.reason, 1));
+    if late == Late::Drop && output.counts.late > 0 {
+        losses.add("late", "the event time is not after the watermark", output.counts.late);
+    }
+}
+
 impl Losses {
     /// Takes the output of a batch.
     pub(super) fn take(&mut self, context: &Context, output: &Output, late: Late) {
-        let tally = &context.board.losses;
-        let mut lost = 0;
-        for letter in &output.letters {
-            tally.add(letter.stage.name(), &letter.reason, 1);
-            lost += u64::from(matches!(letter.stage, Stage::Map | Stage::Time | Stage::Fold));
-        }
-        if late == Late::Drop && output.counts.late > 0 {
-            tally.add("late", "the event time is not after the watermark", output.counts.late);
-            lost += output.counts.late;
-        }
+        tally(&context.board.losses, output, late);
+        let of_records = |stage| matches!(stage, Stage::Map | Stage::Time | Stage::Fold);
+        let lost = output.letters.iter().filter(|letter| of_records(letter.stage)).count() as u64;
+        let dropped = if late == Late::Drop { output.counts.late } else { 0 };
         let unmapped = output.letters.iter().filter(|letter| letter.event.is_none()).count() as u64;
         self.seen += output.counts.events + unmapped;
-        self.lost += lost;
+        self.lost += lost + dropped;
         if !self.judged && self.seen >= JUDGED_AT {
             self.judge(context);
         }

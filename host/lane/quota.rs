@@ -1,13 +1,10 @@
 //! the size of a key's state, which `plugin.state_bytes` limits, before and after calls. Pure.
 
-use crate::plugin::{Changes, Fault, Limits, change};
+use crate::plugin::{Changes, END_BYTES, Fault, Limits, change};
 use crate::record::ByteColumn;
 use crate::state::KeyState;
 
-/// What is counted for a list item besides its bytes: however small it is, it occupies the host.
-const ITEM_BYTES: usize = 4;
-
-/// Returns the size of a state: the bytes of value and list items, and four for each item.
+/// Returns the size of a state: the bytes of value and list items, and [`END_BYTES`] for each item.
 pub(super) fn bytes(state: &KeyState) -> usize {
     state.value.as_ref().map_or(0, |value| value.len()) + list_bytes(&state.list, 0..state.list.len())
 }
@@ -59,8 +56,7 @@ fn bytes_after(state: &KeyState, changes: &Changes, i: usize) -> usize {
 }
 
 fn list_bytes(items: &ByteColumn, range: std::ops::Range<usize>) -> usize {
-    let end = |n: usize| if n == 0 { 0 } else { items.ends[n - 1] as usize };
-    end(range.end) - end(range.start) + ITEM_BYTES * range.len()
+    items.start(range.end) - items.start(range.start) + END_BYTES * range.len()
 }
 
 fn within(limits: &Limits, bytes: usize) -> Result<(), Fault> {
@@ -108,7 +104,7 @@ mod tests {
     #[test]
     fn a_state_is_counted_as_it_is_after_the_changes() {
         let before = state(Some(b"12345"), &[b"a", b""]);
-        assert_eq!(bytes(&before), 5 + 1 + 2 * ITEM_BYTES);
+        assert_eq!(bytes(&before), 5 + 1 + 2 * END_BYTES);
         let cases = [
             (changes(change::KEEP, b"", change::KEEP, &[]), 14),
             (changes(change::PUT, b"123", change::KEEP, &[]), 12),

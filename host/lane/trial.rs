@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::Time;
+use crate::config::{Late, Time};
+use crate::dead_letter::DeadLetter;
 use crate::lane::batch::Batch;
 use crate::lane::core::{Core, Output};
 use crate::lane::law::one_thread;
+use crate::lane::losses::tally;
 use crate::lane::time::{YEAR_1, YEAR_9999};
 use crate::observe::losses::Losses;
 use crate::plugin::{Fault, Plugin};
@@ -64,11 +66,11 @@ pub fn fold(plugin: &Arc<Plugin>, time: Time, records: &Records, apart: bool) ->
         for row in rows {
             batch.append(records, row..row + 1);
             if batch.len() == BATCH {
-                found.take(&mut core, &batch, &losses)?;
+                found.take(&mut core, &batch, (&losses, time.late))?;
                 batch = Records::default();
             }
         }
-        found.take(&mut core, &batch, &losses)?;
+        found.take(&mut core, &batch, (&losses, time.late))?;
         for shard in &mut core.shards {
             shard.take_dirty(|slot| found.open_timers += u64::from(slot.state.timer.is_some()));
         }
@@ -105,14 +107,15 @@ impl Found {
         self.units.iter().zip(units).find(|(count, _)| **count * 2 > self.events).map(|(_, unit)| unit)
     }
 
-    fn take(&mut self, core: &mut Core, batch: &Records, losses: &Losses) -> Result<(), Fault> {
+    fn take(&mut self, core: &mut Core, batch: &Records, (losses, late): (&Losses, Late)) -> Result<(), Fault> {
         if batch.is_empty() {
             return Ok(());
         }
         let prepared = core.prepare(batch)?;
         self.take_times(&prepared.batch);
         let output = core.fold(prepared)?;
-        self.take_losses(&output, losses);
+        tally(losses, &output, late);
+        self.take_losses(&output);
         Ok(())
     }
 
@@ -134,24 +137,16 @@ impl Found {
         }
     }
 
-    fn take_losses(&mut self, output: &Output, losses: &Losses) {
+    fn take_losses(&mut self, output: &Output) {
         let counts = &output.counts;
         self.records += counts.records;
         self.events += counts.events;
         self.rejected += counts.rejected;
         self.late += counts.late;
         self.jumps += output.jumps;
-        let mut told_late = 0;
-        for letter in &output.letters {
-            let is_late = letter.stage == Stage::Time && letter.reason.starts_with("late:");
-            told_late += u64::from(is_late);
-            losses.add(letter.stage.name(), &letter.reason, 1);
-            self.unmapped += u64::from(letter.event.is_none() && matches!(letter.stage, Stage::Map | Stage::Time));
-        }
-        // Those that are dropped have no dead letters.
-        if counts.late > told_late {
-            losses.add("late", "the event time is not after the watermark", counts.late - told_late);
-        }
+        let is_unmapped =
+            |letter: &&DeadLetter| letter.event.is_none() && matches!(letter.stage, Stage::Map | Stage::Time);
+        self.unmapped += output.letters.iter().filter(is_unmapped).count() as u64;
     }
 }
 

@@ -192,7 +192,7 @@ fn ended(writing: &JoinHandle<()>, stop: &AtomicBool) -> bool {
 
 fn refuse_unrepeatable(config: &Config) -> Result<(), Failure> {
     match &config.source {
-        config::Source::File(file) if file.path.as_os_str() == "-" => {
+        config::Source::File(file) if file.is_standard_input() => {
             let message = "the lanes must go back to an earlier point of the log, and standard input cannot be read again: start anew";
             Err(Failure::new(Exit::State, message))
         }

@@ -32,6 +32,10 @@ pub struct Events {
     pub rejections: Vec<Rejection>,
 }
 
+/// What is counted for each item of a list, null or log line besides its bytes, where a limit counts them: however small it is, it occupies the
+/// host.
+pub const END_BYTES: usize = 4;
+
 /// What an item takes beside its bytes, about.
 const ITEM: usize = 16;
 

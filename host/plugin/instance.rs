@@ -10,7 +10,7 @@ use crate::backoff;
 use crate::observe::meter::Call;
 use crate::plugin::allowance::Allowance;
 use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
-use crate::plugin::columns::lift::{lift_events, lift_fold, lift_states, lift_timers, log_bytes};
+use crate::plugin::columns::lift::{kept, lift_events, lift_fold, lift_states, lift_timers, log_bytes};
 use crate::plugin::columns::lower::{MapInput, lower_fold, lower_states, lower_timers};
 use crate::plugin::columns::{Changes, Events, FoldInput, TimerInput};
 use crate::plugin::{Description, Fault, Input, Limits, Plugin, bindings};
@@ -20,14 +20,6 @@ use crate::record::{ByteColumn, Records};
 const WAIT: Duration = Duration::from_millis(1);
 /// After this many pauses, a minute, waiting is given up.
 const MOST_WAITS: u32 = 60_000;
-
-/// What is kept of a reason that a plugin gives, in bytes: it goes into logs, dead letters or the journal.
-const MOST_REASON: usize = 4 << 10;
-
-/// Returns what is kept of a reason.
-pub(super) fn kept(reason: &str) -> &str {
-    &reason[..reason.floor_char_boundary(MOST_REASON)]
-}
 
 /// The data of a store: limits and usage of its guest.
 pub(super) struct Guest {

@@ -8,13 +8,6 @@ use crate::config::{self, Config};
 use crate::failure::{Exit, Failure};
 use crate::position::{Offset, Partition, TopicId};
 
-fn ordering(config: &Config) -> config::Ordering {
-    match &config.source {
-        config::Source::Kafka(kafka) => kafka.ordering,
-        config::Source::File(file) => file.ordering,
-    }
-}
-
 /// What is known of the source before it is read.
 pub(crate) enum LogSource {
     /// A topic.
@@ -44,7 +37,7 @@ impl LogSource {
 
     /// The partitions of each lane.
     pub(crate) fn lanes(&self, config: &Config) -> Vec<Vec<Partition>> {
-        match ordering(config) {
+        match config.source.ordering() {
             config::Ordering::Topic => vec![self.partitions().to_vec()],
             config::Ordering::Partition => self.partitions().iter().map(|&p| vec![p]).collect(),
         }
@@ -52,7 +45,7 @@ impl LogSource {
 
     /// The name of the lane of these partitions.
     pub(crate) fn lane_name(&self, config: &Config, partitions: &[Partition]) -> String {
-        match ordering(config) {
+        match config.source.ordering() {
             config::Ordering::Topic => "topic".to_owned(),
             config::Ordering::Partition => partitions[0].to_string(),
         }
@@ -64,7 +57,7 @@ impl LogSource {
         let first = index.lock().expect("nobody panics while holding it").take();
         match first {
             Some(index) => Ok(index),
-            None if file.path.as_os_str() == "-" => {
+            None if file.is_standard_input() => {
                 let message = "source.file.ordering = \"partition\" reads a file once per partition, which standard input cannot be: \
                                name a file, or use ordering = \"topic\"";
                 Err(Failure::new(Exit::Config, message))

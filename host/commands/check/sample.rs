@@ -2,11 +2,10 @@
 //! consumed.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::json;
 
-use crate::clock;
-use crate::commands::check::TRY;
 use crate::config::{Config, Ordering, Source};
 use crate::failure::{Check, Failure};
 use crate::lane::trial::{self, Found};
@@ -21,13 +20,13 @@ const MOST: u64 = 20_000;
 /// Records of each partition, however many there are.
 const LEAST: u64 = 20;
 
-/// Returns some records of the source that was looked at. Of standard input there are none: what is read of it is gone.
-pub(crate) fn records(config: &Config, source: &LogSource) -> Result<Records, Failure> {
-    if matches!(&config.source, Source::File(file) if file.path.as_os_str() == "-") {
+/// Returns some records of the source that was looked at, unless that takes until the deadline. Of standard input there are none: what is read of it is gone.
+pub(crate) fn records(config: &Config, source: &LogSource, deadline: Instant) -> Result<Records, Failure> {
+    if matches!(&config.source, Source::File(file) if file.is_standard_input()) {
         return Ok(Records::default());
     }
     let count = (MOST / source.partitions().len().max(1) as u64).clamp(LEAST, TRIED);
-    recent_of(&config.source, source, count, clock::instant() + TRY)
+    recent_of(&config.source, source, count, deadline)
 }
 
 /// Tries the plugin on the records, if there are any.
@@ -35,11 +34,7 @@ pub(crate) fn examine(config: &Config, plugin: &Arc<Plugin>, records: &Records) 
     if records.is_empty() {
         return Vec::new();
     }
-    let ordering = match &config.source {
-        Source::Kafka(kafka) => kafka.ordering,
-        Source::File(file) => file.ordering,
-    };
-    match trial::fold(plugin, config.time, records, ordering == Ordering::Partition) {
+    match trial::fold(plugin, config.time, records, config.source.ordering() == Ordering::Partition) {
         Ok(found) => judge(&found),
         Err(fault) => vec![Check::warning("records", format!("not tried: {}", fault.text()))],
     }

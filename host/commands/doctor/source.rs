@@ -259,7 +259,7 @@ fn running_out(place: &Place, keeping: Keeping, now_ms: i64) -> Option<String> {
 
 fn same_file(config: &config::FileSource, lanes: &[LaneState]) -> Option<Check> {
     let starts = starts(lanes);
-    if starts.is_empty() || config.path.as_os_str() == "-" {
+    if starts.is_empty() || config.is_standard_input() {
         return None;
     }
     let opened = file::inspect(config).and_then(|index| file::FileSource::open(index, &starts));
@@ -272,15 +272,11 @@ fn same_file(config: &config::FileSource, lanes: &[LaneState]) -> Option<Check> 
 /// Checks some recent records: what the plugin makes of them, their timestamps, and in which partitions the keys of their events are. Nothing if
 /// there are none.
 fn sampled(config: &Config, plugin: &Arc<Plugin>, source: &LogSource) -> Vec<Check> {
-    let Ok(records) = sample::records(config, source) else { return Vec::new() };
-    let ordering = match &config.source {
-        Source::Kafka(kafka) => kafka.ordering,
-        Source::File(file) => file.ordering,
-    };
+    let Ok(records) = sample::records(config, source, clock::instant() + check::TRY) else { return Vec::new() };
     if records.is_empty() {
         return Vec::new();
     }
-    let keys = judge_keys(ordering, &records, &events(plugin, &records));
+    let keys = judge_keys(config.source.ordering(), &records, &events(plugin, &records));
     let mut checks = sample::examine(config, plugin, &records);
     checks.extend(judge_timestamps(&records));
     checks.push(keys);

@@ -1,15 +1,19 @@
 //! What the contract's calls returned, verified and taken over as the host's columns.
 
 use crate::plugin::bindings::exports::keyfold::mapper::mapper as wit;
-use crate::plugin::columns::{Changes, Events, FoldInput, Rejection, TimerInput, change, start_of};
-use crate::plugin::instance::kept;
+use crate::plugin::columns::{Changes, END_BYTES, Events, FoldInput, Rejection, TimerInput, change, start_of};
 use crate::plugin::{Fault, Limits};
 use crate::record::{ByteColumn, NO_TIME};
 use crate::row::json::first_invalid;
 use crate::row::{Column, ColumnData, ColumnType, Part, Table, TextColumn};
 
-/// What is counted for each item of a list, null or log line besides its bytes: however small it is, it occupies the host.
-const END_BYTES: usize = 4;
+/// What is kept of a reason that a plugin gives, in bytes: it goes into logs, dead letters or the journal.
+const MOST_REASON: usize = 4 << 10;
+
+/// Returns what is kept of a reason.
+pub(in crate::plugin) fn kept(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(MOST_REASON)]
+}
 
 /// Verifies what `migrate` returned: as many values and list items as it was given.
 pub(in crate::plugin) fn lift_states(

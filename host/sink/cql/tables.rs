@@ -4,7 +4,7 @@
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 
-use crate::config::CqlSink;
+use crate::config::{CqlSink, most_like};
 use crate::failure::{Check, Failure};
 use crate::row::Table;
 use crate::sink::cql::schema::{RealColumn, create_table, fit, insert, read_nothing, write_nothing};
@@ -54,11 +54,9 @@ pub(super) async fn inspect(session: &Session, config: &CqlSink, tables: &[Table
 /// Names the one of these that is most like a name that does not exist, if one is. Names that differ in case only are the most alike: CQL
 /// turns names without quotes into lower case, and keyfold does not.
 fn hint(name: &str, others: &[(String,)]) -> String {
-    let lower = name.to_lowercase();
-    let alike =
-        |(other,): &(String,)| (strsim::normalized_damerau_levenshtein(&lower, &other.to_lowercase()), other.clone());
-    let most = others.iter().map(alike).filter(|(likeness, _)| *likeness >= 0.7).max_by(|a, b| a.0.total_cmp(&b.0));
-    most.map(|(_, other)| format!(" (did you mean {other}?)")).unwrap_or_default()
+    let others = others.iter().map(|(other,)| (other.to_lowercase(), other.clone()));
+    let nearest = most_like(&name.to_lowercase(), 0.7, others);
+    nearest.map(|nearest| format!(" (did you mean {nearest}?)")).unwrap_or_default()
 }
 
 async fn inspect_table(

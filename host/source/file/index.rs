@@ -67,7 +67,7 @@ pub fn inspect(config: &config::FileSource) -> Result<Index, Failure> {
     let mut reader = BufReader::with_capacity(1 << 20, index.file.try_clone().map_err(|e| index.lines.unreadable(&e))?);
     let mut cursors = BTreeMap::new();
     // What a pipe holds at its end is all that there will be.
-    let is_complete = config.complete || config.path.as_os_str() == "-";
+    let is_complete = config.complete || config.is_standard_input();
     let (mut start, mut line, mut bytes) = (0, 0, Vec::new());
     loop {
         let count = read_block(&mut reader, &mut bytes).map_err(|e| index.lines.unreadable(&e))?;

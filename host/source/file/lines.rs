@@ -52,8 +52,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn new(config: &config::FileSource) -> Result<Lines, Failure> {
-        let name =
-            if config.path.as_os_str() == "-" { "standard input".into() } else { config.path.display().to_string() };
+        let name = if config.is_standard_input() { "standard input".into() } else { config.path.display().to_string() };
         let timestamp_start = match (config.format, config.timestamp_start_ms) {
             (FileFormat::Payloads, None) => {
                 return Err(Failure::config(
