@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::clock;
+use crate::{clock, machine};
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
@@ -16,7 +16,10 @@ const BETWEEN_WARNINGS: Duration = Duration::from_secs(10);
 /// Sleeps. Every other module waits through this function, so that the places that block can be found.
 #[expect(clippy::disallowed_methods, reason = "the one door to sleeping")]
 pub(crate) fn pause(time: Duration) {
-    std::thread::sleep(time);
+    match machine::simulated() {
+        Some(machine) => machine.pause(time),
+        None => std::thread::sleep(time),
+    }
 }
 
 /// The availability of an external system, for probes and metrics.

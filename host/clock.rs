@@ -6,18 +6,26 @@
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::machine;
+
 /// The origin of [`uptime_us`] and of [`SystemClock`].
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Returns the machine's time, milliseconds since 1970 UTC.
 pub fn now_ms() -> i64 {
+    if let Some(machine) = machine::simulated() {
+        return machine.now_ms();
+    }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Returns a point for measuring intervals.
 pub fn instant() -> Instant {
-    Instant::now()
+    match machine::simulated() {
+        Some(machine) => *BEGAN + machine.monotonic(),
+        None => Instant::now(),
+    }
 }
 
 /// Returns the time that has passed since a point.
@@ -27,7 +35,7 @@ pub fn since(point: Instant) -> Duration {
 
 /// Returns the microseconds since the first call, for intervals that fit in an atomic number.
 pub fn uptime_us() -> u64 {
-    u64::try_from(BEGAN.elapsed().as_micros()).unwrap_or(u64::MAX)
+    u64::try_from(since(*BEGAN).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A source of time that can be replaced in a simulation.

@@ -137,7 +137,8 @@ pub enum Standing {
 }
 
 impl Deployment {
-    pub(crate) fn of(settings: Settings, plugin: &Plugin, probation_ms: i64, author: &Author) -> Deployment {
+    /// Makes a deployment of a plugin with these settings, without a T.
+    pub fn of(settings: Settings, plugin: &Plugin, probation_ms: i64, author: &Author) -> Deployment {
         let description = &plugin.description;
         Deployment {
             t: None,

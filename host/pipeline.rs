@@ -5,3 +5,4 @@ mod open;
 pub mod reset;
 pub mod run;
 mod stop;
+pub mod world;

@@ -148,6 +148,7 @@ fn source_detail(source: &LogSource) -> String {
             format!("topic with {} partitions, about {records} records{stamps}", topic.partitions.len())
         }
         LogSource::File { partitions, .. } => format!("file with {} partitions", partitions.len()),
+        LogSource::Other(log) => format!("log with {} partitions", log.partitions().len()),
     }
 }
 

@@ -2,10 +2,8 @@
 //! reservation's pace and the loading, which happens on threads of its own.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
@@ -17,6 +15,7 @@ use crate::deployment::protocol::{View, probation_end};
 use crate::deployment::{Author, Entry, PipelineLog, Rewind, Settings};
 use crate::event_time::AppendTime;
 use crate::failure::{Exit, Failure};
+use crate::machine::{self, Thread};
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{self, Compiling, Plugin};
 use crate::position::TopicId;
@@ -42,7 +41,7 @@ pub struct Logic {
 }
 
 /// A deployment that is loaded, is being loaded, or will be.
-type Loaded = Arc<OnceLock<Result<Logic, Failure>>>;
+type Loaded = Arc<Mutex<Option<Result<Logic, Failure>>>>;
 
 /// Loads deployments, each once however many lanes ask.
 pub struct Loader {
@@ -76,12 +75,12 @@ impl Loader {
     /// Takes over what was loaded already.
     pub fn keep(&self, logic: Logic) {
         // One that was loaded before is the same.
-        let _ = self.slot(logic.n).set(Ok(logic));
+        machine::lock(&self.slot(logic.n)).get_or_insert(Ok(logic));
     }
 
     /// Deployment `n`, loaded now or before.
     pub fn load(&self, n: u64) -> Result<Logic, Failure> {
-        self.slot(n).get_or_init(|| self.make(n)).clone()
+        machine::lock(&self.slot(n)).get_or_insert_with(|| self.make(n)).clone()
     }
 
     fn slot(&self, n: u64) -> Loaded {
@@ -121,7 +120,7 @@ impl Loader {
     /// Loads a deployment on a thread of its own, so that it is there when it is needed.
     fn prepare(self: &Arc<Self>, n: u64) {
         let loader = Arc::clone(self);
-        let spawned = std::thread::Builder::new().name(format!("deployment-{n}")).spawn(move || {
+        let spawned = machine::spawn(format!("deployment-{n}"), move || {
             let started = clock::instant();
             match loader.load(n) {
                 Ok(logic) => {
@@ -165,10 +164,10 @@ impl News {
                     tracing::warn!(event = "deployments-unreadable", %failure, "cannot read deployments; retrying");
                 }
                 drop(news);
-                std::thread::park_timeout(LOOK);
+                machine::park(LOOK);
             }
         };
-        let thread = std::thread::Builder::new().name("news".into()).spawn(body);
+        let thread = machine::spawn("news", body);
         let refused = |e| Failure::new(Exit::Unexpected, format!("no thread to listen for deployments: {e}"));
         Ok(Listening { news, thread: Some(thread.map_err(refused)?) })
     }
@@ -197,7 +196,7 @@ impl News {
 #[derive(Debug)]
 pub struct Listening {
     news: Arc<News>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread<()>>,
 }
 
 impl Listening {
@@ -211,7 +210,7 @@ impl Drop for Listening {
     fn drop(&mut self) {
         drop(std::mem::take(&mut self.news));
         if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
+            thread.unpark();
             let _ = thread.join();
         }
     }
@@ -242,8 +241,7 @@ impl Follower {
         lane: &str,
         in_force: u64,
     ) -> Result<Follower, Failure> {
-        let random = RandomState::new().build_hasher().finish();
-        let host = format!("{:016x}", random ^ clock::now_ms().cast_unsigned());
+        let host = format!("{:016x}", machine::random() ^ clock::now_ms().cast_unsigned());
         let holder = Holder { lane: lane.to_owned(), host };
         let (view, learned) = View::open(&log, &holder, in_force)?;
         let (ahead_ms, raised) = (LEAST_AHEAD_MS, clock::instant());

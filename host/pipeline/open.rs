@@ -4,14 +4,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
-use object_store::ObjectStore;
-use tokio::runtime::Runtime;
-
 use crate::clock::{self, SystemClock};
-use crate::config::{self, Config, WithdrawnRows};
+use crate::config::{Config, WithdrawnRows};
 use crate::deployment::follow::{Follower, Loader, Logic, News};
 use crate::deployment::{PipelineLog, Verdict, check_seals, journal_missing};
 use crate::failure::{Exit, Failure};
@@ -19,15 +15,17 @@ use crate::lane::Lane;
 use crate::lane::audit::Auditor;
 use crate::lane::core::Core;
 use crate::lane::interrupt::Signals;
+use crate::machine::Thread;
 use crate::observe::board::Board;
+use crate::pipeline::world::World;
 use crate::position::{Offset, Partition};
 use crate::sink::writer::Writer;
-use crate::source::log_source::LogSource;
+use crate::source::log_source::{LogSource, Started};
 use crate::source::merge::Merge;
-use crate::source::{Source, Start, file, grown, kafka};
+use crate::source::{Start, grown};
 use crate::state::checkpoint::{Checkpoint, resume_of};
+use crate::state::database::Databases;
 use crate::state::journal::{self, Beginning, Contents, Journal, Seals};
-use crate::state::objects::delete_under;
 use crate::state::store::Store;
 use crate::state::tenure::Tenure;
 use crate::{dead_letter, sink};
@@ -42,16 +40,13 @@ pub(super) struct Opening<'a> {
     /// The deployment that holds from the beginning of the log.
     pub(super) first: u64,
     pub(super) loader: &'a Arc<Loader>,
-    pub(super) runtime: &'a Runtime,
-    pub(super) objects: &'a Arc<dyn ObjectStore>,
+    pub(super) world: &'a dyn World,
+    pub(super) databases: &'a dyn Databases,
     pub(super) source: &'a LogSource,
     pub(super) board: &'a Arc<Board>,
     pub(super) stop: &'a Arc<AtomicBool>,
     pub(super) back: &'a Arc<AtomicBool>,
 }
-
-/// A source with the offsets at which it started.
-type Started = (Box<dyn Source>, Vec<(Partition, Offset)>);
 
 /// A lane whose state and journal are open and read.
 struct Opened {
@@ -71,7 +66,7 @@ impl Opening<'_> {
         mut sink: Box<dyn sink::Sink>,
         mut letters: Box<dyn dead_letter::DeadLetterWriter>,
         workers: &Arc<rayon::ThreadPool>,
-    ) -> Result<(Vec<Lane>, JoinHandle<()>), Failure> {
+    ) -> Result<(Vec<Lane>, Thread<()>), Failure> {
         let mut opened = Vec::new();
         let seals = self.log.seals()?; // of the deployments, once for all lanes
         for partitions in self.source.lanes(self.config) {
@@ -100,7 +95,7 @@ impl Opening<'_> {
     /// The state of a lane as this history knows it: without what a withdrawn deployment made, and empty if another history made it.
     fn state(&self, name: &str) -> Result<(Store, Option<Checkpoint>), Failure> {
         let path = format!("lanes/{name}");
-        let open = || Store::open(Arc::clone(self.objects), &path, self.runtime.handle().clone());
+        let open = || Store::over(self.databases.open(&path)?);
         let mut store = open()?;
         if let Some(deployment) = store.undo_of()
             && self.log.is_withdrawn(deployment)?
@@ -117,12 +112,7 @@ impl Opening<'_> {
         let Some(n) = checkpoint.as_ref().map(|checkpoint| checkpoint.deployment) else { return Ok((store, None)) };
         if n < self.first {
             store.close()?;
-            self.runtime.block_on(delete_under(self.objects, &path)).map_err(|e| {
-                Failure::new(
-                    Exit::Outside,
-                    format!("state.url: the checkpoints of a former history cannot be deleted: {e}"),
-                )
-            })?;
+            self.databases.delete(&path)?;
             tracing::info!(
                 event = "lane-reprocessing",
                 lane = name,
@@ -171,8 +161,7 @@ impl Opening<'_> {
 
     fn lane(&self, partitions: Vec<Partition>, seals: &Seals) -> Result<Opened, Failure> {
         let name = self.source.lane_name(self.config, &partitions);
-        let handle = self.runtime.handle();
-        let (mut journal, contents) = Journal::open(Arc::clone(self.objects), &name, handle.clone())?;
+        let (mut journal, contents) = Journal::over(self.databases.open(&journal::path(&name))?)?;
         let mut seals = Cow::Borrowed(seals);
         if contents.seals.iter().any(|(n, told)| seals.get(n) != Some(told)) {
             // The former owner may have been told more in the meantime; now it is fenced.
@@ -205,7 +194,7 @@ impl Opening<'_> {
                 continue;
             }
             // Another host may have folded on since the topic was looked at; now that the journal is this host's, none does.
-            let now = LogSource::inspect(self.config, self.deadline)?.high(partition);
+            let now = self.world.log(self.config, self.deadline)?.high(partition);
             if let Some(high) = now.filter(|&high| high < next) {
                 let message = format!(
                     "partition {partition} ends at offset {high}, but records up to {next} were folded before: the topic was truncated or \
@@ -217,23 +206,12 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// The started source, and the first offset of each partition.
     fn source(&self, starts: &[Start]) -> Result<Started, Failure> {
         // What was put back in the sink before may have taken long.
         let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
-        Ok(match &self.config.source {
-            config::Source::Kafka(kafka) => {
-                let source = kafka::KafkaSource::open(kafka, starts, self.until_end, deadline)?;
-                source.topic_id().iter().try_for_each(|id| self.log.hold_topic(id))?;
-                let first = source.first_offsets();
-                (Box::new(source), first)
-            }
-            config::Source::File(file) => {
-                let source = file::FileSource::open(self.source.index(file)?, starts)?;
-                let first = source.first_offsets();
-                (Box::new(source), first)
-            }
-        })
+        let started = self.source.open(self.config, starts, self.until_end, deadline)?;
+        started.topic_id.iter().try_for_each(|id| self.log.hold_topic(id))?;
+        Ok(started)
     }
 }
 
@@ -276,7 +254,7 @@ impl Opened {
         lengths: (Option<u64>, Option<u64>),
     ) -> Result<Lane, Failure> {
         let starts = self.starts();
-        let (source, first_offsets) = opening.source(&starts)?;
+        let Started { source, first_offsets, .. } = opening.source(&starts)?;
         let Opened { name, store, checkpoint, journal, mut contents, tenure, .. } = self;
         if contents.beginning.is_none() {
             let offsets = first_offsets.iter().copied().collect();

@@ -4,11 +4,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use object_store::ObjectStore;
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 
 use crate::backoff;
 use crate::clock;
@@ -17,15 +16,18 @@ use crate::deployment::follow::{Loader, Logic, News};
 use crate::deployment::{PipelineLog, Standing};
 use crate::failure::{Exit, Failure};
 use crate::lane::{Lane, Summary};
+use crate::machine::{self, Thread};
 use crate::observe::board::{Board, Phase};
 use crate::observe::telemetry;
 use crate::pipeline::open::Opening;
+use crate::pipeline::world::{Real, World, topic};
 use crate::pipeline::{descriptors, stop};
+use crate::plugin::Plugin;
 use crate::plugin::sandbox::Sandbox;
 use crate::rollout::{order, shadow, watch_file};
 use crate::row::Table;
 use crate::source::log_source::LogSource;
-use crate::state::objects::{Presence, objects, runtime};
+use crate::state::objects::{Presence, runtime};
 use crate::state::patient::Patient;
 use crate::{admin, dead_letter, sink};
 
@@ -62,70 +64,96 @@ pub fn run_until(
     if signals {
         stop::on_signals(board)?;
     }
-    let (runtime, stop) = (runtime()?, board.stop());
+    let runtime = runtime()?;
     let _admin = config.admin.as_ref().map(|admin| serve_admin(config, admin, options, board)).transpose()?;
-    let deadline = clock::instant() + config.run.startup_timeout;
     let sandbox = Sandbox::new(config)?;
     let plugin = sandbox.load(config)?;
-    board.enter(Phase::Starting("reading the journal"));
-    let patient = Patient::new(objects(&config.state.url)?, Arc::clone(board.state()), deadline, Arc::clone(stop));
-    let objects: Arc<dyn ObjectStore> = Arc::new(patient.clone());
+    let _presence = Presence::announce(&config.state.url)?;
     if let Some(folder) = config.state.url.to_file_path().ok().filter(|_| config.state.url.scheme() == "file") {
         drop(board.state_folder.set(folder));
     }
-    let _presence = Presence::announce(&config.state.url)?;
-    let log = PipelineLog::new(Arc::clone(&objects), runtime.handle().clone());
-    let store = order::Stored { objects: &objects, log: &log, runtime: runtime.handle() };
-    let standing = log.standing(config, &plugin.digest)?;
-    order::allow(config, &standing)?;
-    let tables = &plugin.description.tables;
-    board.enter(Phase::Starting("connecting to source, sink and dead letters"));
-    let mut outside = Outside::open(config, tables, &runtime, deadline)?;
-    check_topic(config, &log, &outside.source)?;
-    descriptors::ensure(outside.source.lanes(config).len())?;
-    board.enter(Phase::Starting("opening lanes"));
-    log.begin(config, &plugin)?;
-    let loader = Arc::new(Loader::of(&sandbox, config, log.clone()));
-    let configured = |n| Logic { n, plugin: Arc::clone(&plugin), time: config.time };
-    match standing {
-        Standing::First => loader.keep(configured(0)),
-        Standing::Same(n) => loader.keep(configured(n)),
-        Standing::Superseded(n) => warn_of_older_file(n),
-        Standing::Changed(_) => order::at_start(config, &store, &plugin)?,
-    }
-    log.remember(config, &plugin.digest)?;
-    attend(config, options, store, stop)?;
-    let listening = News::listen(log.clone())?;
-    loop {
-        let back = Arc::new(AtomicBool::new(false));
-        let opening = Opening {
-            config,
-            until_end: options.until_end,
-            deadline,
-            log: &log,
-            news: listening.news(),
-            first: log.first()?,
-            loader: &loader,
-            runtime: &runtime,
-            objects: &objects,
-            source: &outside.source,
-            board,
-            stop,
-            back: &back,
-        };
-        let (lanes, writing) = opening.lanes(outside.sink, outside.letters, &sandbox.workers)?;
-        patient.for_ever();
-        tracing::info!(event = "folding", pipeline = config.name, lanes = lanes.len(), "folding");
-        board.enter(Phase::Folding);
-        let summaries = work(lanes, stop)?;
-        if back.load(Ordering::Relaxed) {
-            board.enter(Phase::Rewinding);
+    let host = Host { config, options, board, sandbox: &sandbox, plugin: &plugin, runtime: runtime.handle() };
+    host.run(&Real)
+}
+
+/// A host that is about to run a pipeline.
+pub struct Host<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// How to run.
+    pub options: &'a Options,
+    /// What others see of it, and by which it is stopped.
+    pub board: &'a Arc<Board>,
+    /// What plugins run in.
+    pub sandbox: &'a Sandbox,
+    /// The configured plugin.
+    pub plugin: &'a Arc<Plugin>,
+    /// What requests to the store and the sink run on.
+    pub runtime: &'a Handle,
+}
+
+impl Host<'_> {
+    /// Runs the pipeline in a world until its source ends or the board's `stop` is raised; returns what each lane did.
+    pub fn run(&self, world: &dyn World) -> Result<Vec<Summary>, Failure> {
+        let Host { config, options, board, sandbox, plugin, runtime } = *self;
+        let (stop, deadline) = (board.stop(), clock::instant() + config.run.startup_timeout);
+        board.enter(Phase::Starting("reading the journal"));
+        let patient = Patient::new(world.objects(config)?, Arc::clone(board.state()), deadline, Arc::clone(stop));
+        let objects: Arc<dyn ObjectStore> = Arc::new(patient.clone());
+        let databases = world.databases(&objects, runtime);
+        let log = PipelineLog::new(Arc::clone(&objects), runtime.clone());
+        let store = order::Stored { objects: &objects, log: &log, runtime };
+        let standing = log.standing(config, &plugin.digest)?;
+        order::allow(config, &standing)?;
+        let tables = &plugin.description.tables;
+        board.enter(Phase::Starting("connecting to source, sink and dead letters"));
+        let mut outside = Outside::open(world, config, tables, runtime, deadline)?;
+        check_topic(config, &log, &outside.source)?;
+        descriptors::ensure(outside.source.lanes(config).len())?;
+        board.enter(Phase::Starting("opening lanes"));
+        log.begin(config, plugin)?;
+        let loader = Arc::new(Loader::of(sandbox, config, log.clone()));
+        let configured = |n| Logic { n, plugin: Arc::clone(plugin), time: config.time };
+        match standing {
+            Standing::First => loader.keep(configured(0)),
+            Standing::Same(n) => loader.keep(configured(n)),
+            Standing::Superseded(n) => warn_of_older_file(n),
+            Standing::Changed(_) => order::at_start(config, &store, plugin)?,
         }
-        if !back.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed) || !ended(&writing, stop) {
-            return Ok(summaries);
+        log.remember(config, &plugin.digest)?;
+        attend(config, options, store, stop)?;
+        let listening = News::listen(log.clone())?;
+        loop {
+            let back = Arc::new(AtomicBool::new(false));
+            let opening = Opening {
+                config,
+                until_end: options.until_end,
+                deadline,
+                log: &log,
+                news: listening.news(),
+                first: log.first()?,
+                loader: &loader,
+                world,
+                databases: &*databases,
+                source: &outside.source,
+                board,
+                stop,
+                back: &back,
+            };
+            let (lanes, writing) = opening.lanes(outside.sink, outside.letters, &sandbox.workers)?;
+            patient.for_ever();
+            tracing::info!(event = "folding", pipeline = config.name, lanes = lanes.len(), "folding");
+            board.enter(Phase::Folding);
+            let summaries = work(lanes, stop)?;
+            if back.load(Ordering::Relaxed) {
+                board.enter(Phase::Rewinding);
+            }
+            if !back.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed) || !ended(&writing, stop) {
+                return Ok(summaries);
+            }
+            refuse_unrepeatable(config)?;
+            outside = Outside::open(world, config, tables, runtime, clock::instant() + config.run.startup_timeout)?;
         }
-        refuse_unrepeatable(config)?;
-        outside = Outside::open(config, tables, &runtime, clock::instant() + config.run.startup_timeout)?;
     }
 }
 
@@ -183,7 +211,7 @@ fn attend(
 }
 
 /// Waits until the writing thread has written what it was given; false if a stop came before.
-fn ended(writing: &JoinHandle<()>, stop: &AtomicBool) -> bool {
+fn ended(writing: &Thread<()>, stop: &AtomicBool) -> bool {
     while !writing.is_finished() && !stop.load(Ordering::Relaxed) {
         backoff::pause(Duration::from_millis(1));
     }
@@ -208,11 +236,17 @@ struct Outside {
 }
 
 impl Outside {
-    fn open(config: &Config, tables: &Arc<[Table]>, runtime: &Runtime, deadline: Instant) -> Result<Outside, Failure> {
+    fn open(
+        world: &dyn World,
+        config: &Config,
+        tables: &Arc<[Table]>,
+        runtime: &Handle,
+        deadline: Instant,
+    ) -> Result<Outside, Failure> {
         Ok(Outside {
-            source: LogSource::inspect(config, deadline)?,
-            sink: sink::open(&config.sink, tables, runtime.handle(), Some(deadline))?,
-            letters: dead_letter::open(&config.dead_letters, topic(config), Some(deadline))?,
+            source: world.log(config, deadline)?,
+            sink: world.sink(config, tables, runtime, deadline)?,
+            letters: world.letters(config, deadline)?,
         })
     }
 }
@@ -223,18 +257,11 @@ fn work(lanes: Vec<Lane>, stop: &Arc<AtomicBool>) -> Result<Vec<Summary>, Failur
     for lane in lanes {
         let stop = Arc::clone(stop);
         let body = move || lane.run().inspect_err(|_| stop.store(true, Ordering::Relaxed));
-        let thread = std::thread::Builder::new().name("lane".into()).spawn(body);
+        let thread = machine::spawn("lane", body);
         threads.push(thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for a lane: {e}")))?);
     }
     let panicked = || {
         Failure::new(Exit::Unexpected, "a lane ended by a panic: this is a bug; its state is as of the last checkpoint")
     };
     threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
-}
-
-fn topic(config: &Config) -> Option<&str> {
-    match &config.source {
-        config::Source::Kafka(kafka) => Some(&kafka.topic),
-        config::Source::File(_) => None,
-    }
 }

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 pub(crate) const VISITS: &[u8] = include_bytes!(env!("VISITS_WASM"));
 
 /// The workers, and the sandbox in which they run plugins.
-pub(crate) struct Sandbox {
+pub struct Sandbox {
     pub(crate) workers: Arc<rayon::ThreadPool>,
     pub(crate) engine: Engine,
     pub(crate) instances: u32,
@@ -23,7 +23,7 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     /// Makes the sandbox, sized by the configuration.
-    pub(crate) fn new(config: &Config) -> Result<Sandbox, Failure> {
+    pub fn new(config: &Config) -> Result<Sandbox, Failure> {
         let workers = config.run.workers;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(workers)
@@ -39,13 +39,13 @@ impl Sandbox {
     }
 
     /// Loads the plugin that the configuration names.
-    pub(crate) fn load(&self, config: &Config) -> Result<Arc<Plugin>, Failure> {
+    pub fn load(&self, config: &Config) -> Result<Arc<Plugin>, Failure> {
         let (bytes, name) = component(&config.plugin.component)?;
         self.load_bytes(bytes, &name, &config.plugin.config, config.plugin.limits)
     }
 
     /// Loads the plugin in these bytes. It gets no more memory than the configuration's plugin may use.
-    pub(crate) fn load_bytes(
+    pub fn load_bytes(
         &self,
         bytes: Vec<u8>,
         name: &str,

@@ -20,6 +20,7 @@ use crate::deployment::shadow::{Report, Shadow};
 use crate::failure::{Exit, Failure};
 use crate::lane::core::{Core, Output};
 use crate::lane::residency::Residency;
+use crate::machine;
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{Plugin, halted};
 use crate::position::{Partition, Position, Resume};
@@ -65,7 +66,7 @@ pub fn follow(pipeline: Pipeline, stop: &Arc<AtomicBool>) -> Result<(), Failure>
             backoff::pause(PAUSE);
         }
     };
-    let thread = std::thread::Builder::new().name("shadow".into()).spawn(body);
+    let thread = machine::spawn("shadow", body);
     thread.map(drop).map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for shadows: {e}")))
 }
 

@@ -3,13 +3,13 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::backoff;
 use crate::clock;
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
 use crate::failure::Failure;
+use crate::machine::{self, Thread};
 use crate::observe::board::{Board, LaneBoard};
 use crate::record::{NO_TIME, RecordRef, Records};
 use crate::row::Rows;
@@ -79,16 +79,15 @@ impl Writer {
         sink: Box<dyn Sink>,
         letters: Box<dyn DeadLetterWriter>,
         board: &Arc<Board>,
-    ) -> Result<(Writer, JoinHandle<()>), Failure> {
+    ) -> Result<(Writer, Thread<()>), Failure> {
         let (messages, inbox) = sync_channel(WAITING);
         let failure = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&failure);
         board.writes_to(sink.outage(), letters.outage());
         let mut outputs = Outputs { sink, letters, board: Arc::clone(board) };
         let body = move || outputs.serve(&inbox, &slot);
-        let thread = std::thread::Builder::new().name("writer".into()).spawn(body);
-        let thread =
-            thread.map_err(|e| Failure::unexpected(format!("cannot start the thread that writes rows: {e}")))?;
+        let thread = machine::spawn("writer", body)
+            .map_err(|e| Failure::unexpected(format!("cannot start the thread that writes rows: {e}")))?;
         Ok((Writer { messages, failure, board: Arc::clone(board) }, thread))
     }
 
@@ -121,7 +120,7 @@ impl LaneWriter {
             return Ok(None);
         }
         loop {
-            match answer.recv_timeout(POLL) {
+            match machine::receive_within(&answer, POLL) {
                 Ok(lengths) => return Ok(Some(lengths)),
                 Err(RecvTimeoutError::Timeout) if patient() => {}
                 Err(RecvTimeoutError::Timeout) => return Ok(None),
@@ -163,7 +162,7 @@ struct Outputs {
 impl Outputs {
     /// Serves messages until the last handle is gone, or until a failure, which it leaves in `slot`.
     fn serve(&mut self, inbox: &Receiver<Message>, slot: &Mutex<Option<Failure>>) {
-        for message in inbox {
+        while let Some(message) = machine::receive(inbox) {
             self.board.queue(-1);
             // A lane that waits for a reply learns of a failure when the reply is dropped: not before the failure is there.
             let (served, _reply) = match message {
@@ -197,7 +196,7 @@ impl Outputs {
         ((plugin, deployment), OfLane { board: lane, owner }): (&(String, u64), &OfLane),
     ) -> Result<(), Failure> {
         if let Some(images) = images {
-            let mut notes = images.lock().expect("nobody panics while holding it");
+            let mut notes = machine::lock(images);
             note_images(&mut notes, &mut *self.sink, rows)?; // I10
         }
         if !rows.is_empty() {

@@ -1,19 +1,48 @@
 //! What is known of a source before it is read: its partitions, their ends, and the lanes they make.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::{file, kafka};
+use super::{Source, Start, file, kafka};
 use crate::config::{self, Config};
 use crate::failure::{Exit, Failure};
 use crate::position::{Offset, Partition, TopicId};
 
+/// A log that is neither a topic of a broker nor a file: a simulated one.
+pub trait Log: Send + Sync {
+    /// Returns its partitions, ascending.
+    fn partitions(&self) -> &[Partition];
+    /// Returns the offset after the last record of a partition, as of when it was looked at.
+    fn high(&self, partition: Partition) -> Option<Offset>;
+    /// Returns its id.
+    fn topic_id(&self) -> Option<&TopicId>;
+    /// Begins to read.
+    fn open(&self, starts: &[Start], until_end: bool) -> Result<Started, Failure>;
+}
+
+/// A source that has begun to read.
+pub struct Started {
+    /// The source.
+    pub source: Box<dyn Source>,
+    /// The offset at which reading each partition started.
+    pub first_offsets: Vec<(Partition, Offset)>,
+    /// The id of the log, where it has one.
+    pub topic_id: Option<TopicId>,
+}
+
 /// What is known of the source before it is read.
-pub(crate) enum LogSource {
+pub enum LogSource {
     /// A topic.
     Kafka(kafka::Topic),
     /// A file: its partitions, and its index until a lane takes it.
-    File { partitions: Vec<Partition>, index: Mutex<Option<file::Index>> },
+    File {
+        /// Its partitions.
+        partitions: Vec<Partition>,
+        /// What was found when it was read once.
+        index: Mutex<Option<file::Index>>,
+    },
+    /// Another log.
+    Other(Arc<dyn Log>),
 }
 
 impl LogSource {
@@ -32,6 +61,7 @@ impl LogSource {
         match self {
             LogSource::Kafka(topic) => &topic.partitions,
             LogSource::File { partitions, .. } => partitions,
+            LogSource::Other(log) => log.partitions(),
         }
     }
 
@@ -66,11 +96,37 @@ impl LogSource {
         }
     }
 
+    /// Begins to read, until the ends as of now or for ever. Waits for unavailable brokers until `deadline`.
+    pub(crate) fn open(
+        &self,
+        config: &Config,
+        starts: &[Start],
+        until_end: bool,
+        deadline: Instant,
+    ) -> Result<Started, Failure> {
+        if let LogSource::Other(log) = self {
+            return log.open(starts, until_end);
+        }
+        Ok(match &config.source {
+            config::Source::Kafka(kafka) => {
+                let source = kafka::KafkaSource::open(kafka, starts, until_end, deadline)?;
+                let (first_offsets, topic_id) = (source.first_offsets(), source.topic_id());
+                Started { source: Box::new(source), first_offsets, topic_id }
+            }
+            config::Source::File(file) => {
+                let source = file::FileSource::open(self.index(file)?, starts)?;
+                let first_offsets = source.first_offsets();
+                Started { source: Box::new(source), first_offsets, topic_id: None }
+            }
+        })
+    }
+
     /// The id of the log, where it has one.
     pub(crate) fn topic_id(&self) -> Option<&TopicId> {
         match self {
             LogSource::Kafka(topic) => topic.id.as_ref(),
             LogSource::File { .. } => None,
+            LogSource::Other(log) => log.topic_id(),
         }
     }
 
@@ -79,6 +135,7 @@ impl LogSource {
         match self {
             LogSource::Kafka(topic) => topic.partitions.binary_search(&partition).ok().map(|i| topic.high[i]),
             LogSource::File { .. } => None,
+            LogSource::Other(log) => log.high(partition),
         }
     }
 }

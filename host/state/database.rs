@@ -5,6 +5,7 @@
 //! [`super::memory`]; one conformance suite (`tests/hermetic/state.rs`) runs on both.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -46,6 +47,15 @@ pub trait Database: Entries {
 
     /// Closes the database. What was written stays even if it is never closed.
     fn close(&self) -> Result<(), Error>;
+}
+
+/// Where databases are, by their paths. All calls block.
+pub trait Databases: Send + Sync {
+    /// Opens a database, and creates it if it does not exist. Its former owner is fenced.
+    fn open(&self, path: &str) -> Result<Arc<dyn Database>, Error>;
+
+    /// Deletes a database that is closed.
+    fn delete(&self, path: &str) -> Result<(), Error>;
 }
 
 /// Why a lane's state or journal cannot be used.

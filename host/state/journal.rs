@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::clock::Clock;
 use crate::event_time::AppendTime;
+use crate::machine;
 use crate::position::{Floor, Frontier, Offset, Partition};
 use crate::row::Image;
 use crate::state::checkpoint::Head;
@@ -123,7 +124,7 @@ impl Journal {
 
     /// How much was written so far.
     pub fn head(&self) -> Head {
-        self.written.lock().expect("nobody panics while holding it").head
+        machine::lock(&self.written).head
     }
 
     /// Writes changes, together with what was written so far. Durable on return.
@@ -131,7 +132,7 @@ impl Journal {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut written = self.written.lock().expect("nobody panics while holding it");
+        let mut written = machine::lock(&self.written);
         written.head.writes += 1;
         note(&mut written);
         if written.head.frontier == written.head.writes {
@@ -281,7 +282,8 @@ impl ImageNotes {
     }
 }
 
-fn path(lane: &str) -> String {
+/// Returns the path of a lane's journal.
+pub(crate) fn path(lane: &str) -> String {
     format!("log/lanes/{lane}")
 }
 

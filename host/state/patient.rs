@@ -22,7 +22,7 @@ use object_store::{
 use slatedb_common::retry::{NonRetryable, should_retry};
 
 use crate::backoff::{Backoff, Outage};
-use crate::clock;
+use crate::{clock, machine};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -139,7 +139,10 @@ impl Waiting {
                 return Err(Error::Generic { store: "state", source: Box::new(NonRetryable(Box::new(error))) });
             }
             // Not a blocking pause of `backoff`: other requests share this thread of the runtime.
-            tokio::time::sleep(pause).await;
+            match machine::simulated() {
+                Some(machine) => machine.pause(pause),
+                None => tokio::time::sleep(pause).await,
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
             attempt += 1;
         }

@@ -20,7 +20,8 @@ use slatedb_common::clock::{SystemClock, SystemClockTicker};
 use tokio::runtime::Handle;
 
 use crate::clock;
-use crate::state::database::{CONCURRENT_READS, Change, Database, Entries, Error, Visit};
+use crate::state::database::{CONCURRENT_READS, Change, Database, Databases, Entries, Error, Visit};
+use crate::state::objects::delete_under;
 use crate::state::slate::ticks::RisingClock;
 
 /// How long a reader stays with what it found first: longer than anything that is read.
@@ -42,6 +43,25 @@ impl SystemClock for StandingClock {
 
     fn ticker<'a>(&'a self, duration: Duration) -> SystemClockTicker<'a> {
         SystemClockTicker::new(self, duration)
+    }
+}
+
+/// The databases on an object store.
+pub(crate) struct Slates {
+    /// Where they are.
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    /// What their requests run on.
+    pub(crate) runtime: Handle,
+}
+
+impl Databases for Slates {
+    fn open(&self, path: &str) -> Result<Arc<dyn Database>, Error> {
+        Ok(Arc::new(Slate::open(Arc::clone(&self.objects), path, self.runtime.clone())?))
+    }
+
+    fn delete(&self, path: &str) -> Result<(), Error> {
+        let deleted = self.runtime.block_on(delete_under(&self.objects, path));
+        deleted.map(drop).map_err(|e| Error::Outside(format!("state.url: {path} cannot be deleted: {e}")))
     }
 }
 

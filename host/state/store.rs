@@ -6,14 +6,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::ObjectStore;
-use tokio::runtime::Handle;
 
 use crate::event_time::EventTime;
 use crate::position::{Offset, Partition};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::database::{CONCURRENT_READS, Change, Database, Entries, Error, entries, value};
-use crate::state::slate::Slate;
 use crate::state::{KeyState, Shard, SlotId, Stored, hash, layout, shard_of};
 
 /// The store of a lane. After an error it must be opened again: what it still knows in memory may be ahead of the database.
@@ -34,11 +31,6 @@ struct Undo {
 }
 
 impl Store {
-    /// Opens the store at `path`, and creates it if it does not exist. Its former owner is fenced.
-    pub fn open(objects: Arc<dyn ObjectStore>, path: &str, runtime: Handle) -> Result<Store, Error> {
-        Store::over(Arc::new(Slate::open(objects, path, runtime)?))
-    }
-
     /// Opens the store in a database.
     pub fn over(database: Arc<dyn Database>) -> Result<Store, Error> {
         let undo = match value(&*database, layout::UNDO_OF)? {

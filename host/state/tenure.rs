@@ -1,12 +1,12 @@
 //! A host's tenure of a lane: the write timestamps that it may use. They are reserved in the lane's journal, which only the lane's owner can
 //! write. So every timestamp of a later owner is greater than all that an earlier one can still use, however late its writes arrive (I8).
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
+use crate::machine;
 use crate::state::database::{Database, Error, value};
 
 const TENURE: &[u8] = b"tenure";
@@ -62,7 +62,7 @@ impl Tenure {
     /// that were returned before, and than all of earlier owners. Fails with [`Error::Fenced`] once another host owns the lane and the
     /// timestamps that are reserved for this one are used up.
     pub fn timestamps(&self, after: i64, count: usize) -> Result<i64, Error> {
-        let mut timestamps = self.timestamps.lock().expect("nobody panics while holding it");
+        let mut timestamps = machine::lock(&self.timestamps);
         let now = self.clock.now_ms().saturating_mul(1_000);
         let first = now.max(timestamps.last + 1).max(after + 1);
         let last = first + i64::try_from(count).unwrap_or(i64::MAX).max(1) - 1;
@@ -77,10 +77,9 @@ impl Tenure {
     }
 }
 
-/// Returns a random name, from the keys that the standard library's hash tables are seeded with.
+/// Returns a random name.
 fn random() -> String {
-    let number = || RandomState::new().hash_one(0u8);
-    format!("{:016x}{:016x}", number(), number())
+    format!("{:016x}{:016x}", machine::random(), machine::random())
 }
 
 #[cfg(test)]

@@ -151,7 +151,7 @@ pub(crate) struct Lane<F> {
 
 /// `ordering = "topic"`: all partitions in one lane.
 pub(crate) fn run<F: Fold>(fold: F, records: &[TestRecord], time: Time) -> Lane<F> {
-    run_whole(fold, records, time, &BTreeMap::new(), &[])
+    run_journalled(fold, records, time, &BTreeMap::new(), &[])
 }
 
 /// The same, where the journal holds floors: (partition, offset) -> least append time.
@@ -161,7 +161,7 @@ pub(crate) fn run_with_floors<F: Fold>(
     time: Time,
     floors: &BTreeMap<(u32, u64), i64>,
 ) -> Lane<F> {
-    run_whole(fold, records, time, floors, &[])
+    run_journalled(fold, records, time, floors, &[])
 }
 
 /// The same, where the journal holds deployments, by T.
@@ -171,10 +171,11 @@ pub(crate) fn run_deployed<F: Fold>(
     time: Time,
     deployments: &[Deployment],
 ) -> Lane<F> {
-    run_whole(fold, records, time, &BTreeMap::new(), deployments)
+    run_journalled(fold, records, time, &BTreeMap::new(), deployments)
 }
 
-fn run_whole<F: Fold>(
+/// The same, where the journal holds floors and deployments.
+pub(crate) fn run_journalled<F: Fold>(
     fold: F,
     records: &[TestRecord],
     time: Time,

@@ -1,0 +1,76 @@
+//! The world around a pipeline: what it reads from, writes to and keeps its state in. A simulation has one of its own.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use object_store::ObjectStore;
+use tokio::runtime::Handle;
+
+use crate::config::{self, Config};
+use crate::dead_letter::{self, DeadLetterWriter};
+use crate::failure::Failure;
+use crate::row::Table;
+use crate::sink::{self, Sink};
+use crate::source::log_source::LogSource;
+use crate::state::database::Databases;
+use crate::state::objects::objects;
+use crate::state::slate::Slates;
+
+/// The world around a pipeline. What cannot be reached is tried again until a deadline.
+pub trait World: Send + Sync {
+    /// Opens the object store of `state.url`.
+    fn objects(&self, config: &Config) -> Result<Arc<dyn ObjectStore>, Failure>;
+    /// Returns the databases on that object store.
+    fn databases(&self, objects: &Arc<dyn ObjectStore>, runtime: &Handle) -> Arc<dyn Databases>;
+    /// Looks at the log.
+    fn log(&self, config: &Config, deadline: Instant) -> Result<LogSource, Failure>;
+    /// Opens the sink for rows of `tables`.
+    fn sink(
+        &self,
+        config: &Config,
+        tables: &Arc<[Table]>,
+        runtime: &Handle,
+        deadline: Instant,
+    ) -> Result<Box<dyn Sink>, Failure>;
+    /// Opens what dead letters are written to.
+    fn letters(&self, config: &Config, deadline: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure>;
+}
+
+/// The world that the configuration names.
+pub(super) struct Real;
+
+impl World for Real {
+    fn objects(&self, config: &Config) -> Result<Arc<dyn ObjectStore>, Failure> {
+        objects(&config.state.url)
+    }
+
+    fn databases(&self, objects: &Arc<dyn ObjectStore>, runtime: &Handle) -> Arc<dyn Databases> {
+        Arc::new(Slates { objects: Arc::clone(objects), runtime: runtime.clone() })
+    }
+
+    fn log(&self, config: &Config, deadline: Instant) -> Result<LogSource, Failure> {
+        LogSource::inspect(config, deadline)
+    }
+
+    fn sink(
+        &self,
+        config: &Config,
+        tables: &Arc<[Table]>,
+        runtime: &Handle,
+        deadline: Instant,
+    ) -> Result<Box<dyn Sink>, Failure> {
+        sink::open(&config.sink, tables, runtime, Some(deadline))
+    }
+
+    fn letters(&self, config: &Config, deadline: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure> {
+        dead_letter::open(&config.dead_letters, topic(config), Some(deadline))
+    }
+}
+
+/// Returns the topic that a pipeline reads, if it reads one.
+pub(super) fn topic(config: &Config) -> Option<&str> {
+    match &config.source {
+        config::Source::Kafka(kafka) => Some(&kafka.topic),
+        config::Source::File(_) => None,
+    }
+}

@@ -1,0 +1,255 @@
+//! A simulated broker with one topic: partitions with gaps, transactions that are open for a while and then committed or aborted, timestamps
+//! that producers set by clocks of their own, and a source that reads it as a `read_committed` consumer with an asking client does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyfold::failure::Failure;
+use keyfold::observe::ends::Ends;
+use keyfold::position::{Offset, Partition, TopicId};
+use keyfold::record::{RecordRef, Records};
+use keyfold::source::log_source::{Log, Started};
+use keyfold::source::{Arrival, Source, Start};
+
+use crate::scheduler::Process;
+use crate::support::generate::TestRecord;
+use crate::world::dead;
+
+/// A record of the simulated log.
+#[derive(Clone, Debug)]
+pub(crate) struct Appended {
+    /// The record.
+    pub(crate) record: TestRecord,
+    /// When it is written: an asking client sees it from then on.
+    pub(crate) written: Duration,
+    /// When its transaction ends. Without one, that is when it is written.
+    pub(crate) ends: Duration,
+    /// Whether its transaction is committed.
+    pub(crate) committed: bool,
+}
+
+/// A topic as it will be: every record with the time from which it is there.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    /// Its partitions, ascending.
+    pub(crate) partitions: Vec<Partition>,
+    /// The records of each partition, in the order of their offsets, which is that in which they are written.
+    pub(crate) records: Vec<Vec<Appended>>,
+    /// Its id.
+    pub(crate) id: TopicId,
+}
+
+impl Topic {
+    /// The records that a consumer ever sees.
+    pub(crate) fn visible(&self) -> Vec<TestRecord> {
+        self.records.iter().flatten().filter(|r| r.committed).map(|r| r.record.clone()).collect()
+    }
+
+    /// How many records of a partition a `read_committed` consumer may pass at a time.
+    fn stable(&self, partition: usize, now: Duration) -> usize {
+        let records = &self.records[partition];
+        records.iter().position(|r| r.written > now || r.ends > now).unwrap_or(records.len())
+    }
+
+    /// How many records of a partition are written at a time.
+    fn written(&self, partition: usize, now: Duration) -> usize {
+        self.records[partition].partition_point(|r| r.written <= now)
+    }
+}
+
+/// The topic as a host sees it.
+pub(crate) struct SeenTopic {
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) process: Arc<Process>,
+    pub(crate) committed: Arc<dyn Fn(&[(Partition, Offset)]) + Send + Sync>,
+}
+
+impl Log for SeenTopic {
+    fn partitions(&self) -> &[Partition] {
+        &self.topic.partitions
+    }
+
+    fn high(&self, partition: Partition) -> Option<Offset> {
+        let at = self.topic.partitions.binary_search(&partition).ok()?;
+        let count = self.topic.stable(at, self.process.now());
+        let last = self.topic.records[at][..count].last();
+        Some(Offset(last.map_or(0, |r| r.record.offset + 1)))
+    }
+
+    fn topic_id(&self) -> Option<&TopicId> {
+        Some(&self.topic.id)
+    }
+
+    fn open(&self, starts: &[Start], until_end: bool) -> Result<Started, Failure> {
+        dead(&self.process)?;
+        let now = self.process.now();
+        let mut parts = Vec::new();
+        for start in starts {
+            let at = self.topic.partitions.binary_search(&start.partition).expect("the host knows the partitions");
+            let next = start.next.map_or(0, |offset| {
+                self.topic.records[at].partition_point(|r| r.record.offset < offset.0)
+            });
+            let end = until_end.then(|| self.topic.stable(at, now));
+            parts.push(Reading { partition: start.partition, at, next, end, ended: false, ask: None, held: false });
+        }
+        let first_offsets = starts.iter().map(|s| (s.partition, s.next.unwrap_or_default())).collect();
+        let partitions = starts.iter().map(|s| s.partition).collect();
+        let source = Reader {
+            partitions,
+            parts,
+            topic: Arc::clone(&self.topic),
+            process: Arc::clone(&self.process),
+            committed: Arc::clone(&self.committed),
+        };
+        Ok(Started { source: Box::new(source), first_offsets, topic_id: Some(self.topic.id.clone()) })
+    }
+}
+
+struct Reading {
+    partition: Partition,
+    /// Its place among the topic's partitions.
+    at: usize,
+    /// The place of the next record.
+    next: usize,
+    /// Where to end.
+    end: Option<usize>,
+    ended: bool,
+    /// The instant past which it is to be found empty, ms.
+    ask: Option<i64>,
+    held: bool,
+}
+
+struct Reader {
+    partitions: Vec<Partition>,
+    parts: Vec<Reading>,
+    topic: Arc<Topic>,
+    process: Arc<Process>,
+    committed: Arc<dyn Fn(&[(Partition, Offset)]) + Send + Sync>,
+}
+
+impl Reader {
+    /// What there is to say now.
+    fn arrival(&mut self) -> Option<Arrival> {
+        let now = self.process.now();
+        let first = usize::try_from(self.process.below(self.parts.len() as u64)).expect("an index");
+        for i in 0..self.parts.len() {
+            let at = (first + i) % self.parts.len();
+            let most = usize::try_from(1 + self.process.below(20)).expect("a few");
+            let part = &mut self.parts[at];
+            let stable = self.topic.stable(part.at, now).min(part.end.unwrap_or(usize::MAX));
+            if part.held || part.ended {
+                continue;
+            }
+            if part.next < stable {
+                let end = stable.min(part.next + most);
+                let records = records_of(part.partition, &self.topic.records[part.at][part.next..end]);
+                part.next = end;
+                if !records.is_empty() {
+                    return Some(Arrival::Records { partition: part.partition, records });
+                }
+            }
+            if part.end == Some(part.next) {
+                part.ended = true;
+                return Some(Arrival::End { partition: part.partition });
+            }
+        }
+        None
+    }
+
+    /// A partition that was asked and is empty.
+    fn empty(&mut self) -> Option<Arrival> {
+        let (now, now_ms) = (self.process.now(), keyfold::machine::Machine::now_ms(&*self.process));
+        let part = self.parts.iter_mut().find(|part| {
+            let all = part.next == self.topic.written(part.at, now);
+            !part.ended && all && part.ask.is_some_and(|after| now_ms > after)
+        })?;
+        part.ask = None;
+        Some(Arrival::Empty { partition: part.partition, asked_ms: now_ms })
+    }
+}
+
+fn records_of(partition: Partition, appended: &[Appended]) -> Records {
+    let mut records = Records::default();
+    for Appended { record, .. } in appended.iter().filter(|r| r.committed) {
+        records.push(RecordRef {
+            partition: partition.0,
+            offset: record.offset,
+            append_time: record.timestamp,
+            key: record.key.as_deref(),
+            payload: record.value.as_deref(),
+            headers: None,
+        });
+    }
+    records
+}
+
+impl Source for Reader {
+    fn partitions(&self) -> &[Partition] {
+        &self.partitions
+    }
+
+    fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Failure> {
+        let until = self.process.now() + timeout;
+        loop {
+            dead(&self.process)?;
+            if let Some(arrival) = self.arrival().or_else(|| self.empty()) {
+                self.process.note(&describe(&arrival));
+                self.process.wait_a_moment(); // it takes a while to arrive
+                dead(&self.process)?;
+                return Ok(Some(arrival));
+            }
+            let left = until.saturating_sub(self.process.now());
+            if left.is_zero() {
+                self.process.wait_a_moment();
+                return dead(&self.process).map(|()| None);
+            }
+            self.process.wait(left.min(Duration::from_millis(10)));
+        }
+    }
+
+    fn ask(&mut self, partitions: &[Partition], after_ms: i64) {
+        for part in &mut self.parts {
+            part.ask = partitions.contains(&part.partition).then_some(after_ms);
+        }
+    }
+
+    fn hold(&mut self, partitions: &[Partition]) {
+        for part in &mut self.parts {
+            part.held = partitions.contains(&part.partition);
+        }
+    }
+
+    fn commit(&mut self, next: &[(Partition, Offset)]) {
+        if !self.process.is_dead() {
+            (self.committed)(next);
+        }
+    }
+
+    fn ends(&self) -> Option<Arc<Ends>> {
+        None
+    }
+
+    fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
+        dead(&self.process)?;
+        Ok(Some(self.topic.id.clone()))
+    }
+}
+
+fn describe(arrival: &Arrival) -> String {
+    match arrival {
+        Arrival::Records { partition, records } => {
+            let mut offsets = records.offsets.iter();
+            let (first, last) = (offsets.next().copied().unwrap_or_default(), records.offsets.last().copied());
+            format!("reads {partition}/{first} to {}", last.unwrap_or(first))
+        }
+        Arrival::Empty { partition, asked_ms } => format!("finds {partition} empty at {asked_ms}"),
+        Arrival::End { partition } => format!("has read {partition} to its end"),
+    }
+}
+
+/// The first of all offsets, by partition, at which the model begins.
+pub(crate) fn beginnings(topic: &Topic) -> BTreeMap<u32, u64> {
+    let first = |(p, records): (&Partition, &Vec<Appended>)| (p.0, records.first().map_or(0, |r| r.record.offset));
+    topic.partitions.iter().zip(&topic.records).map(first).collect()
+}

@@ -1,0 +1,123 @@
+//! Hosts in a simulated world, by seed. `cargo run -p simulation -- --seeds 10000` runs many seeds; `--seed N` runs one and prints its trace.
+
+mod broker;
+mod disks;
+mod objects;
+mod plan;
+mod run;
+mod scheduler;
+#[path = "../support/simulated.rs"]
+mod support;
+mod table;
+#[cfg(test)]
+mod tests;
+mod truth;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use keyfold::machine::Planted;
+
+use crate::run::{Figures, simulate};
+
+/// Runs hosts in a simulated world.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Run one seed and print its trace
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Run this many seeds
+    #[arg(long, default_value_t = 300)]
+    seeds: u64,
+    /// Begin with this seed
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Threads, each with seeds of its own
+    #[arg(long, default_value_t = 2)]
+    threads: u64,
+    /// Plant a fault, by its name, or `all` of them one after the other
+    #[arg(long)]
+    plant: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(seed) = arguments.seed {
+        return one(seed, planted(arguments.plant.as_deref()).first().copied());
+    }
+    match arguments.plant.as_deref() {
+        None => many(&arguments, None),
+        Some(_) => {
+            let missed = planted(arguments.plant.as_deref()).into_iter().filter(|&fault| !finds(&arguments, fault)).count();
+            if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// The faults of this name.
+fn planted(name: Option<&str>) -> Vec<Planted> {
+    let Some(name) = name else { return Vec::new() };
+    Planted::ALL.into_iter().filter(|fault| name == "all" || format!("{fault:?}") == name).collect()
+}
+
+/// Runs one seed and prints its trace.
+fn one(seed: u64, planted: Option<Planted>) -> ExitCode {
+    let outcome = simulate(seed, planted, true);
+    outcome.trace.iter().for_each(|line| println!("{line}"));
+    println!("seed {seed}: {:?}, {} lines, digest {:016x}", outcome.figures, outcome.lines, outcome.digest);
+    outcome.violations.iter().for_each(|violation| println!("{violation}"));
+    if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs many seeds; prints those that fail.
+fn many(arguments: &Arguments, planted: Option<Planted>) -> ExitCode {
+    let (next, failed) = (AtomicU64::new(arguments.from), AtomicU64::new(0));
+    let total = Mutex::new((Figures::default(), Duration::ZERO));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= arguments.from + arguments.seeds {
+                        return;
+                    }
+                    let outcome = simulate(seed, planted, false);
+                    if let Some(first) = outcome.violations.first() {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        println!("seed {seed} fails (cargo run -p simulation -- --seed {seed}): {first}");
+                    }
+                    let mut total = total.lock().expect("nobody panics while holding it");
+                    total.0.add(&outcome.figures);
+                    total.1 += outcome.simulated;
+                }
+            });
+        }
+    });
+    let (figures, simulated) = *total.lock().expect("nobody panics while holding it");
+    let (took, failed) = (began.elapsed().as_secs_f64(), failed.into_inner());
+    let hours = simulated.as_secs_f64() / 3600.0;
+    println!(
+        "{} seeds, {failed} failed, {took:.1} s, {hours:.1} simulated hours ({:.0} times as fast): {figures:?}",
+        arguments.seeds,
+        simulated.as_secs_f64() / took
+    );
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether a planted fault is found.
+fn finds(arguments: &Arguments, fault: Planted) -> bool {
+    for seed in arguments.from..arguments.from + arguments.seeds {
+        let outcome = simulate(seed, Some(fault), false);
+        if let Some(first) = outcome.violations.first() {
+            println!("{fault:?}: found by seed {seed}, the {}th: {}", seed - arguments.from + 1, first.lines().next().unwrap_or_default());
+            return true;
+        }
+    }
+    println!("{fault:?}: not found by {} seeds", arguments.seeds);
+    false
+}

@@ -1,0 +1,121 @@
+//! The store of objects as one host sees it: requests take time, are lost, or have their effect without an answer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+use crate::scheduler::Process;
+use crate::world::Fault;
+
+/// The store as one host sees it.
+pub(crate) struct SeenObjects {
+    pub(crate) inner: Arc<InMemory>,
+    pub(crate) process: Arc<Process>,
+    pub(crate) faults: u64,
+}
+
+impl fmt::Debug for SeenObjects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SeenObjects")
+    }
+}
+
+impl fmt::Display for SeenObjects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("simulated objects")
+    }
+}
+
+/// What is not retried: the host is gone.
+fn gone() -> Error {
+    Error::InvalidPath { source: object_store::path::Error::EmptySegment { path: "the host was killed".into() } }
+}
+
+fn failed(what: &str) -> Error {
+    Error::Generic { store: "simulated", source: what.to_owned().into() }
+}
+
+impl SeenObjects {
+    /// Waits as a request does; whether and how it fails.
+    fn begin(&self) -> Result<Fault> {
+        self.process.wait_a_moment();
+        if self.process.is_dead() { Err(gone()) } else { Ok(Fault::pick(&self.process, self.faults)) }
+    }
+
+    /// Waits for the answer.
+    fn end<T>(&self, fault: Fault, result: Result<T>) -> Result<T> {
+        self.process.wait_a_moment();
+        if self.process.is_dead() {
+            return Err(gone());
+        }
+        if fault == Fault::AnswerLost { Err(failed("the answer was lost")) } else { result }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for SeenObjects {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let fault = self.begin()?;
+        self.process.note(&format!("puts {}: {fault:?}", shown(location)));
+        if fault == Fault::Lost {
+            return Err(failed("the request was lost"));
+        }
+        let put = self.inner.put_opts(location, payload, opts).await;
+        self.end(fault, put)
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Err(failed("nothing is uploaded in parts"))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let fault = self.begin()?;
+        if fault == Fault::Lost {
+            return Err(failed("the request was lost"));
+        }
+        let got = self.inner.get_opts(location, options).await;
+        self.end(fault, got)
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        match self.begin() {
+            Err(error) => stream::once(async { Err(error) }).boxed(),
+            Ok(Fault::Lost) => stream::once(async { Err(failed("the request was lost")) }).boxed(),
+            Ok(_) => self.inner.delete_stream(locations),
+        }
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.begin() {
+            Err(error) => stream::once(async { Err(error) }).boxed(),
+            Ok(Fault::None) => self.inner.list(prefix),
+            Ok(_) => stream::once(async { Err(failed("the request was lost")) }).boxed(),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        Err(failed("nothing is copied"))
+    }
+}
+
+/// A path without the names that are random.
+fn shown(location: &Path) -> String {
+    let path = location.to_string();
+    match path.strip_prefix("log/reservations/").and_then(|rest| rest.split_once('/')) {
+        Some((lane, _)) => format!("log/reservations/{lane}"),
+        None => path,
+    }
+}

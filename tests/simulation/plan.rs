@@ -1,0 +1,200 @@
+//! What a seed picks: the log, the pipeline's settings, and what happens to its hosts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keyfold::position::{Partition, TopicId};
+use serde_json::json;
+
+use crate::broker::{Appended, Topic};
+use crate::scheduler::BEGAN_MS;
+use crate::support::generate::TestRecord;
+use crate::support::model::folds::Mode;
+use crate::support::model::{Late, Time};
+use crate::support::random::Random;
+
+/// Everything that a seed decides before the simulation begins.
+pub(crate) struct Plan {
+    pub(crate) topic: Topic,
+    pub(crate) by_partition: bool,
+    pub(crate) mode: Mode,
+    pub(crate) time: Time,
+    pub(crate) clock_skew_ms: i64,
+    /// How long records are written.
+    pub(crate) length: Duration,
+    /// Of a thousand requests, how many fail.
+    pub(crate) faults: u64,
+    /// What happens, and when.
+    pub(crate) happenings: Vec<(Duration, Happening)>,
+}
+
+/// What happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Happening {
+    /// The host is killed, and another one started after this time. The lanes' checkpoints may be lost.
+    Kill { pause: Duration, loses_checkpoints: bool },
+    /// The host is stopped as by a signal, and another one started.
+    Stop,
+    /// The host stands still for this time. Meanwhile another one takes over.
+    Freeze { thaws: Duration },
+    /// Another host is started beside it.
+    Rival,
+    /// The host's clock is moved, ms.
+    Clock(i64),
+    /// A deployment with this mark is created: after this time from now on or as soon as possible, with this probation, and withdrawn or kept
+    /// after a time, if it is.
+    Deploy { mark: &'static str, after_ms: Option<i64>, probation_ms: i64, then: Option<(Duration, Then)> },
+}
+
+/// What is decided on a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It is withdrawn.
+    Withdraw,
+    /// It is kept.
+    Keep,
+}
+
+/// The marks of deployments.
+const MARKS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Picks by the seed.
+pub(crate) fn plan(seed: u64) -> Plan {
+    let random = &mut Random::new(seed);
+    let by_partition = random.chance(30);
+    let partitions = 1 + random.below(3);
+    let length = ms(10_000 + random.below(30_000));
+    let mode = *random.pick(&[Mode::State, Mode::Timers, Mode::Mark, Mode::Mark, Mode::Mark, Mode::TimerNow]);
+    let time = Time {
+        out_of_orderness_ms: [0, 500, 3_000][usize::try_from(random.below(3)).expect("an index")],
+        late: *random.pick(&[Late::Drop, Late::Process]),
+        idle_timeout_ms: random.chance(40).then(|| random.between(500, 5_000)),
+        ..Time::default()
+    };
+    let topic = log(random, usize::try_from(partitions).expect("a few"), by_partition, length);
+    Plan {
+        topic,
+        by_partition,
+        mode,
+        time,
+        clock_skew_ms: random.between(0, 600),
+        length,
+        faults: [0, 5, 40, 150][usize::try_from(random.below(4)).expect("an index")],
+        happenings: happenings(random, length, mode),
+    }
+}
+
+fn log(random: &mut Random, partitions: usize, by_partition: bool, length: Duration) -> Topic {
+    let mut records: Vec<Vec<Appended>> = vec![Vec::new(); partitions];
+    let skews: Vec<i64> = (0..partitions).map(|_| random.between(-900, 100)).collect();
+    let uses_transactions = random.chance(30);
+    let busiest = random.chance(40);
+    let keys = 1 + random.below(12);
+    let pace = 1 + random.below(250);
+    let mut now = ms(random.below(3_000));
+    while now < length {
+        let at = if busiest && random.chance(90) { 0 } else { random.below(partitions as u64) };
+        let at = usize::try_from(at).expect("an index");
+        let now_ms = BEGAN_MS + i64::try_from(now.as_millis()).expect("short");
+        let before = records[at].last().cloned();
+        let offset = before.as_ref().map_or(random.below(3), |b| b.record.offset + 1 + u64::from(random.chance(3)));
+        let timestamp = match random.below(200) {
+            0 => -1,
+            1 => now_ms * 1000,
+            _ => now_ms + skews[at] - random.between(0, 60),
+        };
+        let key = random.below(keys);
+        let key = if by_partition { format!("p{at}-{key}") } else { format!("k{key}") };
+        let value = payload(random, &key, now_ms);
+        let record =
+            TestRecord { partition: u32::try_from(at).expect("few"), offset, timestamp, key: None, value: Some(value) };
+        let (ends, committed) = match &before {
+            // The same transaction goes on.
+            Some(b) if b.ends > now && random.chance(70) => (b.ends, b.committed),
+            _ if uses_transactions && random.chance(20) => (now + ms(random.below(2_500)), random.chance(70)),
+            _ => (now, true),
+        };
+        records[at].push(Appended { record, written: now, ends, committed });
+        now += match random.below(100) {
+            0 => ms(random.below(6_000)),
+            1..40 => Duration::ZERO,
+            _ => ms(random.below(pace * 2)),
+        };
+    }
+    let partitions = (0..u32::try_from(partitions).expect("few")).map(Partition).collect();
+    Topic { partitions, records, id: TopicId::of(1, 2) }
+}
+
+fn payload(random: &mut Random, key: &str, now_ms: i64) -> Vec<u8> {
+    if random.chance(2) {
+        return b"not json".to_vec();
+    }
+    let mut event = |key: &str| {
+        let time = match random.below(50) {
+            0 => now_ms - random.between(3_000, 30_000),
+            1..6 => now_ms - random.between(500, 4_000),
+            _ => now_ms - random.between(0, 500),
+        };
+        json!({"key": key, "time": time, "v": random.below(1000)})
+    };
+    let one = event(key);
+    if one["v"].as_u64().is_some_and(|v| v % 9 == 0) {
+        let other = event(key);
+        return json!({"events": [one, other]}).to_string().into_bytes();
+    }
+    one.to_string().into_bytes()
+}
+
+fn happenings(random: &mut Random, length: Duration, mode: Mode) -> Vec<(Duration, Happening)> {
+    let mut all = Vec::new();
+    let length_ms = u64::try_from(length.as_millis()).expect("short");
+    for _ in 0..random.below(8) {
+        let at = ms(random.below(length_ms + 4_000));
+        let happening = match random.below(10) {
+            0..5 => {
+                Happening::Kill { pause: ms(random.below(1_500)), loses_checkpoints: random.chance(20) }
+            }
+            5 => Happening::Stop,
+            6..8 => Happening::Freeze { thaws: ms(200 + random.below(6_000)) },
+            8 => Happening::Rival,
+            _ => Happening::Clock(random.between(-20_000, 20_000)),
+        };
+        all.push((at, happening));
+    }
+    if mode == Mode::Mark {
+        let mut at = random.below(4_000);
+        for mark in MARKS.into_iter().take(usize::try_from(random.below(6)).expect("few")) {
+            let probation_ms = if random.chance(70) { random.between(300, 9_000) } else { 0 };
+            let then = (probation_ms > 0 && random.chance(70)).then(|| {
+                let after = random.below(u64::try_from(probation_ms).expect("positive") + 1_000);
+                (ms(after), if random.chance(70) { Then::Withdraw } else { Then::Keep })
+            });
+            let after_ms = random.chance(50).then(|| random.between(-500, 6_000));
+            all.push((ms(at), Happening::Deploy { mark, after_ms, probation_ms, then }));
+            at += random.below(length_ms / 3);
+        }
+    }
+    all.sort_by_key(|(at, _)| *at);
+    all
+}
+
+/// A line that describes the plan.
+pub(crate) fn describe(plan: &Plan) -> String {
+    let counts: BTreeMap<u32, usize> =
+        plan.topic.partitions.iter().zip(&plan.topic.records).map(|(p, records)| (p.0, records.len())).collect();
+    format!(
+        "{} in {:.1} s, mode {}, by partition {}, {:?}, skew {}, faults {}, {} happenings",
+        counts.iter().map(|(p, n)| format!("{p}:{n}")).collect::<Vec<_>>().join(" "),
+        plan.length.as_secs_f64(),
+        plan.mode.name(),
+        plan.by_partition,
+        plan.time,
+        plan.clock_skew_ms,
+        plan.faults,
+        plan.happenings.len()
+    )
+}

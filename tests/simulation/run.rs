@@ -1,0 +1,504 @@
+//! One simulation: hosts in a world, what happens to them, and the comparison with the truth.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use keyfold::config::Config;
+use keyfold::deployment::{Author, Deployment, PipelineLog, Settings};
+use keyfold::failure::{Exit, Failure};
+use keyfold::machine::{self, Planted};
+use keyfold::observe::board::Board;
+use keyfold::pipeline::run::{Host, Options};
+use keyfold::plugin::Plugin;
+use keyfold::plugin::sandbox::Sandbox;
+use keyfold::position::TopicId;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use tokio::runtime::Runtime;
+
+use crate::broker::{Appended, Topic};
+use crate::plan::{Happening, Plan, Then, describe, plan};
+use crate::scheduler::{BEGAN_MS, Process, ProcessId, Scheduler};
+use crate::support::generate::TestRecord;
+use crate::support::model::Late;
+use crate::support::random::Random;
+use crate::table::Table;
+use crate::truth::{self, Truth};
+use crate::world::{Letters, Outside, SeenWorld};
+
+/// What came of a simulation.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// What must never happen, and did.
+    pub(crate) violations: Vec<String>,
+    /// The lines of the trace, and their digest.
+    pub(crate) lines: u64,
+    pub(crate) digest: u64,
+    pub(crate) trace: Vec<String>,
+    /// The simulated time.
+    pub(crate) simulated: Duration,
+    /// What it had in it.
+    pub(crate) figures: Figures,
+}
+
+/// What simulations had in them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) hosts: u64,
+    pub(crate) kills: u64,
+    pub(crate) rows: u64,
+    pub(crate) writes: u64,
+    pub(crate) records: u64,
+    pub(crate) floors: u64,
+    pub(crate) deployments: u64,
+    pub(crate) withdrawn: u64,
+    pub(crate) turns: u64,
+}
+
+impl Figures {
+    /// Adds those of another simulation.
+    pub(crate) fn add(&mut self, other: &Figures) {
+        self.hosts += other.hosts;
+        self.kills += other.kills;
+        self.rows += other.rows;
+        self.writes += other.writes;
+        self.records += other.records;
+        self.floors += other.floors;
+        self.deployments += other.deployments;
+        self.withdrawn += other.withdrawn;
+        self.turns += other.turns;
+    }
+}
+
+/// What all simulations of this process share, since it costs time and decides nothing.
+struct Shared {
+    runtime: Runtime,
+    sandbox: Sandbox,
+    hostile: PathBuf,
+    cache: PathBuf,
+}
+
+fn shared() -> &'static Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let built = |folder: &std::path::Path| folder.join("plugins/wasm32-unknown-unknown/plugin/hostile.wasm");
+        let program = std::env::current_exe().expect("a program has a path");
+        let target = program.ancestors().find(|folder| built(folder).exists()).expect("the build has made the plugins");
+        let cache = target.join("simulation-cache");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it starts");
+        let hostile = built(target);
+        let config = Config::from_toml(&first_config(&hostile, &cache), target.as_ref(), std::iter::empty());
+        let sandbox = Sandbox::new(&config.expect("it is valid")).expect("there is memory for it");
+        Shared { runtime, sandbox, hostile, cache }
+    })
+}
+
+fn first_config(hostile: &std::path::Path, cache: &std::path::Path) -> String {
+    toml(hostile, cache, "[state]\nurl = \"file:///simulated\"\n[run]\nworkers = 2", "ok", "")
+}
+
+fn toml(
+    hostile: &std::path::Path,
+    cache: &std::path::Path,
+    settings: &str,
+    mode: &str,
+    mark: &str,
+) -> String {
+    format!(
+        "name = \"simulated\"\n[source.kafka]\nbrokers = \"simulated:1\"\ntopic = \"t\"\n{settings}\n[plugin]\ncomponent = {hostile:?}\n\
+         config = {{ mode = {mode:?}, mark = {mark:?} }}\ncache = {cache:?}\n[sink.discard]\n[dead_letters]\ntopic = \"letters\"\n"
+    )
+}
+
+/// The settings of a host, as its configuration file says them. What decides no row differs between hosts.
+fn config(plan: &Plan, mark: &str, random: &mut Random) -> Config {
+    let shared = shared();
+    let time = &plan.time;
+    let idle = time.idle_timeout_ms.map_or(String::new(), |ms| format!("idle_timeout = \"{ms}ms\"\n"));
+    let settings = format!(
+        "ordering = {:?}\n[time]\nout_of_orderness = \"{}ms\"\nlate = {:?}\nclock_skew = \"{}ms\"\n{idle}[state]\nurl = \"file:///simulated\"\n\
+         checkpoint_interval = \"{}ms\"\n[run]\nworkers = 2\nbatch_records = {}",
+        if plan.by_partition { "partition" } else { "topic" },
+        time.out_of_orderness_ms,
+        if time.late == Late::Drop { "drop" } else { "process" },
+        plan.clock_skew_ms,
+        100 + random.below(3_000),
+        1 + random.below(60)
+    );
+    let text = toml(&shared.hostile, &shared.cache, &settings, plan.mode.name(), mark);
+    Config::from_toml(&text, "".as_ref(), std::iter::empty()).expect("it is valid")
+}
+
+/// A host that was started.
+struct Started {
+    process: Arc<Process>,
+    board: Arc<Board>,
+    ended: Arc<Mutex<Option<Result<(), Failure>>>>,
+    /// Whether it may end by itself, since another host takes over.
+    replaced: bool,
+}
+
+struct Simulation {
+    plan: Plan,
+    scheduler: Arc<Scheduler>,
+    random: Random,
+    outside: Arc<Outside>,
+    plugins: BTreeMap<&'static str, Arc<Plugin>>,
+    planted: Option<Planted>,
+    next_process: ProcessId,
+    hosts: Vec<Started>,
+    ahead_ms: i64,
+    violations: Vec<String>,
+    figures: Figures,
+}
+
+/// Simulates a seed.
+pub(crate) fn simulate(seed: u64, planted: Option<Planted>, traces: bool) -> Outcome {
+    shared();
+    let scheduler = Scheduler::new(seed, traces);
+    let mut plan = plan(seed);
+    close(&mut plan);
+    scheduler.note(0, &describe(&plan));
+    let topic = std::mem::replace(
+        &mut plan.topic,
+        Topic { partitions: Vec::new(), records: Vec::new(), id: TopicId::of(1, 2) },
+    );
+    let outside = Arc::new(Outside {
+        topic: Arc::new(topic),
+        table: Arc::default(),
+        letters: Arc::default(),
+        objects: Arc::new(InMemory::new()),
+        disks: Arc::default(),
+    });
+    let mut simulation = Simulation {
+        plan,
+        scheduler,
+        random: Random::new(seed ^ 0x0D15_EA5E),
+        outside,
+        plugins: BTreeMap::new(),
+        planted,
+        next_process: 1,
+        hosts: Vec::new(),
+        ahead_ms: 0,
+        violations: Vec::new(),
+        figures: Figures::default(),
+    };
+    simulation.run();
+    simulation.outcome()
+}
+
+/// Ends the log: a last record in each partition, after everything else, at which all timers are due.
+fn close(plan: &mut Plan) {
+    let written = plan.length + Duration::from_secs(12);
+    let now_ms = BEGAN_MS + i64::try_from(written.as_millis()).expect("short");
+    for (partition, records) in plan.topic.partitions.iter().zip(&mut plan.topic.records) {
+        let offset = records.last().map_or(0, |r| r.record.offset + 1);
+        let key = format!("last{partition}");
+        let value = serde_json::json!({"key": key, "time": now_ms + 3_000_000, "v": 1}).to_string().into_bytes();
+        let record = TestRecord { partition: partition.0, offset, timestamp: now_ms, key: None, value: Some(value) };
+        records.push(Appended { record, written, ends: written, committed: true });
+    }
+}
+
+impl Simulation {
+    fn run(&mut self) {
+        self.start(false);
+        let happenings = std::mem::take(&mut self.plan.happenings);
+        let mut later: Vec<(Duration, u64, Then)> = Vec::new();
+        let mut thaws: Vec<(Duration, ProcessId)> = Vec::new();
+        let mut happenings = happenings.into_iter().peekable();
+        let end = self.plan.length + Duration::from_secs(15);
+        while self.scheduler.now() < end {
+            let next = [happenings.peek().map(|h| h.0), later.iter().map(|l| l.0).min(), thaws.iter().map(|t| t.0).min()];
+            let next = next.into_iter().flatten().min().unwrap_or(end).min(end);
+            // Hosts that end by themselves are looked at now and then.
+            let now = self.scheduler.now();
+            let pause = next.saturating_sub(now).min(Duration::from_millis(300));
+            self.scheduler.pause(pause);
+            self.look();
+            let now = self.scheduler.now();
+            if let Some((_, happening)) = happenings.next_if(|h| h.0 <= now) {
+                self.happen(happening, &mut later, &mut thaws);
+            }
+            if let Some(at) = later.iter().position(|l| l.0 <= now) {
+                let (_, n, then) = later.remove(at);
+                self.decide(n, then);
+            }
+            if let Some(at) = thaws.iter().position(|t| t.0 <= now) {
+                self.scheduler.freeze(thaws.remove(at).1, false);
+            }
+            if !self.violations.is_empty() {
+                return self.end();
+            }
+        }
+        for (_, process) in thaws {
+            self.scheduler.freeze(process, false);
+        }
+        self.end();
+        if self.violations.is_empty() {
+            self.settle();
+        }
+    }
+
+    /// The director reaches the world too: deployments are created and withdrawn by it.
+    fn log(&self) -> PipelineLog {
+        let objects: Arc<dyn ObjectStore> = Arc::clone(&self.outside.objects) as _;
+        PipelineLog::new(objects, shared().runtime.handle().clone())
+    }
+
+    fn plugin(&mut self, mark: &'static str) -> Arc<Plugin> {
+        let (plan, random) = (&self.plan, &mut self.random);
+        Arc::clone(self.plugins.entry(mark).or_insert_with(|| {
+            shared().sandbox.load(&config(plan, mark, random)).expect("the plugin takes this configuration")
+        }))
+    }
+
+    fn start(&mut self, until_end: bool) {
+        let config = config(&self.plan, "", &mut self.random);
+        let plugin = self.plugin("");
+        let clock = (self.ahead_ms, self.random.next());
+        let process = Process::new(&self.scheduler, self.next_process, clock, self.planted);
+        self.next_process += 1;
+        self.figures.hosts += 1;
+        let faults = if until_end { 0 } else { self.plan.faults };
+        let world = SeenWorld { outside: Arc::clone(&self.outside), process: Arc::clone(&process), faults };
+        let board = Arc::new(Board::new("simulated", &Arc::default()));
+        let ended: Arc<Mutex<Option<Result<(), Failure>>>> = Arc::default();
+        let (tell, of_host) = (Arc::clone(&ended), Arc::clone(&board));
+        process.start(move || {
+            let shared = shared();
+            let options = Options { until_end, ..Options::default() };
+            let host = Host {
+                config: &config,
+                options: &options,
+                board: &of_host,
+                sandbox: &shared.sandbox,
+                plugin: &plugin,
+                runtime: shared.runtime.handle(),
+            };
+            let run = std::panic::AssertUnwindSafe(|| host.run(&world).map(drop));
+            let outcome = std::panic::catch_unwind(run);
+            let outcome = outcome.unwrap_or_else(|_| Err(Failure::unexpected("the host panicked")));
+            *tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        });
+        self.scheduler.note(0, &format!("starts host {}", process.id));
+        self.hosts.push(Started { process, board, ended, replaced: false });
+    }
+
+    /// Looks at hosts that have ended by themselves, and sees to it that there is one.
+    fn look(&mut self) {
+        for at in (0..self.hosts.len()).rev() {
+            let outcome = self.hosts[at].ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some(outcome) = outcome else { continue };
+            let host = self.hosts.remove(at);
+            self.scheduler.note(0, &format!("host {} has ended: {outcome:?}", host.process.id));
+            if let Err(failure) = outcome {
+                self.judge(&failure, host.replaced);
+            }
+        }
+        if self.hosts.is_empty() && self.violations.is_empty() {
+            self.start(false);
+        }
+    }
+
+    /// Whether a host may end with this.
+    fn judge(&mut self, failure: &Failure, replaced: bool) {
+        let fenced = failure.exit == Exit::State && failure.message.contains("another host has taken over");
+        let store = failure.exit == Exit::Outside && failure.message.contains("does not answer");
+        let gone = failure.message.contains("the host was killed") || failure.message.contains("was killed");
+        if !(fenced && replaced) && !store && !gone {
+            self.violations.push(format!("a host ended with {:?}: {}", failure.exit, failure.message));
+        }
+    }
+
+    fn happen(
+        &mut self,
+        happening: Happening,
+        later: &mut Vec<(Duration, u64, Then)>,
+        thaws: &mut Vec<(Duration, ProcessId)>,
+    ) {
+        self.scheduler.note(0, &format!("{happening:?}"));
+        let now = self.scheduler.now();
+        match happening {
+            Happening::Kill { pause, loses_checkpoints } => {
+                self.kill_all();
+                if loses_checkpoints {
+                    self.lose_checkpoints();
+                }
+                self.scheduler.pause(pause);
+                self.start(false);
+            }
+            Happening::Stop => {
+                self.stop_all();
+                self.start(false);
+            }
+            Happening::Freeze { thaws: after } => {
+                if let Some(host) = self.hosts.last_mut() {
+                    host.replaced = true;
+                    let id = host.process.id;
+                    self.scheduler.freeze(id, true);
+                    thaws.push((now + after, id));
+                    self.start(false);
+                }
+            }
+            Happening::Rival => {
+                self.hosts.iter_mut().for_each(|host| host.replaced = true);
+                self.start(false);
+            }
+            Happening::Clock(by_ms) => {
+                self.ahead_ms += by_ms;
+                self.hosts.iter().for_each(|host| host.process.move_clock(by_ms));
+            }
+            Happening::Deploy { mark, after_ms, probation_ms, then } => {
+                if let Some(n) = self.deploy(mark, after_ms, probation_ms)
+                    && let Some((after, then)) = then
+                {
+                    later.push((now + after, n, then));
+                }
+            }
+        }
+    }
+
+    fn deploy(&mut self, mark: &'static str, after_ms: Option<i64>, probation_ms: i64) -> Option<u64> {
+        let plugin = self.plugin(mark);
+        let log = self.log();
+        if !log.in_force().is_ok_and(|in_force| in_force.is_some()) {
+            return None; // no host has begun yet
+        }
+        let settings = Settings::of(&config(&self.plan, mark, &mut self.random.clone()), &plugin.digest);
+        let deployment = Deployment::of(settings, &plugin, probation_ms, &Author::default());
+        let now_ms = BEGAN_MS + i64::try_from(self.scheduler.now().as_millis()).expect("short");
+        let process = Process::new(&self.scheduler, 0, (0, 0), None);
+        machine::enter(process);
+        let ordered = log.order(deployment, after_ms.map(|after| now_ms + after));
+        self.scheduler.note(0, &format!("deploys {mark}: {ordered:?}"));
+        self.figures.deployments += u64::from(ordered.is_ok());
+        ordered.ok().map(|(n, _)| n)
+    }
+
+    fn decide(&mut self, n: u64, then: Then) {
+        let log = self.log();
+        let decided = match then {
+            Then::Withdraw => log.withdraw(n, &Author::default()),
+            Then::Keep => log.keep(n),
+        };
+        self.figures.withdrawn += u64::from(then == Then::Withdraw && decided == Ok(true));
+        self.scheduler.note(0, &format!("{then:?} {n}: {decided:?}"));
+    }
+
+    /// Kills all hosts, and waits until their threads are gone.
+    fn kill_all(&mut self) {
+        for host in std::mem::take(&mut self.hosts) {
+            self.figures.kills += 1;
+            host.process.kill();
+            host.board.stop().store(true, Ordering::Relaxed); // its threads only have to end
+            while self.scheduler.threads_of(host.process.id) > 0 {
+                self.scheduler.pause(Duration::from_millis(5));
+            }
+            let panicked = host.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(Err(failure)) = panicked {
+                self.judge(&failure, true);
+            }
+        }
+    }
+
+    /// Asks all hosts to stop, and waits until they have.
+    fn stop_all(&mut self) {
+        for host in std::mem::take(&mut self.hosts) {
+            host.board.stop().store(true, Ordering::Relaxed);
+            let limit = self.scheduler.now() + Duration::from_secs(60);
+            while self.scheduler.threads_of(host.process.id) > 0 {
+                self.scheduler.pause(Duration::from_millis(20));
+                if self.scheduler.now() > limit {
+                    self.violations.push("a host did not stop within a minute".into());
+                    host.process.kill();
+                    host.board.stop().store(true, Ordering::Relaxed);
+                }
+            }
+            let ended = host.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(Err(failure)) = ended {
+                self.judge(&failure, host.replaced);
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if self.random.chance(50) && self.violations.is_empty() {
+            self.stop_all();
+        }
+        self.kill_all();
+    }
+
+    fn lose_checkpoints(&self) {
+        let paths = self.outside.disks.paths();
+        paths.iter().filter(|path| path.starts_with("lanes/")).for_each(|path| self.outside.disks.lose(path));
+    }
+
+    /// Without further faults everything is folded to the end, and a replay from nothing but log and journal gives the same.
+    fn settle(&mut self) {
+        if !self.finish() {
+            return;
+        }
+        let rows = self.outside.table.rows();
+        let truth = Truth::of(&self.plan, &self.outside.topic, &self.log(), &self.outside.disks);
+        self.figures.floors = truth.floors;
+        self.figures.records = self.outside.topic.visible().len() as u64;
+        self.figures.rows = rows.len() as u64;
+        self.violations.extend(truth::differences("the rows differ from the model's", &truth.rows, &rows));
+        self.lose_checkpoints();
+        let (table, letters) = (Arc::new(Table::default()), Arc::new(Letters::default()));
+        let before = Arc::clone(&self.outside);
+        self.outside = Arc::new(Outside {
+            topic: Arc::clone(&before.topic),
+            table: Arc::clone(&table),
+            letters: Arc::clone(&letters),
+            objects: Arc::clone(&before.objects),
+            disks: Arc::clone(&before.disks),
+        });
+        if self.finish() {
+            self.violations.extend(truth::differences("a replay gives other rows", &rows, &table.rows()));
+            let lived = truth::standing(&before.letters.all(), &self.log());
+            let replayed = truth::standing(&letters.all(), &self.log());
+            self.violations.extend(truth::differences("a replay gives other dead letters", &lived, &replayed));
+        }
+        self.violations.extend(before.table.violations());
+        self.violations.extend(before.disks.violations());
+        self.figures.writes = before.table.writes();
+    }
+
+    /// Runs a host to the end of the log; whether it got there.
+    fn finish(&mut self) -> bool {
+        self.start(true);
+        let limit = self.scheduler.now() + Duration::from_secs(600);
+        loop {
+            self.scheduler.pause(Duration::from_millis(100));
+            let host = self.hosts.last().expect("it was started");
+            let ended = host.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(outcome) = ended {
+                let host = self.hosts.pop().expect("it was started");
+                while self.scheduler.threads_of(host.process.id) > 0 {
+                    self.scheduler.pause(Duration::from_millis(10));
+                }
+                if let Err(failure) = &outcome {
+                    self.violations.push(format!("the last host ended with {:?}: {}", failure.exit, failure.message));
+                }
+                return outcome.is_ok();
+            }
+            if self.scheduler.now() > limit {
+                self.violations.push("everything is there and nothing fails, and it is not folded after ten minutes".into());
+                self.kill_all();
+                return false;
+            }
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        let (lines, digest, trace) = self.scheduler.trace();
+        let figures = Figures { turns: self.scheduler.taken(), ..self.figures };
+        Outcome { violations: self.violations, lines, digest, trace, simulated: self.scheduler.now(), figures }
+    }
+}
+

@@ -1,0 +1,226 @@
+//! A simulated database of rows. Writes take effect later, in another order, twice, or never; of two writes of one row the one with the greater
+//! timestamp holds, as in CQL.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use keyfold::backoff::Outage;
+use keyfold::failure::Failure;
+use keyfold::machine::Planted;
+use keyfold::row::{Cell, Image, RowRef, Rows};
+use keyfold::sink::{Owner, Refusal, Sink};
+use serde_json::{Map, Value, json};
+
+use crate::scheduler::Process;
+use crate::world::{Fault, dead};
+
+/// What is stored under a primary key.
+#[derive(Clone, Debug)]
+struct Stored {
+    timestamp: i64,
+    row: Option<Value>,
+}
+
+/// A write on its way.
+#[derive(Clone, Debug)]
+struct UnderWay {
+    arrives: Duration,
+    key: String,
+    stored: Stored,
+}
+
+/// The database.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rows: BTreeMap<String, Stored>,
+    under_way: Vec<UnderWay>,
+    /// What must never happen, and did.
+    violations: Vec<String>,
+    writes: u64,
+}
+
+impl Table {
+    fn state(&self, now: Duration) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.arrive(now);
+        state
+    }
+
+    /// The rows, once everything that is under way has arrived.
+    pub(crate) fn rows(&self) -> BTreeMap<String, Value> {
+        let state = self.state(Duration::MAX);
+        state.rows.iter().filter_map(|(key, stored)| Some((key.clone(), stored.row.clone()?))).collect()
+    }
+
+    /// What must never happen, and did.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.state(Duration::ZERO).violations.clone()
+    }
+
+    /// How many writes have arrived.
+    pub(crate) fn writes(&self) -> u64 {
+        self.state(Duration::ZERO).writes
+    }
+}
+
+impl State {
+    fn arrive(&mut self, now: Duration) {
+        self.under_way.sort_by_key(|write| write.arrives);
+        while self.under_way.first().is_some_and(|write| write.arrives <= now) {
+            let UnderWay { key, stored, .. } = self.under_way.remove(0);
+            self.writes += 1;
+            let held = self.rows.get(&key);
+            if held.is_some_and(|held| held.timestamp == stored.timestamp && held.row != stored.row) {
+                self.violations.push(format!("two writes of {key} have the timestamp {}", stored.timestamp));
+            }
+            if held.is_none_or(|held| held.timestamp <= stored.timestamp) {
+                self.rows.insert(key, stored);
+            }
+        }
+    }
+}
+
+/// A host's connection to the database.
+pub(crate) struct Connection {
+    pub(crate) table: Arc<Table>,
+    pub(crate) process: Arc<Process>,
+    pub(crate) faults: u64,
+    last: i64,
+}
+
+impl Connection {
+    /// Connects.
+    pub(crate) fn new(table: &Arc<Table>, process: &Arc<Process>, faults: u64) -> Connection {
+        Connection { table: Arc::clone(table), process: Arc::clone(process), faults, last: 0 }
+    }
+
+    /// Writes, until it is acknowledged. Each attempt asks for ownership and has timestamps of its own.
+    fn put(&mut self, rows: &[(String, Option<Value>)], owner: &dyn Owner) -> Result<(), Failure> {
+        let mut first = None;
+        loop {
+            dead(&self.process)?;
+            let reuses = first.filter(|_| self.process.is_planted(Planted::RetryReusesTimestamp));
+            let timestamp = match reuses {
+                Some(timestamp) => timestamp,
+                None if self.process.is_planted(Planted::WriteAsksNobody) => {
+                    self.last.max(keyfold::machine::Machine::now_ms(&*self.process) * 1000) + 1
+                }
+                None => owner.timestamps(self.last, rows.len())?,
+            };
+            first = Some(timestamp);
+            dead(&self.process)?;
+            self.last = timestamp + i64::try_from(rows.len()).expect("few") - 1;
+            if self.attempt(rows, timestamp)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn attempt(&self, rows: &[(String, Option<Value>)], timestamp: i64) -> Result<bool, Failure> {
+        let fault = Fault::pick(&self.process, self.faults);
+        let now = self.process.now();
+        let mut last = now;
+        for ((key, row), timestamp) in rows.iter().zip(timestamp..) {
+            // An attempt that fails may have had an effect in part, and much later.
+            let delay = match fault {
+                Fault::None => self.process.below(20),
+                Fault::Lost => continue,
+                Fault::AnswerLost if self.process.below(4) == 0 => continue,
+                Fault::AnswerLost => self.process.below(if self.process.below(8) == 0 { 8_000 } else { 40 }),
+            };
+            let arrives = now + Duration::from_millis(delay);
+            last = last.max(arrives);
+            let stored = Stored { timestamp, row: row.clone() };
+            self.table.state(now).under_way.push(UnderWay { arrives, key: key.clone(), stored });
+        }
+        self.process.note(&format!("puts {} rows from timestamp {timestamp}: {fault:?}", rows.len()));
+        match fault {
+            Fault::None => self.process.wait(last.saturating_sub(now) + Duration::from_millis(1)),
+            Fault::Lost | Fault::AnswerLost => self.process.wait(Duration::from_millis(50 + self.process.below(400))),
+        }
+        dead(&self.process)?;
+        Ok(matches!(fault, Fault::None))
+    }
+}
+
+/// A row as JSON, and its primary key.
+fn row_of(rows: &Rows, row: RowRef) -> (String, Value) {
+    let (_, table) = rows.table(row);
+    let (mut values, mut key) = (Map::new(), Map::new());
+    values.insert("table".into(), table.name.clone().into());
+    for (column, cell) in table.columns.iter().zip(rows.cells(row)) {
+        let value = match cell {
+            Cell::Null => Value::Null,
+            Cell::Boolean(value) => value.into(),
+            Cell::Integer(value) | Cell::Timestamp(value) => value.into(),
+            Cell::Float(value) => value.into(),
+            Cell::Text(value) | Cell::Json(value) => value.into(),
+            Cell::Blob(value) => json!(value),
+            Cell::TextList(items) => items.iter().collect::<Vec<_>>().into(),
+            Cell::IntegerList(items) => json!(items),
+        };
+        if column.primary_key {
+            key.insert(column.name.clone(), value.clone());
+        }
+        values.insert(column.name.clone(), value);
+    }
+    (Value::Object(key).to_string(), Value::Object(values))
+}
+
+/// The key of a row of the model.
+pub(crate) fn key_of(row: &Value) -> String {
+    json!({"k": row["k"], "n": row["n"]}).to_string()
+}
+
+impl Sink for Connection {
+    fn write(&mut self, rows: &Rows, owner: &dyn Owner) -> Result<Vec<Refusal>, Failure> {
+        let mut of_key: BTreeMap<String, Value> = BTreeMap::new();
+        for &row in &rows.order {
+            let (key, value) = row_of(rows, row);
+            of_key.insert(key, value); // the last one wins
+        }
+        let all: Vec<_> = of_key.into_iter().map(|(key, row)| (key, Some(row))).collect();
+        self.put(&all, owner)?;
+        Ok(Vec::new())
+    }
+
+    fn length(&mut self) -> Result<Option<u64>, Failure> {
+        dead(&self.process).map(|()| None)
+    }
+
+    fn truncate(&mut self, _: u64) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Failure> {
+        self.process.wait_a_moment();
+        dead(&self.process)?;
+        let state = self.table.state(self.process.now());
+        let image = |&at: &usize| {
+            let (key, _) = row_of(rows, rows.order[at]);
+            let row = state.rows.get(&key).and_then(|stored| stored.row.as_ref()).map(Value::to_string);
+            Image { table: rows.table(rows.order[at]).1.name.clone(), key, row }
+        };
+        Ok(at.iter().map(image).collect())
+    }
+
+    fn restore(&mut self, images: &[Image], owner: &dyn Owner) -> Result<(), Failure> {
+        let mut of_key: BTreeMap<String, Option<Value>> = BTreeMap::new();
+        for image in images {
+            let row = image.row.as_ref().map(|row| serde_json::from_str(row).expect("it was written here"));
+            of_key.entry(image.key.clone()).or_insert(row); // the first one counts
+        }
+        self.process.note(&format!("restores {} rows", of_key.len()));
+        if of_key.is_empty() { Ok(()) } else { self.put(&of_key.into_iter().collect::<Vec<_>>(), owner) }
+    }
+
+    fn outage(&self) -> Arc<Outage> {
+        Arc::default()
+    }
+}

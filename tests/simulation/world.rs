@@ -1,0 +1,181 @@
+//! The world around simulated hosts: one broker, one database of rows, one store of objects, one place for dead letters. Each host has its own
+//! way to it, which fails as the seed decides, and which ends when the host is killed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use keyfold::backoff::Outage;
+use keyfold::config::Config;
+use keyfold::dead_letter::{DeadLetter, DeadLetterWriter};
+use keyfold::failure::Failure;
+use keyfold::pipeline::world::World;
+use keyfold::position::{Offset, Partition};
+use keyfold::row::Table as Declared;
+use keyfold::sink::Sink;
+use keyfold::source::log_source::LogSource;
+use keyfold::state::database::Databases;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use tokio::runtime::Handle;
+
+use crate::broker::{SeenTopic, Topic};
+use crate::disks::{Disks, SeenDisks};
+use crate::objects::SeenObjects;
+use crate::scheduler::Process;
+use crate::table::{Connection, Table};
+
+/// Everything outside the hosts.
+pub(crate) struct Outside {
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) table: Arc<Table>,
+    pub(crate) letters: Arc<Letters>,
+    pub(crate) objects: Arc<InMemory>,
+    pub(crate) disks: Arc<Disks>,
+}
+
+/// How a request fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It does not.
+    None,
+    /// It has no effect, and no answer.
+    Lost,
+    /// It has its effect, and no answer.
+    AnswerLost,
+}
+
+impl Fault {
+    /// Picks one; `per_mille` of a thousand requests fail.
+    pub(crate) fn pick(process: &Process, per_mille: u64) -> Fault {
+        match process.below(2_000) {
+            n if n < per_mille => Fault::Lost,
+            n if n < 2 * per_mille => Fault::AnswerLost,
+            _ => Fault::None,
+        }
+    }
+}
+
+/// Ends what a killed host does.
+pub(crate) fn dead(process: &Process) -> Result<(), Failure> {
+    if process.is_dead() { Err(Failure::unexpected("the host was killed")) } else { Ok(()) }
+}
+
+impl Process {
+    /// Lets other threads run for as long as a request takes.
+    pub(crate) fn wait_a_moment(&self) {
+        self.wait(Duration::from_micros(100 + self.below(4_000)));
+    }
+
+    /// Lets other threads run for a time.
+    pub(crate) fn wait(&self, time: Duration) {
+        keyfold::machine::Machine::pause(self, time);
+    }
+}
+
+/// The world as one host sees it.
+pub(crate) struct SeenWorld {
+    pub(crate) outside: Arc<Outside>,
+    pub(crate) process: Arc<Process>,
+    /// Of a thousand requests, how many fail.
+    pub(crate) faults: u64,
+}
+
+impl World for SeenWorld {
+    fn objects(&self, _: &Config) -> Result<Arc<dyn ObjectStore>, Failure> {
+        let (inner, process) = (Arc::clone(&self.outside.objects), Arc::clone(&self.process));
+        Ok(Arc::new(SeenObjects { inner, process, faults: self.faults }))
+    }
+
+    fn databases(&self, _: &Arc<dyn ObjectStore>, _: &Handle) -> Arc<dyn Databases> {
+        let (disks, process) = (Arc::clone(&self.outside.disks), Arc::clone(&self.process));
+        // A database that does not answer ends a host, so it fails seldom.
+        Arc::new(SeenDisks { disks, process, faults: self.faults / 20 })
+    }
+
+    fn log(&self, _: &Config, _: Instant) -> Result<LogSource, Failure> {
+        self.process.wait_a_moment();
+        dead(&self.process)?;
+        let (disks, process) = (Arc::clone(&self.outside.disks), Arc::clone(&self.process));
+        let committed = {
+            let process = Arc::clone(&process);
+            Arc::new(move |next: &[(Partition, Offset)]| disks.check_commit(&process, next))
+        };
+        Ok(LogSource::Other(Arc::new(SeenTopic { topic: Arc::clone(&self.outside.topic), process, committed })))
+    }
+
+    fn sink(&self, _: &Config, _: &Arc<[Declared]>, _: &Handle, _: Instant) -> Result<Box<dyn Sink>, Failure> {
+        self.process.wait_a_moment();
+        dead(&self.process)?;
+        Ok(Box::new(Connection::new(&self.outside.table, &self.process, self.faults)))
+    }
+
+    fn letters(&self, _: &Config, _: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure> {
+        dead(&self.process)?;
+        let (letters, process) = (Arc::clone(&self.outside.letters), Arc::clone(&self.process));
+        Ok(Box::new(LetterWriter { letters, process, waiting: Vec::new() }))
+    }
+}
+
+/// A dead letter, by what it names: stage, partition, offset, event, and the deployment that wrote it.
+pub(crate) type Named = (String, u32, u64, Option<u32>, Option<u64>);
+
+/// The dead letters, each at least once.
+#[derive(Debug, Default)]
+pub(crate) struct Letters(Mutex<BTreeMap<Named, BTreeSet<String>>>);
+
+impl Letters {
+    /// The letters, with the reasons given.
+    pub(crate) fn all(&self) -> BTreeMap<Named, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+struct LetterWriter {
+    letters: Arc<Letters>,
+    process: Arc<Process>,
+    waiting: Vec<DeadLetter>,
+}
+
+impl LetterWriter {
+    fn keep(&mut self, count: usize) {
+        let mut letters = self.letters.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for letter in self.waiting.drain(..count) {
+            let record = letter.record.get(0);
+            let (stage, at) = (letter.stage.name().to_owned(), (record.partition, record.offset));
+            let named = (stage, at.0, at.1, letter.event, letter.deployment);
+            letters.entry(named).or_default().insert(letter.reason);
+        }
+    }
+}
+
+impl DeadLetterWriter for LetterWriter {
+    fn write(&mut self, letters: &[DeadLetter]) -> Result<(), Failure> {
+        dead(&self.process)?;
+        self.process.note(&format!("writes {} dead letters", letters.len()));
+        self.waiting.extend_from_slice(letters);
+        // Some are stored at once.
+        let some = self.process.below(self.waiting.len() as u64 + 1);
+        self.keep(usize::try_from(some).expect("a few"));
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.process.wait_a_moment();
+        dead(&self.process)?;
+        self.keep(self.waiting.len());
+        Ok(())
+    }
+
+    fn length(&mut self) -> Result<Option<u64>, Failure> {
+        Ok(None)
+    }
+
+    fn truncate(&mut self, _: u64) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn outage(&self) -> Arc<Outage> {
+        Arc::default()
+    }
+}
