@@ -30,12 +30,13 @@ use crate::deployment::Rewind;
 use crate::deployment::follow::{Follower, Logic};
 use crate::event_time::AppendTime;
 use crate::failure::{Exit, Failure};
+use crate::machine::{Planted, plants};
 use crate::observe::board::{Activity, LaneBoard};
 use crate::plugin::Fault;
 use crate::position::Position;
 use crate::record::Records;
 use crate::row::Image;
-use crate::sink::writer::LaneWriter;
+use crate::sink::writer::{LaneWriter, Lengths};
 use crate::source::Source;
 use crate::source::merge::Merge;
 use crate::state::journal::Journal;
@@ -331,6 +332,9 @@ impl Running {
 
     /// Makes the frontier durable, if something rests on an asked partition's word (I4).
     fn keep_frontier(&mut self) -> Result<(), Interrupt> {
+        if plants(Planted::FrontierNotKept) {
+            return Ok(());
+        }
         let journal = &self.journal;
         Ok(self.gather.keep_frontier(|frontier| journal.write_frontier(frontier))?)
     }
@@ -352,7 +356,9 @@ impl Running {
         if self.on_strike == OnStrike::Withdraw {
             self.withdraw(&format!("it struck on {first}: {}", first.reason))?;
         }
-        self.journal.write_strikes(strikes, self.succession.n())?;
+        if !plants(Planted::StrikeNotJournalled) {
+            self.journal.write_strikes(strikes, self.succession.n())?;
+        }
         tracing::warn!(
             event = "strike",
             lane = self.context.name,
@@ -522,7 +528,12 @@ impl Running {
         let (began, covered_ms) = (clock.monotonic(), clock.now_ms());
         board.enter(Activity::Write);
         let patience = Patience::new(&self.context);
-        let Some(lengths) = self.writer.sync(|| patience.lasts())? else { return Err(patience.ended()) };
+        let synced = if plants(Planted::CheckpointBeforeAcknowledgement) {
+            Some(Lengths::default())
+        } else {
+            self.writer.sync(|| patience.lasts())?
+        };
+        let Some(lengths) = synced else { return Err(patience.ended()) };
         board.enter(Activity::Checkpoint);
         if let Some(id) = self.gather.log_id()? {
             self.succession.hold_topic(id)?; // records of another log must not be covered
@@ -532,12 +543,15 @@ impl Running {
         let checkpoint =
             checkpoint::describe(self.gather.merge(), self.core.time, (self.succession.n(), head), lengths);
         let on_probation = self.succession.on_probation();
+        let next: Vec<_> = checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset.next())).collect();
+        if plants(Planted::OffsetsBeforeState) {
+            self.gather.commit(&next);
+        }
         let bytes = self.store.write_checkpoint(&checkpoint, &mut self.core.shards, on_probation)?; // I2, I3, I10
         if on_probation.is_none() {
             self.probation.end(&self.core);
         }
         self.probation.forget_stale(&self.journal)?;
-        let next: Vec<_> = checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset.next())).collect();
         self.gather.commit(&next);
         self.checkpoints.end();
         board.checkpoints.add(1);

@@ -37,8 +37,8 @@ pub enum Planted {
     OffsetsBeforeState,
     /// A checkpoint keeps nothing of a shard that a withdrawal would need.
     UndoForgetsShard,
-    /// Floors are made durable only after their records were released.
-    FloorAfterFold,
+    /// Floors are not made durable.
+    FloorNotKept,
     /// A lane reads the deployments before it reserves.
     ReservationAfterRead,
     /// What a row replaces is noted after the row was written.
@@ -61,15 +61,19 @@ pub enum Planted {
     RetryReusesTimestamp,
     /// A write has a timestamp of the host's clock, and nobody is asked who owns the lane.
     WriteAsksNobody,
+    /// The frontier of a lane is written into the journal of another one.
+    FrontierOfWrongLane,
+    /// A journal loses its last write in a crash.
+    JournalLosesWrite,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 15] = [
+    pub const ALL: [Planted; 17] = [
         Planted::CheckpointBeforeAcknowledgement,
         Planted::OffsetsBeforeState,
         Planted::UndoForgetsShard,
-        Planted::FloorAfterFold,
+        Planted::FloorNotKept,
         Planted::ReservationAfterRead,
         Planted::ImageAfterRow,
         Planted::StrikeNotJournalled,
@@ -81,6 +85,8 @@ impl Planted {
         Planted::NoFencing,
         Planted::RetryReusesTimestamp,
         Planted::WriteAsksNobody,
+        Planted::FrontierOfWrongLane,
+        Planted::JournalLosesWrite,
     ];
 }
 

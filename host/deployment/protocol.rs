@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use super::{Author, Entry, Outcome, Verdict};
 use crate::event_time::AppendTime;
+use crate::machine::{Planted, plants};
 
 #[cfg(test)]
 mod interleavings;
@@ -348,6 +349,7 @@ impl View {
         let probation = end.map(|end| Probation { n: in_force, end });
         // It may have been withdrawn since the lane's state was read: that is undone only by opening the lane again (I10).
         let is_withdrawn = current.is_some_and(|entry| entry.outcome == Outcome::Withdrawn);
+        let is_withdrawn = is_withdrawn && !plants(Planted::VerdictReadTwice);
         let rewind = is_withdrawn.then_some(Rewind::Withdrawn(in_force));
         let mut view = View { reserved, next: in_force + 1, ahead: VecDeque::new(), probation, rewind };
         let learned = view.learn(store)?;
@@ -368,6 +370,12 @@ impl View {
         until: AppendTime,
     ) -> Result<Learned<S>, S::Error> {
         assert!(Some(until) > self.reserved, "a reservation is only ever raised (I9)");
+        if plants(Planted::ReservationAfterRead) {
+            let learned = self.learn(store)?;
+            store.reserve(holder, Some(until))?;
+            self.reserved = Some(until);
+            return Ok(learned);
+        }
         store.reserve(holder, Some(until))?;
         self.reserved = Some(until);
         self.learn(store)
@@ -446,6 +454,7 @@ impl View {
         while let Some(ahead) = self.ahead.get_mut(at) {
             let verdict = if ahead.probation_end.is_some() { store.verdict(ahead.n)? } else { None };
             match verdict {
+                Some(Verdict::Withdrawn(_)) if plants(Planted::WithdrawnStaysAhead) => at += 1,
                 Some(Verdict::Withdrawn(_)) => {
                     self.ahead.remove(at);
                 }

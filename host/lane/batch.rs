@@ -9,6 +9,7 @@ use crate::lane::letters::Letter;
 use crate::lane::map::MappedChunk;
 use crate::lane::place::Place;
 use crate::lane::time::Timeline;
+use crate::machine::{Planted, plants};
 use crate::plugin::{Events, FoldInput, Plugin};
 use crate::position::{Offset, Partition, Position};
 use crate::record::bounded::Digested;
@@ -89,7 +90,12 @@ impl<'a> Batch<'a> {
 
     /// The watermark before the record of an event.
     pub(super) fn watermark_of(&self, event: u32) -> i64 {
-        self.line.before(self.events.records[event as usize] as usize)
+        self.line.before(self.record_for_watermark(self.events.records[event as usize] as usize))
+    }
+
+    /// The record whose watermark an event is told.
+    fn record_for_watermark(&self, record: usize) -> usize {
+        if plants(Planted::TimerAfterEvent) { 0 } else { record }
     }
 
     /// Appends an event to the input of `fold`.
@@ -97,7 +103,7 @@ impl<'a> Batch<'a> {
         let record = self.events.records[event] as usize;
         input.event_values.push(self.events.values.get(event));
         input.event_times.push(self.events.times[event]);
-        input.watermarks.push(self.line.before(record));
+        input.watermarks.push(self.line.before(self.record_for_watermark(record)));
         input.append_times.push(self.records.append_times[record]);
         input.partitions.push(self.records.partitions[record]);
         input.offsets.push(self.records.offsets[record]);

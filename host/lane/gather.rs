@@ -7,6 +7,7 @@ use crate::config::Time;
 use crate::event_time::{AppendTime, Implausible, LaneTime, plausible};
 use crate::failure::Failure;
 use crate::lane::context::Context;
+use crate::machine::{Planted, plants};
 use crate::observe::board::Activity;
 use crate::observe::progress::Progress;
 use crate::position::{Floor, Frontier, Offset, Partition, TopicId};
@@ -99,6 +100,9 @@ impl Gather {
         self.batch.clear();
         let mut waiting_since = None;
         loop {
+            if plants(Planted::MergeReleasedEarly) {
+                self.merge.blocked().iter().flat_map(|b| &b.partitions).for_each(|p| self.merge.empty(*p, i64::MAX));
+            }
             let released = self.merge.release(self.most, BATCH_BYTES, &mut self.batch);
             self.gathered += released.records as u64;
             self.frontier_is_bet |= released.asked;
@@ -155,7 +159,9 @@ impl Gather {
                 let floors = self.merge.push(partition, records);
                 if let Some(first) = floors.first() {
                     context.board.enter(Activity::Store);
-                    keep(&floors)?; // I4
+                    if !plants(Planted::FloorNotKept) {
+                        keep(&floors)?; // I4
+                    }
                     context.board.enter(Activity::Gather);
                     context.board.floors.add(floors.len() as u64);
                     self.floors += floors.len() as u64;

@@ -9,7 +9,7 @@ use crate::backoff;
 use crate::clock;
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
 use crate::failure::Failure;
-use crate::machine::{self, Thread};
+use crate::machine::{self, Planted, Thread};
 use crate::observe::board::{Board, LaneBoard};
 use crate::record::{NO_TIME, RecordRef, Records};
 use crate::row::Rows;
@@ -195,13 +195,17 @@ impl Outputs {
         images: Option<&SharedImages>,
         ((plugin, deployment), OfLane { board: lane, owner }): (&(String, u64), &OfLane),
     ) -> Result<(), Failure> {
-        if let Some(images) = images {
+        let is_late = machine::plants(Planted::ImageAfterRow);
+        if let Some(images) = images.filter(|_| !is_late) {
             let mut notes = machine::lock(images);
             note_images(&mut notes, &mut *self.sink, rows)?; // I10
         }
         if !rows.is_empty() {
             let began = clock::uptime_us();
             let refused = self.sink.write(rows, &**owner)?; // I8
+            if let Some(images) = images.filter(|_| is_late) {
+                note_images(&mut machine::lock(images), &mut *self.sink, rows)?;
+            }
             lane.sink_writes.add(clock::uptime_us().saturating_sub(began));
             lane.sink_rows.add((rows.len() - refused.len()) as u64);
             lane.rejected.add(Stage::Sink, refused.len() as u64);

@@ -29,6 +29,17 @@ struct Disk {
     fault: Option<(u64, Fault)>,
 }
 
+impl Disk {
+    fn apply(&mut self, changes: Vec<Change>) {
+        for (key, value) in changes {
+            match value {
+                Some(value) => self.entries.insert(key, value.into()),
+                None => self.entries.remove(&key),
+            };
+        }
+    }
+}
+
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -79,6 +90,17 @@ impl MemoryDisk {
     pub fn fail_after(&self, calls: u64, fault: Fault) {
         let mut disk = self.lock();
         disk.fault = Some((disk.calls + calls, fault));
+    }
+
+    /// Returns a disk that holds the same, and shares nothing with this one.
+    pub fn contents(&self) -> MemoryDisk {
+        let entries = self.lock().entries.clone();
+        MemoryDisk(Arc::new(Mutex::new(Disk { entries, ..Disk::default() })))
+    }
+
+    /// Applies changes past the owner, as nothing but a fault does.
+    pub fn overwrite(&self, changes: Vec<Change>) {
+        self.lock().apply(changes);
     }
 
     fn opened(&self, name: &str, opening: u64) -> MemoryDatabase {
@@ -153,12 +175,7 @@ impl Database for MemoryDatabase {
         }
         self.call(|disk| {
             self.check_owner(disk)?;
-            for (key, value) in changes {
-                match value {
-                    Some(value) => disk.entries.insert(key, value.into()),
-                    None => disk.entries.remove(&key),
-                };
-            }
+            disk.apply(changes);
             Ok(())
         })
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::event_time::EventTime;
+use crate::machine::{Planted, plants};
 use crate::position::{Offset, Partition};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::database::{CONCURRENT_READS, Change, Database, Entries, Error, entries, value};
@@ -117,8 +118,9 @@ impl Store {
         let Some(deployment) = probation else { return Ok(kept) };
         kept.push((layout::UNDO_OF.to_vec(), Some(deployment.to_be_bytes().to_vec())));
         let mut undo = self.undo.take().unwrap_or_else(|| Undo { deployment, written: HashSet::new() });
-        let first: Vec<&[u8]> =
-            changes.iter().map(|(key, _)| key.as_slice()).filter(|key| undo.written.insert(key.to_vec())).collect();
+        let forgotten = |key: &[u8]| plants(Planted::UndoForgetsShard) && key.last().is_some_and(|last| last % 2 == 0);
+        let keys = changes.iter().map(|(key, _)| key.as_slice()).filter(|key| !forgotten(key));
+        let first: Vec<&[u8]> = keys.filter(|key| undo.written.insert(key.to_vec())).collect();
         for (key, before) in first.iter().zip(self.database.get(&first)?) {
             kept.push((layout::undo_key(key), Some(layout::encode_undo(before.as_deref()))));
         }

@@ -10,8 +10,10 @@ use keyfold::machine::Planted;
 use keyfold::position::{Offset, Partition};
 use keyfold::state::checkpoint::Checkpoint;
 use keyfold::state::database::{Change, Database, Databases, Entries, Error, Visit};
+use keyfold::state::journal::Journal;
 use keyfold::state::layout;
 use keyfold::state::memory::{MemoryDatabase, MemoryDisk};
+use keyfold::strike::StrikeItem;
 
 use crate::scheduler::Process;
 use crate::world::Fault;
@@ -21,6 +23,8 @@ use crate::world::Fault;
 pub(crate) struct Disks {
     disks: Mutex<BTreeMap<String, MemoryDisk>>,
     violations: Mutex<Vec<String>>,
+    /// What journals held before their last write, if they are to lose it.
+    before: Mutex<BTreeMap<String, MemoryDisk>>,
 }
 
 impl Disks {
@@ -44,6 +48,21 @@ impl Disks {
         self.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Keeps what a journal held before a write, if it is to lose that write.
+    fn remember(&self, path: &str, process: &Process) {
+        if process.is_planted(Planted::JournalLosesWrite) && path.starts_with("log/") {
+            let before = self.at(path).contents();
+            self.before.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), before);
+        }
+    }
+
+    /// Takes back the last write of each journal that is remembered.
+    pub(crate) fn lose_last_writes(&self) {
+        for (path, before) in std::mem::take(&mut *self.before.lock().unwrap_or_else(PoisonError::into_inner)) {
+            self.disks.lock().unwrap_or_else(PoisonError::into_inner).insert(path, before);
+        }
+    }
+
     fn violate(&self, what: String) {
         self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
@@ -53,6 +72,16 @@ impl Disks {
         let disk = self.at(&format!("lanes/{lane}"));
         let bytes = disk.open_reader("checker").get(&[layout::CHECKPOINT]).ok()?.pop().flatten()?;
         Checkpoint::decode(&bytes).ok()
+    }
+
+    /// A strike is in the journal before its dead letter leaves.
+    pub(crate) fn check_strike(&self, item: &StrikeItem) {
+        let journals = self.paths().into_iter().filter(|path| path.starts_with("log/"));
+        let known = journals.map(|path| Journal::over(Arc::new(self.at(&path).open_reader("checker"))));
+        let mut strikes = known.flatten().flat_map(|(_, contents)| contents.strikes.into_values());
+        if !strikes.any(|strikes| strikes.contains_key(item)) {
+            self.violate(format!("I4: the dead letter of {item:?} has left, and no journal holds the strike"));
+        }
     }
 
     /// Offsets may be committed only up to where a checkpoint covers them.
@@ -84,7 +113,8 @@ impl Databases for SeenDisks {
         self.process.note(&format!("opens {path}"));
         let database = self.disks.at(path).open(path);
         let (process, faults) = (Arc::clone(&self.process), self.faults);
-        Ok(Arc::new(SeenDisk { database, process, faults, broken: AtomicBool::new(false) }))
+        let disks = Arc::clone(&self.disks);
+        Ok(Arc::new(SeenDisk { database, disks, process, faults, broken: AtomicBool::new(false) }))
     }
 
     fn delete(&self, path: &str) -> Result<(), Error> {
@@ -98,6 +128,7 @@ impl Databases for SeenDisks {
 
 struct SeenDisk {
     database: MemoryDatabase,
+    disks: Arc<Disks>,
     process: Arc<Process>,
     faults: u64,
     broken: AtomicBool,
@@ -108,6 +139,16 @@ fn alive(process: &Process, path: &str) -> Result<(), Error> {
 }
 
 impl SeenDisk {
+    /// The changes without those that a planted fault writes elsewhere.
+    fn misdirect(&self, changes: Vec<Change>) -> Vec<Change> {
+        if !self.process.is_planted(Planted::FrontierOfWrongLane) || self.database.name() != "log/lanes/0" {
+            return changes;
+        }
+        let (wrong, right): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|(key, _)| key == b"frontier");
+        self.disks.at("log/lanes/1").overwrite(wrong);
+        right
+    }
+
     fn check(&self) -> Result<(), Error> {
         alive(&self.process, self.database.name())?;
         if self.broken.load(Ordering::SeqCst) {
@@ -144,6 +185,8 @@ impl Database for SeenDisk {
         self.check()?;
         let fault = Fault::pick(&self.process, self.faults);
         self.process.note(&format!("writes {} entries to {}: {fault:?}", changes.len(), self.name()));
+        let changes = self.misdirect(changes);
+        self.disks.remember(self.database.name(), &self.process);
         let written = if fault == Fault::Lost { Ok(()) } else { self.database.write(changes) };
         self.process.wait_a_moment();
         alive(&self.process, self.name())?;

@@ -68,7 +68,8 @@ pub(crate) fn plan(seed: u64) -> Plan {
     let by_partition = random.chance(30);
     let partitions = 1 + random.below(3);
     let length = ms(10_000 + random.below(30_000));
-    let mode = *random.pick(&[Mode::State, Mode::Timers, Mode::Mark, Mode::Mark, Mode::Mark, Mode::TimerNow]);
+    let modes = [Mode::State, Mode::Timers, Mode::Mark, Mode::Mark, Mode::Mark, Mode::Mark, Mode::TimerNow, Mode::Trap];
+    let mode = *random.pick(&modes);
     let time = Time {
         out_of_orderness_ms: [0, 500, 3_000][usize::try_from(random.below(3)).expect("an index")],
         late: *random.pick(&[Late::Drop, Late::Process]),
@@ -139,10 +140,10 @@ fn payload(random: &mut Random, key: &str, now_ms: i64) -> Vec<u8> {
             1..6 => now_ms - random.between(500, 4_000),
             _ => now_ms - random.between(0, 500),
         };
-        json!({"key": key, "time": time, "v": random.below(1000)})
+        json!({"key": key, "time": time, "v": random.below(70)})
     };
     let one = event(key);
-    if one["v"].as_u64().is_some_and(|v| v % 9 == 0) {
+    if one["v"].as_u64().is_some_and(|v| v % 19 == 0) {
         let other = event(key);
         return json!({"events": [one, other]}).to_string().into_bytes();
     }

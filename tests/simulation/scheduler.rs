@@ -156,6 +156,13 @@ impl Scheduler {
         self.turns().tasks.values().filter(|task| task.process == process).count()
     }
 
+    /// Ends the pauses of a process's threads.
+    fn wake(&self, process: ProcessId) {
+        let mut turns = self.turns();
+        let now = turns.now;
+        turns.tasks.values_mut().filter(|task| task.process == process).for_each(|task| task.wakes = now);
+    }
+
     /// Gives the threads of a process no more turns, or turns again.
     pub(crate) fn freeze(&self, process: ProcessId, frozen: bool) {
         let mut turns = self.turns();
@@ -235,6 +242,7 @@ impl Process {
     pub(crate) fn kill(&self) {
         self.state().dead = true;
         self.scheduler.freeze(self.id, false);
+        self.scheduler.wake(self.id);
     }
 
     /// Whether it was killed.

@@ -15,6 +15,7 @@ use keyfold::row::Table as Declared;
 use keyfold::sink::Sink;
 use keyfold::source::log_source::LogSource;
 use keyfold::state::database::Databases;
+use keyfold::strike::{Stage, StrikeItem};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use tokio::runtime::Handle;
@@ -113,7 +114,7 @@ impl World for SeenWorld {
     fn letters(&self, _: &Config, _: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure> {
         dead(&self.process)?;
         let (letters, process) = (Arc::clone(&self.outside.letters), Arc::clone(&self.process));
-        Ok(Box::new(LetterWriter { letters, process, waiting: Vec::new() }))
+        Ok(Box::new(LetterWriter { letters, process, disks: Arc::clone(&self.outside.disks), waiting: Vec::new() }))
     }
 }
 
@@ -134,6 +135,7 @@ impl Letters {
 struct LetterWriter {
     letters: Arc<Letters>,
     process: Arc<Process>,
+    disks: Arc<Disks>,
     waiting: Vec<DeadLetter>,
 }
 
@@ -153,6 +155,11 @@ impl DeadLetterWriter for LetterWriter {
     fn write(&mut self, letters: &[DeadLetter]) -> Result<(), Failure> {
         dead(&self.process)?;
         self.process.note(&format!("writes {} dead letters", letters.len()));
+        for letter in letters.iter().filter(|letter| letter.stage == Stage::Fold && letter.reason.contains("struck by")) {
+            let record = letter.record.get(0);
+            let (partition, offset) = (Partition(record.partition), Offset(record.offset));
+            self.disks.check_strike(&StrikeItem::Event { partition, offset, event: letter.event.unwrap_or_default() });
+        }
         self.waiting.extend_from_slice(letters);
         // Some are stored at once.
         let some = self.process.below(self.waiting.len() as u64 + 1);

@@ -146,6 +146,8 @@ pub(crate) enum Mode {
     TimerNow,
     /// Rows that carry the configured mark.
     Mark,
+    /// A row for each event, but for those of which `v` is 13, on which the plugin panics.
+    Trap,
 }
 
 impl Mode {
@@ -158,6 +160,7 @@ impl Mode {
             Mode::Timers => "timers",
             Mode::TimerNow => "timer-now",
             Mode::Mark => "mark",
+            Mode::Trap => "trap",
         }
     }
 }
@@ -214,7 +217,8 @@ impl Fold for Hostile {
         let key = String::from_utf8_lossy(&event.key);
         let state = self.states.entry(event.key.clone()).or_default();
         match self.mode {
-            Mode::Ok => effects.rows.push(out(&key, event.time, v, &[])),
+            Mode::Trap if v == 13 => {} // a strike: as if the event had not been
+            Mode::Ok | Mode::Trap => effects.rows.push(out(&key, event.time, v, &[])),
             Mode::SharedKey => effects.rows.push(out("all", v.rem_euclid(7), v, &[])),
             Mode::State => {
                 state.count += 1;
@@ -246,7 +250,7 @@ impl Fold for Hostile {
         let text = String::from_utf8_lossy(key);
         let state = self.states.entry(key.to_vec()).or_default();
         match self.mode {
-            Mode::Ok | Mode::SharedKey => panic!("this mode sets no timer"),
+            Mode::Ok | Mode::Trap | Mode::SharedKey => panic!("this mode sets no timer"),
             Mode::State => {
                 effects.rows.push(out(&text, time, state.sum, &state.items));
                 state.items.clear();
