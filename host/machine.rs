@@ -65,11 +65,13 @@ pub enum Planted {
     FrontierOfWrongLane,
     /// A journal loses its last write in a crash.
     JournalLosesWrite,
+    /// A start does not look whether it still owns the journal once it owns the state.
+    JournalNotConfirmed,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 17] = [
+    pub const ALL: [Planted; 18] = [
         Planted::CheckpointBeforeAcknowledgement,
         Planted::OffsetsBeforeState,
         Planted::UndoForgetsShard,
@@ -87,6 +89,7 @@ impl Planted {
         Planted::WriteAsksNobody,
         Planted::FrontierOfWrongLane,
         Planted::JournalLosesWrite,
+        Planted::JournalNotConfirmed,
     ];
 }
 
@@ -113,6 +116,11 @@ pub(crate) fn plants(fault: Planted) -> bool {
 pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     simulated().map_or_else(|| RandomState::new().hash_one(0u8), |machine| machine.random())
+}
+
+/// Returns the seeds of this process's hash tables: random ones, but those of a simulation are the same in each process, so that it can be repeated.
+pub(crate) fn seeds() -> (u64, u64) {
+    if simulated().is_some() { (0x6b65_7966_6f6c_6421, 1) } else { (random(), random()) }
 }
 
 /// A thread of a host.

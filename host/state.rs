@@ -3,8 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::LazyLock;
 
 use foldhash::SharedSeed;
@@ -13,6 +12,7 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use crate::event_time::EventTime;
+use crate::machine;
 use crate::record::ByteColumn;
 
 pub mod bucket;
@@ -112,8 +112,8 @@ pub struct Shard {
 
 /// The seeds of [`hash`] in this process.
 static SEEDS: LazyLock<(u64, SharedSeed)> = LazyLock::new(|| {
-    let random = || RandomState::new().hash_one(0);
-    (random(), SharedSeed::from_u64(random()))
+    let (seed, shared) = machine::seeds();
+    (seed, SharedSeed::from_u64(shared))
 });
 
 /// Returns the hash by which keys are found and distributed over shards. Each process has seeds of its own, so that nobody can prepare keys
@@ -324,6 +324,8 @@ impl KeyState {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::{BuildHasher, RandomState};
+
     use super::*;
 
     #[test]

@@ -15,7 +15,7 @@ use crate::lane::Lane;
 use crate::lane::audit::Auditor;
 use crate::lane::core::Core;
 use crate::lane::interrupt::Signals;
-use crate::machine::Thread;
+use crate::machine::{Planted, Thread, plants};
 use crate::observe::board::Board;
 use crate::pipeline::world::World;
 use crate::position::{Offset, Partition};
@@ -169,6 +169,9 @@ impl Opening<'_> {
             check_seals(&name, &contents.seals, &seals)?;
         }
         let (store, checkpoint) = self.state(&name)?;
+        if !plants(Planted::JournalNotConfirmed) {
+            journal.confirm()?; // I8
+        }
         if checkpoint.is_some() && contents.beginning.is_none() {
             return Err(journal_missing(&format!("log/lanes/{name}")));
         }

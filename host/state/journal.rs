@@ -142,6 +142,12 @@ impl Journal {
         self.database.write(changes)
     }
 
+    /// Fails if another host has opened the journal since this one did. It writes, because only a write always finds out.
+    pub fn confirm(&self) -> Result<(), Error> {
+        let written = machine::lock(&self.written);
+        self.database.write(vec![(HEAD.to_vec(), Some(json(&written.head)))])
+    }
+
     /// Writes what the lane was told of the deployments, if that is new. Durable on return.
     pub fn write_seals(&mut self, seals: Seals) -> Result<(), Error> {
         if self.seals == seals {

@@ -56,7 +56,8 @@ pub(crate) enum Then {
 }
 
 /// The marks of deployments.
-const MARKS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+pub(crate) const MARKS: [&str; 10] =
+    ["a", "b", "c", "d", "e", "f", "mode=timer-now", "mode=state", "mode=timers", "mode=mark"];
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -168,7 +169,8 @@ fn happenings(random: &mut Random, length: Duration, mode: Mode) -> Vec<(Duratio
     }
     if mode == Mode::Mark {
         let mut at = random.below(4_000);
-        for mark in MARKS.into_iter().take(usize::try_from(random.below(6)).expect("few")) {
+        for _ in 0..random.below(6) {
+            let mark = *random.pick(&MARKS);
             let probation_ms = if random.chance(70) { random.between(300, 9_000) } else { 0 };
             let then = (probation_ms > 0 && random.chance(70)).then(|| {
                 let after = random.below(u64::try_from(probation_ms).expect("positive") + 1_000);

@@ -128,7 +128,11 @@ fn config(plan: &Plan, mark: &str, random: &mut Random) -> Config {
         100 + random.below(3_000),
         1 + random.below(60)
     );
-    let text = toml(&shared.hostile, &shared.cache, &settings, plan.mode.name(), mark);
+    let (mode, mark) = match mark.strip_prefix("mode=") {
+        Some(mode) => (mode, ""),
+        None => (plan.mode.name(), mark),
+    };
+    let text = toml(&shared.hostile, &shared.cache, &settings, mode, mark);
     Config::from_toml(&text, "".as_ref(), std::iter::empty()).expect("it is valid")
 }
 

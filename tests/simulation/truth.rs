@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::broker::Topic;
 use crate::disks::Disks;
-use crate::plan::Plan;
+use crate::plan::{MARKS, Plan};
 use crate::support::generate::TestRecord;
 use crate::support::model::folds::Hostile;
 use crate::support::model::{self, Deployment};
@@ -66,14 +66,16 @@ fn deployments(plan: &Plan, log: &PipelineLog) -> Vec<Deployment> {
     let confirmed = all.into_iter().filter(|entry| entry.outcome == Outcome::Confirmed);
     confirmed
         .filter_map(|entry| {
-            let mark = entry.deployment.settings.config["mark"].as_str().unwrap_or_default().to_owned();
-            Some(Deployment { t: entry.deployment.t?, mark: mark_of(&mark), time: plan.time })
+            let of = |name: &str| entry.deployment.settings.config[name].as_str().unwrap_or_default().to_owned();
+            Some(Deployment { t: entry.deployment.t?, mark: mark_of(&of("mark"), &of("mode")), time: plan.time })
         })
         .collect()
 }
 
-fn mark_of(mark: &str) -> &'static str {
-    ["a", "b", "c", "d", "e", "f"].into_iter().find(|known| *known == mark).unwrap_or("")
+/// What was deployed, from the plugin's configuration.
+fn mark_of(mark: &str, mode: &str) -> &'static str {
+    let is = |known: &str| if mark.is_empty() { known.strip_prefix("mode=") == Some(mode) } else { known == mark };
+    MARKS.into_iter().find(|known| is(known)).expect("one of these was deployed")
 }
 
 /// The dead letters of deployments that were not withdrawn.

@@ -151,6 +151,12 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
+    /// The mode of this name.
+    pub(crate) fn named(name: &str) -> Mode {
+        let all = [Mode::Ok, Mode::SharedKey, Mode::State, Mode::Timers, Mode::TimerNow, Mode::Mark, Mode::Trap];
+        all.into_iter().find(|mode| mode.name() == name).expect("a mode of the model")
+    }
+
     /// Its name in the plugin's configuration.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -180,6 +186,8 @@ struct HostileState {
 #[derive(Clone, Debug)]
 pub(crate) struct Hostile {
     mode: Mode,
+    /// The mode in which it began.
+    first_mode: Mode,
     mark: String,
     /// The plugin's second version: other items.
     second: bool,
@@ -189,7 +197,7 @@ pub(crate) struct Hostile {
 impl Hostile {
     /// In one of its modes.
     pub(crate) fn new(mode: Mode) -> Hostile {
-        Hostile { mode, mark: String::new(), second: false, states: HashMap::new() }
+        Hostile { mode, first_mode: mode, mark: String::new(), second: false, states: HashMap::new() }
     }
 }
 
@@ -271,7 +279,13 @@ impl Fold for Hostile {
 
     /// The mark `second version` is the plugin that was built as that: it migrates all state.
     fn configure(&mut self, mark: &str) {
+        if let Some(mode) = mark.strip_prefix("mode=") {
+            self.mark.clear();
+            self.mode = Mode::named(mode);
+            return;
+        }
         mark.clone_into(&mut self.mark);
+        self.mode = self.first_mode;
         if mark == SECOND_VERSION && !self.second {
             self.second = true;
             for state in self.states.values_mut().filter(|state| state.count > 0) {
