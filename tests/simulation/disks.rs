@@ -15,14 +15,17 @@ use keyfold::state::layout;
 use keyfold::state::memory::{MemoryDatabase, MemoryDisk};
 use keyfold::strike::StrikeItem;
 
-use crate::scheduler::Process;
-use crate::world::Fault;
+use crate::scheduler::{Process, ProcessId};
+use crate::table::Table;
+use crate::world::{Fault, Letters};
 
 /// What survives each crash, by path.
 #[derive(Default)]
 pub(crate) struct Disks {
     disks: Mutex<BTreeMap<String, MemoryDisk>>,
     violations: Mutex<Vec<String>>,
+    /// Which process has opened what, in this order.
+    openings: Mutex<Vec<(String, ProcessId)>>,
     /// What journals held before their last write, if they are to lose it.
     before: Mutex<BTreeMap<String, MemoryDisk>>,
 }
@@ -74,6 +77,34 @@ impl Disks {
         Checkpoint::decode(&bytes).ok()
     }
 
+    /// Notes that a process has opened a database.
+    fn opened(&self, path: &str, process: &Process) {
+        self.openings.lock().unwrap_or_else(PoisonError::into_inner).push((path.to_owned(), process.id));
+    }
+
+    /// The number of the opening by which a process holds the lane's journal, whose tenure has this name.
+    pub(crate) fn tenure(&self, name: &str, process: &Process) -> u64 {
+        let of_lane = |path: &String| self.at(path).open_reader("checker").get(&[b"tenure"]).ok().and_then(|mut v| v.pop()?);
+        let held = |path: &String| of_lane(path).is_some_and(|held| String::from_utf8_lossy(&held).contains(name));
+        let openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // A tenure that was never written has no rivals yet.
+        let path = self.paths().into_iter().filter(|path| path.starts_with("log/")).find(held);
+        let is_mine = |(path_of, id): &&(String, ProcessId)| Some(path_of) == path.as_ref() && *id == process.id;
+        let at = openings.iter().rev().position(|opening| is_mine(&opening));
+        at.map_or(0, |back| (openings.len() - back) as u64)
+    }
+
+    /// What a checkpoint covers was acknowledged before.
+    fn check_checkpoint(&self, process: &Process, covered: &BTreeMap<Partition, Offset>, (table, letters): (&Table, &Letters)) {
+        let is_covered = |(partition, offset): &&(Partition, Offset)| covered.get(partition).is_some_and(|next| offset < next);
+        if let Some(at) = table.unacknowledged(process.id).iter().find(is_covered) {
+            self.violate(format!("I2: a checkpoint covers {at:?}, whose rows are not acknowledged"));
+        }
+        if let Some(at) = letters.waiting(process.id).iter().find(is_covered) {
+            self.violate(format!("I3: a checkpoint covers {at:?}, whose dead letters are not acknowledged"));
+        }
+    }
+
     /// A strike is in the journal before its dead letter leaves.
     pub(crate) fn check_strike(&self, item: &StrikeItem) {
         let journals = self.paths().into_iter().filter(|path| path.starts_with("log/"));
@@ -102,6 +133,8 @@ impl Disks {
 /// The disks as one host sees them.
 pub(crate) struct SeenDisks {
     pub(crate) disks: Arc<Disks>,
+    pub(crate) table: Arc<Table>,
+    pub(crate) letters: Arc<Letters>,
     pub(crate) process: Arc<Process>,
     pub(crate) faults: u64,
 }
@@ -111,10 +144,12 @@ impl Databases for SeenDisks {
         self.process.wait_a_moment();
         alive(&self.process, path)?;
         self.process.note(&format!("opens {path}"));
+        self.disks.opened(path, &self.process);
         let database = self.disks.at(path).open(path);
         let (process, faults) = (Arc::clone(&self.process), self.faults);
-        let disks = Arc::clone(&self.disks);
-        Ok(Arc::new(SeenDisk { database, disks, process, faults, broken: AtomicBool::new(false) }))
+        let outputs = (Arc::clone(&self.table), Arc::clone(&self.letters));
+        let (disks, broken) = (Arc::clone(&self.disks), AtomicBool::new(false));
+        Ok(Arc::new(SeenDisk { database, disks, outputs, process, faults, broken }))
     }
 
     fn delete(&self, path: &str) -> Result<(), Error> {
@@ -129,6 +164,7 @@ impl Databases for SeenDisks {
 struct SeenDisk {
     database: MemoryDatabase,
     disks: Arc<Disks>,
+    outputs: (Arc<Table>, Arc<Letters>),
     process: Arc<Process>,
     faults: u64,
     broken: AtomicBool,
@@ -186,6 +222,13 @@ impl Database for SeenDisk {
         let fault = Fault::pick(&self.process, self.faults);
         self.process.note(&format!("writes {} entries to {}: {fault:?}", changes.len(), self.name()));
         let changes = self.misdirect(changes);
+        let checkpoint = changes.iter().find(|(key, _)| key == layout::CHECKPOINT).and_then(|(_, value)| value.as_ref());
+        if let Some(checkpoint) = checkpoint.and_then(|bytes| Checkpoint::decode(bytes).ok())
+            && self.database.check_ownership().is_ok()
+        {
+            let (table, letters) = (&*self.outputs.0, &*self.outputs.1);
+            self.disks.check_checkpoint(&self.process, &checkpoint.covered(), (table, letters));
+        }
         self.disks.remember(self.database.name(), &self.process);
         let written = if fault == Fault::Lost { Ok(()) } else { self.database.write(changes) };
         self.process.wait_a_moment();

@@ -39,6 +39,8 @@ pub(crate) enum Happening {
     Freeze { thaws: Duration },
     /// Another host is started beside it.
     Rival,
+    /// Another host is started beside it, stands still after this time, probably while it opens its lanes, and goes on after that time.
+    SlowRival { freezes: Duration, thaws: Duration },
     /// The host's clock is moved, ms.
     Clock(i64),
     /// A deployment with this mark is created: after this time from now on or as soon as possible, with this probation, and withdrawn or kept
@@ -156,7 +158,8 @@ fn happenings(random: &mut Random, length: Duration, mode: Mode) -> Vec<(Duratio
     let length_ms = u64::try_from(length.as_millis()).expect("short");
     for _ in 0..random.below(8) {
         let at = ms(random.below(length_ms + 4_000));
-        let happening = match random.below(10) {
+        let happening = match random.below(12) {
+            10 | 11 => Happening::SlowRival { freezes: ms(random.below(700)), thaws: ms(200 + random.below(4_000)) },
             0..5 => {
                 Happening::Kill { pause: ms(random.below(1_500)), loses_checkpoints: random.chance(20) }
             }

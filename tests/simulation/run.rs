@@ -353,6 +353,14 @@ impl Simulation {
                 }
             }
             Happening::Rival => self.start(false),
+            Happening::SlowRival { freezes, thaws: after } => {
+                self.start(false);
+                let id = self.hosts.last().map(|host| host.process.id).expect("it was started");
+                self.scheduler.pause(freezes);
+                self.scheduler.freeze(id, true);
+                thaws.push((now + freezes + after, id));
+                self.start(false);
+            }
             Happening::Clock(by_ms) => {
                 self.ahead_ms += by_ms;
                 self.hosts.iter().for_each(|host| host.process.move_clock(by_ms));
@@ -454,6 +462,11 @@ impl Simulation {
         self.figures.records = self.outside.topic.visible().len() as u64;
         self.figures.rows = rows.len() as u64;
         self.violations.extend(truth::differences("the rows differ from the model's", &truth.rows, &rows));
+        if self.figures.withdrawn == 0 {
+            let sent = self.outside.table.sent().into_iter();
+            let wrong = sent.filter(|(key, _)| !key.contains("last")).find(|sent| !truth.ever.contains(sent));
+            self.violations.extend(wrong.map(|(key, row)| format!("I5: row {row} of {key} was sent, and is at no time right")));
+        }
         self.lose_checkpoints();
         let (table, letters) = (Arc::new(Table::default()), Arc::new(Letters::default()));
         let before = Arc::clone(&self.outside);

@@ -1,18 +1,20 @@
 //! A simulated database of rows. Writes take effect later, in another order, twice, or never; of two writes of one row the one with the greater
 //! timestamp holds, as in CQL.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keyfold::backoff::Outage;
 use keyfold::failure::Failure;
 use keyfold::machine::Planted;
+use keyfold::position::{Offset, Partition};
 use keyfold::row::{Cell, Image, RowRef, Rows};
 use keyfold::sink::{Owner, Refusal, Sink};
 use serde_json::{Map, Value, json};
 
-use crate::scheduler::Process;
+use crate::disks::Disks;
+use crate::scheduler::{Process, ProcessId};
 use crate::world::{Fault, dead};
 
 /// What is stored under a primary key.
@@ -20,6 +22,8 @@ use crate::world::{Fault, dead};
 struct Stored {
     timestamp: i64,
     row: Option<Value>,
+    /// How many hosts had opened the lane before the one that writes, and that one.
+    tenure: u64,
 }
 
 /// A write on its way.
@@ -43,6 +47,10 @@ struct State {
     /// What must never happen, and did.
     violations: Vec<String>,
     writes: u64,
+    /// Every row that a host ever sent.
+    sent: BTreeSet<(String, String)>,
+    /// The records of which rows are not acknowledged, by process.
+    unacknowledged: BTreeMap<ProcessId, Vec<(Partition, Offset)>>,
 }
 
 impl Table {
@@ -63,6 +71,16 @@ impl Table {
         self.state(Duration::ZERO).violations.clone()
     }
 
+    /// Every row that a host ever sent, by its key.
+    pub(crate) fn sent(&self) -> BTreeSet<(String, String)> {
+        self.state(Duration::ZERO).sent.clone()
+    }
+
+    /// The records of which a process has sent rows that are not acknowledged.
+    pub(crate) fn unacknowledged(&self, process: ProcessId) -> Vec<(Partition, Offset)> {
+        self.state(Duration::ZERO).unacknowledged.get(&process).cloned().unwrap_or_default()
+    }
+
     /// How many writes have arrived.
     pub(crate) fn writes(&self) -> u64 {
         self.state(Duration::ZERO).writes
@@ -79,6 +97,9 @@ impl State {
             if held.is_some_and(|held| held.timestamp == stored.timestamp && held.row != stored.row) {
                 self.violations.push(format!("two writes of {key} have the timestamp {}", stored.timestamp));
             }
+            if held.is_some_and(|held| held.tenure > stored.tenure && held.timestamp <= stored.timestamp) {
+                self.violations.push(format!("I8: a host that lost its lane replaces {key}, which its successor wrote"));
+            }
             if held.is_none_or(|held| held.timestamp <= stored.timestamp) {
                 self.rows.insert(key, stored);
             }
@@ -91,18 +112,20 @@ pub(crate) struct Connection {
     pub(crate) table: Arc<Table>,
     pub(crate) process: Arc<Process>,
     pub(crate) faults: u64,
+    disks: Arc<Disks>,
     last: i64,
 }
 
 impl Connection {
     /// Connects.
-    pub(crate) fn new(table: &Arc<Table>, process: &Arc<Process>, faults: u64) -> Connection {
-        Connection { table: Arc::clone(table), process: Arc::clone(process), faults, last: 0 }
+    pub(crate) fn new(table: &Arc<Table>, disks: &Arc<Disks>, process: &Arc<Process>, faults: u64) -> Connection {
+        let (table, disks, process) = (Arc::clone(table), Arc::clone(disks), Arc::clone(process));
+        Connection { table, process, faults, disks, last: 0 }
     }
 
     /// Writes, until it is acknowledged. Each attempt asks for ownership and has timestamps of its own.
     fn put(&mut self, rows: &[(String, Option<Value>)], owner: &dyn Owner) -> Result<(), Failure> {
-        let mut first = None;
+        let (mut first, tenure) = (None, self.disks.tenure(owner.lane(), &self.process));
         loop {
             dead(&self.process)?;
             let reuses = first.filter(|_| self.process.is_planted(Planted::RetryReusesTimestamp));
@@ -116,13 +139,13 @@ impl Connection {
             first = Some(timestamp);
             dead(&self.process)?;
             self.last = timestamp + i64::try_from(rows.len()).expect("few") - 1;
-            if self.attempt(rows, timestamp)? {
+            if self.attempt(rows, timestamp, tenure)? {
                 return Ok(());
             }
         }
     }
 
-    fn attempt(&self, rows: &[(String, Option<Value>)], timestamp: i64) -> Result<bool, Failure> {
+    fn attempt(&self, rows: &[(String, Option<Value>)], timestamp: i64, tenure: u64) -> Result<bool, Failure> {
         let fault = Fault::pick(&self.process, self.faults);
         let now = self.process.now();
         let mut last = now;
@@ -136,7 +159,7 @@ impl Connection {
             };
             let arrives = now + Duration::from_millis(delay);
             last = last.max(arrives);
-            let stored = Stored { timestamp, row: row.clone() };
+            let stored = Stored { timestamp, row: row.clone(), tenure };
             self.table.state(now).under_way.push(UnderWay { arrives, key: key.clone(), stored });
         }
         self.process.note(&format!("puts {} rows from timestamp {timestamp}: {fault:?}", rows.len()));
@@ -185,8 +208,15 @@ impl Sink for Connection {
             let (key, value) = row_of(rows, row);
             of_key.insert(key, value); // the last one wins
         }
+        {
+            let mut state = self.table.state(Duration::ZERO);
+            let of = rows.order.iter().map(|row| (row.origin.partition, row.origin.offset)).collect();
+            state.unacknowledged.insert(self.process.id, of);
+            state.sent.extend(of_key.iter().map(|(key, row)| (key.clone(), row.to_string())));
+        }
         let all: Vec<_> = of_key.into_iter().map(|(key, row)| (key, Some(row))).collect();
         self.put(&all, owner)?;
+        self.table.state(Duration::ZERO).unacknowledged.remove(&self.process.id);
         Ok(Vec::new())
     }
 

@@ -21,6 +21,8 @@ use crate::world::Named;
 pub(crate) struct Truth {
     /// By primary key.
     pub(crate) rows: BTreeMap<String, Value>,
+    /// Every row that is right at some time, by primary key.
+    pub(crate) ever: BTreeSet<(String, String)>,
     /// Floors in the journals.
     pub(crate) floors: u64,
 }
@@ -29,7 +31,7 @@ impl Truth {
     /// Asks the model.
     pub(crate) fn of(plan: &Plan, topic: &Topic, log: &PipelineLog, disks: &Disks) -> Truth {
         let deployments = deployments(plan, log);
-        let mut truth = Truth { rows: BTreeMap::new(), floors: 0 };
+        let mut truth = Truth { rows: BTreeMap::new(), ever: BTreeSet::new(), floors: 0 };
         let all = topic.visible();
         let lanes: Vec<(String, Vec<TestRecord>)> = if plan.by_partition {
             let own = |p: u32| all.iter().filter(|r| r.partition == p).cloned().collect();
@@ -43,6 +45,7 @@ impl Truth {
             let floors = floors.into_iter().map(|((p, offset), time)| ((p.0, offset.0), time.ms())).collect();
             let folded =
                 model::run_journalled(Hostile::new(plan.mode), &records, plan.time, &floors, &deployments);
+            truth.ever.extend(folded.rows.iter().map(|row| (key_of(&row.values), row.values.to_string())));
             truth.rows.extend(folded.rows.into_iter().map(|row| (key_of(&row.values), row.values)));
         }
         truth.rows = without_the_last(truth.rows);

@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use crate::broker::{SeenTopic, Topic};
 use crate::disks::{Disks, SeenDisks};
 use crate::objects::SeenObjects;
-use crate::scheduler::Process;
+use crate::scheduler::{Process, ProcessId};
 use crate::table::{Connection, Table};
 
 /// Everything outside the hosts.
@@ -91,7 +91,8 @@ impl World for SeenWorld {
     fn databases(&self, _: &Arc<dyn ObjectStore>, _: &Handle) -> Arc<dyn Databases> {
         let (disks, process) = (Arc::clone(&self.outside.disks), Arc::clone(&self.process));
         // A database that does not answer ends a host, so it fails seldom.
-        Arc::new(SeenDisks { disks, process, faults: self.faults / 20 })
+        let (table, letters) = (Arc::clone(&self.outside.table), Arc::clone(&self.outside.letters));
+        Arc::new(SeenDisks { disks, table, letters, process, faults: self.faults / 20 })
     }
 
     fn log(&self, _: &Config, _: Instant) -> Result<LogSource, Failure> {
@@ -108,7 +109,7 @@ impl World for SeenWorld {
     fn sink(&self, _: &Config, _: &Arc<[Declared]>, _: &Handle, _: Instant) -> Result<Box<dyn Sink>, Failure> {
         self.process.wait_a_moment();
         dead(&self.process)?;
-        Ok(Box::new(Connection::new(&self.outside.table, &self.process, self.faults)))
+        Ok(Box::new(Connection::new(&self.outside.table, &self.outside.disks, &self.process, self.faults)))
     }
 
     fn letters(&self, _: &Config, _: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure> {
@@ -123,12 +124,21 @@ pub(crate) type Named = (String, u32, u64, Option<u32>, Option<u64>);
 
 /// The dead letters, each at least once.
 #[derive(Debug, Default)]
-pub(crate) struct Letters(Mutex<BTreeMap<Named, BTreeSet<String>>>);
+pub(crate) struct Letters {
+    stored: Mutex<BTreeMap<Named, BTreeSet<String>>>,
+    /// The records of letters that are not stored yet, by process.
+    waiting: Mutex<BTreeMap<ProcessId, Vec<(Partition, Offset)>>>,
+}
 
 impl Letters {
     /// The letters, with the reasons given.
     pub(crate) fn all(&self) -> BTreeMap<Named, BTreeSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The records of letters that a process has written and that are not stored.
+    pub(crate) fn waiting(&self, process: ProcessId) -> Vec<(Partition, Offset)> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).get(&process).cloned().unwrap_or_default()
     }
 }
 
@@ -141,13 +151,19 @@ struct LetterWriter {
 
 impl LetterWriter {
     fn keep(&mut self, count: usize) {
-        let mut letters = self.letters.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut letters = self.letters.stored.lock().unwrap_or_else(PoisonError::into_inner);
         for letter in self.waiting.drain(..count) {
             let record = letter.record.get(0);
             let (stage, at) = (letter.stage.name().to_owned(), (record.partition, record.offset));
             let named = (stage, at.0, at.1, letter.event, letter.deployment);
             letters.entry(named).or_default().insert(letter.reason);
         }
+        let of = |letter: &DeadLetter| {
+            let record = letter.record.get(0);
+            (Partition(record.partition), Offset(record.offset))
+        };
+        let waiting = self.waiting.iter().map(of).collect();
+        self.letters.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(self.process.id, waiting);
     }
 }
 
