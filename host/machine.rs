@@ -63,6 +63,8 @@ pub enum Planted {
     WriteAsksNobody,
     /// The frontier of a lane is written into the journal of another one.
     FrontierOfWrongLane,
+    /// Rows of a deployment stay in the sink that was withdrawn before a lane, started again, reached it a second time.
+    RowsOutliveWithdrawal,
     /// A journal loses its last write in a crash.
     JournalLosesWrite,
     /// A start does not look whether it still owns the journal once it owns the state.
@@ -71,7 +73,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 18] = [
+    pub const ALL: [Planted; 19] = [
         Planted::CheckpointBeforeAcknowledgement,
         Planted::OffsetsBeforeState,
         Planted::UndoForgetsShard,
@@ -88,6 +90,7 @@ impl Planted {
         Planted::RetryReusesTimestamp,
         Planted::WriteAsksNobody,
         Planted::FrontierOfWrongLane,
+        Planted::RowsOutliveWithdrawal,
         Planted::JournalLosesWrite,
         Planted::JournalNotConfirmed,
     ];

@@ -1,7 +1,7 @@
 //! How a lane follows the deployments: it reserves before it folds, learns what is ordered, and has the plugin ready before T. Owns the
 //! reservation's pace and the loading, which happens on threads of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -234,16 +234,17 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Opens the view of a lane in which deployment `in_force` holds. Takes over the lane's reservations.
+    /// Opens the view of a lane in which deployment `in_force` holds, and in whose earlier lives rows of the deployments `written` were written.
+    /// Takes over the lane's reservations.
     pub fn open(
         (log, news): (PipelineLog, Arc<News>),
         loader: Arc<Loader>,
         lane: &str,
-        in_force: u64,
+        (in_force, written): (u64, BTreeSet<u64>),
     ) -> Result<Follower, Failure> {
         let host = format!("{:016x}", machine::random() ^ clock::now_ms().cast_unsigned());
         let holder = Holder { lane: lane.to_owned(), host };
-        let (view, learned) = View::open(&log, &holder, in_force)?;
+        let (view, learned) = View::open(&log, &holder, in_force, written)?;
         let (ahead_ms, raised) = (LEAST_AHEAD_MS, clock::instant());
         let follower =
             Follower { log, loader, holder, view, ahead_ms, raised, news, heard: 0, sealed: None, topic: None };

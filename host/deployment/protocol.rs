@@ -4,7 +4,7 @@
 //! single operations on the object store. [`crate::deployment::PipelineLog`] performs them; the tests run the same procedures against a
 //! model, stop each one after every operation, and enumerate all interleavings. Keeps I9 and the verdicts of I10.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{Author, Entry, Outcome, Verdict};
 use crate::event_time::AppendTime;
@@ -331,17 +331,21 @@ pub(crate) struct View {
     ahead: VecDeque<Ahead>,
     probation: Option<Probation>,
     rewind: Option<Rewind>,
+    /// Deployments whose rows an earlier life of the lane has written, past the checkpoint from which this one began.
+    written: BTreeSet<u64>,
 }
 
 /// Deployments that a lane has just learned of.
 type Learned<S> = Vec<Entry<<S as Objects>::Deployment>>;
 
 impl View {
-    /// The view of a lane in which deployment `in_force` holds. Takes the lane's reservation over from the hosts before.
+    /// The view of a lane in which deployment `in_force` holds. Takes the lane's reservation over from the hosts before. Earlier lives of the
+    /// lane have written rows of the deployments `written`, which were not withdrawn when the lane was opened.
     pub(crate) fn open<S: Reservations>(
         store: &S,
         holder: &S::Holder,
         in_force: u64,
+        written: BTreeSet<u64>,
     ) -> Result<(View, Learned<S>), S::Error> {
         let reserved = take_over(store, holder)?;
         let current = entry(store, in_force)?;
@@ -351,8 +355,13 @@ impl View {
         let is_withdrawn = current.is_some_and(|entry| entry.outcome == Outcome::Withdrawn);
         let is_withdrawn = is_withdrawn && !plants(Planted::VerdictReadTwice);
         let rewind = is_withdrawn.then_some(Rewind::Withdrawn(in_force));
-        let mut view = View { reserved, next: in_force + 1, ahead: VecDeque::new(), probation, rewind };
+        let mut view = View { reserved, next: in_force + 1, ahead: VecDeque::new(), probation, rewind, written };
         let learned = view.learn(store)?;
+        for &n in &view.written {
+            if matches!(store.verdict(n)?, Some(Verdict::Withdrawn(_))) {
+                view.rewind = view.rewind.or(withdrawn_rows(n));
+            }
+        }
         Ok((view, learned))
     }
 
@@ -441,7 +450,8 @@ impl View {
     }
 
     /// Reads whether the deployments that can be withdrawn were: the one in force, and those that the lane has not reached. One of these that
-    /// was withdrawn is left out, as if it had never been (I10).
+    /// was withdrawn is left out, as if it had never been (I10). If an earlier life had reached it, its rows are in the sink: they are taken
+    /// back only by opening the lane again.
     pub(crate) fn read_verdicts<S: Objects>(&mut self, store: &S) -> Result<(), S::Error> {
         if let Some(Probation { n, .. }) = self.probation {
             match store.verdict(n)? {
@@ -456,6 +466,9 @@ impl View {
             match verdict {
                 Some(Verdict::Withdrawn(_)) if plants(Planted::WithdrawnStaysAhead) => at += 1,
                 Some(Verdict::Withdrawn(_)) => {
+                    if self.written.contains(&ahead.n) {
+                        self.rewind = withdrawn_rows(ahead.n);
+                    }
                     self.ahead.remove(at);
                 }
                 Some(Verdict::Kept) => {
@@ -478,6 +491,11 @@ impl View {
         self.probation = None;
         Ok(withdrawn)
     }
+}
+
+/// Why a lane must rewind that finds a deployment withdrawn whose rows are in the sink.
+fn withdrawn_rows(n: u64) -> Option<Rewind> {
+    if plants(Planted::RowsOutliveWithdrawal) { None } else { Some(Rewind::Withdrawn(n)) }
 }
 
 /// Makes a lane's reservation this holder's: as far as any host before it reserved. It is written before the former ones are released.

@@ -270,8 +270,9 @@ impl Opened {
         let resumes: Vec<_> = first_offsets.iter().map(resume).collect();
         let in_force = checkpoint.as_ref().map_or(opening.first, |c| c.deployment);
         let logic = opening.loader.load(in_force)?;
+        let written = contents.images.keys().copied().collect(); // I10
         let followed = (opening.log.clone(), Arc::clone(opening.news));
-        let deployments = Follower::open(followed, Arc::clone(opening.loader), &name, in_force)?;
+        let deployments = Follower::open(followed, Arc::clone(opening.loader), &name, (in_force, written))?;
         let last = checkpoint.as_ref().and_then(|c| c.last);
         let merge = Merge::new(&resumes, logic.time.clock_skew_ms, last, contents.frontier, contents.floors);
         let mut core = Core::new(Arc::clone(&logic.plugin), Arc::clone(workers), logic.time);

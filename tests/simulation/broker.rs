@@ -1,7 +1,6 @@
 //! A simulated broker with one topic: partitions with gaps, transactions that are open for a while and then committed or aborted, timestamps
 //! that producers set by clocks of their own, and a source that reads it as a `read_committed` consumer with an asking client does.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -246,10 +245,4 @@ fn describe(arrival: &Arrival) -> String {
         Arrival::Empty { partition, asked_ms } => format!("finds {partition} empty at {asked_ms}"),
         Arrival::End { partition } => format!("has read {partition} to its end"),
     }
-}
-
-/// The first of all offsets, by partition, at which the model begins.
-pub(crate) fn beginnings(topic: &Topic) -> BTreeMap<u32, u64> {
-    let first = |(p, records): (&Partition, &Vec<Appended>)| (p.0, records.first().map_or(0, |r| r.record.offset));
-    topic.partitions.iter().zip(&topic.records).map(first).collect()
 }

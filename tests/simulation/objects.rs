@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -48,6 +49,9 @@ impl SeenObjects {
     /// Waits as a request does; whether and how it fails.
     fn begin(&self) -> Result<Fault> {
         self.process.wait_a_moment();
+        if self.faults > 0 && self.process.below(100) == 0 {
+            self.process.wait(Duration::from_millis(self.process.below(1_500))); // a slow one
+        }
         if self.process.is_dead() { Err(gone()) } else { Ok(Fault::pick(&self.process, self.faults)) }
     }
 

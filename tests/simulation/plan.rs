@@ -153,39 +153,66 @@ fn payload(random: &mut Random, key: &str, now_ms: i64) -> Vec<u8> {
     one.to_string().into_bytes()
 }
 
+/// What most happens to the hosts of a seed: each seed has little of some kinds and much of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weather {
+    /// Some of everything.
+    Mixed,
+    /// Deployments follow each other closely.
+    Swaps,
+    /// Hosts take over from each other.
+    Rivals,
+}
+
 fn happenings(random: &mut Random, length: Duration, mode: Mode) -> Vec<(Duration, Happening)> {
+    let weather = *random.pick(&[Weather::Mixed, Weather::Mixed, Weather::Swaps, Weather::Rivals]);
     let mut all = Vec::new();
     let length_ms = u64::try_from(length.as_millis()).expect("short");
-    for _ in 0..random.below(8) {
-        let at = ms(random.below(length_ms + 4_000));
-        let happening = match random.below(12) {
-            10 | 11 => Happening::SlowRival { freezes: ms(random.below(700)), thaws: ms(200 + random.below(4_000)) },
-            0..5 => {
-                Happening::Kill { pause: ms(random.below(1_500)), loses_checkpoints: random.chance(20) }
-            }
-            5 => Happening::Stop,
-            6..8 => Happening::Freeze { thaws: ms(200 + random.below(6_000)) },
-            8 => Happening::Rival,
-            _ => Happening::Clock(random.between(-20_000, 20_000)),
+    let most = if weather == Weather::Mixed { 8 } else { 12 };
+    for _ in 0..random.below(most) {
+        let kind = match weather {
+            Weather::Mixed => random.below(12),
+            Weather::Swaps => random.below(6),
+            Weather::Rivals => 6 + random.below(6),
         };
-        all.push((at, happening));
+        let happening = match kind {
+            0..5 => Happening::Kill { pause: ms(random.below(1_500)), loses_checkpoints: random.chance(20) },
+            5 => Happening::Stop,
+            6 | 7 => Happening::Freeze { thaws: ms(200 + random.below(6_000)) },
+            8 => Happening::Rival,
+            9 => Happening::Clock(random.between(-20_000, 20_000)),
+            _ => Happening::SlowRival { freezes: ms(random.below(700)), thaws: ms(200 + random.below(4_000)) },
+        };
+        all.push((ms(random.below(length_ms + 4_000)), happening));
     }
     if mode == Mode::Mark {
-        let mut at = random.below(4_000);
-        for _ in 0..random.below(6) {
-            let mark = *random.pick(&MARKS);
-            let probation_ms = if random.chance(70) { random.between(300, 9_000) } else { 0 };
-            let then = (probation_ms > 0 && random.chance(70)).then(|| {
-                let after = random.below(u64::try_from(probation_ms).expect("positive") + 1_000);
-                (ms(after), if random.chance(70) { Then::Withdraw } else { Then::Keep })
-            });
-            let after_ms = random.chance(50).then(|| random.between(-500, 6_000));
-            all.push((ms(at), Happening::Deploy { mark, after_ms, probation_ms, then }));
-            at += random.below(length_ms / 3);
-        }
+        deployments(random, length_ms, weather == Weather::Swaps, &mut all);
     }
     all.sort_by_key(|(at, _)| *at);
     all
+}
+
+fn deployments(random: &mut Random, length_ms: u64, close: bool, all: &mut Vec<(Duration, Happening)>) {
+    let mut at = 500 + random.below(4_000);
+    let most = if close { 25 } else { 6 };
+    for _ in 0..random.below(most) {
+        let mark = *random.pick(&MARKS);
+        let probation_ms = if random.chance(70) { random.between(300, 9_000) } else { 0 };
+        let then = (probation_ms > 0 && random.chance(70)).then(|| {
+            let most = u64::try_from(probation_ms).expect("positive") + 1_000;
+            let most = if random.chance(50) { most } else { 1_500 };
+            (ms(random.below(most)), if random.chance(70) { Then::Withdraw } else { Then::Keep })
+        });
+        let after_ms = match random.below(4) {
+            0 => None,
+            1 | 2 if close => Some(random.between(-100, 300)),
+            1 => Some(random.between(-500, 300)),
+            _ => Some(random.between(0, 6_000)),
+        };
+        all.push((ms(at), Happening::Deploy { mark, after_ms, probation_ms, then }));
+        let most = if close || random.chance(30) { 2_000 } else { length_ms / 3 };
+        at += random.below(most);
+    }
 }
 
 /// A line that describes the plan.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use keyfold::config::Config;
 use keyfold::deployment::{Author, Deployment, PipelineLog, Settings};
 use keyfold::failure::{Exit, Failure};
-use keyfold::machine::{self, Planted};
+use keyfold::machine::Planted;
 use keyfold::observe::board::Board;
 use keyfold::pipeline::run::{Host, Options};
 use keyfold::plugin::Plugin;
@@ -20,6 +20,7 @@ use object_store::memory::InMemory;
 use tokio::runtime::Runtime;
 
 use crate::broker::{Appended, Topic};
+use crate::objects::SeenObjects;
 use crate::plan::{Happening, Plan, Then, describe, plan};
 use crate::scheduler::{BEGAN_MS, Process, ProcessId, Scheduler};
 use crate::support::generate::TestRecord;
@@ -155,9 +156,18 @@ struct Simulation {
     next_process: ProcessId,
     hosts: Vec<Started>,
     ahead_ms: i64,
+    /// Processes of clients.
+    clients: Vec<ProcessId>,
+    /// Deployments that are being created: their numbers, and what is decided on them when.
+    ordered: Vec<Ordered>,
+    /// When what is decided on which deployment.
+    later: Vec<(Duration, u64, Then)>,
     violations: Vec<String>,
     figures: Figures,
 }
+
+/// A deployment that is being created: its number, once it is known, and what is decided on it when.
+type Ordered = (Arc<Mutex<Option<Option<u64>>>>, Option<(Duration, Then)>);
 
 /// Simulates a seed.
 pub(crate) fn simulate(seed: u64, planted: Option<Planted>, traces: bool) -> Outcome {
@@ -187,6 +197,9 @@ pub(crate) fn simulate(seed: u64, planted: Option<Planted>, traces: bool) -> Out
         next_process: 1,
         hosts: Vec::new(),
         ahead_ms: 0,
+        clients: Vec::new(),
+        ordered: Vec::new(),
+        later: Vec::new(),
         violations: Vec::new(),
         figures: Figures::default(),
     };
@@ -211,24 +224,24 @@ impl Simulation {
     fn run(&mut self) {
         self.start(false);
         let happenings = std::mem::take(&mut self.plan.happenings);
-        let mut later: Vec<(Duration, u64, Then)> = Vec::new();
         let mut thaws: Vec<(Duration, ProcessId)> = Vec::new();
         let mut happenings = happenings.into_iter().peekable();
         let end = self.plan.length + Duration::from_secs(15);
         while self.scheduler.now() < end {
-            let next = [happenings.peek().map(|h| h.0), later.iter().map(|l| l.0).min(), thaws.iter().map(|t| t.0).min()];
+            let next = [happenings.peek().map(|h| h.0), self.later.iter().map(|l| l.0).min(), thaws.iter().map(|t| t.0).min()];
             let next = next.into_iter().flatten().min().unwrap_or(end).min(end);
             // Hosts that end by themselves are looked at now and then.
             let now = self.scheduler.now();
             let pause = next.saturating_sub(now).min(Duration::from_millis(300));
             self.scheduler.pause(pause);
             self.look();
+            self.look_at_deployments();
             let now = self.scheduler.now();
             if let Some((_, happening)) = happenings.next_if(|h| h.0 <= now) {
-                self.happen(happening, &mut later, &mut thaws);
+                self.happen(happening, &mut thaws);
             }
-            if let Some(at) = later.iter().position(|l| l.0 <= now) {
-                let (_, n, then) = later.remove(at);
+            if let Some(at) = self.later.iter().position(|l| l.0 <= now) {
+                let (_, n, then) = self.later.remove(at);
                 self.decide(n, then);
             }
             if let Some(at) = thaws.iter().position(|t| t.0 <= now) {
@@ -315,7 +328,8 @@ impl Simulation {
     /// Whether a host may end with this.
     fn judge(&mut self, failure: &Failure, replaced: bool) {
         let fenced = failure.exit == Exit::State && failure.message.contains("another host has taken over");
-        let store = failure.exit == Exit::Outside && failure.message.contains("does not answer");
+        let store = failure.exit == Exit::Outside
+            && (failure.message.contains("does not answer") || failure.message.contains("simulated error"));
         let gone = failure.message.contains("the host was killed") || failure.message.contains("was killed");
         if !(fenced && replaced) && !store && !gone {
             self.violations.push(format!("a host ended with {:?}: {}", failure.exit, failure.message));
@@ -325,7 +339,6 @@ impl Simulation {
     fn happen(
         &mut self,
         happening: Happening,
-        later: &mut Vec<(Duration, u64, Then)>,
         thaws: &mut Vec<(Duration, ProcessId)>,
     ) {
         self.scheduler.note(0, &format!("{happening:?}"));
@@ -339,10 +352,12 @@ impl Simulation {
                 }
                 self.scheduler.pause(pause);
                 self.start(false);
+                self.decide_soon();
             }
             Happening::Stop => {
                 self.stop_all();
                 self.start(false);
+                self.decide_soon();
             }
             Happening::Freeze { thaws: after } => {
                 if let Some(host) = self.hosts.last() {
@@ -365,41 +380,79 @@ impl Simulation {
                 self.ahead_ms += by_ms;
                 self.hosts.iter().for_each(|host| host.process.move_clock(by_ms));
             }
-            Happening::Deploy { mark, after_ms, probation_ms, then } => {
-                if let Some(n) = self.deploy(mark, after_ms, probation_ms)
-                    && let Some((after, then)) = then
-                {
-                    later.push((now + after, n, then));
-                }
+            Happening::Deploy { mark, after_ms, probation_ms, then } => self.deploy(mark, after_ms, probation_ms, then),
+        }
+    }
+
+    /// Lets some decisions fall while a host starts.
+    fn decide_soon(&mut self) {
+        let now = self.scheduler.now();
+        if self.random.chance(60) {
+            let within = Duration::from_millis(self.random.below(900));
+            self.later.iter_mut().for_each(|later| later.0 = later.0.min(now + within));
+        }
+    }
+
+    /// Lets a client do something with the deployments, as a process of its own.
+    fn client<T: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&PipelineLog, &Process) -> T + Send + 'static,
+    ) -> Arc<Mutex<Option<T>>> {
+        let process = Process::new(&self.scheduler, self.next_process, (self.ahead_ms, self.random.next()), self.planted);
+        self.next_process += 1;
+        let (inner, of_client) = (Arc::clone(&self.outside.objects), Arc::clone(&process));
+        let objects: Arc<dyn ObjectStore> =
+            Arc::new(SeenObjects { inner, process: Arc::clone(&process), faults: self.plan.faults / 4 });
+        let done: Arc<Mutex<Option<T>>> = Arc::default();
+        let tell = Arc::clone(&done);
+        self.clients.push(process.id);
+        process.start(move || {
+            let log = PipelineLog::new(objects, shared().runtime.handle().clone());
+            let result = act(&log, &of_client);
+            *tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        });
+        done
+    }
+
+    fn deploy(&mut self, mark: &'static str, after_ms: Option<i64>, probation_ms: i64, then: Option<(Duration, Then)>) {
+        let plugin = self.plugin(mark);
+        let settings = Settings::of(&config(&self.plan, mark, &mut self.random.clone()), &plugin.digest);
+        let deployment = Deployment::of(settings, &plugin, probation_ms, &Author::default());
+        let now_ms = BEGAN_MS + i64::try_from(self.scheduler.now().as_millis()).expect("short");
+        let done = self.client(move |log, process| {
+            if !log.in_force().is_ok_and(|in_force| in_force.is_some()) {
+                return None; // no host has begun yet
+            }
+            let ordered = log.order(deployment, after_ms.map(|after| now_ms + after));
+            process.note(&format!("deploys {mark}: {ordered:?}"));
+            ordered.ok().map(|(n, _)| n)
+        });
+        self.ordered.push((done, then));
+    }
+
+    /// Notes which deployments are there, and when they are decided on.
+    fn look_at_deployments(&mut self) {
+        let now = self.scheduler.now();
+        for at in (0..self.ordered.len()).rev() {
+            let done = self.ordered[at].0.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some(n) = done else { continue };
+            let (_, then) = self.ordered.remove(at);
+            self.figures.deployments += u64::from(n.is_some());
+            if let Some((n, (after, then))) = n.zip(then) {
+                self.later.push((now + after, n, then));
             }
         }
     }
 
-    fn deploy(&mut self, mark: &'static str, after_ms: Option<i64>, probation_ms: i64) -> Option<u64> {
-        let plugin = self.plugin(mark);
-        let log = self.log();
-        if !log.in_force().is_ok_and(|in_force| in_force.is_some()) {
-            return None; // no host has begun yet
-        }
-        let settings = Settings::of(&config(&self.plan, mark, &mut self.random.clone()), &plugin.digest);
-        let deployment = Deployment::of(settings, &plugin, probation_ms, &Author::default());
-        let now_ms = BEGAN_MS + i64::try_from(self.scheduler.now().as_millis()).expect("short");
-        let process = Process::new(&self.scheduler, 0, (0, 0), None);
-        machine::enter(process);
-        let ordered = log.order(deployment, after_ms.map(|after| now_ms + after));
-        self.scheduler.note(0, &format!("deploys {mark}: {ordered:?}"));
-        self.figures.deployments += u64::from(ordered.is_ok());
-        ordered.ok().map(|(n, _)| n)
-    }
-
     fn decide(&mut self, n: u64, then: Then) {
-        let log = self.log();
-        let decided = match then {
-            Then::Withdraw => log.withdraw(n, &Author::default()),
-            Then::Keep => log.keep(n),
-        };
-        self.figures.withdrawn += u64::from(then == Then::Withdraw && decided == Ok(true));
-        self.scheduler.note(0, &format!("{then:?} {n}: {decided:?}"));
+        self.figures.withdrawn += u64::from(then == Then::Withdraw);
+        self.client(move |log, process| {
+            let decided = match then {
+                Then::Withdraw => log.withdraw(n, &Author::default()),
+                Then::Keep => log.keep(n),
+            };
+            process.note(&format!("{then:?} {n}: {decided:?}"));
+        });
     }
 
     /// Kills all hosts, and waits until their threads are gone.
@@ -440,6 +493,11 @@ impl Simulation {
     }
 
     fn end(&mut self) {
+        for client in std::mem::take(&mut self.clients) {
+            while self.scheduler.threads_of(client) > 0 {
+                self.scheduler.pause(Duration::from_millis(20));
+            }
+        }
         if self.random.chance(50) && self.violations.is_empty() {
             self.stop_all();
         }

@@ -328,7 +328,7 @@ impl Scenario {
         let kept = lane.folds.iter().position(|&n| gone(n)).unwrap_or(lane.folds.len());
         lane.folds.truncate(kept);
         lane.logic = lane.folds.last().copied().unwrap_or(first);
-        (lane.view, lane.heard) = (Some(View::open(turn, &lane.holder, lane.logic)?.0), 0);
+        (lane.view, lane.heard) = (Some(View::open(turn, &lane.holder, lane.logic, BTreeSet::new())?.0), 0);
         Ok(if self.batch(lane).is_some() { Phase::Reserve } else { Phase::LastLook })
     }
 
