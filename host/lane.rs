@@ -319,6 +319,7 @@ impl Running {
             return Ok(());
         }
         self.keep_frontier()?;
+        self.prove_ownership()?;
         self.context.board.enter(Activity::Write);
         let patience = Patience::new(&self.context);
         let leaving = (output.rows, output.letters);
@@ -337,6 +338,16 @@ impl Running {
         }
         let journal = &self.journal;
         Ok(self.gather.keep_frontier(|frontier| journal.write_frontier(frontier))?)
+    }
+
+    /// Proves that no other host had taken over when the last record was gathered: it could have decided another order since, in which some of
+    /// these rows do not exist (I8).
+    fn prove_ownership(&mut self) -> Result<(), Interrupt> {
+        if plants(Planted::RowsLeaveUnproved) {
+            return Ok(());
+        }
+        let (journal, time) = (&self.journal, self.succession.time());
+        Ok(self.gather.prove_ownership(time, || journal.confirm())?)
     }
 
     /// Makes new strikes durable, unless they stop the lane or withdraw the deployment.

@@ -65,6 +65,8 @@ pub enum Planted {
     FrontierOfWrongLane,
     /// Rows of a deployment stay in the sink that was withdrawn before a lane, started again, reached it a second time.
     RowsOutliveWithdrawal,
+    /// Rows leave although another host may have taken over before their records were read, and decided another order.
+    RowsLeaveUnproved,
     /// A journal loses its last write in a crash.
     JournalLosesWrite,
     /// A start does not look whether it still owns the journal once it owns the state.
@@ -73,7 +75,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 19] = [
+    pub const ALL: [Planted; 20] = [
         Planted::CheckpointBeforeAcknowledgement,
         Planted::OffsetsBeforeState,
         Planted::UndoForgetsShard,
@@ -91,6 +93,7 @@ impl Planted {
         Planted::WriteAsksNobody,
         Planted::FrontierOfWrongLane,
         Planted::RowsOutliveWithdrawal,
+        Planted::RowsLeaveUnproved,
         Planted::JournalLosesWrite,
         Planted::JournalNotConfirmed,
     ];

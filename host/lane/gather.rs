@@ -39,6 +39,8 @@ pub(super) struct Gather {
     most: usize,
     /// Records gathered since the start, those in `batch` included.
     gathered: u64,
+    /// Of these, how many were gathered before the journal was last written, so that no other host had taken over by then.
+    proved: u64,
     /// Whether a release since the last durable frontier relied on an asked partition's word. After a restart that is unknown, so yes.
     frontier_is_bet: bool,
     /// Floors that were recorded.
@@ -76,6 +78,7 @@ impl Gather {
             batch: Records::default(),
             most,
             gathered: 0,
+            proved: 0,
             frontier_is_bet: true,
             floors: 0,
             idle_advanced_ms: 0,
@@ -244,6 +247,19 @@ impl Gather {
         if let Some(frontier) = self.merge.frontier().filter(|_| self.frontier_is_bet) {
             keep(&frontier)?;
             self.frontier_is_bet = false;
+            self.proved = self.gathered;
+        }
+        Ok(())
+    }
+
+    /// Calls `prove`, which fails if another host has taken over, unless it was proved that none had since the last record was gathered. Not for
+    /// a log in whose order no host decides anything: a file, or a single partition without idle advances.
+    pub(super) fn prove_ownership<E>(&mut self, time: &Time, prove: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let is_file = self.catching_up.backlog.is_none();
+        let is_given = self.source.partitions().len() == 1 && time.idle_timeout_ms.is_none();
+        if self.proved < self.gathered && !is_file && !is_given {
+            prove()?;
+            self.proved = self.gathered;
         }
         Ok(())
     }

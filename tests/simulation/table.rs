@@ -163,7 +163,8 @@ impl Connection {
             let stored = Stored { timestamp, row: row.clone(), tenure };
             self.table.state(now).under_way.push(UnderWay { arrives, key: key.clone(), stored });
         }
-        self.process.note(&format!("puts {} rows from timestamp {timestamp}: {fault:?}", rows.len()));
+        let keys: Vec<&str> = rows.iter().map(|(key, _)| key.as_str()).collect();
+        self.process.note(&format!("puts {} rows from timestamp {timestamp}: {fault:?} {}", rows.len(), keys.join(" ")));
         match fault {
             Fault::None => self.process.wait(last.saturating_sub(now) + Duration::from_millis(1)),
             Fault::Lost | Fault::AnswerLost => self.process.wait(Duration::from_millis(50 + self.process.below(400))),
