@@ -1,6 +1,6 @@
-//! The server of the admin API: routes, the token, status codes. What is done is [`crate::rollout::order`]'s.
+//! The server of the admin API, and of the probes' own address: routes, the token, status codes. What is done is [`crate::rollout::order`]'s.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,33 +66,32 @@ enum Role {
 
 /// Requests that are being worked on at once; more wait.
 const MOST_AT_WORK: usize = 8;
+/// Connections at once.
+const MOST_CONNECTIONS: usize = 256;
+/// The same at the probes' own address.
+const MOST_PROBING: usize = 64;
 
 /// A server at work; it ends with the value.
 #[derive(Debug)]
 pub struct Server {
     /// Its address, whose port may have been chosen by the system.
     pub address: Listen,
-    runtime: Option<Runtime>,
+    /// The address of `admin.probes`.
+    pub probes: Option<Listen>,
+    runtimes: Vec<Runtime>,
     _bound: Bound,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+        self.runtimes.drain(..).for_each(Runtime::shutdown_background);
     }
 }
 
 /// Starts the server, on threads of its own.
 pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<Board>) -> Result<Server, Failure> {
-    let refused =
-        |e: std::io::Error| Failure::new(Exit::Outside, format!("cannot listen on admin.listen {}: {e}", admin.listen));
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(1).max_blocking_threads(MOST_AT_WORK).thread_name("admin").enable_all();
-    let runtime = runtime.build().map_err(refused)?;
     let tls = admin.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
-    let inside = runtime.enter();
-    let (listener, bound) = Listener::bind(&admin.listen).map_err(refused)?;
-    drop(inside);
+    let (runtime, listener, bound) = bind("admin.listen", "admin", &admin.listen)?;
     let address = bound.listen();
     if in_clear(admin) {
         tracing::warn!(event = "admin-in-clear", %address, "{IN_CLEAR}");
@@ -111,8 +110,32 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<
         refused: AtomicU64::new(0),
         board: Arc::clone(board),
     });
-    runtime.spawn(connections::serve(listener, tls, routes(host)));
-    Ok(Server { address, runtime: Some(runtime), _bound: bound })
+    let mut runtimes = vec![runtime];
+    let probes = admin.probes.map(|probes| serve_probes(probes, &host)).transpose()?.map(|(address, runtime)| {
+        runtimes.push(runtime);
+        address
+    });
+    runtimes[0].spawn(connections::serve(listener, tls, MOST_CONNECTIONS, routes(host)));
+    Ok(Server { address, probes, runtimes, _bound: bound })
+}
+
+/// Serves nothing but probes and metrics at an address of their own, on a thread of its own: whatever the admin API is busy with, they answer.
+fn serve_probes(address: SocketAddr, host: &Arc<Host>) -> Result<(Listen, Runtime), Failure> {
+    let (runtime, listener, bound) = bind("admin.probes", "probes", &Listen::Tcp(address))?;
+    runtime.spawn(connections::serve(listener, None, MOST_PROBING, probes(host)));
+    Ok((bound.listen(), runtime))
+}
+
+/// Listens, with a runtime for what is asked there.
+fn bind(key: &str, thread: &str, listen: &Listen) -> Result<(Runtime, Listener, Bound), Failure> {
+    let refused = |e: std::io::Error| Failure::new(Exit::Outside, format!("cannot listen on {key} {listen}: {e}"));
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(1).max_blocking_threads(MOST_AT_WORK).thread_name(thread).enable_all();
+    let runtime = runtime.build().map_err(refused)?;
+    let inside = runtime.enter();
+    let (listener, bound) = Listener::bind(listen).map_err(refused)?;
+    drop(inside);
+    Ok((runtime, listener, bound))
 }
 
 /// What is wrong with tokens on a network.
@@ -129,13 +152,18 @@ pub(crate) fn check(admin: &Admin) -> Option<Check> {
     tls::check(admin).or(clear)
 }
 
-fn routes(host: Arc<Host>) -> Router {
-    let probes = Router::new()
+/// What needs no token.
+fn probes(host: &Arc<Host>) -> Router {
+    Router::new()
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/startupz", get(startup))
         .route("/metrics", get(metrics_page))
-        .with_state(Arc::clone(&host));
+        .with_state(Arc::clone(host))
+}
+
+fn routes(host: Arc<Host>) -> Router {
+    let probes = probes(&host);
     Router::new()
         .route("/v1/deployments", get(deployments).post(deploy))
         .route("/v1/withdraw", post(withdraw))

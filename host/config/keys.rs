@@ -314,6 +314,12 @@ pub(super) const KEYS: &[Key] = &[
         "another token, with which the API is read-only: for dashboards and people who only look",
     ),
     key(
+    key(
+        "admin.probes",
+        Kind::Text,
+        Absent::Off,
+        "address such as `0.0.0.0:8081` that answers the probes and `/metrics` over plain HTTP, and nothing else; `admin.listen` answers them too",
+    ),
         "admin.tls.certificate",
         Kind::Path,
         Absent::Off,

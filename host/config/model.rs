@@ -94,6 +94,8 @@ pub struct Telemetry {
 pub struct Admin {
     /// The address it listens on.
     pub listen: Listen,
+    /// Another address, which answers only probes and metrics, over plain HTTP.
+    pub probes: Option<SocketAddr>,
     /// TLS, off by default.
     pub tls: Option<AdminTls>,
     /// The token that allows changes.

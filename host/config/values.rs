@@ -186,6 +186,7 @@ impl Values {
             read_token: self.text("admin.read_token"),
             audit_log: self.path("admin.audit_log"),
             upload_bytes: usize::try_from(self.size("admin.upload_limit")?).ok()?,
+            probes: self.text("admin.probes").and_then(|address| address.parse().ok()),
             stuck_after: self.duration("admin.stuck_after")?,
         })
     }

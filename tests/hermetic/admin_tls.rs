@@ -10,6 +10,7 @@ use rdkafka::producer::DefaultProducerContext;
 use crate::support::certificates::Authority;
 use crate::support::host::{Outcome, PATIENCE, Pipeline, Running};
 use crate::support::mock::{produce, visits};
+use crate::support::scrape::Host;
 use crate::support::settings::{ADMIN, Settings};
 
 const TLS: &str = "tls = { certificate = \"server.pem\", key = \"server.key\" }\n";
@@ -113,6 +114,21 @@ fn with_an_authority_of_clients_only_its_clients_and_this_host_s_own_commands_ar
     with("eve").expect_code(3);
     status(&pipeline, &address, &["--admin-ca", "right.pem"]).expect_code(3);
     health(&pipeline, &address).expect_code(0);
+    host.kill();
+}
+
+#[test]
+fn with_an_authority_of_clients_the_probes_own_address_answers_whoever_asks() {
+    let pipeline = pipeline(&format!("{MUTUAL}probes = \"127.0.0.1:0\"\n"));
+    let right = authority(&pipeline, "right");
+    authority(&pipeline, "clients");
+    write(&pipeline, "server", &right, Some("127.0.0.1"));
+    let mut host = pipeline.spawn(&[]);
+    let address = address(&mut host);
+    let probes = Host::probes_of(&mut host);
+    assert!(probes.says_yes("/livez") && !probes.says_yes("/startupz"));
+    assert_eq!(probes.get("/v1/status").0, 404);
+    status(&pipeline, &address, &["--admin-ca", "right.pem"]).expect_code(3);
     host.kill();
 }
 
