@@ -13,6 +13,7 @@ pub mod clock;
 mod backoff;
 mod append_file;
 mod private;
+mod watched;
 mod tls;
 pub mod config;
 pub mod observe;

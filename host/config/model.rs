@@ -189,6 +189,8 @@ pub struct KafkaSource {
     pub ordering: Ordering,
     /// librdkafka properties, except those that the delivery guarantee depends on.
     pub properties: BTreeMap<String, String>,
+    /// The files that secrets among them were read from, by property.
+    pub secret_files: BTreeMap<String, PathBuf>,
 }
 
 /// `[source.file]`
@@ -356,8 +358,10 @@ pub struct CqlSink {
     pub user: Option<String>,
     /// Password (or `password_file`).
     pub password: Option<String>,
+    /// The file that it was read from.
+    pub password_file: Option<PathBuf>,
     /// TLS, off by default.
-    pub tls: Option<CqlTls>,
+    pub tls: Option<Box<CqlTls>>,
     /// Consistency of writes. Default: LOCAL_QUORUM.
     pub consistency: String,
     /// Writes in flight. Default 256.
@@ -373,6 +377,8 @@ pub struct CqlTls {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// Whether the node's certificate is checked. Default true.
     pub verify: bool,
+    /// A name that a node's certificate may have instead of its address.
+    pub server_name: Option<String>,
 }
 
 /// `[sink.sqlite]`
@@ -406,6 +412,8 @@ pub enum DeadLetters {
         topic: String,
         /// librdkafka properties of the producer.
         properties: BTreeMap<String, String>,
+        /// The files that secrets among them were read from, by property.
+        secret_files: BTreeMap<String, PathBuf>,
     },
 }
 
