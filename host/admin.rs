@@ -31,6 +31,7 @@ pub(crate) mod fuzz;
 mod listener;
 mod server;
 mod tls;
+mod tokens;
 mod wire;
 
 pub(crate) use server::check;

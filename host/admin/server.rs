@@ -16,13 +16,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 use super::audit::{Asked, Audit};
 use super::connections::{self, Peer};
 use super::listener::{Bound, Listener};
 use super::tls::{self, Tls};
+use super::tokens::{Role, Tokens};
 use super::wire::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
 use crate::config::{self, Admin, Config, Listen};
 use crate::deployment::Author;
@@ -40,8 +40,8 @@ struct Host {
     config: Config,
     /// The configuration file, to load it with other values for some keys.
     file: Option<PathBuf>,
-    /// SHA-256 of each token, and what it allows. None: everybody may read.
-    tokens: Vec<([u8; 32], Role)>,
+    /// Without any, everybody may read.
+    tokens: Tokens,
     /// Limit of a request, bytes.
     upload_bytes: usize,
     stuck_after: Duration,
@@ -53,15 +53,6 @@ struct Host {
     refused: AtomicU64,
     audit: Audit,
     board: Arc<Board>,
-}
-
-/// What a token allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// Looking at everything.
-    Read,
-    /// Changing too.
-    Deploy,
 }
 
 /// Requests that are being worked on at once; more wait.
@@ -96,12 +87,10 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<
     if in_clear(admin) {
         tracing::warn!(event = "admin-in-clear", %address, "{IN_CLEAR}");
     }
-    let tokens = [(&admin.token, Role::Deploy), (&admin.read_token, Role::Read)];
-    let tokens = tokens.into_iter().filter_map(|(token, role)| Some((Sha256::digest(token.as_ref()?).into(), role)));
     let host = Arc::new(Host {
         config: config.clone(),
         file,
-        tokens: tokens.collect(),
+        tokens: Tokens::new(admin),
         audit: Audit::open(admin.audit_log.as_deref())?,
         upload_bytes: admin.upload_bytes,
         stuck_after: admin.stuck_after,
@@ -195,7 +184,7 @@ async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
     match host.role(&request) {
         Some(_) if is_reading => next.run(request).await,
         Some(Role::Deploy) => noted(&host, request, next).await,
-        Some(Role::Read) if host.tokens.is_empty() => {
+        Some(Role::Read) if host.tokens.are_none => {
             let message = "the admin API is read-only: admin.token is not configured";
             error(StatusCode::FORBIDDEN, message, Exit::Config)
         }
@@ -229,18 +218,16 @@ async fn noted(host: &Host, request: Request, next: Next) -> Response {
 impl Host {
     /// What a request may do; none if it lacks a token.
     fn role(&self, request: &Request) -> Option<Role> {
-        if self.tokens.is_empty() {
+        if self.tokens.are_none {
             return Some(if self.is_socket { Role::Deploy } else { Role::Read });
         }
         let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = Sha256::digest(given.and_then(|value| value.strip_prefix("Bearer "))?.trim());
-        // Compares digests, so that the time it takes reveals nothing about the token.
-        self.tokens.iter().find(|(token, _)| given[..] == token[..]).map(|(_, role)| *role)
+        self.tokens.role(given.and_then(|value| value.strip_prefix("Bearer "))?.trim())
     }
 
     /// The token that a change was made with.
     fn token(&self) -> Option<&'static str> {
-        (!self.tokens.is_empty()).then_some("admin.token")
+        (!self.tokens.are_none).then_some("admin.token")
     }
 
     fn note_refused(&self, request: &Request, status: StatusCode) {

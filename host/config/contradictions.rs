@@ -30,7 +30,7 @@ fn telemetry(given: &mut Given, values: &Values) {
 }
 
 /// Characters of a token that nobody guesses: 128 random bits in base64.
-const LEAST_TOKEN: usize = 22;
+pub(crate) const LEAST_TOKEN: usize = 22;
 
 /// The admin API listens on loopback, or requires a token.
 fn admin(given: &mut Given, values: &Values) {

@@ -100,8 +100,12 @@ pub struct Admin {
     pub tls: Option<AdminTls>,
     /// The token that allows changes.
     pub token: Option<String>,
+    /// The file that it was read from.
+    pub token_file: Option<PathBuf>,
     /// The token that allows reading only.
     pub read_token: Option<String>,
+    /// The file that it was read from.
+    pub read_token_file: Option<PathBuf>,
     /// Where changes are noted.
     pub audit_log: Option<PathBuf>,
     /// Limit of a request, bytes.

@@ -155,6 +155,28 @@ fn a_certificate_that_changes_is_taken_once_it_is_whole() {
 }
 
 #[test]
+fn a_token_that_changes_counts_from_the_next_request_on_and_one_that_is_empty_or_shared_does_not() {
+    let pipeline = pipeline("token_file = \"token\"\nread_token_file = \"reader\"\n");
+    for (file, token) in [("token", "first"), ("reader", "reader"), ("old", "first"), ("new", "second")] {
+        pipeline.write(file, token.as_bytes());
+    }
+    let mut host = pipeline.spawn(&[]);
+    let url = format!("http://{}", address(&mut host));
+    let ask = |token: &str| pipeline.call("status", &["--admin", &url, "--token-file", token]);
+    ask("old").expect_code(0);
+    pipeline.write("token", b"second\n");
+    ask("new").expect_code(0);
+    ask("old").expect_code(2);
+    pipeline.write("reader", b"second\n");
+    ask("new").expect_code(0);
+    host.wait_logged("admin-token-kept");
+    pipeline.write("reader", b"");
+    ask("new").expect_code(0);
+    let outcome = host.kill();
+    assert!(!outcome.stderr.contains("second"), "{}", outcome.stderr);
+}
+
+#[test]
 fn files_that_cannot_serve_are_refused_by_key_and_path_at_the_start_and_by_check() {
     let pipeline = pipeline(TLS);
     let right = authority(&pipeline, "right");
