@@ -13,7 +13,8 @@
 //!
 //! The server has a runtime of its own and a limited number of connections, so nobody who can reach the port can keep a host from folding.
 //!
-//! Probes and metrics need no token: they contain no record, key or configuration. They and the status are available as soon as the host
+//! Probes and metrics need no token: they contain no record, key or configuration. `admin.probes` answers them, and nothing else, at an address of
+//! their own: over plain HTTP, with connections and a thread that the admin API cannot use up. They and the status are available as soon as the host
 //! starts; the other routes return 503 until startup is complete.
 //!
 //! Requests that change something need the bearer token `admin.token`. If a token is configured, reading needs it too, or `admin.read_token`,
@@ -30,6 +31,7 @@ pub(crate) mod fuzz;
 mod listener;
 mod server;
 mod tls;
+mod tokens;
 mod wire;
 
 pub(crate) use server::check;

@@ -27,6 +27,8 @@ pub use model::{
 };
 pub use schema::schema;
 
+pub(crate) use contradictions::LEAST_TOKEN;
+
 use keys::{Absent, KEYS};
 use read::{Given, Origin, Problem};
 use values::Values;

@@ -16,6 +16,7 @@ use crate::backoff::Outage;
 use crate::config;
 use crate::failure::{Check, Failure};
 use crate::record::{HeaderColumns, RecordRef, Records};
+use crate::source::kafka::secrets::{Secrets, fresh};
 use crate::strike::Stage;
 
 pub use read::{StoredLetter, read};
@@ -49,8 +50,10 @@ pub fn open(
 ) -> Result<Box<dyn DeadLetterWriter>, Failure> {
     Ok(match config {
         config::DeadLetters::File(path) => Box::new(file::DeadLetterFile::open(path, source_topic)?),
-        config::DeadLetters::Topic { brokers, topic, properties } => {
-            Box::new(topic::DeadLetterTopic::open(brokers, topic, properties, source_topic, deadline)?)
+        config::DeadLetters::Topic { brokers, topic, properties, secret_files } => {
+            let properties = &fresh(properties, secret_files);
+            let secrets = Secrets::new("dead_letters.properties", properties, secret_files, true);
+            Box::new(topic::DeadLetterTopic::open(brokers, topic, properties, secrets, source_topic, deadline)?)
         }
     })
 }
@@ -59,7 +62,7 @@ pub fn open(
 pub fn check(config: &config::DeadLetters) -> Vec<Check> {
     vec![match config {
         config::DeadLetters::File(path) => file::check(path),
-        config::DeadLetters::Topic { brokers, topic, properties } => topic::check(brokers, topic, properties),
+        config::DeadLetters::Topic { brokers, topic, properties, .. } => topic::check(brokers, topic, properties),
     }]
 }
 

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod backoff;
 mod append_file;
 mod private;
+mod watched;
 mod tls;
 pub mod config;
 pub mod observe;

@@ -2,11 +2,12 @@
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslContextBuilder, SslMethod, SslVerifyMode};
 use openssl::x509::store::{X509Store, X509StoreBuilder};
-use openssl::x509::{X509, X509StoreContextRef, X509VerifyResult};
+use openssl::x509::{X509, X509Ref, X509StoreContextRef, X509VerifyResult};
 
 use crate::failure::Failure;
 
@@ -105,6 +106,64 @@ pub(crate) fn require_trusted_or(builder: &mut SslContextBuilder, known: &X509) 
     builder.set_verify_callback(mode, move |is_trusted, context| is_trusted || is_known(context, &known));
 }
 
+/// Why the other side's certificate was refused, which OpenSSL leaves out of its errors.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Refusal(Arc<Mutex<Option<String>>>);
+
+impl Refusal {
+    /// The latest reason since the last call.
+    pub(crate) fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Verifies the other side's certificate, which must be for its address or for one of these names. Leaves the reason of a refusal.
+pub(crate) fn accept_names(builder: &mut SslContextBuilder, names: &[String], refusal: &Refusal) {
+    let (names, refusal) = (names.to_vec(), refusal.clone());
+    builder.set_verify_callback(SslVerifyMode::PEER, move |is_trusted, context| {
+        let why = if is_trusted { None } else { refused(context, &names) };
+        let is_accepted = why.is_none();
+        if is_accepted && !is_trusted {
+            context.set_error(X509VerifyResult::OK);
+        }
+        if !is_accepted {
+            *refusal.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        }
+        is_accepted
+    });
+}
+
+/// OpenSSL's number for a certificate that is for another address.
+const ADDRESS_MISMATCH: i32 = 64;
+
+/// Why a certificate that OpenSSL refuses is refused; none if it is only for another address, and for one of the names.
+fn refused(context: &X509StoreContextRef, names: &[String]) -> Option<String> {
+    let error = context.error();
+    if error.as_raw() != ADDRESS_MISMATCH {
+        return Some(error.error_string().to_owned());
+    }
+    let shown = context.current_cert().and_then(X509Ref::subject_alt_names);
+    let shown = shown.iter().flatten();
+    let shown: Vec<String> = shown.filter_map(|name| name.dnsname().map(str::to_owned)).collect();
+    if names.iter().any(|name| shown.iter().any(|pattern| is_for(pattern, name))) {
+        return None;
+    }
+    let list = |names: &[String]| if names.is_empty() { "no host name".to_owned() } else { names.join(", ") };
+    let wanted = if names.is_empty() { String::new() } else { format!(", nor of {}", list(names)) };
+    Some(format!("the certificate is that of {}, and not of the address that was connected to{wanted}", list(&shown)))
+}
+
+/// Whether a name in a certificate is this one, or a pattern like `*.db.example` that it fits.
+fn is_for(pattern: &str, name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    let wildcard = || {
+        let (first, rest) = name.split_once('.')?;
+        let tail = pattern.strip_prefix("*.")?;
+        Some(!first.is_empty() && tail.contains('.') && tail.eq_ignore_ascii_case(rest))
+    };
+    pattern.eq_ignore_ascii_case(name) || wildcard().unwrap_or(false)
+}
+
 fn is_known(context: &mut X509StoreContextRef, known: &X509) -> bool {
     let shown = context.chain().and_then(|chain| chain.get(0)).and_then(|leaf| leaf.to_der().ok());
     let is_known = shown.is_some() && shown == known.to_der().ok();
@@ -134,6 +193,26 @@ mod tests {
             let failure = Named { key: "sink.cql.tls.key", path: file.path() }.private_key().expect_err("it is no key");
             let at = format!("sink.cql.tls.key: {}: ", file.path().display());
             assert!(failure.message.starts_with(&at) && failure.message.contains(word), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_for_its_names_and_for_those_that_fit_its_patterns() {
+        for (pattern, name) in
+            [("db.example", "DB.example"), ("db.example", "db.example."), ("*.db.example", "a.db.example")]
+        {
+            assert!(is_for(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("db.example", "a.db.example"),
+            ("*.db.example", "db.example"),
+            ("*.db.example", "a.b.db.example"),
+            ("*.example", "db.example"),
+            ("*", "localhost"),
+            ("a*.db.example", "ab.db.example"),
+            ("", "localhost"),
+        ] {
+            assert!(!is_for(pattern, name), "{pattern} {name}");
         }
     }
 

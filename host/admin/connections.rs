@@ -1,4 +1,4 @@
-//! Connections of the admin API: how many there may be, and which one gives way to the next. Knows nothing of what is asked.
+//! Connections of the admin API, and of the probes' own address: how many there may be, and which one gives way to the next. Knows nothing of what is asked.
 //!
 //! Whoever can reach the port can open connections and send nothing, so their number is limited, far below the file descriptors that a process
 //! usually has. A new connection takes the place of the oldest one that is not being answered. A probe asks as soon as it is connected, so it
@@ -22,8 +22,6 @@ use tokio::task::JoinHandle;
 use super::listener::{Listener, Stream};
 use super::tls::{self, Tls};
 
-/// Connections at once.
-const MOST: usize = 256;
 /// How long the head of a request may take, from the connection or the last answer on.
 const HEAD: Duration = Duration::from_secs(30);
 /// Limit of what is kept of a request before its body, bytes.
@@ -41,15 +39,15 @@ struct Connection {
     task: JoinHandle<()>,
 }
 
-/// Serves `routes` until the runtime ends.
-pub(super) async fn serve(listener: Listener, tls: Option<Arc<Tls>>, routes: Router) {
+/// Serves `routes` on at most so many connections at once, until the runtime ends.
+pub(super) async fn serve(listener: Listener, tls: Option<Arc<Tls>>, most: usize, routes: Router) {
     let mut open = VecDeque::new();
     let mut has_failed = false;
     loop {
         match listener.accept().await {
             Ok(stream) => {
                 has_failed = false;
-                if make_room(&mut open) {
+                if make_room(&mut open, most) {
                     open.push_back(connect(stream, tls.clone(), &routes));
                     tokio::task::yield_now().await; // what it has asked already is read before the next one is let in
                 }
@@ -58,7 +56,7 @@ pub(super) async fn serve(listener: Listener, tls: Option<Arc<Tls>>, routes: Rou
                 if !std::mem::replace(&mut has_failed, true) {
                     tracing::warn!(event = "admin-api-refusing", %error, "cannot accept a connection to the admin API; retrying");
                 }
-                make_room(&mut open);
+                make_room(&mut open, most);
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -66,9 +64,9 @@ pub(super) async fn serve(listener: Listener, tls: Option<Arc<Tls>>, routes: Rou
 }
 
 /// Closes the oldest connection that is not being answered, if there are too many; false if there is none such.
-fn make_room(open: &mut VecDeque<Connection>) -> bool {
+fn make_room(open: &mut VecDeque<Connection>, most: usize) -> bool {
     open.retain(|connection| !connection.task.is_finished());
-    if open.len() < MOST {
+    if open.len() < most {
         return true;
     }
     let idle = open.iter().position(|connection| !connection.is_answering.load(Ordering::Relaxed));

@@ -1,6 +1,6 @@
-//! The server of the admin API: routes, the token, status codes. What is done is [`crate::rollout::order`]'s.
+//! The server of the admin API, and of the probes' own address: routes, the token, status codes. What is done is [`crate::rollout::order`]'s.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,13 +16,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 use super::audit::{Asked, Audit};
 use super::connections::{self, Peer};
 use super::listener::{Bound, Listener};
 use super::tls::{self, Tls};
+use super::tokens::{Role, Tokens};
 use super::wire::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
 use crate::config::{self, Admin, Config, Listen};
 use crate::deployment::Author;
@@ -40,8 +40,8 @@ struct Host {
     config: Config,
     /// The configuration file, to load it with other values for some keys.
     file: Option<PathBuf>,
-    /// SHA-256 of each token, and what it allows. None: everybody may read.
-    tokens: Vec<([u8; 32], Role)>,
+    /// Without any, everybody may read.
+    tokens: Tokens,
     /// Limit of a request, bytes.
     upload_bytes: usize,
     stuck_after: Duration,
@@ -55,54 +55,42 @@ struct Host {
     board: Arc<Board>,
 }
 
-/// What a token allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// Looking at everything.
-    Read,
-    /// Changing too.
-    Deploy,
-}
-
 /// Requests that are being worked on at once; more wait.
 const MOST_AT_WORK: usize = 8;
+/// Connections at once.
+const MOST_CONNECTIONS: usize = 256;
+/// The same at the probes' own address.
+const MOST_PROBING: usize = 64;
 
 /// A server at work; it ends with the value.
 #[derive(Debug)]
 pub struct Server {
     /// Its address, whose port may have been chosen by the system.
     pub address: Listen,
-    runtime: Option<Runtime>,
+    /// The address of `admin.probes`.
+    pub probes: Option<Listen>,
+    runtimes: Vec<Runtime>,
     _bound: Bound,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+        self.runtimes.drain(..).for_each(Runtime::shutdown_background);
     }
 }
 
 /// Starts the server, on threads of its own.
 pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<Board>) -> Result<Server, Failure> {
-    let refused =
-        |e: std::io::Error| Failure::new(Exit::Outside, format!("cannot listen on admin.listen {}: {e}", admin.listen));
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(1).max_blocking_threads(MOST_AT_WORK).thread_name("admin").enable_all();
-    let runtime = runtime.build().map_err(refused)?;
     let tls = admin.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
-    let inside = runtime.enter();
-    let (listener, bound) = Listener::bind(&admin.listen).map_err(refused)?;
-    drop(inside);
+    let (runtime, listener, bound) = bind("admin.listen", "admin", &admin.listen)?;
     let address = bound.listen();
     if in_clear(admin) {
         tracing::warn!(event = "admin-in-clear", %address, "{IN_CLEAR}");
     }
-    let tokens = [(&admin.token, Role::Deploy), (&admin.read_token, Role::Read)];
-    let tokens = tokens.into_iter().filter_map(|(token, role)| Some((Sha256::digest(token.as_ref()?).into(), role)));
     let host = Arc::new(Host {
         config: config.clone(),
         file,
-        tokens: tokens.collect(),
+        tokens: Tokens::new(admin),
         audit: Audit::open(admin.audit_log.as_deref())?,
         upload_bytes: admin.upload_bytes,
         stuck_after: admin.stuck_after,
@@ -111,8 +99,32 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<
         refused: AtomicU64::new(0),
         board: Arc::clone(board),
     });
-    runtime.spawn(connections::serve(listener, tls, routes(host)));
-    Ok(Server { address, runtime: Some(runtime), _bound: bound })
+    let mut runtimes = vec![runtime];
+    let probes = admin.probes.map(|probes| serve_probes(probes, &host)).transpose()?.map(|(address, runtime)| {
+        runtimes.push(runtime);
+        address
+    });
+    runtimes[0].spawn(connections::serve(listener, tls, MOST_CONNECTIONS, routes(host)));
+    Ok(Server { address, probes, runtimes, _bound: bound })
+}
+
+/// Serves nothing but probes and metrics at an address of their own, on a thread of its own: whatever the admin API is busy with, they answer.
+fn serve_probes(address: SocketAddr, host: &Arc<Host>) -> Result<(Listen, Runtime), Failure> {
+    let (runtime, listener, bound) = bind("admin.probes", "probes", &Listen::Tcp(address))?;
+    runtime.spawn(connections::serve(listener, None, MOST_PROBING, probes(host)));
+    Ok((bound.listen(), runtime))
+}
+
+/// Listens, with a runtime for what is asked there.
+fn bind(key: &str, thread: &str, listen: &Listen) -> Result<(Runtime, Listener, Bound), Failure> {
+    let refused = |e: std::io::Error| Failure::new(Exit::Outside, format!("cannot listen on {key} {listen}: {e}"));
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(1).max_blocking_threads(MOST_AT_WORK).thread_name(thread).enable_all();
+    let runtime = runtime.build().map_err(refused)?;
+    let inside = runtime.enter();
+    let (listener, bound) = Listener::bind(listen).map_err(refused)?;
+    drop(inside);
+    Ok((runtime, listener, bound))
 }
 
 /// What is wrong with tokens on a network.
@@ -129,13 +141,18 @@ pub(crate) fn check(admin: &Admin) -> Option<Check> {
     tls::check(admin).or(clear)
 }
 
-fn routes(host: Arc<Host>) -> Router {
-    let probes = Router::new()
+/// What needs no token.
+fn probes(host: &Arc<Host>) -> Router {
+    Router::new()
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/startupz", get(startup))
         .route("/metrics", get(metrics_page))
-        .with_state(Arc::clone(&host));
+        .with_state(Arc::clone(host))
+}
+
+fn routes(host: Arc<Host>) -> Router {
+    let probes = probes(&host);
     Router::new()
         .route("/v1/deployments", get(deployments).post(deploy))
         .route("/v1/withdraw", post(withdraw))
@@ -167,7 +184,7 @@ async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
     match host.role(&request) {
         Some(_) if is_reading => next.run(request).await,
         Some(Role::Deploy) => noted(&host, request, next).await,
-        Some(Role::Read) if host.tokens.is_empty() => {
+        Some(Role::Read) if host.tokens.are_none => {
             let message = "the admin API is read-only: admin.token is not configured";
             error(StatusCode::FORBIDDEN, message, Exit::Config)
         }
@@ -201,18 +218,16 @@ async fn noted(host: &Host, request: Request, next: Next) -> Response {
 impl Host {
     /// What a request may do; none if it lacks a token.
     fn role(&self, request: &Request) -> Option<Role> {
-        if self.tokens.is_empty() {
+        if self.tokens.are_none {
             return Some(if self.is_socket { Role::Deploy } else { Role::Read });
         }
         let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = Sha256::digest(given.and_then(|value| value.strip_prefix("Bearer "))?.trim());
-        // Compares digests, so that the time it takes reveals nothing about the token.
-        self.tokens.iter().find(|(token, _)| given[..] == token[..]).map(|(_, role)| *role)
+        self.tokens.role(given.and_then(|value| value.strip_prefix("Bearer "))?.trim())
     }
 
     /// The token that a change was made with.
     fn token(&self) -> Option<&'static str> {
-        (!self.tokens.is_empty()).then_some("admin.token")
+        (!self.tokens.are_none).then_some("admin.token")
     }
 
     fn note_refused(&self, request: &Request, status: StatusCode) {

@@ -1,7 +1,5 @@
 //! TLS of the admin API: its certificate, which is read again once its files have changed, and who the client is.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Mutex;
 
@@ -15,9 +13,7 @@ use crate::config::{Admin, AdminTls};
 use crate::failure::{Check, Failure};
 use crate::symptom::Symptom;
 use crate::tls::{self, Named};
-
-/// What identifies the contents of a file: device, inode, length, and when it was changed (s, ns).
-type Stamp = Option<(u64, u64, u64, i64, i64)>;
+use crate::watched::{Stamp, stamp};
 
 /// The host's side of TLS.
 pub(super) struct Tls {
@@ -74,11 +70,6 @@ impl Tls {
 fn stamps(config: &AdminTls) -> Vec<Stamp> {
     let files = [Some(&config.certificate), Some(&config.key), config.client_ca.as_ref()];
     files.into_iter().flatten().map(|path| stamp(path)).collect()
-}
-
-fn stamp(path: &Path) -> Stamp {
-    let file = std::fs::metadata(path).ok()?;
-    Some((file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
 }
 
 fn context(config: &AdminTls) -> Result<SslContext, Failure> {

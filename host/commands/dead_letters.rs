@@ -444,6 +444,7 @@ mod tests {
             group: "g".into(),
             ordering: config::Ordering::Topic,
             properties: BTreeMap::new(),
+            secret_files: BTreeMap::new(),
         })
     }
 

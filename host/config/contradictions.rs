@@ -1,5 +1,6 @@
 //! Problems between keys that are valid on their own.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::keys;
@@ -15,6 +16,7 @@ pub(super) fn find(given: &mut Given, values: &Values) {
     native_code(given, values);
     shared_files(given, values);
     admin(given, values);
+    probes(given, values);
     telemetry(given, values);
 }
 
@@ -28,7 +30,7 @@ fn telemetry(given: &mut Given, values: &Values) {
 }
 
 /// Characters of a token that nobody guesses: 128 random bits in base64.
-const LEAST_TOKEN: usize = 22;
+pub(crate) const LEAST_TOKEN: usize = 22;
 
 /// The admin API listens on loopback, or requires a token.
 fn admin(given: &mut Given, values: &Values) {
@@ -69,6 +71,19 @@ fn admin(given: &mut Given, values: &Values) {
         ),
     };
     given.problem(given.origin("admin.listen"), message);
+}
+
+/// The probes have an address of their own. Port 0 is chosen by the system, so the same one on both sides is no conflict.
+fn probes(given: &mut Given, values: &Values) {
+    let Some(text) = values.text("admin.probes") else { return };
+    let message = match (text.parse::<SocketAddr>(), Listen::parse(&values.text("admin.listen").unwrap_or_default())) {
+        (Err(_), _) => format!("admin.probes: expected an address like \"0.0.0.0:8081\", found {text:?}"),
+        (Ok(probes), Some(Listen::Tcp(listen))) if probes.port() != 0 && probes == listen => {
+            format!("admin.probes and admin.listen are the same address {text:?}; give the probes a port of their own")
+        }
+        (Ok(_), _) => return,
+    };
+    given.problem(given.origin("admin.probes"), message);
 }
 
 fn source_file(given: &mut Given, values: &Values) {

@@ -276,6 +276,12 @@ pub(super) const KEYS: &[Key] = &[
     key("sink.cql.tls.certificate", Kind::Path, Absent::Off, "PEM file of the client's certificate; requires `key`"),
     key("sink.cql.tls.key", Kind::Path, Absent::Off, "PEM file of the client's key"),
     key("sink.cql.tls.verify", Kind::Flag, Absent::Is("true"), "whether to verify the node's certificate"),
+    key(
+        "sink.cql.tls.server_name",
+        Kind::Text,
+        Absent::Computed("the names in `nodes`"),
+        "name that a node's certificate may have instead of the address of the node",
+    ),
     key("sink.cql.consistency", CONSISTENCY, Absent::Is(r#""LOCAL_QUORUM""#), "consistency of writes"),
     key("sink.cql.in_flight", Kind::Integer(1, 65_536), Absent::Is("256"), "most writes in flight"),
     key("sink.sqlite.path", Kind::Path, Absent::Required, "the database file; its tables are created"),
@@ -307,6 +313,12 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Text,
         Absent::Is(r#""127.0.0.1:9640""#),
         "address of the admin API, which is enabled by an `[admin]` section; addresses other than loopback require `token`; or `unix:` and the absolute path of a socket for the host's own user",
+    ),
+    key(
+        "admin.probes",
+        Kind::Text,
+        Absent::Off,
+        "address such as `0.0.0.0:8081` that answers the probes and `/metrics` over plain HTTP, and nothing else; `admin.listen` answers them too",
     ),
     secret("admin.token", "bearer token of the admin API; without a token the API is read-only"),
     secret(

@@ -94,12 +94,18 @@ pub struct Telemetry {
 pub struct Admin {
     /// The address it listens on.
     pub listen: Listen,
+    /// Another address, which answers only probes and metrics, over plain HTTP.
+    pub probes: Option<SocketAddr>,
     /// TLS, off by default.
     pub tls: Option<AdminTls>,
     /// The token that allows changes.
     pub token: Option<String>,
+    /// The file that it was read from.
+    pub token_file: Option<PathBuf>,
     /// The token that allows reading only.
     pub read_token: Option<String>,
+    /// The file that it was read from.
+    pub read_token_file: Option<PathBuf>,
     /// Where changes are noted.
     pub audit_log: Option<PathBuf>,
     /// Limit of a request, bytes.
@@ -187,6 +193,8 @@ pub struct KafkaSource {
     pub ordering: Ordering,
     /// librdkafka properties, except those that the delivery guarantee depends on.
     pub properties: BTreeMap<String, String>,
+    /// The files that secrets among them were read from, by property.
+    pub secret_files: BTreeMap<String, PathBuf>,
 }
 
 /// `[source.file]`
@@ -354,8 +362,10 @@ pub struct CqlSink {
     pub user: Option<String>,
     /// Password (or `password_file`).
     pub password: Option<String>,
+    /// The file that it was read from.
+    pub password_file: Option<PathBuf>,
     /// TLS, off by default.
-    pub tls: Option<CqlTls>,
+    pub tls: Option<Box<CqlTls>>,
     /// Consistency of writes. Default: LOCAL_QUORUM.
     pub consistency: String,
     /// Writes in flight. Default 256.
@@ -371,6 +381,8 @@ pub struct CqlTls {
     pub certificate: Option<(PathBuf, PathBuf)>,
     /// Whether the node's certificate is checked. Default true.
     pub verify: bool,
+    /// A name that a node's certificate may have instead of its address.
+    pub server_name: Option<String>,
 }
 
 /// `[sink.sqlite]`
@@ -404,6 +416,8 @@ pub enum DeadLetters {
         topic: String,
         /// librdkafka properties of the producer.
         properties: BTreeMap<String, String>,
+        /// The files that secrets among them were read from, by property.
+        secret_files: BTreeMap<String, PathBuf>,
     },
 }
 

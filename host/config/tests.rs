@@ -219,7 +219,7 @@ user = "u"
 password = "p"
 consistency = "one"
 in_flight = 3
-tls = { ca = "ca.pem", certificate = "c.pem", key = "/k.pem", verify = false }
+tls = { ca = "ca.pem", certificate = "c.pem", key = "/k.pem", verify = false, server_name = "db.example" }
 [dead_letters]
 topic = "dead"
 [run]
@@ -256,9 +256,12 @@ startup_timeout = "0s"
     assert_eq!(tls.ca.as_deref(), Some(Path::new("/etc/keyfold/ca.pem")));
     assert_eq!(tls.certificate, Some((PathBuf::from("/etc/keyfold/c.pem"), PathBuf::from("/k.pem"))));
     assert!(!tls.verify);
+    assert_eq!(tls.server_name.as_deref(), Some("db.example"));
     assert_eq!((config.run.workers, config.run.batch_records), (256, 1));
     assert_eq!(config.run.startup_timeout, Duration::ZERO);
-    let DeadLetters::Topic { brokers, topic, properties } = &config.dead_letters else { panic!("expected a topic") };
+    let DeadLetters::Topic { brokers, topic, properties, .. } = &config.dead_letters else {
+        panic!("expected a topic")
+    };
     assert_eq!((brokers.as_str(), topic.as_str()), ("a:1,b:2", "dead"));
     assert_eq!(properties, &kafka(&config).properties);
 }

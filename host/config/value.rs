@@ -9,11 +9,14 @@ use url::Url;
 use crate::config::Component;
 use crate::config::keys::{self, Absent, KEYS, Key, Kind};
 use crate::config::read::{Given, found};
+use crate::watched::read_secret;
 
 /// A value of its key's type.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Typed {
     Text(String),
+    /// The text of a secret, and the file that it was read from.
+    Secret(String, PathBuf),
     Path(PathBuf),
     Component(Component),
     Url(Url),
@@ -22,7 +25,8 @@ pub(super) enum Typed {
     Duration(Duration),
     Size(u64),
     Texts(Vec<String>),
-    Properties(BTreeMap<String, String>),
+    /// Properties, and the files that their secrets were read from.
+    Properties(BTreeMap<String, String>, BTreeMap<String, PathBuf>),
     Json(serde_json::Value),
     Empty,
 }
@@ -53,6 +57,10 @@ pub(super) fn all(given: &mut Given, base: &Path) -> BTreeMap<&'static str, Type
 fn one(given: &mut Given, key: &Key, base: &Path) -> Option<Typed> {
     let Some(value) = raw(given, key, base) else { return default(given, key, base) };
     match typed(key.kind, &value, base) {
+        Ok(Typed::Text(text)) if key.secret => {
+            let file = given.values.get(&format!("{}_file", key.path)).and_then(|path| secret_file(path, base).ok());
+            Some(file.map_or_else(|| Typed::Text(text.clone()), |file| Typed::Secret(text.clone(), file)))
+        }
         Ok(value) => Some(value),
         Err(misfits) => {
             for misfit in misfits {
@@ -96,15 +104,17 @@ fn raw(given: &mut Given, key: &Key, base: &Path) -> Option<toml::Value> {
     }
 }
 
+/// Returns the file of a secret.
+fn secret_file(path: &toml::Value, base: &Path) -> Result<PathBuf, String> {
+    match path {
+        toml::Value::String(path) if !path.is_empty() => Ok(base.join(path)),
+        other => Err(format!("expected {}, found {}", Kind::Path.expected(), found(other))),
+    }
+}
+
 /// Returns the content of a secret's file without its trailing newline.
 fn secret(path: &toml::Value, base: &Path) -> Result<String, String> {
-    let path = match path {
-        toml::Value::String(path) if !path.is_empty() => base.join(path),
-        other => return Err(format!("expected {}, found {}", Kind::Path.expected(), found(other))),
-    };
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
-    if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(text.to_owned()) }
+    read_secret(&secret_file(path, base)?)
 }
 
 fn typed(kind: Kind, value: &toml::Value, base: &Path) -> Result<Typed, Vec<Misfit>> {
@@ -116,7 +126,7 @@ fn typed(kind: Kind, value: &toml::Value, base: &Path) -> Result<Typed, Vec<Misf
         return Err(one(format!("{text:?} would be a folder named ~, since only shells know ~; write the whole path")));
     }
     if let (Kind::Properties, toml::Value::Table(table)) = (kind, value) {
-        return properties(table, base).map(Typed::Properties);
+        return properties(table, base);
     }
     if kind == Kind::Json {
         return json("", value).map(Typed::Json).map_err(|misfit| vec![misfit]);
@@ -308,18 +318,21 @@ fn with_port(node: &str) -> Result<String, String> {
 }
 
 /// Converts properties to text and reads the files of secrets.
-fn properties(table: &toml::Table, base: &Path) -> Result<BTreeMap<String, String>, Vec<Misfit>> {
-    let mut properties = BTreeMap::new();
+fn properties(table: &toml::Table, base: &Path) -> Result<Typed, Vec<Misfit>> {
+    let (mut properties, mut files) = (BTreeMap::new(), BTreeMap::new());
     let mut misfits = Vec::new();
     for (name, value) in table {
         match property(table, name, value, base) {
-            Ok((name, value)) => {
-                properties.insert(name, value);
+            Ok((property, text)) => {
+                if property != *name {
+                    files.extend(secret_file(value, base).map(|file| (property.clone(), file)));
+                }
+                properties.insert(property, text);
             }
             Err(reason) => misfits.push(Misfit { name: Some(name.clone()), reason }),
         }
     }
-    if misfits.is_empty() { Ok(properties) } else { Err(misfits) }
+    if misfits.is_empty() { Ok(Typed::Properties(properties, files)) } else { Err(misfits) }
 }
 
 fn property(table: &toml::Table, name: &str, value: &toml::Value, base: &Path) -> Result<(String, String), String> {

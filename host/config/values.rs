@@ -57,6 +57,7 @@ impl Values {
             group: self.text("source.kafka.group").unwrap_or_else(|| name.to_owned()),
             ordering: self.ordering("source.kafka.ordering")?,
             properties: self.properties("source.kafka.properties")?,
+            secret_files: self.secret_files("source.kafka.properties"),
         }))
     }
 
@@ -144,6 +145,7 @@ impl Values {
             ca: self.path("sink.cql.tls.ca"),
             certificate: self.path("sink.cql.tls.certificate").zip(self.path("sink.cql.tls.key")),
             verify: self.flag("sink.cql.tls.verify")?,
+            server_name: self.text("sink.cql.tls.server_name"),
         };
         Some(CqlSink {
             nodes: self.texts("sink.cql.nodes")?,
@@ -151,7 +153,8 @@ impl Values {
             now: self.texts("sink.cql.now")?,
             user: self.text("sink.cql.user"),
             password: self.text("sink.cql.password"),
-            tls: given.has("sink.cql.tls").then_some(tls),
+            password_file: self.secret_file("sink.cql.password"),
+            tls: given.has("sink.cql.tls").then(|| Box::new(tls)),
             consistency: self.text("sink.cql.consistency")?,
             in_flight: usize::try_from(self.count("sink.cql.in_flight")?).ok()?,
         })
@@ -166,9 +169,11 @@ impl Values {
             Source::File(_) => None,
         };
         let brokers = self.text("dead_letters.brokers").or_else(|| kafka.map(|kafka| kafka.brokers.clone()))?;
-        let properties = self.properties("dead_letters.properties");
-        let properties = properties.or_else(|| kafka.map(|kafka| kafka.properties.clone())).unwrap_or_default();
-        Some(DeadLetters::Topic { brokers, topic, properties })
+        let own = |properties| (properties, self.secret_files("dead_letters.properties"));
+        let properties = self.properties("dead_letters.properties").map(own);
+        let of_source = || kafka.map(|kafka| (kafka.properties.clone(), kafka.secret_files.clone()));
+        let (properties, secret_files) = properties.or_else(of_source).unwrap_or_default();
+        Some(DeadLetters::Topic { brokers, topic, properties, secret_files })
     }
 
     fn admin(&self, given: &Given) -> Option<Admin> {
@@ -181,9 +186,12 @@ impl Values {
         };
         Some(Admin {
             listen: Listen::parse(&self.text("admin.listen")?)?,
+            probes: self.text("admin.probes").and_then(|address| address.parse().ok()),
             tls: if given.has("admin.tls") { Some(tls()?) } else { None },
             token: self.text("admin.token"),
+            token_file: self.secret_file("admin.token"),
             read_token: self.text("admin.read_token"),
+            read_token_file: self.secret_file("admin.read_token"),
             audit_log: self.path("admin.audit_log"),
             upload_bytes: usize::try_from(self.size("admin.upload_limit")?).ok()?,
             stuck_after: self.duration("admin.stuck_after")?,
@@ -206,7 +214,12 @@ impl Values {
     }
 
     pub(super) fn text(&self, path: &str) -> Option<String> {
-        if let Some(Typed::Text(text)) = self.0.get(path) { Some(text.clone()) } else { None }
+        if let Some(Typed::Text(text) | Typed::Secret(text, _)) = self.0.get(path) { Some(text.clone()) } else { None }
+    }
+
+    /// The file that a secret was read from.
+    fn secret_file(&self, path: &str) -> Option<PathBuf> {
+        if let Some(Typed::Secret(_, file)) = self.0.get(path) { Some(file.clone()) } else { None }
     }
 
     pub(super) fn path(&self, path: &str) -> Option<PathBuf> {
@@ -246,7 +259,12 @@ impl Values {
     }
 
     pub(super) fn properties(&self, path: &str) -> Option<BTreeMap<String, String>> {
-        if let Some(Typed::Properties(properties)) = self.0.get(path) { Some(properties.clone()) } else { None }
+        if let Some(Typed::Properties(properties, _)) = self.0.get(path) { Some(properties.clone()) } else { None }
+    }
+
+    /// The files that secrets among these properties were read from.
+    fn secret_files(&self, path: &str) -> BTreeMap<String, PathBuf> {
+        if let Some(Typed::Properties(_, files)) = self.0.get(path) { files.clone() } else { BTreeMap::new() }
     }
 }
 

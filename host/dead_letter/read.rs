@@ -55,7 +55,7 @@ pub fn read(
 ) -> Result<(), Failure> {
     match config {
         config::DeadLetters::File(path) => read_file(path, take),
-        config::DeadLetters::Topic { brokers, topic, properties } => read_topic(brokers, topic, properties, take),
+        config::DeadLetters::Topic { brokers, topic, properties, .. } => read_topic(brokers, topic, properties, take),
     }
 }
 
@@ -306,7 +306,8 @@ mod tests {
         let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("needs nothing");
         cluster.create_topic("letters", 1, 1).expect("makes a topic");
         let (brokers, topic) = (cluster.bootstrap_servers(), "letters".to_owned());
-        let config = config::DeadLetters::Topic { brokers, topic, properties: BTreeMap::new() };
+        let config =
+            config::DeadLetters::Topic { brokers, topic, properties: BTreeMap::new(), secret_files: BTreeMap::new() };
         given_back(&config, ["0/0", "0/1", "0/2"]);
     }
 
@@ -378,7 +379,12 @@ mod tests {
                 ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
             producer.send(BaseRecord::<(), str>::to(&topic).payload("x").headers(headers)).expect("there is room");
             producer.flush(Duration::from_secs(60)).expect("the brokers take it");
-            let config = config::DeadLetters::Topic { brokers: brokers.clone(), topic, properties: BTreeMap::new() };
+            let config = config::DeadLetters::Topic {
+                brokers: brokers.clone(),
+                topic,
+                properties: BTreeMap::new(),
+                secret_files: BTreeMap::new(),
+            };
             let failure = read(&config, &mut |_| Ok(true)).expect_err("is forged");
             assert!(
                 failure.message.contains("the record is not a dead letter of keyfold: "),

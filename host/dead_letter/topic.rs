@@ -25,6 +25,7 @@ use crate::failure::{Check, Failure};
 use crate::record::{NO_TIME, RecordRef};
 use crate::source::kafka::check_files;
 use crate::source::kafka::rights::{self, Right};
+use crate::source::kafka::secrets::Secrets;
 
 /// How long the brokers may take to answer one request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,6 +43,7 @@ pub(super) struct DeadLetterTopic {
     topic: String,
     source_topic: Option<String>,
     backoff: Backoff,
+    secrets: Secrets,
 }
 
 impl DeadLetterTopic {
@@ -50,6 +52,7 @@ impl DeadLetterTopic {
         brokers: &str,
         topic: &str,
         properties: &BTreeMap<String, String>,
+        secrets: Secrets,
         source_topic: Option<&str>,
         deadline: Option<Instant>,
     ) -> Result<DeadLetterTopic, Failure> {
@@ -69,7 +72,7 @@ impl DeadLetterTopic {
         }
         backoff.over();
         let source_topic = source_topic.map(str::to_owned);
-        Ok(DeadLetterTopic { producer, topic: topic.to_owned(), source_topic, backoff })
+        Ok(DeadLetterTopic { producer, topic: topic.to_owned(), source_topic, backoff, secrets })
     }
 
     fn produce(&mut self, letter: &DeadLetter) -> Result<(), Failure> {
@@ -175,6 +178,7 @@ impl DeadLetterTopic {
 
     /// Serves acknowledgements, waiting at most `timeout` for one.
     fn wait(&mut self, timeout: Duration) -> Result<(), Failure> {
+        self.secrets.look(self.producer.client());
         self.producer.poll(timeout);
         let context = self.producer.context();
         if let Some((origin, error)) = context.failed.lock().expect("nothing panics under it").take() {

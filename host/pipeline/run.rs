@@ -166,6 +166,9 @@ fn serve_admin(
     let server = admin::serve(config, admin, options.file.clone(), board)?;
     let (address, token, tls) = (&server.address, admin.token.is_some(), admin.tls.is_some());
     tracing::info!(event = "admin-api-listening", %address, token, tls, "admin API listening");
+    if let Some(address) = &server.probes {
+        tracing::info!(event = "probes-listening", %address, "probes and metrics listening");
+    }
     Ok(server)
 }
 

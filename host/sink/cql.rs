@@ -15,10 +15,12 @@
 //! | `schema` | declared tables against real ones, and statements (pure) |
 //! | `write` | sending requests, and what a failed one means |
 //! | `values` | values in CQL's binary form |
+//! | `login` | passwords and certificates that change while the host runs |
 //! | `images` | single rows, read and put back |
 //! | `replication`, `survey` | what the doctor asks beside a start's checks |
 
 mod images;
+mod login;
 mod replication;
 pub(super) mod schema;
 mod session;
@@ -41,6 +43,7 @@ use crate::failure::{Check, Exit, Failure, refuse};
 use crate::row::json::invalid_json;
 use crate::row::{Image, Rows, Table};
 use crate::sink::cql::images::RowStatements;
+use crate::sink::cql::login::Certificates;
 use crate::sink::cql::session::{connect, unreachable};
 use crate::sink::cql::survey::survey;
 use crate::sink::cql::tables::inspect;
@@ -62,6 +65,7 @@ pub(super) struct Cql {
     /// The last write timestamp, of any lane.
     last: i64,
     backoff: Backoff,
+    certificates: Certificates,
 }
 
 impl Cql {
@@ -74,6 +78,7 @@ impl Cql {
     ) -> Result<Cql, Failure> {
         refuse_declared_now_columns("sink.cql", &config.now, tables)?;
         let mut backoff = Backoff::new(subject(config));
+        let certificates = Certificates::new(config.tls.as_deref());
         let session = connect(config, runtime, deadline, &mut backoff)?;
         let upserts = loop {
             match runtime.block_on(inspect(&session, config, tables)) {
@@ -94,6 +99,7 @@ impl Cql {
             single_rows: HashMap::new(),
             last: 0,
             backoff,
+            certificates,
         })
     }
 
@@ -114,6 +120,7 @@ impl Cql {
     /// Asks about the tables as soon as all nodes agree on the schema. An error of `ask` is an outage, which is waited out.
     fn ask_schema<T>(&mut self, ask: impl AsyncFn(&Session, &CqlSink) -> Result<T, String>) -> T {
         loop {
+            self.renew();
             let answer = self.runtime.block_on(async {
                 self.session.await_schema_agreement().await.map_err(|e| e.to_string())?;
                 ask(&self.session, &self.config).await

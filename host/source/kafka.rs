@@ -16,6 +16,7 @@ mod native;
 pub mod produce;
 mod reader;
 pub mod rights;
+pub mod secrets;
 pub mod survey;
 mod voice;
 
@@ -38,6 +39,7 @@ use crate::source::kafka::emptiness::{Asker, Desk, Ledger};
 use crate::source::kafka::identity::{Identity, Watch, identity};
 use crate::source::kafka::native::{Batch, Connection};
 use crate::source::kafka::reader::{Reader, Track, Wanted};
+use crate::source::kafka::secrets::Secrets;
 use crate::source::{Arrival, Source, Start};
 
 pub use crate::source::kafka::broker::{DEFAULTS, RESERVED, Timestamps, Topic, check_files, check_properties, inspect};
@@ -88,8 +90,11 @@ impl KafkaSource {
         let (out, arrivals) = sync_channel(ARRIVALS);
         let desk = Arc::new(Desk::new(Ledger::new(first_offsets.clone())));
         let stopped = Arc::new(AtomicBool::new(false));
+        let properties = secrets::fresh(&config.properties, &config.secret_files);
+        let secrets = |telling| Secrets::new("source.kafka.properties", &properties, &config.secret_files, telling);
         let asker = Asker {
             client: Arc::clone(&asking),
+            secrets: secrets(false),
             topic: config.topic.clone(),
             watch: Arc::clone(&watch),
             partitions: partitions.clone(),
@@ -113,6 +118,7 @@ impl KafkaSource {
             connection: Arc::clone(&connection),
             wanted: Arc::clone(&wanted),
             ends: Arc::clone(&ends),
+            secrets: secrets(true),
         };
         let threads = vec![spawn("kafka-ask", move || asker.run())?, spawn("kafka-read", move || reader.run())?];
         let topic = config.topic.clone();
@@ -268,6 +274,7 @@ mod tests {
                 group: "test".into(),
                 ordering: config::Ordering::Topic,
                 properties: BTreeMap::new(),
+                secret_files: BTreeMap::new(),
             }
         }
 

@@ -10,6 +10,7 @@ use rdkafka::producer::DefaultProducerContext;
 use crate::support::certificates::Authority;
 use crate::support::host::{Outcome, PATIENCE, Pipeline, Running};
 use crate::support::mock::{produce, visits};
+use crate::support::scrape::Host;
 use crate::support::settings::{ADMIN, Settings};
 
 const TLS: &str = "tls = { certificate = \"server.pem\", key = \"server.key\" }\n";
@@ -117,6 +118,21 @@ fn with_an_authority_of_clients_only_its_clients_and_this_host_s_own_commands_ar
 }
 
 #[test]
+fn with_an_authority_of_clients_the_probes_own_address_answers_whoever_asks() {
+    let pipeline = pipeline(&format!("{MUTUAL}probes = \"127.0.0.1:0\"\n"));
+    let right = authority(&pipeline, "right");
+    authority(&pipeline, "clients");
+    write(&pipeline, "server", &right, Some("127.0.0.1"));
+    let mut host = pipeline.spawn(&[]);
+    let address = address(&mut host);
+    let probes = Host::probes_of(&mut host);
+    assert!(probes.says_yes("/livez") && !probes.says_yes("/startupz"));
+    assert_eq!(probes.get("/v1/status").0, 404);
+    status(&pipeline, &address, &["--admin-ca", "right.pem"]).expect_code(3);
+    host.kill();
+}
+
+#[test]
 fn a_certificate_that_changes_is_taken_once_it_is_whole() {
     let pipeline = pipeline(TLS);
     let (old, new) = (authority(&pipeline, "old"), authority(&pipeline, "new"));
@@ -136,6 +152,28 @@ fn a_certificate_that_changes_is_taken_once_it_is_whole() {
     ask("new.pem").expect_code(0);
     ask("old.pem").expect_code(3);
     host.kill();
+}
+
+#[test]
+fn a_token_that_changes_counts_from_the_next_request_on_and_one_that_is_empty_or_shared_does_not() {
+    let pipeline = pipeline("token_file = \"token\"\nread_token_file = \"reader\"\n");
+    for (file, token) in [("token", "first"), ("reader", "reader"), ("old", "first"), ("new", "second")] {
+        pipeline.write(file, token.as_bytes());
+    }
+    let mut host = pipeline.spawn(&[]);
+    let url = format!("http://{}", address(&mut host));
+    let ask = |token: &str| pipeline.call("status", &["--admin", &url, "--token-file", token]);
+    ask("old").expect_code(0);
+    pipeline.write("token", b"second\n");
+    ask("new").expect_code(0);
+    ask("old").expect_code(2);
+    pipeline.write("reader", b"second\n");
+    ask("new").expect_code(0);
+    host.wait_logged("admin-token-kept");
+    pipeline.write("reader", b"");
+    ask("new").expect_code(0);
+    let outcome = host.kill();
+    assert!(!outcome.stderr.contains("second"), "{}", outcome.stderr);
 }
 
 #[test]

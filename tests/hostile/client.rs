@@ -17,12 +17,12 @@ use crate::support::scrape::Host;
 use crate::support::settings::{ADMIN, Settings};
 
 /// Connections of the attack.
-const HALF_OPEN: usize = 2_000;
+pub(super) const HALF_OPEN: usize = 2_000;
 /// File descriptors of the host, as a system allows a process by default: fewer than the attack has connections.
 const DESCRIPTORS: u32 = 1_024;
 
 /// Raises this process's own limit of file descriptors, so that it can hold the connections. Returns how many it can hold.
-fn allow_descriptors(wanted: usize) -> usize {
+pub(super) fn allow_descriptors(wanted: usize) -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls read or write one `rlimit`, which lives as long as they take.
     unsafe {
@@ -38,12 +38,23 @@ fn allow_descriptors(wanted: usize) -> usize {
 }
 
 /// The host, with few file descriptors.
-fn limited(pipeline: &Pipeline) -> Running {
+pub(super) fn limited(pipeline: &Pipeline) -> Running {
     let inner = pipeline.command("run", &[]);
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -n {DESCRIPTORS}; exec \"$0\" \"$@\""), KEYFOLD]).args(inner.get_args());
     command.current_dir(pipeline.path(".")).stdin(Stdio::null());
     pipeline.start(command)
+}
+
+/// So many connections whose request never ends.
+pub(super) fn open_halfway(host: &Host, count: usize) -> Vec<TcpStream> {
+    let address = host.url().trim_start_matches("http://");
+    let open = |_| {
+        let mut stream = TcpStream::connect(address).expect("the system accepts it for the host");
+        let _ = stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: "); // may be closed already
+        stream
+    };
+    (0..count).map(open).collect()
 }
 
 #[test]
@@ -56,14 +67,7 @@ fn connections_that_never_finish_their_request_stop_neither_folding_nor_probes()
     let mut running = limited(&pipeline);
     let host = Host::of(&mut running);
     let wanted = allow_descriptors(HALF_OPEN);
-    let address = host.url().trim_start_matches("http://").to_owned();
-    let half_open: Vec<TcpStream> = (0..wanted)
-        .map(|_| {
-            let mut stream = TcpStream::connect(&address).expect("the system accepts it for the host");
-            let _ = stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: "); // may be closed already
-            stream
-        })
-        .collect();
+    let half_open = open_halfway(&host, wanted);
     produce(&brokers, "exposed", &visits_from(0, 1, |i| i));
     host.wait_for(&mut running, "keyfold_records_total{lane=\"topic\"}", 40.0);
     assert!(host.says_yes("/livez") && host.says_yes("/readyz"));

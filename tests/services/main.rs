@@ -26,6 +26,7 @@ mod outages;
 mod recreated_topics;
 mod replay;
 mod rights;
+mod rotated;
 mod seed;
 mod secured;
 mod sinks;

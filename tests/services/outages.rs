@@ -16,7 +16,7 @@ use crate::topics::{create_topic, produce, read_back};
 /// `count` records from number `first` on, a minute apart: each ends the session before it. In one partition: the live host reads while they
 /// are produced, with times that are long past, and in two it would depend on the machine which becomes visible first (a floor, which this
 /// model does not know).
-fn minutes(first: i64, count: i64) -> Vec<TestRecord> {
+pub(crate) fn minutes(first: i64, count: i64) -> Vec<TestRecord> {
     let record = |i: i64| {
         let ms = START_MS + i * 60_000;
         let time = chrono::DateTime::from_timestamp_millis(ms).expect("near the present").format("%Y-%m-%dT%H:%M:%S");

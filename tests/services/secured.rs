@@ -11,7 +11,7 @@ use crate::support::settings::Settings;
 use crate::tables::{SESSIONS, Tables};
 use crate::topics::{create_topic, produce};
 
-const USER: &str = "fold";
+pub(crate) const USER: &str = "fold";
 const PASSWORD: &str = "correct-horse-battery";
 const WRONG: &str = "incorrect-horse-battery";
 const KEY_PASSWORD: &str = "staple-of-the-key";
@@ -45,7 +45,7 @@ fn run(pipeline: &Pipeline) -> Outcome {
     outcome
 }
 
-fn secure_kafka(folder: &Path, ports: [u16; 2]) -> Option<Service> {
+pub(crate) fn secure_kafka(folder: &Path, ports: [u16; 2]) -> Option<Service> {
     let [sasl, mtls] = ports;
     let variables = [
         ("KAFKA_SECURE", folder.to_string_lossy().into_owned()),

@@ -40,6 +40,7 @@ impl Place {
             now: Vec::new(),
             user: None,
             password: None,
+            password_file: None,
             tls: None,
             consistency: "LOCAL_QUORUM".to_owned(),
             in_flight: 64,

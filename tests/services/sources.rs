@@ -25,6 +25,7 @@ fn config(brokers: &str, topic: &str) -> config::KafkaSource {
         group: format!("{topic}-group"),
         ordering: config::Ordering::Topic,
         properties: BTreeMap::new(),
+        secret_files: BTreeMap::new(),
     }
 }
 

@@ -20,6 +20,12 @@ impl Host {
         Host(format!("http://{address}"))
     }
 
+    /// What answers at `admin.probes` of such a host.
+    pub(crate) fn probes_of(host: &mut Running) -> Host {
+        let address = host.wait_logged("probes-listening")["address"].as_str().expect("an address").to_owned();
+        Host(format!("http://{address}"))
+    }
+
     /// Its URL.
     pub(crate) fn url(&self) -> &str {
         &self.0

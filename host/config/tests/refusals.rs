@@ -53,6 +53,18 @@ fn tls_of_the_admin_api_needs_a_certificate_with_its_key_and_an_address() {
 }
 
 #[test]
+fn probes_need_an_address_of_their_own() {
+    refused(
+        &with("[admin]\nprobes = \"unix:/run/s\""),
+        "line 11: admin.probes: expected an address like \"0.0.0.0:8081\", found \"unix:/run/s\"",
+    );
+    refused(
+        &with("[admin]\nprobes = \"127.0.0.1:9640\""),
+        "line 11: admin.probes and admin.listen are the same address \"127.0.0.1:9640\"; give the probes a port of their own",
+    );
+}
+
+#[test]
 fn a_quoted_path_is_not_a_path() {
     refused(
         &SMALLEST.replace("name =", "\"run.workers\" = 2\nname ="),

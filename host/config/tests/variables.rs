@@ -145,6 +145,14 @@ fn secrets_come_from_files_without_their_line_end() {
     assert_eq!(cql(&config).password.as_deref(), Some("s3cret "));
     assert_eq!(kafka(&config).properties["sasl.password"], "p");
     assert_eq!(kafka(&config).properties.len(), 1);
+    // A host reads them again while it runs, for its dead letters too.
+    let sasl = [("sasl.password".to_owned(), folder.path().join("sasl"))].into();
+    assert_eq!(cql(&config).password_file, Some(folder.path().join("cql")));
+    assert_eq!(kafka(&config).secret_files, sasl);
+    let topic = format!("{text}\n[dead_letters]\ntopic = \"t\"");
+    std::fs::write(&path, topic).expect("the file can be written");
+    let config = load(&path, std::iter::empty()).expect("the configuration is valid");
+    assert!(matches!(config.dead_letters, DeadLetters::Topic { secret_files, .. } if secret_files == sasl));
 
     std::fs::write(&path, text.replace("\"cql\"", "\"empty\"").replace("\"sasl\"", "\"none\""))
         .expect("the file can be written");

@@ -19,7 +19,12 @@ fn cluster() -> MockCluster<'static, DefaultProducerContext> {
 
 fn config(brokers: &str, topic: &str, properties: &[(&str, &str)]) -> DeadLetters {
     let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    DeadLetters::Topic { brokers: brokers.to_owned(), topic: topic.to_owned(), properties }
+    DeadLetters::Topic {
+        brokers: brokers.to_owned(),
+        topic: topic.to_owned(),
+        properties,
+        secret_files: BTreeMap::new(),
+    }
 }
 
 /// A record of the topic, its headers as `name=value`.

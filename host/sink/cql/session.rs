@@ -1,5 +1,6 @@
 //! The connection to a CQL database: nodes, credentials, TLS, consistency, and queries of system tables. Knows no rows.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,8 @@ use tokio::runtime::Handle;
 use crate::backoff::Backoff;
 use crate::config::{CqlSink, CqlTls};
 use crate::failure::Failure;
-use crate::tls::{self, Named};
+use crate::sink::cql::login::Login;
+use crate::tls::{self, Named, Refusal};
 
 /// When an unanswered request counts as failed. Longer than the databases' own timeouts (2 s for a write), so that theirs, which say more,
 /// come first.
@@ -31,15 +33,21 @@ pub(super) fn connect(
     deadline: Option<Instant>,
     backoff: &mut Backoff,
 ) -> Result<Session, Failure> {
-    let builder = session_builder(config)?;
+    let (builder, refusal) = session_builder(config)?;
     loop {
-        match runtime.block_on(builder.build()) {
+        let error = match runtime.block_on(builder.build()) {
             Ok(session) => return Ok(session),
-            Err(e) => match credentials_error(&e) {
-                Some(reason) => return Err(refused_credentials(config, &reason)),
-                None if backoff.pause_until(deadline, &e) => {}
-                None => return Err(unreachable(config, &e.to_string())),
-            },
+            Err(error) => error,
+        };
+        if let Some(reason) = credentials_error(&error) {
+            return Err(refused_credentials(config, &reason));
+        }
+        let outage = match refusal.take() {
+            Some(why) => format!("{error}: {why}"),
+            None => error.to_string(),
+        };
+        if !backoff.pause_until(deadline, &outage) {
+            return Err(unreachable(config, &outage));
         }
     }
 }
@@ -57,7 +65,7 @@ where
     rows.collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 
-fn session_builder(config: &CqlSink) -> Result<SessionBuilder, Failure> {
+fn session_builder(config: &CqlSink) -> Result<(SessionBuilder, Refusal), Failure> {
     if config.nodes.is_empty() {
         return Err(Failure::config("sink.cql.nodes: is empty; name at least one node as host:port"));
     }
@@ -75,23 +83,38 @@ fn session_builder(config: &CqlSink) -> Result<SessionBuilder, Failure> {
         .keepalive_interval(Duration::from_secs(10))
         .keepalive_timeout(Duration::from_secs(10));
     if let Some(user) = &config.user {
-        builder = builder.user(user, config.password.as_deref().unwrap_or_default());
+        let password = config.password.as_deref().unwrap_or_default();
+        let login = Login::new(user, password, config.password_file.as_deref());
+        builder = builder.authenticator_provider(Arc::new(login));
     }
+    let refusal = Refusal::default();
     if let Some(tls) = &config.tls {
-        builder = builder.tls_context(Some(tls_context(tls)?));
+        builder = builder.tls_context(Some(tls_context(tls, &names(tls, &config.nodes), &refusal)?));
     }
-    Ok(builder)
+    Ok((builder, refusal))
 }
 
-/// The driver compares a certificate with the node's IP address, so the certificate must name that.
-fn tls_context(config: &CqlTls) -> Result<SslConnectorBuilder, Failure> {
+/// Names that a node's certificate may have instead of its address (D49): the configured one, or those by which nodes are given.
+fn names(tls: &CqlTls, nodes: &[String]) -> Vec<String> {
+    if let Some(name) = &tls.server_name {
+        return vec![name.clone()];
+    }
+    let hosts = nodes.iter().map(|node| node.rsplit_once(':').map_or(node.as_str(), |(host, _)| host));
+    let is_name = |host: &&str| host.trim_matches(['[', ']']).parse::<IpAddr>().is_err();
+    hosts.filter(is_name).map(str::to_owned).collect()
+}
+
+/// The driver compares a certificate with the node's IP address, and knows no other way; what it refuses is compared with the names.
+fn tls_context(config: &CqlTls, names: &[String], refusal: &Refusal) -> Result<SslConnectorBuilder, Failure> {
     let ca = config.ca.as_deref().map(|path| Named { key: "sink.cql.tls.ca", path });
     let mut builder = tls::client("sink.cql.tls", ca)?;
     if let Some((certificate, key)) = &config.certificate {
         let certificate = Named { key: "sink.cql.tls.certificate", path: certificate };
         tls::identify(&mut builder, certificate, Named { key: "sink.cql.tls.key", path: key })?;
     }
-    if !config.verify {
+    if config.verify {
+        tls::accept_names(&mut builder, names, refusal);
+    } else {
         builder.set_verify(SslVerifyMode::NONE);
     }
     Ok(builder)
@@ -164,6 +187,15 @@ pub(super) fn unreachable(config: &CqlSink, outage: &str) -> Failure {
 mod tests {
     use super::*;
     use crate::failure::Exit;
+
+    #[test]
+    fn a_certificate_may_have_the_names_by_which_nodes_are_given_or_the_configured_one() {
+        let nodes = ["db.example:9042", "10.0.0.1:9042", "[::1]:9042", "localhost:1"].map(str::to_owned);
+        let mut tls = CqlTls { ca: None, certificate: None, verify: true, server_name: None };
+        assert_eq!(names(&tls, &nodes), ["db.example", "localhost"]);
+        tls.server_name = Some("cluster.example".to_owned());
+        assert_eq!(names(&tls, &nodes), ["cluster.example"]);
+    }
 
     #[test]
     fn an_unknown_consistency_is_refused_by_its_key() {

@@ -38,6 +38,7 @@ impl Cql {
         let mut delivered = Delivered { answers: HashMap::with_capacity(waiting.len()), refused: BTreeMap::new() };
         let mut suspects = HashSet::new();
         while !waiting.is_empty() {
+            self.renew();
             let first = owner.map_or(Ok(0), |owner| self.timestamps(owner, waiting.len()))?; // I8
             let attempts: Vec<(usize, i64)> = waiting.iter().copied().zip(first..).collect();
             let send_one = async |attempt| request(&self.session, &prepared, attempt).await;

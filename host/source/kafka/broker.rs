@@ -25,6 +25,7 @@ use crate::record::bounded::handed_on;
 use crate::source::Start;
 use crate::source::kafka::identity::{self, Identity};
 use crate::source::kafka::rights::{self, Right};
+use crate::source::kafka::secrets;
 
 pub(super) use crate::source::kafka::voice::Voice;
 
@@ -171,7 +172,7 @@ pub(super) fn client_config(config: &config::KafkaSource) -> ClientConfig {
     for (key, value) in DEFAULTS {
         client.set(*key, *value);
     }
-    for (key, value) in &config.properties {
+    for (key, value) in secrets::fresh(&config.properties, &config.secret_files) {
         client.set(key, value);
     }
     let level = if config.properties.contains_key("debug") { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info };

@@ -24,6 +24,7 @@ use crate::position::{Offset, Partition};
 use crate::source::Arrival;
 use crate::source::kafka::broker::{ANSWER_TIMEOUT, Voice, locked, offsets};
 use crate::source::kafka::identity::{self, Watch};
+use crate::source::kafka::secrets::Secrets;
 
 /// How soon after an unsuccessful round the leaders are asked again.
 const ROUND_INTERVAL: Duration = Duration::from_millis(10);
@@ -189,6 +190,8 @@ fn empty((partition, asked_ms): Settled) -> Arrival {
 pub(super) struct Asker {
     /// A client that reads nothing.
     pub(super) client: Arc<BaseConsumer<Voice>>,
+    /// The password that it authenticates with.
+    pub(super) secrets: Secrets,
     /// The topic.
     pub(super) topic: String,
     /// What the topic was when reading began.
@@ -216,6 +219,7 @@ impl Asker {
     pub(super) fn run(mut self) {
         while !self.stopped.load(std::sync::atomic::Ordering::Acquire) {
             self.client.poll(Duration::ZERO);
+            self.secrets.look(self.client.client());
             if let Err(error) = self.look() {
                 // Nobody listens any more once the source is dropped.
                 return drop(self.out.send(Err(error)));

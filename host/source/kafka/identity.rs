@@ -228,7 +228,14 @@ mod tests {
 
     fn watch(ordering: Ordering, id: Option<TopicId>) -> Watch {
         let (brokers, topic, group) = ("127.0.0.1:1".into(), "visits".into(), "test".into());
-        let config = config::KafkaSource { brokers, topic, group, ordering, properties: BTreeMap::new() };
+        let config = config::KafkaSource {
+            brokers,
+            topic,
+            group,
+            ordering,
+            properties: BTreeMap::new(),
+            secret_files: BTreeMap::new(),
+        };
         Watch::new(&config, &[Partition(0), Partition(1)], id)
     }
 

@@ -2,12 +2,12 @@
 //! code of the host's Kafka client is here.
 
 use std::borrow::Cow;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::slice;
 
 use rdkafka::bindings as rdk;
-use rdkafka::client::Client;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
@@ -123,6 +123,22 @@ pub(super) fn offset_list(topic: &str, offsets: &[(Partition, Offset)]) -> Resul
         list.add_partition_offset(topic, kafka_partition(*partition), KafkaOffset::Offset(kafka_offset(*offset)))?;
     }
     Ok(list)
+}
+
+/// Gives a client other credentials, for the next time that it authenticates to a broker.
+pub(super) fn set_credentials(client: &Client<impl ClientContext>, user: &str, password: &str) -> Result<(), String> {
+    let text = |text: &str| CString::new(text).map_err(|_| "it contains a zero byte".to_owned());
+    let (user, password) = (text(user)?, text(password)?);
+    // SAFETY: the client is alive, and both texts are copied. The error is ours, and is destroyed once, after its text was copied.
+    unsafe {
+        let error = rdk::rd_kafka_sasl_set_credentials(client.native_ptr(), user.as_ptr(), password.as_ptr());
+        if error.is_null() {
+            return Ok(());
+        }
+        let why = self::text(rdk::rd_kafka_error_string(error)).into_owned();
+        rdk::rd_kafka_error_destroy(error);
+        Err(why)
+    }
 }
 
 pub(super) fn outcome(code: RDKafkaRespErr) -> Result<(), KafkaError> {

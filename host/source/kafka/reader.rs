@@ -18,6 +18,7 @@ use crate::source::kafka::broker::{locked, trimmed, truncated, unauthorized, une
 use crate::source::kafka::emptiness::Desk;
 
 use crate::source::kafka::native::{Batch, Connection, Message};
+use crate::source::kafka::secrets::Secrets;
 
 /// Records in one arrival, at most.
 pub(super) const CHUNK_RECORDS: usize = 4096;
@@ -64,6 +65,7 @@ pub(super) struct Reader {
     pub(super) connection: Arc<Connection>,
     pub(super) wanted: Arc<Wanted>,
     pub(super) ends: Arc<Ends>,
+    pub(super) secrets: Secrets,
 }
 
 /// One partition on its way.
@@ -115,6 +117,7 @@ impl Reader {
             if let Some(held) = self.wanted.changed() {
                 self.hold(&held);
             }
+            self.secrets.look(&self.connection.client);
             // A wait for many would last its whole time: wait for one, then take what came with it.
             if self.drain(1, IDLE_MS)? > 0 {
                 self.drain(CHUNK_RECORDS - 1, 0)?;
