@@ -126,7 +126,8 @@ impl Loader {
                 Ok(logic) => {
                     let millis = u64::try_from(clock::since(started).as_millis()).unwrap_or(u64::MAX);
                     tracing::info!(
-                        event = "deployment-loaded", deployment = n,
+                        event = "deployment-loaded",
+                        deployment = n,
                         digest = logic.plugin.digest.0,
                         millis,
                         "deployment loaded ahead of its instant"

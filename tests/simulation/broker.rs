@@ -57,11 +57,14 @@ impl Topic {
     }
 }
 
+/// Hears of offsets that a host commits.
+pub(crate) type Committed = dyn Fn(&[(Partition, Offset)]) + Send + Sync;
+
 /// The topic as a host sees it.
 pub(crate) struct SeenTopic {
     pub(crate) topic: Arc<Topic>,
     pub(crate) process: Arc<Process>,
-    pub(crate) committed: Arc<dyn Fn(&[(Partition, Offset)]) + Send + Sync>,
+    pub(crate) committed: Arc<Committed>,
 }
 
 impl Log for SeenTopic {
@@ -86,9 +89,8 @@ impl Log for SeenTopic {
         let mut parts = Vec::new();
         for start in starts {
             let at = self.topic.partitions.binary_search(&start.partition).expect("the host knows the partitions");
-            let next = start.next.map_or(0, |offset| {
-                self.topic.records[at].partition_point(|r| r.record.offset < offset.0)
-            });
+            let next =
+                start.next.map_or(0, |offset| self.topic.records[at].partition_point(|r| r.record.offset < offset.0));
             let end = until_end.then(|| self.topic.stable(at, now));
             parts.push(Reading { partition: start.partition, at, next, end, ended: false, ask: None, held: false });
         }
@@ -124,7 +126,7 @@ struct Reader {
     parts: Vec<Reading>,
     topic: Arc<Topic>,
     process: Arc<Process>,
-    committed: Arc<dyn Fn(&[(Partition, Offset)]) + Send + Sync>,
+    committed: Arc<Committed>,
 }
 
 impl Reader {

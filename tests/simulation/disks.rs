@@ -84,7 +84,8 @@ impl Disks {
 
     /// The number of the opening by which a process holds the lane's journal, whose tenure has this name.
     pub(crate) fn tenure(&self, name: &str, process: &Process) -> u64 {
-        let of_lane = |path: &String| self.at(path).open_reader("checker").get(&[b"tenure"]).ok().and_then(|mut v| v.pop()?);
+        let of_lane =
+            |path: &String| self.at(path).open_reader("checker").get(&[b"tenure"]).ok().and_then(|mut v| v.pop()?);
         let held = |path: &String| of_lane(path).is_some_and(|held| String::from_utf8_lossy(&held).contains(name));
         let openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // A tenure that was never written has no rivals yet.
@@ -95,8 +96,14 @@ impl Disks {
     }
 
     /// What a checkpoint covers was acknowledged before.
-    fn check_checkpoint(&self, process: &Process, covered: &BTreeMap<Partition, Offset>, (table, letters): (&Table, &Letters)) {
-        let is_covered = |(partition, offset): &&(Partition, Offset)| covered.get(partition).is_some_and(|next| offset < next);
+    fn check_checkpoint(
+        &self,
+        process: &Process,
+        covered: &BTreeMap<Partition, Offset>,
+        (table, letters): (&Table, &Letters),
+    ) {
+        let is_covered =
+            |(partition, offset): &&(Partition, Offset)| covered.get(partition).is_some_and(|next| offset < next);
         if let Some(at) = table.unacknowledged(process.id).iter().find(is_covered) {
             self.violate(format!("I2: a checkpoint covers {at:?}, whose rows are not acknowledged"));
         }
@@ -120,7 +127,8 @@ impl Disks {
         process.note(&format!("commits {next:?}"));
         for &(partition, offset) in next {
             let lanes = ["topic".to_owned(), partition.to_string()];
-            let covered = lanes.iter().filter_map(|lane| self.checkpoint(lane)?.covered().get(&partition).copied()).max();
+            let covered =
+                lanes.iter().filter_map(|lane| self.checkpoint(lane)?.covered().get(&partition).copied()).max();
             if covered < Some(offset) {
                 self.violate(format!(
                     "I2: offset {offset} of partition {partition} is committed, and checkpoints cover {covered:?}"
@@ -222,7 +230,8 @@ impl Database for SeenDisk {
         let fault = Fault::pick(&self.process, self.faults);
         self.process.note(&format!("writes {} entries to {}: {fault:?}", changes.len(), self.name()));
         let changes = self.misdirect(changes);
-        let checkpoint = changes.iter().find(|(key, _)| key == layout::CHECKPOINT).and_then(|(_, value)| value.as_ref());
+        let checkpoint =
+            changes.iter().find(|(key, _)| key == layout::CHECKPOINT).and_then(|(_, value)| value.as_ref());
         if let Some(checkpoint) = checkpoint.and_then(|bytes| Checkpoint::decode(bytes).ok())
             && self.database.check_ownership().is_ok()
         {

@@ -17,9 +17,10 @@ mod world;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
+use keyfold::clock;
 use keyfold::machine::Planted;
 
 use crate::run::{Figures, simulate};
@@ -52,7 +53,8 @@ fn main() -> ExitCode {
     match arguments.plant.as_deref() {
         None => many(&arguments, None),
         Some(_) => {
-            let missed = planted(arguments.plant.as_deref()).into_iter().filter(|&fault| !finds(&arguments, fault)).count();
+            let missed =
+                planted(arguments.plant.as_deref()).into_iter().filter(|&fault| !finds(&arguments, fault)).count();
             if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
     }
@@ -77,7 +79,7 @@ fn one(seed: u64, planted: Option<Planted>) -> ExitCode {
 fn many(arguments: &Arguments, planted: Option<Planted>) -> ExitCode {
     let (next, failed) = (AtomicU64::new(arguments.from), AtomicU64::new(0));
     let total = Mutex::new((Figures::default(), Duration::ZERO));
-    let began = Instant::now();
+    let began = clock::instant();
     std::thread::scope(|scope| {
         for _ in 0..arguments.threads {
             scope.spawn(|| {
@@ -99,7 +101,7 @@ fn many(arguments: &Arguments, planted: Option<Planted>) -> ExitCode {
         }
     });
     let (figures, simulated) = *total.lock().expect("nobody panics while holding it");
-    let (took, failed) = (began.elapsed().as_secs_f64(), failed.into_inner());
+    let (took, failed) = (clock::since(began).as_secs_f64(), failed.into_inner());
     let hours = simulated.as_secs_f64() / 3600.0;
     println!(
         "{} seeds, {failed} failed, {took:.1} s, {hours:.1} simulated hours ({:.0} times as fast): {figures:?}",
@@ -114,7 +116,11 @@ fn finds(arguments: &Arguments, fault: Planted) -> bool {
     for seed in arguments.from..arguments.from + arguments.seeds {
         let outcome = simulate(seed, Some(fault), false);
         if let Some(first) = outcome.violations.first() {
-            println!("{fault:?}: found by seed {seed}, the {}th: {}", seed - arguments.from + 1, first.lines().next().unwrap_or_default());
+            println!(
+                "{fault:?}: found by seed {seed}, the {}th: {}",
+                seed - arguments.from + 1,
+                first.lines().next().unwrap_or_default()
+            );
             return true;
         }
     }

@@ -91,7 +91,7 @@ fn shared() -> &'static Shared {
         let cache = target.join("simulation-cache");
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it starts");
         let hostile = built(target);
-        let config = Config::from_toml(&first_config(&hostile, &cache), target.as_ref(), std::iter::empty());
+        let config = Config::from_toml(&first_config(&hostile, &cache), target, std::iter::empty());
         let sandbox = Sandbox::new(&config.expect("it is valid")).expect("there is memory for it");
         Shared { runtime, sandbox, hostile, cache }
     })
@@ -101,13 +101,7 @@ fn first_config(hostile: &std::path::Path, cache: &std::path::Path) -> String {
     toml(hostile, cache, "[state]\nurl = \"file:///simulated\"\n[run]\nworkers = 2", "ok", "")
 }
 
-fn toml(
-    hostile: &std::path::Path,
-    cache: &std::path::Path,
-    settings: &str,
-    mode: &str,
-    mark: &str,
-) -> String {
+fn toml(hostile: &std::path::Path, cache: &std::path::Path, settings: &str, mode: &str, mark: &str) -> String {
     format!(
         "name = \"simulated\"\n[source.kafka]\nbrokers = \"simulated:1\"\ntopic = \"t\"\n{settings}\n[plugin]\ncomponent = {hostile:?}\n\
          config = {{ mode = {mode:?}, mark = {mark:?} }}\ncache = {cache:?}\n[sink.discard]\n[dead_letters]\ntopic = \"letters\"\n"
@@ -228,7 +222,8 @@ impl Simulation {
         let mut happenings = happenings.into_iter().peekable();
         let end = self.plan.length + Duration::from_secs(15);
         while self.scheduler.now() < end {
-            let next = [happenings.peek().map(|h| h.0), self.later.iter().map(|l| l.0).min(), thaws.iter().map(|t| t.0).min()];
+            let next =
+                [happenings.peek().map(|h| h.0), self.later.iter().map(|l| l.0).min(), thaws.iter().map(|t| t.0).min()];
             let next = next.into_iter().flatten().min().unwrap_or(end).min(end);
             // Hosts that end by themselves are looked at now and then.
             let now = self.scheduler.now();
@@ -331,16 +326,13 @@ impl Simulation {
         let store = failure.exit == Exit::Outside
             && (failure.message.contains("does not answer") || failure.message.contains("simulated error"));
         let gone = failure.message.contains("the host was killed") || failure.message.contains("was killed");
-        if !(fenced && replaced) && !store && !gone {
+        let may = store || gone || (fenced && replaced);
+        if !may {
             self.violations.push(format!("a host ended with {:?}: {}", failure.exit, failure.message));
         }
     }
 
-    fn happen(
-        &mut self,
-        happening: Happening,
-        thaws: &mut Vec<(Duration, ProcessId)>,
-    ) {
+    fn happen(&mut self, happening: Happening, thaws: &mut Vec<(Duration, ProcessId)>) {
         self.scheduler.note(0, &format!("{happening:?}"));
         let now = self.scheduler.now();
         match happening {
@@ -398,7 +390,8 @@ impl Simulation {
         &mut self,
         act: impl FnOnce(&PipelineLog, &Process) -> T + Send + 'static,
     ) -> Arc<Mutex<Option<T>>> {
-        let process = Process::new(&self.scheduler, self.next_process, (self.ahead_ms, self.random.next()), self.planted);
+        let process =
+            Process::new(&self.scheduler, self.next_process, (self.ahead_ms, self.random.next()), self.planted);
         self.next_process += 1;
         let (inner, of_client) = (Arc::clone(&self.outside.objects), Arc::clone(&process));
         let objects: Arc<dyn ObjectStore> =
@@ -523,7 +516,8 @@ impl Simulation {
         if self.figures.withdrawn == 0 {
             let sent = self.outside.table.sent().into_iter();
             let wrong = sent.filter(|(key, _)| !key.contains("last")).find(|sent| !truth.ever.contains(sent));
-            self.violations.extend(wrong.map(|(key, row)| format!("I5: row {row} of {key} was sent, and is at no time right")));
+            self.violations
+                .extend(wrong.map(|(key, row)| format!("I5: row {row} of {key} was sent, and is at no time right")));
         }
         self.lose_checkpoints();
         let (table, letters) = (Arc::new(Table::default()), Arc::new(Letters::default()));
@@ -536,7 +530,11 @@ impl Simulation {
             disks: Arc::clone(&before.disks),
         });
         if self.finish() {
-            self.violations.extend(truth::differences("a replay gives other rows", &rows, &truth::without_the_last(table.rows())));
+            self.violations.extend(truth::differences(
+                "a replay gives other rows",
+                &rows,
+                &truth::without_the_last(table.rows()),
+            ));
             let lived = truth::standing(&before.letters.all(), &self.log());
             let replayed = truth::standing(&letters.all(), &self.log());
             self.violations.extend(truth::differences("a replay gives other dead letters", &lived, &replayed));
@@ -565,7 +563,8 @@ impl Simulation {
                 return outcome.is_ok();
             }
             if self.scheduler.now() > limit {
-                self.violations.push("everything is there and nothing fails, and it is not folded after ten minutes".into());
+                self.violations
+                    .push("everything is there and nothing fails, and it is not folded after ten minutes".into());
                 self.kill_all();
                 return false;
             }
@@ -578,4 +577,3 @@ impl Simulation {
         Outcome { violations: self.violations, lines, digest, trace, simulated: self.scheduler.now(), figures }
     }
 }
-

@@ -122,7 +122,12 @@ impl Scheduler {
     }
 
     /// Starts a thread of a process.
-    fn spawn(self: &Arc<Scheduler>, process: &Arc<Process>, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    fn spawn(
+        self: &Arc<Scheduler>,
+        process: &Arc<Process>,
+        name: &str,
+        body: Box<dyn FnOnce() + Send>,
+    ) -> io::Result<()> {
         let turn: Arc<Condvar> = Arc::default();
         let id = {
             let mut turns = self.turns();

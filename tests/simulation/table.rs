@@ -99,7 +99,8 @@ impl State {
                 self.violations.push(format!("D13: two writes of {key} have the timestamp {}", stored.timestamp));
             }
             if held.is_some_and(|held| held.tenure > stored.tenure && held.timestamp <= stored.timestamp) {
-                self.violations.push(format!("I8: a host that lost its lane replaces {key}, which its successor wrote"));
+                self.violations
+                    .push(format!("I8: a host that lost its lane replaces {key}, which its successor wrote"));
             }
             if held.is_none_or(|held| held.timestamp <= stored.timestamp) {
                 self.rows.insert(key, stored);
@@ -164,7 +165,11 @@ impl Connection {
             self.table.state(now).under_way.push(UnderWay { arrives, key: key.clone(), stored });
         }
         let keys: Vec<&str> = rows.iter().map(|(key, _)| key.as_str()).collect();
-        self.process.note(&format!("puts {} rows from timestamp {timestamp}: {fault:?} {}", rows.len(), keys.join(" ")));
+        self.process.note(&format!(
+            "puts {} rows from timestamp {timestamp}: {fault:?} {}",
+            rows.len(),
+            keys.join(" ")
+        ));
         match fault {
             Fault::None => self.process.wait(last.saturating_sub(now) + Duration::from_millis(1)),
             Fault::Lost | Fault::AnswerLost => self.process.wait(Duration::from_millis(50 + self.process.below(400))),

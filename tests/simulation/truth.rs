@@ -43,8 +43,7 @@ impl Truth {
             let floors = journal(disks, &lane).floors;
             truth.floors += floors.len() as u64;
             let floors = floors.into_iter().map(|((p, offset), time)| ((p.0, offset.0), time.ms())).collect();
-            let folded =
-                model::run_journalled(Hostile::new(plan.mode), &records, plan.time, &floors, &deployments);
+            let folded = model::run_journalled(Hostile::new(plan.mode), &records, plan.time, &floors, &deployments);
             truth.ever.extend(folded.rows.iter().map(|row| (key_of(&row.values), row.values.to_string())));
             truth.rows.extend(folded.rows.into_iter().map(|row| (key_of(&row.values), row.values)));
         }

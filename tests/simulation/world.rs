@@ -171,7 +171,8 @@ impl DeadLetterWriter for LetterWriter {
     fn write(&mut self, letters: &[DeadLetter]) -> Result<(), Failure> {
         dead(&self.process)?;
         self.process.note(&format!("writes {} dead letters", letters.len()));
-        for letter in letters.iter().filter(|letter| letter.stage == Stage::Fold && letter.reason.contains("struck by")) {
+        for letter in letters.iter().filter(|letter| letter.stage == Stage::Fold && letter.reason.contains("struck by"))
+        {
             let record = letter.record.get(0);
             let (partition, offset) = (Partition(record.partition), Offset(record.offset));
             self.disks.check_strike(&StrikeItem::Event { partition, offset, event: letter.event.unwrap_or_default() });
