@@ -27,7 +27,7 @@ use crate::plugin::sandbox::Sandbox;
 use crate::rollout::{order, shadow, watch_file};
 use crate::row::Table;
 use crate::source::log_source::LogSource;
-use crate::state::objects::{Presence, runtime};
+use crate::state::objects::runtime;
 use crate::state::patient::Patient;
 use crate::{admin, dead_letter, sink};
 
@@ -68,12 +68,11 @@ pub fn run_until(
     let _admin = config.admin.as_ref().map(|admin| serve_admin(config, admin, options, board)).transpose()?;
     let sandbox = Sandbox::new(config)?;
     let plugin = sandbox.load(config)?;
-    let _presence = Presence::announce(&config.state.url)?;
     if let Some(folder) = config.state.url.to_file_path().ok().filter(|_| config.state.url.scheme() == "file") {
         drop(board.state_folder.set(folder));
     }
     let host = Host { config, options, board, sandbox: &sandbox, plugin: &plugin, runtime: runtime.handle() };
-    host.run(&Real)
+    host.run(&Real::default())
 }
 
 /// A host that is about to run a pipeline.

@@ -1,6 +1,6 @@
 //! The world around a pipeline: what it reads from, writes to and keeps its state in. A simulation has one of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use object_store::ObjectStore;
@@ -13,7 +13,7 @@ use crate::row::Table;
 use crate::sink::{self, Sink};
 use crate::source::log_source::LogSource;
 use crate::state::database::Databases;
-use crate::state::objects::objects;
+use crate::state::objects::{Presence, objects};
 use crate::state::slate::Slates;
 
 /// The world around a pipeline. What cannot be reached is tried again until a deadline.
@@ -37,11 +37,17 @@ pub trait World: Send + Sync {
 }
 
 /// The world that the configuration names.
-pub(super) struct Real;
+#[derive(Default)]
+pub(super) struct Real {
+    /// That this host is there, once the object store is open. None in a bucket.
+    presence: OnceLock<Option<Presence>>,
+}
 
 impl World for Real {
     fn objects(&self, config: &Config) -> Result<Arc<dyn ObjectStore>, Failure> {
-        objects(&config.state.url)
+        let objects = objects(&config.state.url)?;
+        let _ = self.presence.set(Presence::announce(&config.state.url)?); // a start opens it once
+        Ok(objects)
     }
 
     fn databases(&self, objects: &Arc<dyn ObjectStore>, runtime: &Handle) -> Arc<dyn Databases> {
