@@ -72,7 +72,8 @@ pub(crate) fn plan(seed: u64) -> Plan {
     let partitions = 1 + random.below(3);
     let length = ms(10_000 + random.below(30_000));
     let modes = [Mode::State, Mode::Timers, Mode::Mark, Mode::Mark, Mode::Mark, Mode::Mark, Mode::TimerNow, Mode::Trap];
-    let mode = *random.pick(&modes);
+    let weather = *random.pick(&[Weather::Mixed, Weather::Mixed, Weather::Swaps, Weather::Rivals]);
+    let mode = if weather == Weather::Swaps { Mode::Mark } else { *random.pick(&modes) };
     let time = Time {
         out_of_orderness_ms: [0, 500, 3_000][usize::try_from(random.below(3)).expect("an index")],
         late: *random.pick(&[Late::Drop, Late::Process]),
@@ -88,7 +89,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         clock_skew_ms: random.between(0, 600),
         length,
         faults: [0, 5, 40, 150][usize::try_from(random.below(4)).expect("an index")],
-        happenings: happenings(random, length, mode),
+        happenings: happenings(random, length, mode, weather),
     }
 }
 
@@ -164,8 +165,7 @@ enum Weather {
     Rivals,
 }
 
-fn happenings(random: &mut Random, length: Duration, mode: Mode) -> Vec<(Duration, Happening)> {
-    let weather = *random.pick(&[Weather::Mixed, Weather::Mixed, Weather::Swaps, Weather::Rivals]);
+fn happenings(random: &mut Random, length: Duration, mode: Mode, weather: Weather) -> Vec<(Duration, Happening)> {
     let mut all = Vec::new();
     let length_ms = u64::try_from(length.as_millis()).expect("short");
     let most = if weather == Weather::Mixed { 8 } else { 12 };
@@ -195,12 +195,12 @@ fn happenings(random: &mut Random, length: Duration, mode: Mode) -> Vec<(Duratio
 fn deployments(random: &mut Random, length_ms: u64, close: bool, all: &mut Vec<(Duration, Happening)>) {
     let mut at = 500 + random.below(4_000);
     let most = if close { 25 } else { 6 };
-    for _ in 0..random.below(most) {
+    for _ in 0..most / 3 + random.below(most) {
         let mark = *random.pick(&MARKS);
         let probation_ms = if random.chance(70) { random.between(300, 9_000) } else { 0 };
         let then = (probation_ms > 0 && random.chance(70)).then(|| {
             let most = u64::try_from(probation_ms).expect("positive") + 1_000;
-            let most = if random.chance(50) { most } else { 1_500 };
+            let most = if random.chance(30) { most } else { 1_200 };
             (ms(random.below(most)), if random.chance(70) { Then::Withdraw } else { Then::Keep })
         });
         let after_ms = match random.below(4) {
