@@ -239,11 +239,11 @@ impl Fold for Hostile {
                 }
             }
             Mode::Timers => {
-                state.count = 0;
+                (state.count, state.sum) = (0, 0);
                 effects.timer = Some(event.time + 10_000);
             }
             Mode::Mark => {
-                state.count += 1;
+                (state.count, state.sum) = (state.count + 1, 0);
                 effects.rows.push(out(&key, event.time, state.count, std::slice::from_ref(&self.mark)));
                 effects.timer = Some(event.time + 10_000);
             }
