@@ -12,10 +12,10 @@ use tokio::runtime::Handle;
 
 use crate::config::{Config, Sink, Source};
 use crate::failure::Failure;
-use crate::state::database::{Change, Database, Error};
-use crate::state::journal::Journal;
+use crate::state::database::{Change, Database, Databases, Error};
+use crate::state::journal::{self, Journal};
 use crate::state::objects::{Presence, delete_under, objects, runtime};
-use crate::state::slate::Slate;
+use crate::state::slate::Slates;
 
 /// Keys that are deleted in one write.
 const PAGE: usize = 10_000;
@@ -57,12 +57,13 @@ pub fn forget(config: &Config) -> Result<(), Failure> {
 
 /// Deletes what all lanes hold, after fencing their hosts.
 fn clear(objects: &Arc<dyn ObjectStore>, runtime: &Handle) -> Result<usize, Failure> {
+    let databases = Slates { objects: Arc::clone(objects), runtime: runtime.clone() };
     let mut deleted = 0;
     for lane in lanes(objects, runtime)? {
-        drop(Journal::open(Arc::clone(objects), &lane, runtime.clone())?);
+        drop(Journal::over(databases.open(&journal::path(&lane))?)?);
         let path = format!("lanes/{lane}");
-        deleted += match Slate::open(Arc::clone(objects), &path, runtime.clone()) {
-            Ok(slate) => clear_lane(&slate)?,
+        deleted += match databases.open(&path) {
+            Ok(database) => clear_lane(&*database)?,
             // It is damaged, so nobody can write it either.
             Err(Error::Unreadable(_)) => runtime
                 .block_on(delete_under(objects, &path))
@@ -86,7 +87,7 @@ fn lanes(objects: &Arc<dyn ObjectStore>, runtime: &Handle) -> Result<Vec<String>
     Ok(found.into_iter().collect())
 }
 
-fn clear_lane(database: &impl Database) -> Result<usize, Error> {
+fn clear_lane(database: &dyn Database) -> Result<usize, Error> {
     let mut deleted = 0;
     loop {
         let mut page: Vec<Change> = Vec::new();
@@ -109,15 +110,16 @@ mod tests {
     use super::*;
     use crate::event_time::AppendTime;
     use crate::position::{Floor, Offset, Partition};
-    use crate::state::database::Entries;
 
     #[test]
     fn a_host_on_a_bucket_is_fenced_before_its_checkpoints_are_deleted() {
         let runtime = runtime().expect("it starts");
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let open = || Slate::open(Arc::clone(&objects), "lanes/topic", runtime.handle().clone()).expect("it opens");
+        let databases = Slates { objects: Arc::clone(&objects), runtime: runtime.handle().clone() };
+        let open = || databases.open("lanes/topic").expect("it opens");
         let entry = |value: u8| vec![(b"key".to_vec(), Some(vec![value]))];
-        let (journal, _) = Journal::open(Arc::clone(&objects), "topic", runtime.handle().clone()).expect("it opens");
+        let journal = databases.open(&journal::path("topic")).and_then(Journal::over);
+        let (journal, _) = journal.expect("it opens");
         let host = open();
         host.write(entry(1)).expect("it is the owner");
         assert_eq!(clear(&objects, runtime.handle()).expect("it deletes"), 1);

@@ -16,7 +16,6 @@ use crate::row::Image;
 use crate::state::checkpoint::Head;
 use crate::state::database::{Change, Database, Error, entries, value};
 use crate::state::reader::Reader;
-use crate::state::slate::Slate;
 use crate::state::tenure::Tenure;
 use crate::strike::{Strike, StrikeItem};
 
@@ -91,12 +90,7 @@ struct Written {
 }
 
 impl Journal {
-    /// Opens the journal of `lane`, creates it if it does not exist, and reads all of it. Its former owner is fenced.
-    pub fn open(objects: Arc<dyn ObjectStore>, lane: &str, runtime: Handle) -> Result<(Journal, Contents), Error> {
-        Journal::over(Arc::new(Slate::open(objects, &path(lane), runtime)?))
-    }
-
-    /// Opens the journal in a database, and reads all of it.
+    /// Opens the journal in the database at its [`path`], and reads all of it.
     pub fn over(database: Arc<dyn Database>) -> Result<(Journal, Contents), Error> {
         let held = &*database;
         let mut contents =
