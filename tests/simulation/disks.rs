@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use keyfold::machine::Planted;
@@ -15,7 +15,7 @@ use keyfold::state::layout;
 use keyfold::state::memory::{MemoryDatabase, MemoryDisk};
 use keyfold::strike::StrikeItem;
 
-use crate::scheduler::{Process, ProcessId};
+use crate::scheduler::{Process, ProcessId, locked};
 use crate::table::Table;
 use crate::world::{Fault, Letters};
 
@@ -33,41 +33,41 @@ pub(crate) struct Disks {
 impl Disks {
     /// The disk at a path.
     pub(crate) fn at(&self, path: &str) -> MemoryDisk {
-        self.disks.lock().unwrap_or_else(PoisonError::into_inner).entry(path.to_owned()).or_default().clone()
+        locked(&self.disks).entry(path.to_owned()).or_default().clone()
     }
 
     /// The paths.
     pub(crate) fn paths(&self) -> Vec<String> {
-        self.disks.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        locked(&self.disks).keys().cloned().collect()
     }
 
     /// Loses what is at a path.
     pub(crate) fn lose(&self, path: &str) {
-        self.disks.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+        locked(&self.disks).remove(path);
     }
 
     /// What must never happen, and did.
     pub(crate) fn violations(&self) -> Vec<String> {
-        self.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.violations).clone()
     }
 
     /// Keeps what a journal held before a write, if it is to lose that write.
     fn remember(&self, path: &str, process: &Process) {
         if process.is_planted(Planted::JournalLosesWrite) && path.starts_with("log/") {
             let before = self.at(path).contents();
-            self.before.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), before);
+            locked(&self.before).insert(path.to_owned(), before);
         }
     }
 
     /// Takes back the last write of each journal that is remembered.
     pub(crate) fn lose_last_writes(&self) {
-        for (path, before) in std::mem::take(&mut *self.before.lock().unwrap_or_else(PoisonError::into_inner)) {
-            self.disks.lock().unwrap_or_else(PoisonError::into_inner).insert(path, before);
+        for (path, before) in std::mem::take(&mut *locked(&self.before)) {
+            locked(&self.disks).insert(path, before);
         }
     }
 
     fn violate(&self, what: String) {
-        self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+        locked(&self.violations).push(what);
     }
 
     /// The last checkpoint of a lane.
@@ -79,7 +79,7 @@ impl Disks {
 
     /// Notes that a process has opened a database.
     fn opened(&self, path: &str, process: &Process) {
-        self.openings.lock().unwrap_or_else(PoisonError::into_inner).push((path.to_owned(), process.id));
+        locked(&self.openings).push((path.to_owned(), process.id));
     }
 
     /// The number of the opening by which a process holds the lane's journal, whose tenure has this name.
@@ -87,7 +87,7 @@ impl Disks {
         let of_lane =
             |path: &String| self.at(path).open_reader("checker").get(&[b"tenure"]).ok().and_then(|mut v| v.pop()?);
         let held = |path: &String| of_lane(path).is_some_and(|held| String::from_utf8_lossy(&held).contains(name));
-        let openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let openings = locked(&self.openings).clone();
         // A tenure that was never written has no rivals yet.
         let path = self.paths().into_iter().filter(|path| path.starts_with("log/")).find(held);
         let is_mine = |(path_of, id): &&(String, ProcessId)| Some(path_of) == path.as_ref() && *id == process.id;

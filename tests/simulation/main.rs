@@ -41,29 +41,30 @@ struct Arguments {
     #[arg(long, default_value_t = 2)]
     threads: u64,
     /// Plant a fault, by its name, or `all` of them one after the other
-    #[arg(long)]
-    plant: Option<String>,
+    #[arg(long, value_parser = planted)]
+    plant: Option<Faults>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let faults = arguments.plant.as_ref().map(|Faults(faults)| faults);
     if let Some(seed) = arguments.seed {
-        return one(seed, planted(arguments.plant.as_deref()).first().copied());
+        return one(seed, faults.and_then(|faults| faults.first()).copied());
     }
-    match arguments.plant.as_deref() {
-        None => many(&arguments, None),
-        Some(_) => {
-            let missed =
-                planted(arguments.plant.as_deref()).into_iter().filter(|&fault| !finds(&arguments, fault)).count();
-            if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-    }
+    let Some(faults) = faults else { return many(&arguments, None) };
+    let missed = faults.iter().filter(|fault| !finds(&arguments, **fault)).count();
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Faults to plant, one after the other.
+#[derive(Clone, Debug)]
+struct Faults(Vec<Planted>);
+
 /// The faults of this name.
-fn planted(name: Option<&str>) -> Vec<Planted> {
-    let Some(name) = name else { return Vec::new() };
-    Planted::ALL.into_iter().filter(|fault| name == "all" || format!("{fault:?}") == name).collect()
+fn planted(name: &str) -> Result<Faults, String> {
+    let named = |fault: &Planted| name == "all" || format!("{fault:?}") == name;
+    let faults: Vec<Planted> = Planted::ALL.into_iter().filter(named).collect();
+    if faults.is_empty() { Err(format!("it is none of {:?}", Planted::ALL)) } else { Ok(Faults(faults)) }
 }
 
 /// Runs one seed and prints its trace.

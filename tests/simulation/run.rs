@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use keyfold::config::Config;
@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use crate::broker::{Appended, Topic};
 use crate::objects::SeenObjects;
 use crate::plan::{Happening, Plan, Then, describe, plan};
-use crate::scheduler::{BEGAN_MS, Process, ProcessId, Scheduler};
+use crate::scheduler::{BEGAN_MS, Process, ProcessId, Scheduler, locked};
 use crate::support::generate::TestRecord;
 use crate::support::model::Late;
 use crate::support::random::Random;
@@ -294,7 +294,7 @@ impl Simulation {
             let run = std::panic::AssertUnwindSafe(|| host.run(&world).map(drop));
             let outcome = std::panic::catch_unwind(run);
             let outcome = outcome.unwrap_or_else(|_| Err(Failure::unexpected("the host panicked")));
-            *tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+            *locked(&tell) = Some(outcome);
         });
         self.scheduler.note(0, &format!("starts host {}", process.id));
         self.hosts.push(Started { process, board, ended, replaced: false });
@@ -307,7 +307,7 @@ impl Simulation {
     /// Looks at hosts that have ended by themselves, and sees to it that there is one.
     fn look(&mut self) {
         for at in (0..self.hosts.len()).rev() {
-            let outcome = self.hosts[at].ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let outcome = locked(&self.hosts[at].ended).take();
             let Some(outcome) = outcome else { continue };
             let host = self.hosts.remove(at);
             self.scheduler.note(0, &format!("host {} has ended: {outcome:?}", host.process.id));
@@ -402,7 +402,7 @@ impl Simulation {
         process.start(move || {
             let log = PipelineLog::new(objects, shared().runtime.handle().clone());
             let result = act(&log, &of_client);
-            *tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            *locked(&tell) = Some(result);
         });
         done
     }
@@ -427,7 +427,7 @@ impl Simulation {
     fn look_at_deployments(&mut self) {
         let now = self.scheduler.now();
         for at in (0..self.ordered.len()).rev() {
-            let done = self.ordered[at].0.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let done = locked(&self.ordered[at].0).take();
             let Some(n) = done else { continue };
             let (_, then) = self.ordered.remove(at);
             self.figures.deployments += u64::from(n.is_some());
@@ -457,7 +457,7 @@ impl Simulation {
             while self.scheduler.threads_of(host.process.id) > 0 {
                 self.scheduler.pause(Duration::from_millis(5));
             }
-            let panicked = host.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let panicked = locked(&host.ended).take();
             if let Some(Err(failure)) = panicked {
                 self.judge(&failure, true);
             }
@@ -478,7 +478,7 @@ impl Simulation {
                     host.board.stop().store(true, Ordering::Relaxed);
                 }
             }
-            let ended = host.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let ended = locked(&host.ended).take();
             if let Some(Err(failure)) = ended {
                 self.judge(&failure, host.replaced);
             }
@@ -551,7 +551,7 @@ impl Simulation {
         loop {
             self.scheduler.pause(Duration::from_millis(100));
             let host = self.hosts.last().expect("it was started");
-            let ended = host.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let ended = locked(&host.ended).take();
             if let Some(outcome) = ended {
                 let host = self.hosts.pop().expect("it was started");
                 while self.scheduler.threads_of(host.process.id) > 0 {

@@ -24,6 +24,11 @@ thread_local! {
     static TASK: Cell<u64> = const { Cell::new(u64::MAX) };
 }
 
+/// Locks a mutex, also one under which a thread of a simulated host panicked: the panic is a finding of its own.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Decides which thread runs.
 pub(crate) struct Scheduler {
     turns: Mutex<Turns>,
@@ -71,7 +76,7 @@ impl Scheduler {
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.turns)
     }
 
     /// The time since the beginning.
@@ -235,7 +240,7 @@ impl Process {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Starts its main thread.

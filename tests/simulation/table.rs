@@ -2,7 +2,7 @@
 //! timestamp holds, as in CQL.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use keyfold::backoff::Outage;
@@ -14,7 +14,7 @@ use keyfold::sink::{Owner, Refusal, Sink};
 use serde_json::{Map, Value, json};
 
 use crate::disks::Disks;
-use crate::scheduler::{Process, ProcessId};
+use crate::scheduler::{Process, ProcessId, locked};
 use crate::world::{Fault, dead};
 
 /// What is stored under a primary key.
@@ -55,7 +55,7 @@ struct State {
 
 impl Table {
     fn state(&self, now: Duration) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = locked(&self.state);
         state.arrive(now);
         state
     }

@@ -2,7 +2,7 @@
 //! way to it, which fails as the seed decides, and which ends when the host is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use keyfold::backoff::Outage;
@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use crate::broker::{SeenTopic, Topic};
 use crate::disks::{Disks, SeenDisks};
 use crate::objects::SeenObjects;
-use crate::scheduler::{Process, ProcessId};
+use crate::scheduler::{Process, ProcessId, locked};
 use crate::table::{Connection, Table};
 
 /// Everything outside the hosts.
@@ -133,12 +133,12 @@ pub(crate) struct Letters {
 impl Letters {
     /// The letters, with the reasons given.
     pub(crate) fn all(&self) -> BTreeMap<Named, BTreeSet<String>> {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.stored).clone()
     }
 
     /// The records of letters that a process has written and that are not stored.
     pub(crate) fn waiting(&self, process: ProcessId) -> Vec<(Partition, Offset)> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).get(&process).cloned().unwrap_or_default()
+        locked(&self.waiting).get(&process).cloned().unwrap_or_default()
     }
 }
 
@@ -151,7 +151,7 @@ struct LetterWriter {
 
 impl LetterWriter {
     fn keep(&mut self, count: usize) {
-        let mut letters = self.letters.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut letters = locked(&self.letters.stored);
         for letter in self.waiting.drain(..count) {
             let record = letter.record.get(0);
             let (stage, at) = (letter.stage.name().to_owned(), (record.partition, record.offset));
@@ -163,7 +163,7 @@ impl LetterWriter {
             (Partition(record.partition), Offset(record.offset))
         };
         let waiting = self.waiting.iter().map(of).collect();
-        self.letters.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(self.process.id, waiting);
+        locked(&self.letters.waiting).insert(self.process.id, waiting);
     }
 }
 
