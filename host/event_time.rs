@@ -120,6 +120,9 @@ impl Implausible {
     }
 }
 
+/// How far ahead of a clock a timestamp is far ahead, ms: no two clocks that anybody looks after differ by a day.
+pub(crate) const FAR_AHEAD_MS: i64 = 86_400_000;
+
 /// Judges a record's timestamp in ms, as sources give it ([`NO_TIME`] for none; Kafka itself says -1).
 pub fn plausible(timestamp: i64) -> Result<AppendTime, Implausible> {
     match timestamp {

@@ -62,6 +62,7 @@ pub mod residency;
 mod shard;
 mod succession;
 pub mod time;
+mod timestamps;
 pub mod trial;
 
 /// Keys looked at between two batches for state of an earlier version, until all have the plugin's.
@@ -99,6 +100,8 @@ pub struct Lane {
     pub batch_records: usize,
     /// `state.checkpoint_interval`
     pub checkpoint_interval: Duration,
+    /// `state.lane_bytes`
+    pub lane_bytes: Option<u64>,
     /// Its clock.
     pub clock: Arc<dyn Clock>,
     /// What lanes and host tell each other.
@@ -178,7 +181,7 @@ impl Running {
             core,
             succession: Succession::new(lane.logic, lane.strikes, lane.deployments, lane.log_rate),
             probation: Probation::new(lane.noted),
-            checkpoints: Checkpoints::new(lane.checkpoint_interval, &context),
+            checkpoints: Checkpoints::new(lane.checkpoint_interval, lane.lane_bytes, &context),
             audit: lane.audit,
             on_strike: lane.on_strike,
             store: lane.store,
@@ -499,7 +502,7 @@ impl Running {
         if !self.core.residency.is_complete() {
             self.context.board.enter(Activity::Store);
             residency::load_more_keys(&mut self.core, &self.store)?;
-            self.core.count_state(&self.context.board);
+            self.checkpoints.check_state(self.core.count_state(&self.context.board))?;
         }
         Ok(())
     }
@@ -570,7 +573,7 @@ impl Running {
         board.checkpoint_us.set(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         board.checkpoint_bytes.set(bytes);
         board.covered.set(Some(covered_ms));
-        self.core.count_state(&self.context.board);
+        self.checkpoints.check_state(self.core.count_state(&self.context.board))?;
         Ok(())
     }
 

@@ -268,8 +268,18 @@ impl Plugin {
     /// Returns the same plugin to be tried on these records: with a meter of its own, its log lines go nowhere, and once its calls have cost
     /// more than a trial may, each fails with [`Fault::Host`].
     pub fn of_trial(&self, records: &Records) -> Plugin {
-        let allowance = Some(Allowance::of(records.len(), records.bytes()));
+        self.of_trial_on(records.len(), records.bytes())
+    }
+
+    /// Returns the same plugin to be tried on so many items of so many bytes.
+    pub fn of_trial_on(&self, items: usize, bytes: usize) -> Plugin {
+        let allowance = Some(Allowance::of(items, bytes));
         Plugin { log: Arc::new(Log::silent()), allowance, ..self.of_lane("trial", 0) }
+    }
+
+    /// Lets a trial cost more, since there is more to try.
+    pub fn try_on_more(&self, items: usize, bytes: usize) {
+        self.allowance.iter().for_each(|allowance| allowance.raise(items, bytes));
     }
 
     /// Returns what the board shows of a lane that this plugin folds as deployment `n`.

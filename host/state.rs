@@ -108,6 +108,7 @@ pub struct Shard {
     dirty: Vec<SlotId>,
     batch: u64,
     bytes: u64,
+    largest: u32,
 }
 
 /// The seeds of [`hash`] in this process.
@@ -272,6 +273,7 @@ impl Shard {
             }
             (entry.changed, entry.list_replaced) = (false, false);
             entry.count_bytes(&mut self.bytes);
+            self.largest = self.largest.max(entry.bytes);
             if entry.state.is_empty() {
                 let hash = self::hash(&entry.key);
                 entry.queued_for = None;
@@ -291,6 +293,11 @@ impl Shard {
     /// Returns the bytes of keys, values and list items as of the last [`Shard::take_dirty`].
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns the bytes of the largest key, value and list items that any [`Shard::take_dirty`] has found.
+    pub fn largest(&self) -> u64 {
+        u64::from(self.largest)
     }
 }
 

@@ -108,7 +108,12 @@ pub(super) const KEYS: &[Key] = &[
         Absent::Is("{}"),
         "librdkafka properties, except those that the delivery guarantee depends on; `sasl.password_file` and similar read secrets from files",
     ),
-    key("source.file.path", Kind::Stream, Absent::Required, "an NDJSON file instead of Kafka; `-` is standard input"),
+    key(
+        "source.file.path",
+        Kind::Stream,
+        Absent::Required,
+        "an NDJSON file instead of Kafka; `-` is standard input, whose payloads are folded as they come",
+    ),
     key(
         "source.file.format",
         Kind::Choice(&["records", "payloads"]),
@@ -262,6 +267,12 @@ pub(super) const KEYS: &[Key] = &[
         "folder or URL for checkpoints and journal: `file://`; `s3://`, `gs://` and `az://` in builds with the feature `cloud`",
     ),
     key("state.checkpoint_interval", Kind::Duration(1, HOUR), Absent::Is(r#""5s""#), "time between checkpoints"),
+    key(
+        "state.lane_bytes",
+        Kind::Size(1, 1 << 50),
+        Absent::Off,
+        "size limit for the state of a lane; a checkpoint that finds more stops the host, which goes on under a higher limit",
+    ),
     key("sink.cql.nodes", Kind::Nodes, Absent::Required, "contact points of ScyllaDB or Cassandra, `host:port`"),
     key("sink.cql.keyspace", Kind::Text, Absent::Required, "keyspace of the tables"),
     key("sink.cql.now", Kind::Texts, Absent::Is("[]"), NOW),

@@ -334,6 +334,8 @@ pub struct State {
     pub url: url::Url,
     /// Time between checkpoints. Default 5 s.
     pub checkpoint_interval: Duration,
+    /// How many bytes the state of a lane may have; none if as many as there is memory for. Default none.
+    pub lane_bytes: Option<u64>,
 }
 
 /// Where rows go.

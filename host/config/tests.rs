@@ -320,6 +320,10 @@ fn object_stores_need_the_cloud_feature_and_a_bucket() {
             &SMALLEST.replace("\"state\"", "\"s3:///state\""),
             "line 8: state.url: \"s3:///state\" has no bucket; write it as \"s3://bucket/folder\"",
         );
+        refused(
+            &SMALLEST.replace("\"state\"", "\"s3://bucket/state#1\""),
+            "line 8: state.url: \"s3://bucket/state#1\" has a # or ?, which ends the path of a URL; write %23 or %3F",
+        );
     } else {
         assert_eq!(
             result.expect_err("cloud storage is not built in"),

@@ -121,9 +121,11 @@ fn typed(kind: Kind, value: &toml::Value, base: &Path) -> Result<Typed, Vec<Misf
     let one = |reason: String| vec![Misfit::from(reason)];
     if let toml::Value::String(text) = value
         && matches!(kind, Kind::Path | Kind::Stream | Kind::Component | Kind::Url)
-        && (text == "~" || text.starts_with("~/"))
+        && let Some(home) = home_of_shells(text)
     {
-        return Err(one(format!("{text:?} would be a folder named ~, since only shells know ~; write the whole path")));
+        return Err(one(format!(
+            "{text:?} would be a folder named {home}, since only shells know ~; write the whole path"
+        )));
     }
     if let (Kind::Properties, toml::Value::Table(table)) = (kind, value) {
         return properties(table, base);
@@ -147,6 +149,13 @@ fn typed(kind: Kind, value: &toml::Value, base: &Path) -> Result<Typed, Vec<Misf
         (_, _) => None,
     };
     fitting.ok_or_else(|| one(format!("expected {}, found {}{}", kind.expected(), found(value), hint(kind, value))))
+}
+
+/// What a path begins with, also behind a scheme, if a shell takes it for a home folder.
+fn home_of_shells(text: &str) -> Option<&str> {
+    let path = text.strip_prefix("file://").or_else(|| text.strip_prefix("file:")).unwrap_or(text);
+    let (first, is_more) = path.split_once('/').map_or((path, false), |(first, _)| (first, true));
+    (first == "~" || (is_more && first.starts_with('~'))).then_some(first)
 }
 
 fn empty(table: &toml::Table) -> Result<Typed, String> {
@@ -265,12 +274,7 @@ fn url(text: &str, base: &Path) -> Result<Typed, String> {
             let path = &text["file://".len()..];
             if path.starts_with('/') || path.starts_with("localhost/") {
                 let url = Url::parse(text).map_err(|error| format!("{text:?} is not a URL: {error}"))?;
-                if url.fragment().is_some() || url.query().is_some() {
-                    return Err(format!(
-                        "{text:?} has a # or ?, which ends the path of a URL; write %23 or %3F, or the path without file://"
-                    ));
-                }
-                return Ok(Typed::Url(url));
+                return whole(url, text, ", or the path without file://").map(Typed::Url);
             }
             folder(&base.join(path), text)
         }
@@ -294,7 +298,15 @@ fn bucket(text: &str) -> Result<Typed, String> {
     if url.host_str().is_none_or(str::is_empty) {
         return Err(format!("{text:?} has no bucket; write it as \"{}://bucket/folder\"", url.scheme()));
     }
-    Ok(Typed::Url(url))
+    whole(url, text, "").map(Typed::Url)
+}
+
+/// Refuses a URL that ends before the text does.
+fn whole(url: Url, text: &str, or: &str) -> Result<Url, String> {
+    if url.fragment().is_some() || url.query().is_some() {
+        return Err(format!("{text:?} has a # or ?, which ends the path of a URL; write %23 or %3F{or}"));
+    }
+    Ok(url)
 }
 
 fn texts(items: &[toml::Value]) -> Option<Vec<String>> {

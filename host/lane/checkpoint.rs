@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::event_time::LaneTime;
+use crate::failure::Failure;
 use crate::lane::context::Context;
 use crate::lane::interrupt::Interrupt;
 use crate::sink::writer::Lengths;
@@ -17,6 +18,8 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// When the next checkpoint is due, and whether there is anything to write.
 pub(super) struct Checkpoints {
     interval: Duration,
+    /// `state.lane_bytes`
+    most_bytes: Option<u64>,
     due_at: Duration,
     dirty: bool,
     written: u64,
@@ -24,8 +27,8 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     /// Creates a schedule of one checkpoint per `interval` from now on.
-    pub(super) fn new(interval: Duration, context: &Context) -> Checkpoints {
-        Checkpoints { interval, due_at: context.clock.monotonic() + interval, dirty: false, written: 0 }
+    pub(super) fn new(interval: Duration, most_bytes: Option<u64>, context: &Context) -> Checkpoints {
+        Checkpoints { interval, most_bytes, due_at: context.clock.monotonic() + interval, dirty: false, written: 0 }
     }
 
     /// When the next one is due, on the clock's monotonic time.
@@ -53,6 +56,17 @@ impl Checkpoints {
     pub(super) fn end(&mut self) {
         self.dirty = false;
         self.written += 1;
+    }
+
+    /// Fails if the lane's state, as a checkpoint has kept it, is larger than it may be. That is a limit of the host, and decides no row.
+    pub(super) fn check_state(&self, bytes: u64) -> Result<(), Failure> {
+        match self.most_bytes {
+            Some(most) if bytes > most => Err(Failure::state(format!(
+                "the lane's state has {bytes} bytes, but state.lane_bytes is {most}: its last checkpoint has kept it, and no row is wrong; raise \
+                 the limit to go on, or deploy a plugin that keeps less"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// How many were written.

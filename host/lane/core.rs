@@ -105,10 +105,13 @@ impl Core {
         self.shards.iter_mut().for_each(|shard| shard.take_dirty(|_| ()));
     }
 
-    /// Publishes how much state is in memory.
-    pub(super) fn count_state(&self, board: &LaneBoard) {
+    /// Publishes how much state is in memory, and returns its bytes.
+    pub(super) fn count_state(&self, board: &LaneBoard) -> u64 {
         board.keys.set(self.shards.iter().map(|shard| shard.keys() as u64).sum());
-        board.state_bytes.set(self.shards.iter().map(Shard::bytes).sum());
+        board.largest_key.set(self.shards.iter().map(Shard::largest).max().unwrap_or(0));
+        let bytes = self.shards.iter().map(Shard::bytes).sum();
+        board.state_bytes.set(bytes);
+        bytes
     }
 
     /// Whether keys may have state of an earlier version.

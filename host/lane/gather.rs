@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use crate::config::Time;
-use crate::event_time::{AppendTime, Implausible, LaneTime, plausible};
+use crate::event_time::{AppendTime, LaneTime};
 use crate::failure::Failure;
 use crate::lane::context::Context;
+use crate::lane::timestamps::Timestamps;
 use crate::machine::{Planted, plants};
 use crate::observe::board::Activity;
 use crate::observe::progress::Progress;
@@ -26,9 +27,6 @@ const IDLE_WAIT: Duration = Duration::from_millis(50);
 /// The shortest time between two live idle advances: each is an entry in the journal.
 const IDLE_ADVANCE_EVERY_MS: i64 = 1000;
 
-/// The shortest time between two warnings of implausible timestamps.
-const WARN_EVERY: Duration = Duration::from_secs(60);
-
 /// Fills batches.
 pub(super) struct Gather {
     source: Box<dyn Source>,
@@ -46,10 +44,7 @@ pub(super) struct Gather {
     /// Floors that were recorded.
     floors: u64,
     idle_advanced_ms: i64,
-    /// The head of which it was logged that it is ahead of the clock.
-    reported_ahead: Option<i64>,
-    /// When a record with an implausible timestamp was last warned of.
-    warned_of_timestamps: Option<Duration>,
+    timestamps: Timestamps,
     catching_up: CatchingUp,
 }
 
@@ -82,8 +77,7 @@ impl Gather {
             frontier_is_bet: true,
             floors: 0,
             idle_advanced_ms: 0,
-            reported_ahead: None,
-            warned_of_timestamps: None,
+            timestamps: Timestamps::default(),
             catching_up,
         }
     }
@@ -158,7 +152,7 @@ impl Gather {
             Arrival::Empty { partition, asked_ms } => self.merge.empty(partition, asked_ms),
             Arrival::End { partition } => self.merge.end(partition),
             Arrival::Records { partition, records } => {
-                self.watch_timestamps(partition, &records, context);
+                self.timestamps.watch(partition, &records, context);
                 let floors = self.merge.push(partition, records);
                 if let Some(first) = floors.first() {
                     context.board.enter(Activity::Store);
@@ -175,29 +169,6 @@ impl Gather {
         Ok(())
     }
 
-    /// Counts records with implausible timestamps, and warns of them now and then.
-    fn watch_timestamps(&mut self, partition: Partition, records: &Records, context: &Context) {
-        let wrong = records.append_times.iter().zip(&records.offsets).filter_map(|(&time, &offset)| {
-            let why = plausible(time).err()?;
-            context.board.implausible[why as usize].add(1);
-            Some((time, offset, why))
-        });
-        // All are counted.
-        let Some((timestamp, offset, why)) = wrong.reduce(|first, _| first) else { return };
-        if !context.may_log(&mut self.warned_of_timestamps, WARN_EVERY) {
-            return;
-        }
-        tracing::warn!(
-            event = "implausible-timestamp",
-            lane = context.name,
-            partition = partition.0,
-            offset,
-            timestamp = Some(timestamp).filter(|_| why != Implausible::Missing),
-            reason = why.name(),
-            "record timestamp is missing or not in the years 1970 to 2099; it orders nothing (time.implausible)"
-        );
-    }
-
     // ---- waiting
 
     /// Asks the partitions for which heads wait.
@@ -210,16 +181,7 @@ impl Gather {
             return;
         };
         self.source.ask(&blocked.partitions, blocked.after_ms);
-        let ahead_ms = blocked.after_ms.saturating_sub(time.clock_skew_ms).saturating_sub(context.clock.now_ms());
-        if ahead_ms > time.clock_skew_ms && self.reported_ahead != Some(blocked.after_ms) {
-            self.reported_ahead = Some(blocked.after_ms);
-            tracing::warn!(
-                event = "record-ahead-of-clock",
-                lane = context.name,
-                ahead_ms,
-                "record timestamp is ahead of this host's clock; waiting until the clock passes it: check the clocks of producer and broker"
-            );
-        }
+        self.timestamps.tell_waiting(&blocked, time.clock_skew_ms, context);
     }
 
     /// The instant to which an idle lane's time may follow the clock: nothing waits, and every partition was found empty. From then on

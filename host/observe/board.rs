@@ -245,6 +245,8 @@ pub struct LaneBoard {
     pub longest_gap_us: Number,
     /// Records with implausible timestamps, by [`Implausible::ALL`].
     pub implausible: [Number; Implausible::ALL.len()],
+    /// Records whose timestamps are more than a day ahead of the host's clock.
+    pub far_ahead: Number,
     /// Events far ahead of their append times that moved the watermark.
     pub jumps: Number,
     /// What was lost, by reason.
@@ -259,6 +261,8 @@ pub struct LaneBoard {
     pub keys: Number,
     /// Bytes of keys, values and list items as of the last checkpoint.
     pub state_bytes: Number,
+    /// Bytes of the largest key, value and list items of any checkpoint in this life.
+    pub largest_key: Number,
     /// Checkpoints written.
     pub checkpoints: Number,
     /// When a checkpoint last covered everything.

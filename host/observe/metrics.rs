@@ -140,6 +140,11 @@ const METRICS: &[Metric] = &[
         },
     ),
     count(
+        "keyfold_far_timestamps_total",
+        "records read whose timestamp is more than a day ahead of the host's clock",
+        |lane, _, out| out.number(lane.far_ahead.get()),
+    ),
+    count(
         "keyfold_watermark_jumps_total",
         "records with an event more than a minute beyond `time.out_of_orderness` ahead of their append time, which moved the watermark by more \
          than a minute",
@@ -211,6 +216,11 @@ const METRICS: &[Metric] = &[
     gauge("keyfold_state_bytes", "size of keys, values and list items as of the last checkpoint", |lane, _, out| {
         out.number(lane.state_bytes.get());
     }),
+    gauge(
+        "keyfold_largest_key_bytes",
+        "size of the largest key with its value and list items in any checkpoint since the start; plugin.state_bytes limits it",
+        |lane, _, out| out.number(lane.largest_key.get()),
+    ),
     count("keyfold_checkpoints_total", "checkpoints written", |lane, _, out| out.number(lane.checkpoints.get())),
     gauge(
         "keyfold_checkpoint_age_seconds",

@@ -301,6 +301,7 @@ impl Opened {
             audit: Auditor::new(opening.config.plugin.audit),
             batch_records: opening.config.run.batch_records,
             checkpoint_interval: opening.config.state.checkpoint_interval,
+            lane_bytes: opening.config.state.lane_bytes,
             clock: Arc::new(SystemClock),
             signals: Signals::new(opening.stop, opening.back),
             backlog,

@@ -24,10 +24,18 @@ pub(super) struct Allowance {
 impl Allowance {
     /// Returns what a trial on so many records of so many bytes may cost.
     pub(super) fn of(records: usize, bytes: usize) -> Allowance {
-        let (records, bytes) = (records as u64, bytes as u64);
-        Allowance {
-            fuel: FUEL.saturating_add(records.saturating_mul(FUEL_OF_RECORD)).into(),
-            bytes: BYTES.saturating_add(bytes.saturating_mul(BYTES_OF_BYTE)).into(),
+        let allowance = Allowance { fuel: FUEL.into(), bytes: BYTES.into() };
+        allowance.raise(records, bytes);
+        allowance
+    }
+
+    /// Adds what so many more items of so many bytes may cost, unless it is used up.
+    pub(super) fn raise(&self, items: usize, bytes: usize) {
+        let (fuel, bytes) =
+            ((items as u64).saturating_mul(FUEL_OF_RECORD), (bytes as u64).saturating_mul(BYTES_OF_BYTE));
+        for (left, more) in [(&self.fuel, fuel), (&self.bytes, bytes)] {
+            // What is used up stays used up: the closure returns nothing then.
+            let _ = left.fetch_update(Relaxed, Relaxed, |left| (left > 0).then(|| left.saturating_add(more)));
         }
     }
 

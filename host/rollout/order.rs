@@ -395,8 +395,14 @@ fn state_version(store: &Stored<'_>, plugin: &Plugin, in_force: &Deployment) -> 
         ));
     }
     let tried = match try_state(store, plugin, was == will)? {
-        Ok(tried) => tried,
-        Err(reason) => return refuse(reason),
+        Tried::Whole(tried) => tried,
+        Tried::Part(tried, reason) => {
+            return Ok(Check::warning(
+                SUBJECT,
+                format!("not fully tried: it takes the state of {tried} keys; {reason}"),
+            ));
+        }
+        Tried::Refused(reason) => return refuse(reason),
     };
     Ok(match tried {
         0 if was == will => Check::fine(SUBJECT, format!("version {will}, as before")),
@@ -411,10 +417,20 @@ fn state_version(store: &Stored<'_>, plugin: &Plugin, in_force: &Deployment) -> 
     })
 }
 
-/// Hands `migrate` the state of live keys, either of the plugin's own version, which it only reads then, or of former ones. Returns how many
-/// keys it took, or why it does not take one.
-fn try_state(store: &Stored<'_>, plugin: &Plugin, own: bool) -> Result<Result<usize, String>, Failure> {
+/// What came of trying a plugin on state.
+enum Tried {
+    /// It takes the state of so many keys.
+    Whole(usize),
+    /// It takes the state of so many keys, and then the trial had cost too much.
+    Part(usize, String),
+    /// Why it does not take one.
+    Refused(String),
+}
+
+/// Hands `migrate` the state of live keys, either of the plugin's own version, which it only reads then, or of former ones.
+fn try_state(store: &Stored<'_>, plugin: &Plugin, own: bool) -> Result<Tried, Failure> {
     let Stored { objects, log, runtime } = *store;
+    let trial = plugin.of_trial_on(0, 0);
     let (will, mut tried, mut instance) = (plugin.description.state_version, 0, None);
     for lane in log.lanes()? {
         let Some(reader) = Reader::open(objects, &format!("lanes/{lane}"), runtime)? else { continue };
@@ -425,25 +441,31 @@ fn try_state(store: &Stored<'_>, plugin: &Plugin, own: bool) -> Result<Result<us
             if (version == will) != own || (values.is_empty() && state.list.is_empty()) {
                 continue;
             }
-            tried += 1;
-            let migrated = call(&mut instance, plugin, |instance| {
+            trial.try_on_more(1, values.data.len() + state.list.data.len());
+            let migrated = call(&mut instance, &trial, |instance| {
                 let (values, items) = instance.migrate(version, &values, &state.list, 1)?;
                 quota::check_migrated(&plugin.limits, [&state].into_iter(), (&values, &items))
             });
-            if let Err(fault) = migrated {
-                let (key, reason) = (String::from_utf8_lossy(&key), fault.text());
-                return Ok(Err(match own {
-                    true => format!("the plugin cannot read the state of key {key:?}: {reason}"),
-                    false => {
-                        format!(
-                            "its `migrate` from version {version} to {will} fails on the state of key {key:?}: {reason}"
-                        )
-                    }
-                }));
-            }
+            let reason = match migrated {
+                Ok(()) => {
+                    tried += 1;
+                    continue;
+                }
+                Err(Fault::Host(reason)) => return Ok(Tried::Part(tried, reason)),
+                Err(fault) => fault.text(),
+            };
+            let key = String::from_utf8_lossy(&key);
+            return Ok(Tried::Refused(match own {
+                true => format!("the plugin cannot read the state of key {key:?}: {reason}"),
+                false => {
+                    format!(
+                        "its `migrate` from version {version} to {will} fails on the state of key {key:?}: {reason}"
+                    )
+                }
+            }));
         }
     }
-    Ok(Ok(tried))
+    Ok(Tried::Whole(tried))
 }
 
 /// Whether the log still holds the records with which the lanes began.

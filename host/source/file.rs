@@ -9,36 +9,38 @@
 //! `timestamp_start` plus that number in ms.
 //! Of both, a last line without its line break is left for a later run, unless the file is said to be complete.
 //!
+//! Payloads of standard input are delivered as they come ([`stream`], D59); other input is read to its end first.
+//!
 //! Partitions are delivered so that a merge by append time never has to hold more than it must: the next chunk is always one of the
 //! partition whose delivered records end earliest, which is the one that such a merge runs out of first. So, for any layout of the
-//! file, about one block for each partition is under way, besides [`ARRIVALS`] in the channel and [`CACHED_BLOCKS`] read ahead.
+//! file, about one block for each partition is under way, besides [`ARRIVALS`] in the channel and [`blocks::CACHED`] read ahead.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+
+mod blocks;
 mod index;
 mod lines;
+mod stream;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::backoff;
-use crate::event_time::plausible;
 use crate::failure::Failure;
 use crate::observe::ends::Ends;
 use crate::position::{Offset, Partition, TopicId};
-use crate::record::{NO_TIME, Records};
 use crate::source::{Arrival, Source, Start};
+use blocks::Reader;
 
 pub use index::{Index, inspect};
 pub(crate) use lines::record_of;
+pub use stream::{Contents, Stream, contents};
 
 /// Arrivals that wait for the lane.
 const ARRIVALS: usize = 4;
-/// Blocks of which some partitions are still to be delivered, at most; others are read again.
-const CACHED_BLOCKS: usize = 8;
 
 /// A file that is being read.
 pub struct FileSource {
@@ -47,23 +49,45 @@ pub struct FileSource {
     first_offsets: Vec<(Partition, Offset)>,
     arrivals: Option<Receiver<Result<Arrival, Failure>>>,
     thread: Option<JoinHandle<()>>,
+    /// Whether the thread may wait for others without end.
+    waits: bool,
 }
 
+/// Where a reading thread puts what it has read.
+type Arrivals = SyncSender<Result<Arrival, Failure>>;
+
 impl FileSource {
-    /// Starts reading the partitions of `starts` of a file that [`inspect`] has read.
-    pub fn open(mut index: Index, starts: &[Start]) -> Result<FileSource, Failure> {
-        let mut first_offsets =
-            starts.iter().map(|s| Ok((s.partition, index.check(s)?))).collect::<Result<Vec<_>, Failure>>()?;
-        first_offsets.sort_unstable();
-        let name = index.lines.name.clone();
+    /// Starts reading the partitions of `starts` of a file.
+    pub fn open(contents: impl Into<Contents>, starts: &[Start]) -> Result<FileSource, Failure> {
+        match contents.into() {
+            Contents::Index(mut index) => {
+                let mut first_offsets =
+                    starts.iter().map(|s| Ok((s.partition, index.check(s)?))).collect::<Result<Vec<_>, Failure>>()?;
+                first_offsets.sort_unstable();
+                let (name, from) = (index.lines.name.clone(), first_offsets.clone());
+                FileSource::read_by(first_offsets, false, name, move |out| Reader::new(index, &from, out).run())
+            }
+            Contents::Stream(stream) => {
+                let (name, from) = (stream.name().to_owned(), stream.first_offsets(starts));
+                let start = starts.first().cloned();
+                FileSource::read_by(from, true, name, move |out| stream.run(start.as_ref(), &out))
+            }
+        }
+    }
+
+    fn read_by(
+        first_offsets: Vec<(Partition, Offset)>,
+        waits: bool,
+        name: String,
+        read: impl FnOnce(Arrivals) + Send + 'static,
+    ) -> Result<FileSource, Failure> {
         let (out, arrivals) = sync_channel(ARRIVALS);
-        let reader = Reader::new(index, &first_offsets, out);
         let thread = thread::Builder::new()
             .name("file-read".into())
-            .spawn(move || reader.run())
+            .spawn(move || read(out))
             .map_err(|e| Failure::unexpected(format!("no thread for the source: {e}")))?;
         let partitions = first_offsets.iter().map(|(p, _)| *p).collect();
-        Ok(FileSource { name, partitions, first_offsets, arrivals: Some(arrivals), thread: Some(thread) })
+        Ok(FileSource { name, partitions, first_offsets, arrivals: Some(arrivals), thread: Some(thread), waits })
     }
 
     /// The offset at which reading each partition started.
@@ -114,122 +138,13 @@ impl Source for FileSource {
 impl Drop for FileSource {
     fn drop(&mut self) {
         self.arrivals = None;
+        if self.waits && self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::debug!(event = "source-thread-panicked", file = self.name, "source thread panicked");
         }
     }
-}
-
-/// The reading thread.
-struct Reader {
-    index: Index,
-    tracks: Vec<Track>,
-    /// Blocks in the order in which they were read, less what was delivered of them.
-    cache: Vec<(usize, BTreeMap<Partition, Records>)>,
-    out: SyncSender<Result<Arrival, Failure>>,
-}
-
-/// One partition on its way.
-struct Track {
-    partition: Partition,
-    /// Records before this offset are not wanted.
-    from: Offset,
-    /// Blocks still to deliver, last first.
-    blocks: Vec<usize>,
-    /// The append time up to which records were delivered; none before the first.
-    delivered: Option<i64>,
-    ended: bool,
-}
-
-impl Track {
-    fn needs(&self, number: usize) -> bool {
-        self.blocks.binary_search_by(|block| number.cmp(block)).is_ok()
-    }
-}
-
-impl Reader {
-    fn new(index: Index, first_offsets: &[(Partition, Offset)], out: SyncSender<Result<Arrival, Failure>>) -> Reader {
-        let track = |&(partition, from): &(Partition, Offset)| {
-            let wanted = |number: &usize| index.part(*number, partition).is_some_and(|part| part.last >= from);
-            let blocks = index.extents.get(&partition).map_or(&[][..], |extent| &extent.blocks);
-            Track {
-                partition,
-                from,
-                blocks: blocks.iter().copied().filter(wanted).rev().collect(),
-                delivered: None,
-                ended: false,
-            }
-        };
-        let tracks = first_offsets.iter().map(track).collect();
-        Reader { index, tracks, cache: Vec::new(), out }
-    }
-
-    fn run(mut self) {
-        while let Some(slot) = self.next_track() {
-            let arrival = self.step(slot);
-            let failed = arrival.is_err();
-            if self.out.send(arrival).is_err() || failed {
-                return;
-            }
-        }
-    }
-
-    /// The partition that a merge by (append time, partition) runs out of first.
-    fn next_track(&self) -> Option<usize> {
-        let running = self.tracks.iter().enumerate().filter(|(_, track)| !track.ended);
-        running.min_by_key(|(_, track)| (track.delivered, track.partition)).map(|(slot, _)| slot)
-    }
-
-    fn step(&mut self, slot: usize) -> Result<Arrival, Failure> {
-        let (partition, from) = (self.tracks[slot].partition, self.tracks[slot].from);
-        let Some(number) = self.tracks[slot].blocks.pop() else {
-            self.tracks[slot].ended = true;
-            return Ok(Arrival::End { partition });
-        };
-        let records = since(from, self.fetch(number, partition)?);
-        // Those that order nothing must not hold the others back.
-        let ordering = records.append_times.iter().copied().filter(|&time| plausible(time).is_ok());
-        let greatest = ordering.max().unwrap_or(NO_TIME);
-        let track = &mut self.tracks[slot];
-        track.delivered = Some(track.delivered.map_or(greatest, |before| before.max(greatest)));
-        Ok(Arrival::Records { partition, records })
-    }
-
-    /// One partition's records of a block; the others' stay in the cache.
-    fn fetch(&mut self, number: usize, partition: Partition) -> Result<Records, Failure> {
-        let cached = self.cache.iter().position(|(n, records)| *n == number && records.contains_key(&partition));
-        let at = match cached {
-            Some(at) => at,
-            None => {
-                let mut records = self.index.read(number)?;
-                records.retain(|p, _| {
-                    *p == partition || self.tracks.iter().any(|track| track.partition == *p && track.needs(number))
-                });
-                self.cache.retain(|(n, _)| *n != number);
-                if self.cache.len() == CACHED_BLOCKS {
-                    self.cache.remove(0);
-                }
-                self.cache.push((number, records));
-                self.cache.len() - 1
-            }
-        };
-        let records = self.cache[at].1.remove(&partition).unwrap_or_default();
-        if self.cache[at].1.is_empty() {
-            self.cache.remove(at);
-        }
-        Ok(records)
-    }
-}
-
-/// The records from an offset on.
-fn since(from: Offset, records: Records) -> Records {
-    let first = records.offsets.partition_point(|offset| *offset < from.0);
-    if first == 0 {
-        return records;
-    }
-    let mut rest = Records::default();
-    rest.append(&records, first..records.len());
-    rest
 }
 
 #[cfg(test)]
@@ -239,7 +154,9 @@ mod tests {
     use crate::config::{self, FileFormat};
     use crate::failure::Exit;
     use crate::position::{LastRecord, Resume, fingerprint};
+    use crate::record::{NO_TIME, Records};
     use crate::source::merge::Merge;
+    use std::collections::BTreeMap;
     use std::io::Write;
 
     const PATIENCE: Duration = Duration::from_secs(10);

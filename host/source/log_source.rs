@@ -34,12 +34,12 @@ pub struct Started {
 pub enum LogSource {
     /// A topic.
     Kafka(kafka::Topic),
-    /// A file: its partitions, and its index until a lane takes it.
+    /// A file: its partitions, and its contents until a lane takes them.
     File {
         /// Its partitions.
         partitions: Vec<Partition>,
-        /// What was found when it was read once.
-        index: Mutex<Option<file::Index>>,
+        /// What was found when it was looked at.
+        contents: Mutex<Option<file::Contents>>,
     },
     /// Another log.
     Other(Arc<dyn Log>),
@@ -51,8 +51,8 @@ impl LogSource {
         Ok(match &config.source {
             config::Source::Kafka(kafka) => LogSource::Kafka(kafka::inspect(kafka, deadline)?),
             config::Source::File(file) => {
-                let index = file::inspect(file)?;
-                LogSource::File { partitions: index.partitions(), index: Mutex::new(Some(index)) }
+                let contents = file::contents(file)?;
+                LogSource::File { partitions: contents.partitions(), contents: Mutex::new(Some(contents)) }
             }
         })
     }
@@ -81,18 +81,18 @@ impl LogSource {
         }
     }
 
-    /// The file's index: the one made by [`LogSource::inspect`] for the first lane, made again for the others.
-    pub(crate) fn index(&self, file: &config::FileSource) -> Result<file::Index, Failure> {
-        let LogSource::File { index, .. } = self else { unreachable!("asked of a file source only") };
-        let first = index.lock().expect("nobody panics while holding it").take();
+    /// The file's contents: what [`LogSource::inspect`] found for the first lane, found again for the others.
+    pub(crate) fn contents(&self, file: &config::FileSource) -> Result<file::Contents, Failure> {
+        let LogSource::File { contents, .. } = self else { unreachable!("asked of a file source only") };
+        let first = contents.lock().expect("nobody panics while holding it").take();
         match first {
-            Some(index) => Ok(index),
+            Some(contents) => Ok(contents),
             None if file.is_standard_input() => {
                 let message = "source.file.ordering = \"partition\" reads a file once per partition, which standard input cannot be: \
                                name a file, or use ordering = \"topic\"";
                 Err(Failure::new(Exit::Config, message))
             }
-            None => Ok(file::inspect(file)?),
+            None => file::contents(file),
         }
     }
 
@@ -114,7 +114,7 @@ impl LogSource {
                 Started { source: Box::new(source), first_offsets, topic_id }
             }
             config::Source::File(file) => {
-                let source = file::FileSource::open(self.index(file)?, starts)?;
+                let source = file::FileSource::open(self.contents(file)?, starts)?;
                 let first_offsets = source.first_offsets();
                 Started { source: Box::new(source), first_offsets, topic_id: None }
             }

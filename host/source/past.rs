@@ -34,7 +34,7 @@ pub(crate) fn open_at(
 ) -> Result<Box<dyn Source>, Failure> {
     Ok(match &config.source {
         config::Source::Kafka(kafka) => Box::new(kafka::KafkaSource::open(kafka, starts, true, deadline)?),
-        config::Source::File(file) => Box::new(file::FileSource::open(log.index(file)?, starts)?),
+        config::Source::File(file) => Box::new(file::FileSource::open(log.contents(file)?, starts)?),
     })
 }
 

@@ -24,7 +24,7 @@ pub const TRIED: u64 = 500;
 pub fn recent(config: &config::Source, count: u64, deadline: Instant) -> Result<Records, Failure> {
     match config {
         config::Source::Kafka(kafka) => of_topic(kafka, &kafka::inspect(kafka, deadline)?, count, deadline),
-        config::Source::File(file) => of_file(file::inspect(file)?, count),
+        config::Source::File(file) => of_file(file::contents(file)?, count),
     }
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn recent_of(
 ) -> Result<Records, Failure> {
     match (config, source) {
         (config::Source::Kafka(kafka), LogSource::Kafka(topic)) => of_topic(kafka, topic, count, deadline),
-        (config::Source::File(file), LogSource::File { .. }) => of_file(source.index(file)?, count),
+        (config::Source::File(file), LogSource::File { .. }) => of_file(source.contents(file)?, count),
         _ => recent(config, count, deadline),
     }
 }
@@ -53,10 +53,10 @@ fn of_topic(config: &config::KafkaSource, topic: &Topic, count: u64, deadline: I
     take(&mut kafka::KafkaSource::open(config, &starts, true, deadline)?, count)
 }
 
-fn of_file(index: file::Index, count: u64) -> Result<Records, Failure> {
+fn of_file(contents: file::Contents, count: u64) -> Result<Records, Failure> {
     let starts: Vec<Start> =
-        index.partitions().into_iter().map(|partition| Start { partition, next: None, last: None }).collect();
-    take(&mut file::FileSource::open(index, &starts)?, count)
+        contents.partitions().into_iter().map(|partition| Start { partition, next: None, last: None }).collect();
+    take(&mut file::FileSource::open(contents, &starts)?, count)
 }
 
 /// The lowest offset that a topic still has of each partition; nothing of a file, which is never trimmed.

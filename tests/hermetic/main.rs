@@ -28,6 +28,7 @@ mod plugins;
 mod refusals;
 mod replay;
 mod replay_command;
+mod standard_input;
 mod state;
 mod stopping;
 mod tidy;

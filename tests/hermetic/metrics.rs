@@ -115,6 +115,7 @@ fn check(metrics: &Metrics) {
         // m10 to m14: three bytes of key, sixteen of count and sum.
         ("keyfold_open_keys{lane=\"topic\"}", 5.0),
         ("keyfold_state_bytes{lane=\"topic\"}", 95.0),
+        ("keyfold_largest_key_bytes{lane=\"topic\"}", 19.0),
         ("keyfold_sink_up", 1.0),
         ("keyfold_sink_retries_total", 0.0),
         ("keyfold_sink_queued_batches", 0.0),

@@ -112,6 +112,10 @@ fn a_migration_that_fails_on_live_state_is_refused_and_one_that_takes_it_is_not(
     let too_large = pipeline.call("deployment create", &[&second, "--set", "plugin.state_bytes=10B"]);
     too_large.expect_code(4).expect_said(&["FAIL  state", "key-", "bytes, but plugin.state_bytes is 10"]);
     assert_eq!(pipeline.call("deployment list", &[]).stdout.lines().count(), 1, "it was not ordered");
+    // One that takes its time with each key is not tried on all of them.
+    let slow = r#"{"mode": "burn", "at": "migrate", "units": 50000000}"#;
+    let slow = pipeline.call("deployment create", &["--dry-run", &second, "--plugin-config", slow]);
+    slow.expect_code(0).expect_said(&["warn  state", "not fully tried", "used more fuel than a trial may"]);
     let taken = pipeline.call("deployment create", &[&second]);
     taken.expect_code(0).expect_said(&["ok    state", "version 1 to 2", "takes the state of 300 keys"]);
     let back = pipeline.call("deployment create", &[&plugin_file("hostile")]);

@@ -2,6 +2,7 @@
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use serde_json::json;
 
 use crate::support::generate::{TestRecord, write_records};
 use crate::support::host::{PATIENCE, Pipeline};
@@ -75,6 +76,22 @@ fn timestamps_that_cannot_be_true_order_nothing() {
             assert_eq!(of_time.count(), if inherit { 1 } else { wrong.len() }, "{policy}");
         }
     }
+}
+
+#[test]
+fn a_plausible_timestamp_that_is_far_ahead_is_warned_of_and_orders_its_record() {
+    let mut records = log();
+    let last = records.last_mut().expect("there are some");
+    last.timestamp = 3_000_000_000_000;
+    let (partition, offset) = (last.partition, last.offset);
+    let pipeline = Pipeline::new(&Settings::default().to_toml());
+    write_records(&pipeline.path("log.ndjson"), &records);
+    let outcome = pipeline.run_to_end(&[]);
+    let warned = outcome.expect_code(0).logged("timestamp-far-ahead");
+    assert_eq!((&warned["partition"], &warned["offset"]), (&json!(partition), &json!(offset)));
+    assert_eq!(warned["timestamp"], json!(3_000_000_000_000_i64));
+    let lane = model::run(Visits::new(SessionId::Record), &records, Time::default());
+    assert_same("rows", &from_ndjson(&pipeline.path("rows.ndjson")), &lane.values());
 }
 
 #[test]

@@ -20,6 +20,7 @@
 //! | a line of 140 MiB | `record::a_line_longer_than_any_record_is_refused_by_its_number` | refused, 600 MiB | 175 MiB, 2 s |
 //! | 200 MB of reasons from 20 records | `record::two_hundred_megabytes_of_reasons_are_a_few_kilobytes_of_dead_letters` | 200 KiB of dead letters, 1,500 MiB | 266 MiB, 2 s |
 //! | 40 million empty list items from 20 records | `record::empty_list_items_count_as_state` | no state with `plugin.state_bytes` of 4 MiB, 1,500 MiB | 239 MiB, 2.4 s |
+//! | keys without end | `record::keys_without_end_stop_the_host_at_the_limit_of_a_lane_and_cost_no_row` | exit code 5 at `state.lane_bytes`, all rows under a higher limit | |
 //! | 20 MB of log lines from 20 records | `record::lines_that_a_plugin_logs_are_cut` | 512 KiB of logs | 73 MiB, 1 s |
 //! | 80,000 keys prepared for the seed of an earlier version | `record::eighty_thousand_prepared_keys_are_folded_as_any_others`, and a unit test of `state` | all rows, 1,000 MiB | 107 MiB, 3 s |
 //! | text that speaks to a terminal or forges a line | `record::text_of_records_and_people_never_speaks_to_the_terminal`, `configuration::a_configuration_is_refused_and_not_obeyed_when_it_speaks_to_the_terminal` | no such character in any output | |

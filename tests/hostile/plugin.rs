@@ -35,29 +35,32 @@ fn expensive() -> Vec<u8> {
     ]))
 }
 
-/// A pipeline that has folded a log, with these keys under `[plugin]`.
-fn begun(plugin: &str) -> Pipeline {
-    let plugin = format!("component = \"{}\"\nconfig = {{ mode = \"ok\" }}\n{plugin}", plugin_file("hostile"));
-    let pipeline = Pipeline::new(&Settings { plugin, ..Settings::default() }.to_toml());
+/// Orders the expensive plugin in vain at a pipeline that has folded a log, with these keys under `[plugin]`. Its own plugin was compiled
+/// before, under the limits that are usual: how long that takes is a matter of the machine.
+#[track_caller]
+fn too_expensive(limits: &str, why: &str) {
+    let with = |limits: &str| {
+        let plugin = "config = { mode = \"ok\" }\ncache = \"cache\"\nmemory = \"16MiB\"";
+        let plugin = format!("component = \"{}\"\n{plugin}\n{limits}", plugin_file("hostile"));
+        Settings { plugin, ..Settings::default() }.to_toml()
+    };
+    let pipeline = Pipeline::new(&with(""));
     write_records(&pipeline.path("log.ndjson"), &[]);
     pipeline.run_to_end(&[]).expect_code(0);
-    pipeline
+    pipeline.configure(&with(limits));
+    pipeline.write("expensive.wasm", &expensive());
+    let refused = pipeline.call("deployment create", &["--dry-run", "expensive.wasm"]);
+    refused.expect_code(4).expect_said(&["FAIL  plugin", why]);
 }
 
 #[test]
 fn compiling_a_plugin_ends_at_the_limit_of_time() {
-    let pipeline = begun("compile_time = \"1s\"\ncache = \"cache\"");
-    pipeline.write("expensive.wasm", &expensive());
-    let refused = pipeline.call("deployment create", &["--dry-run", "expensive.wasm"]);
-    refused.expect_code(4).expect_said(&["FAIL  plugin", "more than 1 s of CPU time (plugin.compile_time)"]);
+    too_expensive("compile_time = \"1s\"", "more than 1 s of CPU time (plugin.compile_time)");
 }
 
 #[test]
 fn compiling_a_plugin_ends_at_the_limit_of_memory() {
-    let pipeline = begun("compile_memory = \"128MiB\"\nmemory = \"16MiB\"\ncache = \"cache\"");
-    pipeline.write("expensive.wasm", &expensive());
-    let refused = pipeline.call("deployment create", &["--dry-run", "expensive.wasm"]);
-    refused.expect_code(4).expect_said(&["FAIL  plugin", "134217728 bytes of memory (plugin.compile_memory)"]);
+    too_expensive("compile_memory = \"128MiB\"", "134217728 bytes of memory (plugin.compile_memory)");
 }
 
 /// A pipeline with the default configuration that has folded a log.

@@ -9,7 +9,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Produc
 use serde_json::{Value, json};
 
 use super::{assert_calm, events, hostile, measured, pipeline};
-use crate::support::generate::write_records;
+use crate::support::generate::{generate, write_records};
 use crate::support::host::{KEYFOLD, Outcome, PATIENCE, Pipeline};
 use crate::support::mock::{produce, visits, visits_from};
 use crate::support::rows::{assert_same, from_ndjson};
@@ -103,6 +103,24 @@ fn a_line_longer_than_any_record_is_refused_by_its_number() {
     let (outcome, peak) = measured("a line of 140 MiB", pipeline.spawn(&[]));
     outcome.expect_code(2).expect_said(&["log.ndjson, line 3: ", "plugin.record_bytes"]);
     assert!(peak < 600, "{peak} MiB");
+}
+
+#[test]
+fn keys_without_end_stop_the_host_at_the_limit_of_a_lane_and_cost_no_row() {
+    let settings = |limit: &str| {
+        Settings { checkpoint_interval: format!("5s\"\n{limit}#\""), ..Settings::default() }.bounded(2, 1_000).to_toml()
+    };
+    let (free, bounded) = (Pipeline::new(&settings("")), Pipeline::new(&settings("lane_bytes = \"64KiB\"")));
+    let records = generate(20_000, 10_000, 3);
+    [&free, &bounded].iter().for_each(|pipeline| write_records(&pipeline.path("log.ndjson"), &records));
+    free.run_to_end(&[]).expect_code(0);
+    let words = ["the lane's state has", "state.lane_bytes is 65536", "raise the limit"];
+    bounded.run_to_end(&[]).expect_code(5).expect_said(&words);
+    bounded.configure(&settings("lane_bytes = \"64MiB\""));
+    bounded.run_to_end(&[]).expect_code(0);
+    let rows = |pipeline: &Pipeline| from_ndjson(&pipeline.path("rows.ndjson"));
+    assert_same("rows", &rows(&bounded), &rows(&free));
+    assert!(rows(&free).len() > 5_000);
 }
 
 /// Twenty records through the hostile plugin in this mode, with these limits besides the defaults; bytes of its dead letters, and what it said.

@@ -1,4 +1,5 @@
-//! Hosts in a simulated world, by seed. `cargo run -p simulation -- --seeds 10000` runs many seeds; `--seed N` runs one and prints its trace.
+//! Hosts in a simulated world, by seed. `cargo run -p simulation -- --seeds 10000` runs many seeds; `--seed N` runs one and prints its trace. A
+//! seed that fails is tried again with less and less of what happens in it; what is left is a command that prints it.
 
 mod broker;
 mod disks;
@@ -23,7 +24,7 @@ use clap::Parser;
 use keyfold::clock;
 use keyfold::machine::Planted;
 
-use crate::run::{Figures, simulate};
+use crate::run::{Case, Figures, simulate};
 
 /// Runs hosts in a simulated world.
 #[derive(Debug, Parser)]
@@ -40,6 +41,12 @@ struct Arguments {
     /// Threads, each with seeds of its own
     #[arg(long, default_value_t = 2)]
     threads: u64,
+    /// With --seed: leave out what happens at these places of its plan
+    #[arg(long, value_delimiter = ',', requires = "seed")]
+    without: Vec<usize>,
+    /// With --seed: let all requests arrive at once, and be answered
+    #[arg(long, requires = "seed")]
+    calm: bool,
     /// Plant a fault, by its name, or `all` of them one after the other
     #[arg(long, value_parser = planted)]
     plant: Option<Faults>,
@@ -49,7 +56,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let faults = arguments.plant.as_ref().map(|Faults(faults)| faults);
     if let Some(seed) = arguments.seed {
-        return one(seed, faults.and_then(|faults| faults.first()).copied());
+        let planted = faults.and_then(|faults| faults.first()).copied();
+        return one(&Case { seed, planted, without: arguments.without.into_iter().collect(), calm: arguments.calm });
     }
     let Some(faults) = faults else { return many(&arguments, None) };
     let missed = faults.iter().filter(|fault| !finds(&arguments, **fault)).count();
@@ -67,11 +75,11 @@ fn planted(name: &str) -> Result<Faults, String> {
     if faults.is_empty() { Err(format!("it is none of {:?}", Planted::ALL)) } else { Ok(Faults(faults)) }
 }
 
-/// Runs one seed and prints its trace.
-fn one(seed: u64, planted: Option<Planted>) -> ExitCode {
-    let outcome = simulate(seed, planted, true);
+/// Runs one case and prints its trace.
+fn one(case: &Case) -> ExitCode {
+    let outcome = simulate(case, true);
     outcome.trace.iter().for_each(|line| println!("{line}"));
-    println!("seed {seed}: {:?}, {} lines, digest {:016x}", outcome.figures, outcome.lines, outcome.digest);
+    println!("seed {}: {:?}, {} lines, digest {:016x}", case.seed, outcome.figures, outcome.lines, outcome.digest);
     outcome.violations.iter().for_each(|violation| println!("{violation}"));
     if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -89,10 +97,12 @@ fn many(arguments: &Arguments, planted: Option<Planted>) -> ExitCode {
                     if seed >= arguments.from + arguments.seeds {
                         return;
                     }
-                    let outcome = simulate(seed, planted, false);
+                    let case = Case { seed, planted, ..Case::default() };
+                    let outcome = simulate(&case, false);
                     if let Some(first) = outcome.violations.first() {
                         failed.fetch_add(1, Ordering::Relaxed);
-                        println!("seed {seed} fails (cargo run -p simulation -- --seed {seed}): {first}");
+                        let least = case.clone().shrunk();
+                        println!("seed {seed} fails: {first}\n  {}", repeat(&least));
                     }
                     let mut total = total.lock().expect("nobody panics while holding it");
                     total.0.add(&outcome.figures);
@@ -112,10 +122,23 @@ fn many(arguments: &Arguments, planted: Option<Planted>) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// The command that repeats a case.
+fn repeat(case: &Case) -> String {
+    let planted = case.planted.map_or(String::new(), |fault| format!(" --plant {fault:?}"));
+    let without: Vec<String> = case.without.iter().map(usize::to_string).collect();
+    let without = if without.is_empty() { String::new() } else { format!(" --without {}", without.join(",")) };
+    let calm = if case.calm { " --calm" } else { "" };
+    format!(
+        "{} things happen in it: cargo run -p simulation -- --seed {}{planted}{without}{calm}",
+        case.happenings(),
+        case.seed
+    )
+}
+
 /// Whether a planted fault is found.
 fn finds(arguments: &Arguments, fault: Planted) -> bool {
     for seed in arguments.from..arguments.from + arguments.seeds {
-        let outcome = simulate(seed, Some(fault), false);
+        let outcome = simulate(&Case { seed, planted: Some(fault), ..Case::default() }, false);
         if let Some(first) = outcome.violations.first() {
             println!(
                 "{fault:?}: found by seed {seed}, the {}th: {}",

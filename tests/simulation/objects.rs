@@ -15,13 +15,13 @@ use object_store::{
 };
 
 use crate::scheduler::Process;
-use crate::world::Fault;
+use crate::world::{Fault, Trouble};
 
 /// The store as one host sees it.
 pub(crate) struct SeenObjects {
     pub(crate) inner: Arc<InMemory>,
     pub(crate) process: Arc<Process>,
-    pub(crate) faults: u64,
+    pub(crate) trouble: Trouble,
 }
 
 impl fmt::Debug for SeenObjects {
@@ -48,16 +48,21 @@ fn failed(what: &str) -> Error {
 impl SeenObjects {
     /// Waits as a request does; whether and how it fails.
     fn begin(&self) -> Result<Fault> {
+        self.wait();
+        if self.process.is_dead() { Err(gone()) } else { Ok(Fault::pick(&self.process, self.trouble.faults)) }
+    }
+
+    /// Waits for as long as a request takes to get there, or its answer to come back.
+    fn wait(&self) {
         self.process.wait_a_moment();
-        if self.faults > 0 && self.process.below(100) == 0 {
-            self.process.wait(Duration::from_millis(self.process.below(1_500))); // a slow one
+        if self.process.below(100) < self.trouble.slow {
+            self.process.wait(Duration::from_millis(self.process.below(1_500)));
         }
-        if self.process.is_dead() { Err(gone()) } else { Ok(Fault::pick(&self.process, self.faults)) }
     }
 
     /// Waits for the answer.
     fn end<T>(&self, fault: Fault, result: Result<T>) -> Result<T> {
-        self.process.wait_a_moment();
+        self.wait();
         if self.process.is_dead() {
             return Err(gone());
         }
@@ -101,7 +106,11 @@ impl ObjectStore for SeenObjects {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         match self.begin() {
             Err(error) => stream::once(async { Err(error) }).boxed(),
-            Ok(Fault::None) => self.inner.list(prefix),
+            Ok(Fault::None) => {
+                let listed = self.inner.list(prefix);
+                self.wait();
+                listed
+            }
             Ok(_) => stream::once(async { Err(failed("the request was lost")) }).boxed(),
         }
     }

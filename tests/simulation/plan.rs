@@ -12,6 +12,7 @@ use crate::support::generate::TestRecord;
 use crate::support::model::folds::Mode;
 use crate::support::model::{Late, Time};
 use crate::support::random::Random;
+use crate::world::Trouble;
 
 /// Everything that a seed decides before the simulation begins.
 pub(crate) struct Plan {
@@ -22,8 +23,7 @@ pub(crate) struct Plan {
     pub(crate) clock_skew_ms: i64,
     /// How long records are written.
     pub(crate) length: Duration,
-    /// Of a thousand requests, how many fail.
-    pub(crate) faults: u64,
+    pub(crate) trouble: Trouble,
     /// What happens, and when.
     pub(crate) happenings: Vec<(Duration, Happening)>,
 }
@@ -88,7 +88,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         time,
         clock_skew_ms: random.between(0, 600),
         length,
-        faults: [0, 5, 40, 150][usize::try_from(random.below(4)).expect("an index")],
+        trouble: Trouble { faults: *random.pick(&[0, 5, 40, 150]), slow: *random.pick(&[0, 0, 1, 10, 30]) },
         happenings: happenings(random, length, mode, weather),
     }
 }
@@ -220,14 +220,14 @@ pub(crate) fn describe(plan: &Plan) -> String {
     let counts: BTreeMap<u32, usize> =
         plan.topic.partitions.iter().zip(&plan.topic.records).map(|(p, records)| (p.0, records.len())).collect();
     format!(
-        "{} in {:.1} s, mode {}, by partition {}, {:?}, skew {}, faults {}, {} happenings",
+        "{} in {:.1} s, mode {}, by partition {}, {:?}, skew {}, {:?}, {} happenings",
         counts.iter().map(|(p, n)| format!("{p}:{n}")).collect::<Vec<_>>().join(" "),
         plan.length.as_secs_f64(),
         plan.mode.name(),
         plan.by_partition,
         plan.time,
         plan.clock_skew_ms,
-        plan.faults,
+        plan.trouble,
         plan.happenings.len()
     )
 }

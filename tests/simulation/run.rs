@@ -1,6 +1,6 @@
 //! One simulation: hosts in a world, what happens to them, and the comparison with the truth.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -28,7 +28,7 @@ use crate::support::model::Late;
 use crate::support::random::Random;
 use crate::table::Table;
 use crate::truth::{self, Truth};
-use crate::world::{Letters, Outside, SeenWorld};
+use crate::world::{Letters, Outside, SeenWorld, Trouble};
 
 /// What came of a simulation.
 #[derive(Debug, Default)]
@@ -163,11 +163,64 @@ struct Simulation {
 /// A deployment that is being created: its number, once it is known, and what is decided on it when.
 type Ordered = (Arc<Mutex<Option<Option<u64>>>>, Option<(Duration, Then)>);
 
-/// Simulates a seed.
-pub(crate) fn simulate(seed: u64, planted: Option<Planted>, traces: bool) -> Outcome {
+/// What is simulated: a seed, less what has proved not to matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Case {
+    pub(crate) seed: u64,
+    pub(crate) planted: Option<Planted>,
+    /// Of what happens, by its place in the plan, what is left out.
+    pub(crate) without: BTreeSet<usize>,
+    /// Whether all requests arrive at once, and are answered.
+    pub(crate) calm: bool,
+}
+
+impl Case {
+    /// What the seed's plan is.
+    fn plan(&self) -> Plan {
+        let mut plan = plan(self.seed);
+        let all = std::mem::take(&mut plan.happenings).into_iter().enumerate();
+        plan.happenings = all.filter(|(at, _)| !self.without.contains(at)).map(|(_, happening)| happening).collect();
+        if self.calm {
+            plan.trouble = Trouble::default();
+        }
+        plan
+    }
+
+    /// How many things happen.
+    pub(crate) fn happenings(&self) -> usize {
+        self.plan().happenings.len()
+    }
+
+    /// The least of it that still fails: what is left out makes no difference.
+    pub(crate) fn shrunk(self) -> Case {
+        let fails = |case: &Case| !simulate(case, false).violations.is_empty();
+        let mut least = self;
+        let calm = Case { calm: true, ..least.clone() };
+        if fails(&calm) {
+            least = calm;
+        }
+        // What one left out may make another one superfluous, so all are tried again until none is.
+        loop {
+            let before = least.without.len();
+            for at in 0..plan(least.seed).happenings.len() {
+                let mut case = least.clone();
+                if case.without.insert(at) && fails(&case) {
+                    least = case;
+                }
+            }
+            if least.without.len() == before {
+                return least;
+            }
+        }
+    }
+}
+
+/// Simulates a case.
+pub(crate) fn simulate(case: &Case, traces: bool) -> Outcome {
     shared();
+    let Case { seed, planted, .. } = *case;
     let scheduler = Scheduler::new(seed, traces);
-    let mut plan = plan(seed);
+    let mut plan = case.plan();
     close(&mut plan);
     scheduler.note(0, &describe(&plan));
     let topic = std::mem::replace(
@@ -275,8 +328,8 @@ impl Simulation {
         let process = Process::new(&self.scheduler, self.next_process, clock, self.planted);
         self.next_process += 1;
         self.figures.hosts += 1;
-        let faults = if until_end { 0 } else { self.plan.faults };
-        let world = SeenWorld { outside: Arc::clone(&self.outside), process: Arc::clone(&process), faults };
+        let trouble = if until_end { Trouble::default() } else { self.plan.trouble };
+        let world = SeenWorld { outside: Arc::clone(&self.outside), process: Arc::clone(&process), trouble };
         let board = Arc::new(Board::new("simulated", &Arc::default()));
         let ended: Arc<Mutex<Option<Result<(), Failure>>>> = Arc::default();
         let (tell, of_host) = (Arc::clone(&ended), Arc::clone(&board));
@@ -394,8 +447,8 @@ impl Simulation {
             Process::new(&self.scheduler, self.next_process, (self.ahead_ms, self.random.next()), self.planted);
         self.next_process += 1;
         let (inner, of_client) = (Arc::clone(&self.outside.objects), Arc::clone(&process));
-        let objects: Arc<dyn ObjectStore> =
-            Arc::new(SeenObjects { inner, process: Arc::clone(&process), faults: self.plan.faults / 4 });
+        let trouble = Trouble { faults: self.plan.trouble.faults / 4, ..self.plan.trouble };
+        let objects: Arc<dyn ObjectStore> = Arc::new(SeenObjects { inner, process: Arc::clone(&process), trouble });
         let done: Arc<Mutex<Option<T>>> = Arc::default();
         let tell = Arc::clone(&done);
         self.clients.push(process.id);

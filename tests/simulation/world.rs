@@ -35,6 +35,15 @@ pub(crate) struct Outside {
     pub(crate) disks: Arc<Disks>,
 }
 
+/// How requests go.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trouble {
+    /// Of a thousand requests, how many fail.
+    pub(crate) faults: u64,
+    /// Of a hundred requests to the store of objects, how many take long to get there, and how many of their answers to come back.
+    pub(crate) slow: u64,
+}
+
 /// How a request fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -78,21 +87,20 @@ impl Process {
 pub(crate) struct SeenWorld {
     pub(crate) outside: Arc<Outside>,
     pub(crate) process: Arc<Process>,
-    /// Of a thousand requests, how many fail.
-    pub(crate) faults: u64,
+    pub(crate) trouble: Trouble,
 }
 
 impl World for SeenWorld {
     fn objects(&self, _: &Config) -> Result<Arc<dyn ObjectStore>, Failure> {
         let (inner, process) = (Arc::clone(&self.outside.objects), Arc::clone(&self.process));
-        Ok(Arc::new(SeenObjects { inner, process, faults: self.faults }))
+        Ok(Arc::new(SeenObjects { inner, process, trouble: self.trouble }))
     }
 
     fn databases(&self, _: &Arc<dyn ObjectStore>, _: &Handle) -> Arc<dyn Databases> {
         let (disks, process) = (Arc::clone(&self.outside.disks), Arc::clone(&self.process));
         // A database that does not answer ends a host, so it fails seldom.
         let (table, letters) = (Arc::clone(&self.outside.table), Arc::clone(&self.outside.letters));
-        Arc::new(SeenDisks { disks, table, letters, process, faults: self.faults / 20 })
+        Arc::new(SeenDisks { disks, table, letters, process, faults: self.trouble.faults / 20 })
     }
 
     fn log(&self, _: &Config, _: Instant) -> Result<LogSource, Failure> {
@@ -109,7 +117,7 @@ impl World for SeenWorld {
     fn sink(&self, _: &Config, _: &Arc<[Declared]>, _: &Handle, _: Instant) -> Result<Box<dyn Sink>, Failure> {
         self.process.wait_a_moment();
         dead(&self.process)?;
-        Ok(Box::new(Connection::new(&self.outside.table, &self.outside.disks, &self.process, self.faults)))
+        Ok(Box::new(Connection::new(&self.outside.table, &self.outside.disks, &self.process, self.trouble.faults)))
     }
 
     fn letters(&self, _: &Config, _: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure> {

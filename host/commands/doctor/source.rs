@@ -10,7 +10,7 @@ use crate::commands::doctor::Options;
 use crate::commands::doctor::state::LaneState;
 use crate::config::{self, Config, KafkaSource, Ordering, Source};
 use crate::deployment::same_topic;
-use crate::event_time::plausible;
+use crate::event_time::{FAR_AHEAD_MS, plausible};
 use crate::failure::{Check, Exit, Failure};
 use crate::plugin::{Instance, Plugin};
 use crate::position::{Offset, Partition};
@@ -276,9 +276,10 @@ fn sampled(config: &Config, plugin: &Arc<Plugin>, source: &LogSource) -> Vec<Che
     if records.is_empty() {
         return Vec::new();
     }
-    let keys = judge_keys(config.source.ordering(), &records, &events(plugin, &records));
+    let keys = judge_keys(config.source.ordering(), &records, &events(&plugin.of_trial(&records), &records));
     let mut checks = sample::examine(config, plugin, &records);
     checks.extend(judge_timestamps(&records));
+    checks.extend(judge_far_ahead(&records, clock::now_ms()));
     checks.push(keys);
     checks
 }
@@ -296,7 +297,8 @@ fn judge_timestamps(records: &Records) -> Option<Check> {
     Some(Check::warning("timestamps", detail).of(Symptom::TimestampsImplausible))
 }
 
-/// Returns partition and key of each event that the plugin maps the records to; failures yield none.
+/// Returns partition and key of each event that the plugin maps the records to; failures yield none, and so does the rest of a trial that
+/// costs too much.
 fn events(plugin: &Plugin, records: &Records) -> Vec<(u32, Vec<u8>)> {
     let map = |range: std::ops::Range<usize>| {
         let events = Instance::new(plugin).and_then(|mut instance| instance.map(records, range.clone())).ok()?;
@@ -305,6 +307,21 @@ fn events(plugin: &Plugin, records: &Records) -> Vec<(u32, Vec<u8>)> {
     };
     let one_by_one = || (0..records.len()).filter_map(|row| map(row..row + 1)).flatten().collect();
     map(0..records.len()).unwrap_or_else(one_by_one)
+}
+
+fn judge_far_ahead(records: &Records, now_ms: i64) -> Option<Check> {
+    let far = now_ms.saturating_add(FAR_AHEAD_MS);
+    let is_far = |time: &i64| *time > far && plausible(*time).is_ok();
+    let row = records.append_times.iter().position(is_far)?;
+    let detail = format!(
+        "{} of {} sampled records: partition {}, offset {}: {}",
+        records.append_times.iter().filter(|time| is_far(time)).count(),
+        records.len(),
+        records.partitions[row],
+        records.offsets[row],
+        iso(records.append_times[row])
+    );
+    Some(Check::warning("timestamps", detail).of(Symptom::TimestampsFarAhead))
 }
 
 fn judge_keys(ordering: Ordering, records: &Records, events: &[(u32, Vec<u8>)]) -> Check {
@@ -424,6 +441,15 @@ mod tests {
         assert_eq!(check.symptom, Some(Symptom::TimestampsImplausible));
         assert!(check.detail.starts_with("1 of 2 sampled records: partition 0, offset 0: "), "{}", check.detail);
         assert_eq!(judge_timestamps(&log_of_two()), None);
+    }
+
+    #[test]
+    fn timestamps_far_ahead_of_the_clock_are_warned_of() {
+        let records = log_of_two();
+        assert_eq!(judge_far_ahead(&records, -FAR_AHEAD_MS), None);
+        let check = judge_far_ahead(&records, -FAR_AHEAD_MS - 1).expect("both are");
+        assert_eq!(check.symptom, Some(Symptom::TimestampsFarAhead));
+        assert_eq!(check.detail, "2 of 2 sampled records: partition 0, offset 0: 1970-01-01T00:00:00.000Z");
     }
 
     fn log_of_two() -> Records {

@@ -78,6 +78,14 @@ fn a_path_that_would_be_another_one_is_refused() {
         &SMALLEST.replace("url = \"state\"", "url = \"~/state\""),
         "line 8: state.url: \"~/state\" would be a folder named ~, since only shells know ~; write the whole path",
     );
+    for (path, home) in [("file://~/state", "~"), ("file:~/state", "~"), ("~root/state", "~root"), ("~", "~")] {
+        refused(
+            &SMALLEST.replace("url = \"state\"", &format!("url = {path:?}")),
+            &format!(
+                "line 8: state.url: {path:?} would be a folder named {home}, since only shells know ~; write the whole path"
+            ),
+        );
+    }
     refused(
         &SMALLEST.replace("url = \"state\"", "url = \"file:///x/s#1\""),
         "line 8: state.url: \"file:///x/s#1\" has a # or ?, which ends the path of a URL; write %23 or %3F, or the path without file://",

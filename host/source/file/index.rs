@@ -9,8 +9,8 @@ use crate::config;
 use crate::event_time::Cell;
 use crate::failure::Failure;
 use crate::position::{LastRecord, Offset, Partition, fingerprint};
-use crate::record::Records;
 use crate::record::bounded::MOST_BYTES;
+use crate::record::{RecordRef, Records};
 use crate::source::Start;
 use crate::source::file::lines::{Cursor, Lines};
 
@@ -20,7 +20,7 @@ pub(super) const BLOCK_LINES: usize = 4096;
 const BLOCK_BYTES: usize = 4 << 20;
 
 /// Bytes of a line: those of the largest record that is handed on whole, in base64, and then some.
-const MOST_LINE_BYTES: usize = 4 * MOST_BYTES;
+pub(super) const MOST_LINE_BYTES: usize = 4 * MOST_BYTES;
 
 /// A file that was read once: it is of its format, and where its partitions are in it is known.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub(super) struct Extent {
     pub(super) blocks: Vec<usize>,
 }
 
-/// Reads the file once. Standard input (`-`) is spooled to a temporary file.
+/// Reads the file once. Standard input (`-`) is first copied to a temporary file.
 pub fn inspect(config: &config::FileSource) -> Result<Index, Failure> {
     let lines = Lines::new(config)?;
     let file = open_file(config).map_err(|e| lines.unreadable(&e))?;
@@ -194,9 +194,7 @@ impl Index {
         let (first, end) = extent.map_or((Offset(0), Offset(0)), |e| (e.first, e.last.next()));
         let next = start.next.unwrap_or(first);
         if next > end {
-            return Err(Failure::state(format!(
-                "{name}, partition {partition}: the state goes on at offset {next}, but the file ends at {end}: {ANOTHER_FILE}"
-            )));
+            return Err(too_short(name, partition, next, end));
         }
         if next < first {
             return Err(Failure::state(format!(
@@ -217,30 +215,46 @@ impl Index {
         let row = match records.offsets.binary_search(&last.offset.0) {
             Ok(row) => row,
             Err(_) if last.digest.is_none() => return Ok(()),
-            Err(_) => return Err(self.changed(partition, last.offset)),
+            Err(_) => return Err(changed(&self.lines.name, partition, last.offset)),
         };
-        let (record, name, offset) = (records.get(row), &self.lines.name, last.offset);
-        if Cell::from_cell(record.append_time) != last.timestamp
-            || fingerprint(record.key, record.payload) != last.fingerprint
-        {
-            return Err(Failure::state(format!(
-                "{name}, partition {partition}: the record at offset {offset} is not the one that the state was built from: {ANOTHER_FILE}"
-            )));
-        }
-        if last.digest.is_some_and(|digest| records.digests.get(row) != Some(&digest)) {
-            return Err(self.changed(partition, last.offset));
-        }
-        Ok(())
+        last_is(&self.lines.name, last, &records.get(row), records.digests.get(row).copied())
     }
+}
 
-    fn changed(&self, partition: Partition, last: Offset) -> Failure {
-        Failure::state(format!(
-            "{}, partition {partition}: the records up to offset {last} are not those that the state was built from: at least one was changed, \
-             added or removed since; ways out: put the file back as it was, with new records only at its end, or fold the changed file from its \
-             beginning with a state of its own (another state.url, or `keyfold run --fresh` while you develop)",
-            self.lines.name
-        ))
+/// Refuses a record that is not the one at which the state was kept, or that comes after other records than that did (D9, D36).
+pub(super) fn last_is(
+    name: &str,
+    last: &LastRecord,
+    record: &RecordRef<'_>,
+    digest: Option<u64>,
+) -> Result<(), Failure> {
+    let (partition, offset) = (Partition(record.partition), last.offset);
+    if Cell::from_cell(record.append_time) != last.timestamp
+        || fingerprint(record.key, record.payload) != last.fingerprint
+    {
+        return Err(Failure::state(format!(
+            "{name}, partition {partition}: the record at offset {offset} is not the one that the state was built from: {ANOTHER_FILE}"
+        )));
     }
+    if last.digest.is_some() && last.digest != digest {
+        return Err(changed(name, partition, offset));
+    }
+    Ok(())
+}
+
+fn changed(name: &str, partition: Partition, last: Offset) -> Failure {
+    Failure::state(format!(
+        "{name}, partition {partition}: the records up to offset {last} are not those that the state was built from: at least one was changed, \
+         added or removed since; ways out: put the file back as it was, with new records only at its end, or fold the changed file from its \
+         beginning with a state of its own (another state.url, or `keyfold run --fresh` while you develop)"
+    ))
+}
+
+/// Refuses a file that ends before what the state goes on at.
+pub(super) fn too_short(name: &str, partition: Partition, next: Offset, end: Offset) -> Failure {
+    Failure::state(format!(
+        "{name}, partition {partition}: the state goes on at offset {next}, but the file ends at {end}: {ANOTHER_FILE}"
+    ))
 }
 
 pub(super) const ANOTHER_FILE: &str = "it is another file, or was cut; ways out: point source.file.path at the file that the state was built from, or \

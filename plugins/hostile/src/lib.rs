@@ -49,7 +49,7 @@
 //! | `empty-items` | on every event, appends `units` times a thousand empty items, then emits the plain row |
 //! | `chatter` | on every event, logs `units` KiB of text at level info, then emits the plain row |
 //!
-//! `at` says where `trap`, `loop`, `grow`, `recurse` and `burn` fail: in `map`, in `fold`, or in `timer`. In the last case, the target emits its plain row,
+//! `at` says where `trap`, `loop`, `grow`, `recurse` and `burn` fail: in `map`, in `fold`, in `timer`, or, for every state, in `migrate`. With `timer`, the target emits its plain row,
 //! puts, appends and sets a timer for its time + 10 s, and the firing fails.
 //!
 //! `state`: an event adds 1 to count and v to sum, appends v as a string, and sets the timer to its time + 20 s. If v mod 5 = 0 (by

@@ -60,6 +60,8 @@ pub enum At {
     Fold,
     /// In `on-timer`.
     Timer,
+    /// In `migrate`, with every state.
+    Migrate,
 }
 
 /// The configuration.
@@ -286,6 +288,7 @@ impl Mapper for Hostile {
         first(version)?;
         let Counts { count, sum } = Counts::read_first(old)?;
         assert!(self.config.unmigratable != Some(sum), "a sum of {sum} is not migrated");
+        self.strike(At::Migrate, self.config.n);
         new.put(&Counts { count: count + 1000, sum });
         Ok(())
     }
