@@ -75,6 +75,9 @@ pub struct Deployment {
     pub reason: Option<String>,
     /// When, ms by the clock of whoever did.
     pub ordered_ms: i64,
+    /// Whether a start ordered it, because the configuration file says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_file: bool,
 }
 
 /// What became of a deployment.
@@ -150,7 +153,14 @@ impl Deployment {
             by: author.by.clone(),
             reason: author.reason.clone(),
             ordered_ms: clock::now_ms(),
+            from_file: false,
         }
+    }
+
+    /// The same, ordered by a start, because the configuration file says so.
+    #[must_use]
+    pub fn from_file(self) -> Deployment {
+        Deployment { from_file: true, ..self }
     }
 }
 

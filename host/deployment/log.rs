@@ -24,6 +24,8 @@ use crate::record::iso;
 const FORMAT: u32 = 1;
 /// Where the topic's id is.
 const TOPIC: &str = "log/topic.json";
+/// What the configuration file of the last start said.
+const CONFIGURED: &str = "log/configured.json";
 /// Attempts to find a T that no lane has reserved.
 const ATTEMPTS: u32 = 12;
 
@@ -40,6 +42,20 @@ struct Identity {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct KnownTopic {
     id: TopicId,
+}
+
+/// What the configuration file of a start said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Configured {
+    #[serde(flatten)]
+    settings: Settings,
+    /// How many deployments there were then; in files from before it was kept, more than there are.
+    #[serde(default = "all")]
+    deployments: u64,
+}
+
+fn all() -> u64 {
+    u64::MAX
 }
 
 /// How far a host may have folded a lane.
@@ -75,14 +91,25 @@ impl PipelineLog {
     pub fn standing(&self, config: &Config, plugin: &Digest) -> Result<Standing, Failure> {
         self.check_identity(config)?;
         self.check_journal()?;
-        let Some((n, in_force)) = self.in_force()? else { return Ok(Standing::First) };
+        let all = self.deployments()?;
+        let Some(in_force) = protocol::in_force(&all) else { return Ok(Standing::First) };
         let configured = Settings::of(config, plugin);
-        let differences = in_force.settings.differences(&configured);
+        let differences = in_force.deployment.settings.differences(&configured);
         if differences.is_empty() {
-            return Ok(Standing::Same(n));
+            return Ok(Standing::Same(in_force.n));
         }
-        let last: Option<Settings> = self.read("log/configured.json")?;
-        Ok(if last.as_ref() == Some(&configured) { Standing::Superseded(n) } else { Standing::Changed(differences) })
+        let is_older = self.last_file(&all)?.as_ref() == Some(&configured);
+        Ok(if is_older { Standing::Superseded(in_force.n) } else { Standing::Changed(differences) })
+    }
+
+    /// What the configuration file of the last start said. A start that deployed it may have been killed before it could remember that.
+    fn last_file(&self, all: &[Entry]) -> Result<Option<Settings>, Failure> {
+        let remembered: Option<Configured> = self.read(CONFIGURED)?;
+        let known = remembered.as_ref().map_or(0, |configured| configured.deployments);
+        let is_newer =
+            |entry: &&Entry| entry.n >= known && entry.deployment.from_file && entry.outcome != Outcome::Voided;
+        let deployed = all.iter().rev().find(is_newer).map(|entry| entry.deployment.settings.clone());
+        Ok(deployed.or(remembered.map(|configured| configured.settings)))
     }
 
     /// Refuses checkpoints that have no journal. Changes nothing.
@@ -130,13 +157,15 @@ impl PipelineLog {
         self.put_once("log/pipeline.json", json(&identity(config)))?;
         self.keep_plugin(plugin)?;
         let settings = Settings::of(config, &plugin.digest);
-        self.put_once(&deployment_path(0), json(&Deployment::of(settings, plugin, 0, &Author::default())))?;
+        let first = Deployment::of(settings, plugin, 0, &Author::default()).from_file();
+        self.put_once(&deployment_path(0), json(&first))?;
         Ok(())
     }
 
     /// Remembers what the configuration file says, so that a later start can tell a changed file from an older one.
     pub fn remember(&self, config: &Config, plugin: &Digest) -> Result<(), Failure> {
-        self.put("log/configured.json", json(&Settings::of(config, plugin)))
+        let deployments = self.deployments()?.last().map_or(0, |last| last.n + 1);
+        self.put(CONFIGURED, json(&Configured { settings: Settings::of(config, plugin), deployments }))
     }
 
     // ---- deployments
@@ -459,6 +488,63 @@ mod tests {
             let failure = append_time(ms).expect_err("no record has it");
             assert!(failure.exit == Exit::Config && failure.message.contains(&ms.to_string()), "{failure}");
         }
+    }
+
+    /// The settings of a file with this configuration of its plugin.
+    fn file(mark: &str) -> Config {
+        let text = format!(
+            "name = \"p\"\n[source.file]\npath = \"l\"\n[plugin]\ncomponent = \"p.wasm\"\nconfig = {{ mark = {mark:?} }}\n[state]\nurl = \"s\"\n\
+             [sink.discard]\n"
+        );
+        Config::from_toml(&text, "/".as_ref(), std::iter::empty()).expect("it is valid")
+    }
+
+    #[test]
+    fn a_file_that_a_killed_start_deployed_is_no_changed_file_later() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it starts");
+        let objects = Arc::new(object_store::memory::InMemory::new());
+        let log = PipelineLog::new(objects, runtime.handle().clone());
+        let digest = Digest("d".into());
+        let put = |n: u64, mark: &str, from_file: bool| {
+            let settings = Settings::of(&file(mark), &digest);
+            let (t, plugin) = ((n > 0).then(|| i64::try_from(n).expect("few")), "p 1".to_owned());
+            let (probation_ms, state_version, encodings, by, reason, ordered_ms) = (0, 1, None, None, None, 0);
+            let deployment = Deployment {
+                t,
+                probation_ms,
+                settings,
+                plugin,
+                state_version,
+                encodings,
+                by,
+                reason,
+                ordered_ms,
+                from_file,
+            };
+            log.put(&deployment_path(n), json(&deployment)).expect("memory takes it");
+        };
+        let standing = |mark: &str| log.standing(&file(mark), &digest).expect("it can be read");
+        let is_changed = |mark: &str| matches!(standing(mark), Standing::Changed(_));
+        // The first start is killed before it remembers its file, and a client deploys something else.
+        put(0, "a", true);
+        put(1, "b", false);
+        assert_eq!(standing("a"), Standing::Superseded(1));
+        assert!(is_changed("c"));
+        // A start with a changed file is killed after it has deployed it, and again a client deploys something else.
+        log.remember(&file("a"), &digest).expect("memory takes it");
+        put(2, "c", true);
+        put(3, "b", false);
+        assert_eq!(standing("c"), Standing::Superseded(3));
+        assert!(is_changed("a"), "the file is changed back");
+        // What a client deploys first and the file says later is no start's.
+        log.remember(&file("b"), &digest).expect("memory takes it");
+        put(4, "d", false);
+        assert_eq!(standing("b"), Standing::Superseded(4));
+        assert!(is_changed("a") && is_changed("c"));
+        // A file that an earlier version remembered is believed.
+        log.put(CONFIGURED, json(&Settings::of(&file("a"), &digest))).expect("memory takes it");
+        assert_eq!(standing("a"), Standing::Superseded(4));
+        assert!(is_changed("c"));
     }
 
     #[test]

@@ -111,10 +111,11 @@ impl Host<'_> {
         descriptors::ensure(outside.source.lanes(config).len())?;
         board.enter(Phase::Starting("opening lanes"));
         log.begin(config, plugin)?;
+        let standing = began(config, &log, plugin, standing)?;
         let loader = Arc::new(Loader::of(sandbox, config, log.clone()));
         let configured = |n| Logic { n, plugin: Arc::clone(plugin), time: config.time };
         match standing {
-            Standing::First => loader.keep(configured(0)),
+            Standing::First => return Err(Failure::unexpected("the pipeline has begun without a deployment")),
             Standing::Same(n) => loader.keep(configured(n)),
             Standing::Superseded(n) => warn_of_older_file(n),
             Standing::Changed(_) => order::at_start(config, &store, plugin)?,
@@ -154,6 +155,16 @@ impl Host<'_> {
             outside = Outside::open(world, config, tables, runtime, clock::instant() + config.run.startup_timeout)?;
         }
     }
+}
+
+/// How the configuration stands to what is in force once the pipeline has begun: another host may have begun it just before, with another one.
+fn began(config: &Config, log: &PipelineLog, plugin: &Plugin, before: Standing) -> Result<Standing, Failure> {
+    if before != Standing::First {
+        return Ok(before);
+    }
+    let standing = log.standing(config, &plugin.digest)?;
+    order::allow(config, &standing)?;
+    Ok(standing)
 }
 
 fn serve_admin(

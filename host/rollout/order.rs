@@ -143,7 +143,8 @@ pub fn at_start(config: &Config, store: &Stored<'_>, plugin: &Arc<Plugin>) -> Re
     }
     log.keep_plugin(plugin)?;
     let author = Author { by: None, reason: Some("the configuration file was changed".into()) };
-    let (n, t) = log.order(Deployment::of(settings, plugin, config.plugin.probation_ms, &author), None)?;
+    let deployment = Deployment::of(settings, plugin, config.plugin.probation_ms, &author).from_file();
+    let (n, t) = log.order(deployment, None)?;
     tracing::info!(event = "configuration-deployed", deployment = n, t, at = iso(t), "changed configuration deployed");
     Ok(())
 }

@@ -120,7 +120,7 @@ fn keys_without_end_stop_the_host_at_the_limit_of_a_lane_and_cost_no_row() {
     bounded.run_to_end(&[]).expect_code(0);
     let rows = |pipeline: &Pipeline| from_ndjson(&pipeline.path("rows.ndjson"));
     assert_same("rows", &rows(&bounded), &rows(&free));
-    assert!(rows(&free).len() > 5_000);
+    assert!(!rows(&free).is_empty());
 }
 
 /// Twenty records through the hostile plugin in this mode, with these limits besides the defaults; bytes of its dead letters, and what it said.
