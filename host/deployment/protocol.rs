@@ -351,15 +351,14 @@ impl View {
         let current = entry(store, in_force)?;
         let end = current.as_ref().and_then(probation_end);
         let probation = end.map(|end| Probation { n: in_force, end });
-        // It may have been withdrawn since the lane's state was read: that is undone only by opening the lane again (I10).
-        let is_withdrawn = current.is_some_and(|entry| entry.outcome == Outcome::Withdrawn);
-        let is_withdrawn = is_withdrawn && !plants(Planted::VerdictReadTwice);
-        let rewind = is_withdrawn.then_some(Rewind::Withdrawn(in_force));
-        let mut view = View { reserved, next: in_force + 1, ahead: VecDeque::new(), probation, rewind, written };
+        let mut view = View { reserved, next: in_force + 1, ahead: VecDeque::new(), probation, rewind: None, written };
         let learned = view.learn(store)?;
-        for &n in &view.written {
+        // Each of these may have been withdrawn since the lane's state was read: that is undone only by opening the lane again (I10).
+        let in_state = Some(in_force).filter(|_| !plants(Planted::VerdictReadTwice));
+        let others = view.written.iter().copied().filter(|n| *n != in_force && !plants(Planted::RowsOutliveWithdrawal));
+        for n in in_state.into_iter().chain(others) {
             if matches!(store.verdict(n)?, Some(Verdict::Withdrawn(_))) {
-                view.rewind = view.rewind.or(withdrawn_rows(n));
+                view.rewind = view.rewind.or(Some(Rewind::Withdrawn(n)));
             }
         }
         Ok((view, learned))
@@ -466,8 +465,8 @@ impl View {
             match verdict {
                 Some(Verdict::Withdrawn(_)) if plants(Planted::WithdrawnStaysAhead) => at += 1,
                 Some(Verdict::Withdrawn(_)) => {
-                    if self.written.contains(&ahead.n) {
-                        self.rewind = withdrawn_rows(ahead.n);
+                    if self.written.contains(&ahead.n) && !plants(Planted::RowsOutliveWithdrawal) {
+                        self.rewind = Some(Rewind::Withdrawn(ahead.n));
                     }
                     self.ahead.remove(at);
                 }
@@ -491,11 +490,6 @@ impl View {
         self.probation = None;
         Ok(withdrawn)
     }
-}
-
-/// Why a lane must rewind that finds a deployment withdrawn whose rows are in the sink.
-fn withdrawn_rows(n: u64) -> Option<Rewind> {
-    if plants(Planted::RowsOutliveWithdrawal) { None } else { Some(Rewind::Withdrawn(n)) }
 }
 
 /// Makes a lane's reservation this holder's: as far as any host before it reserved. It is written before the former ones are released.

@@ -77,6 +77,11 @@ impl Disks {
         Checkpoint::decode(&bytes).ok()
     }
 
+    /// How many databases were opened so far.
+    pub(crate) fn openings(&self) -> usize {
+        locked(&self.openings).len()
+    }
+
     /// Notes that a process has opened a database.
     fn opened(&self, path: &str, process: &Process) {
         locked(&self.openings).push((path.to_owned(), process.id));

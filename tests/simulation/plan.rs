@@ -55,6 +55,8 @@ pub(crate) enum Then {
     Withdraw,
     /// It is kept.
     Keep,
+    /// The host is killed, and it is withdrawn while the next one opens its lanes.
+    WithdrawAtRestart,
 }
 
 /// The marks of deployments.
@@ -72,8 +74,9 @@ pub(crate) fn plan(seed: u64) -> Plan {
     let partitions = 1 + random.below(3);
     let length = ms(10_000 + random.below(30_000));
     let modes = [Mode::State, Mode::Timers, Mode::Mark, Mode::Mark, Mode::Mark, Mode::Mark, Mode::TimerNow, Mode::Trap];
-    let weather = *random.pick(&[Weather::Mixed, Weather::Mixed, Weather::Swaps, Weather::Rivals]);
-    let mode = if weather == Weather::Swaps { Mode::Mark } else { *random.pick(&modes) };
+    let weather = *random.pick(&[Weather::Mixed, Weather::Mixed, Weather::Swaps, Weather::Rivals, Weather::Restarts]);
+    let of_deployments = matches!(weather, Weather::Swaps | Weather::Restarts);
+    let mode = if of_deployments { Mode::Mark } else { *random.pick(&modes) };
     let time = Time {
         out_of_orderness_ms: [0, 500, 3_000][usize::try_from(random.below(3)).expect("an index")],
         late: *random.pick(&[Late::Drop, Late::Process]),
@@ -163,16 +166,22 @@ enum Weather {
     Swaps,
     /// Hosts take over from each other.
     Rivals,
+    /// Each deployment is in force for a while, and withdrawn while a host starts.
+    Restarts,
 }
 
 fn happenings(random: &mut Random, length: Duration, mode: Mode, weather: Weather) -> Vec<(Duration, Happening)> {
     let mut all = Vec::new();
     let length_ms = u64::try_from(length.as_millis()).expect("short");
-    let most = if weather == Weather::Mixed { 8 } else { 12 };
+    let most = match weather {
+        Weather::Mixed => 8,
+        Weather::Swaps | Weather::Rivals => 12,
+        Weather::Restarts => 3,
+    };
     for _ in 0..random.below(most) {
         let kind = match weather {
             Weather::Mixed => random.below(12),
-            Weather::Swaps => random.below(6),
+            Weather::Swaps | Weather::Restarts => random.below(6),
             Weather::Rivals => 6 + random.below(6),
         };
         let happening = match kind {
@@ -181,11 +190,16 @@ fn happenings(random: &mut Random, length: Duration, mode: Mode, weather: Weathe
             6 | 7 => Happening::Freeze { thaws: ms(200 + random.below(6_000)) },
             8 => Happening::Rival,
             9 => Happening::Clock(random.between(-20_000, 20_000)),
-            _ => Happening::SlowRival { freezes: ms(random.below(700)), thaws: ms(200 + random.below(4_000)) },
+            _ => {
+                let most = *random.pick(&[40, 150, 700]);
+                Happening::SlowRival { freezes: ms(random.below(most)), thaws: ms(200 + random.below(4_000)) }
+            }
         };
         all.push((ms(random.below(length_ms + 4_000)), happening));
     }
-    if mode == Mode::Mark {
+    if weather == Weather::Restarts {
+        restarts(random, length_ms, &mut all);
+    } else if mode == Mode::Mark {
         deployments(random, length_ms, weather == Weather::Swaps, &mut all);
     }
     all.sort_by_key(|(at, _)| *at);
@@ -200,8 +214,12 @@ fn deployments(random: &mut Random, length_ms: u64, close: bool, all: &mut Vec<(
         let probation_ms = if random.chance(70) { random.between(300, 9_000) } else { 0 };
         let then = (probation_ms > 0 && random.chance(70)).then(|| {
             let most = u64::try_from(probation_ms).expect("positive") + 1_000;
-            let most = if random.chance(30) { most } else { 1_200 };
-            (ms(random.below(most)), if random.chance(70) { Then::Withdraw } else { Then::Keep })
+            let soon = if random.chance(30) { most } else { 1_200 };
+            match random.below(10) {
+                0..2 => (ms(random.below(soon)), Then::Keep),
+                2..5 => (ms(300 + random.below(most)), Then::WithdrawAtRestart),
+                _ => (ms(random.below(soon)), Then::Withdraw),
+            }
         });
         let after_ms = match random.below(4) {
             0 => None,
@@ -212,6 +230,17 @@ fn deployments(random: &mut Random, length_ms: u64, close: bool, all: &mut Vec<(
         all.push((ms(at), Happening::Deploy { mark, after_ms, probation_ms, then }));
         let most = if close || random.chance(30) { 2_000 } else { length_ms / 3 };
         at += random.below(most);
+    }
+}
+
+/// Deployments, each of which is in force and on probation when it is withdrawn.
+fn restarts(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happening)>) {
+    let mut at = 500 + random.below(3_000);
+    while at < length_ms {
+        let (mark, after) = (*random.pick(&MARKS), 2_000 + random.below(4_000));
+        let then = Some((ms(after), Then::WithdrawAtRestart));
+        all.push((ms(at), Happening::Deploy { mark, after_ms: None, probation_ms: 20_000, then }));
+        at += after + 1_000 + random.below(6_000);
     }
 }
 

@@ -45,6 +45,10 @@ pub(crate) struct Outcome {
     pub(crate) figures: Figures,
 }
 
+/// The pause between two looks at whether a host opens its lanes, and how many there are.
+const LOOK: Duration = Duration::from_millis(1);
+const MOST_LOOKS: u32 = 3_000;
+
 /// What simulations had in them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
@@ -152,16 +156,25 @@ struct Simulation {
     ahead_ms: i64,
     /// Processes of clients.
     clients: Vec<ProcessId>,
-    /// Deployments that are being created: their numbers, and what is decided on them when.
+    /// Deployments that are being created.
     ordered: Vec<Ordered>,
+    /// The number of the last deployment that was created on probation.
+    last_on_probation: Option<u64>,
     /// When what is decided on which deployment.
     later: Vec<(Duration, u64, Then)>,
     violations: Vec<String>,
     figures: Figures,
 }
 
-/// A deployment that is being created: its number, once it is known, and what is decided on it when.
-type Ordered = (Arc<Mutex<Option<Option<u64>>>>, Option<(Duration, Then)>);
+/// A deployment that is being created.
+struct Ordered {
+    /// Its number, once it is known, unless it was refused.
+    n: Arc<Mutex<Option<Option<u64>>>>,
+    /// What is decided on it, and when.
+    then: Option<(Duration, Then)>,
+    /// Whether it can be withdrawn.
+    on_probation: bool,
+}
 
 /// What is simulated: a seed, less what has proved not to matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -246,6 +259,7 @@ pub(crate) fn simulate(case: &Case, traces: bool) -> Outcome {
         ahead_ms: 0,
         clients: Vec::new(),
         ordered: Vec::new(),
+        last_on_probation: None,
         later: Vec::new(),
         violations: Vec::new(),
         figures: Figures::default(),
@@ -414,9 +428,13 @@ impl Simulation {
             }
             Happening::Rival => self.start(false),
             Happening::SlowRival { freezes, thaws: after } => {
+                let opened = self.outside.disks.openings();
                 self.start(false);
                 let id = self.hosts.last().map(|host| host.process.id).expect("it was started");
-                self.scheduler.pause(freezes);
+                match self.random.below(4) {
+                    0 => self.scheduler.pause(freezes),
+                    more => self.await_openings(opened + usize::try_from(more).expect("few")),
+                }
                 self.scheduler.freeze(id, true);
                 thaws.push((now + freezes + after, id));
                 self.start(false);
@@ -429,13 +447,37 @@ impl Simulation {
         }
     }
 
-    /// Lets some decisions fall while a host starts.
+    /// Lets some decisions fall while a host starts, which takes some tens of milliseconds, or seconds if requests are slow.
     fn decide_soon(&mut self) {
         let now = self.scheduler.now();
-        if self.random.chance(60) {
-            let within = Duration::from_millis(self.random.below(900));
-            self.later.iter_mut().for_each(|later| later.0 = later.0.min(now + within));
+        if self.random.chance(40) {
+            return;
         }
+        let most = *self.random.pick(&[150, 900, 5_000]);
+        let at = now + Duration::from_millis(self.random.below(most));
+        self.later.iter_mut().for_each(|later| later.0 = later.0.min(at));
+        if let Some(n) = self.last_on_probation.filter(|_| self.random.chance(70)) {
+            self.withdraw_while_lanes_open(n);
+        }
+    }
+
+    /// Withdraws a deployment while a host opens its lanes.
+    fn withdraw_while_lanes_open(&mut self, n: u64) {
+        self.figures.withdrawn += 1;
+        let disks = Arc::clone(&self.outside.disks);
+        let from = disks.openings() + 1 + usize::try_from(self.random.below(3)).expect("few");
+        let after = Duration::from_millis(self.random.below(60));
+        self.client(move |log, process| {
+            (0..MOST_LOOKS).take_while(|_| disks.openings() < from).for_each(|_| process.wait(LOOK));
+            process.wait(after);
+            let withdrawn = log.withdraw(n, &Author::default());
+            process.note(&format!("withdraws {n}: {withdrawn:?}"));
+        });
+    }
+
+    /// Waits until so many more databases were opened.
+    fn await_openings(&self, from: usize) {
+        (0..MOST_LOOKS).take_while(|_| self.outside.disks.openings() < from).for_each(|_| self.scheduler.pause(LOOK));
     }
 
     /// Lets a client do something with the deployments, as a process of its own.
@@ -473,17 +515,18 @@ impl Simulation {
             process.note(&format!("deploys {mark}: {ordered:?}"));
             ordered.ok().map(|(n, _)| n)
         });
-        self.ordered.push((done, then));
+        self.ordered.push(Ordered { n: done, then, on_probation: probation_ms > 0 });
     }
 
     /// Notes which deployments are there, and when they are decided on.
     fn look_at_deployments(&mut self) {
         let now = self.scheduler.now();
         for at in (0..self.ordered.len()).rev() {
-            let done = locked(&self.ordered[at].0).take();
+            let done = locked(&self.ordered[at].n).take();
             let Some(n) = done else { continue };
-            let (_, then) = self.ordered.remove(at);
+            let Ordered { then, on_probation, .. } = self.ordered.remove(at);
             self.figures.deployments += u64::from(n.is_some());
+            self.last_on_probation = if on_probation { self.last_on_probation.max(n) } else { self.last_on_probation };
             if let Some((n, (after, then))) = n.zip(then) {
                 self.later.push((now + after, n, then));
             }
@@ -491,11 +534,17 @@ impl Simulation {
     }
 
     fn decide(&mut self, n: u64, then: Then) {
+        if then == Then::WithdrawAtRestart {
+            self.kill_all();
+            self.outside.disks.lose_last_writes();
+            self.start(false);
+            return self.withdraw_while_lanes_open(n);
+        }
         self.figures.withdrawn += u64::from(then == Then::Withdraw);
         self.client(move |log, process| {
             let decided = match then {
-                Then::Withdraw => log.withdraw(n, &Author::default()),
                 Then::Keep => log.keep(n),
+                _ => log.withdraw(n, &Author::default()),
             };
             process.note(&format!("{then:?} {n}: {decided:?}"));
         });
