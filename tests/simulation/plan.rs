@@ -70,20 +70,24 @@ fn ms(ms: u64) -> Duration {
 /// Picks by the seed.
 pub(crate) fn plan(seed: u64) -> Plan {
     let random = &mut Random::new(seed);
-    let by_partition = random.chance(30);
-    let partitions = 1 + random.below(3);
+    let weather = *random.pick(&WEATHERS);
+    // Hosts can only differ in what they decide: the order of several partitions, and of what becomes visible late.
+    let rivals = weather == Weather::Rivals;
+    let by_partition = random.chance(if rivals { 10 } else { 30 });
+    let partitions = if rivals { 2 + random.below(2) } else { 1 + random.below(3) };
     let length = ms(10_000 + random.below(30_000));
     let modes = [Mode::State, Mode::Timers, Mode::Mark, Mode::Mark, Mode::Mark, Mode::Mark, Mode::TimerNow, Mode::Trap];
-    let weather = *random.pick(&[Weather::Mixed, Weather::Mixed, Weather::Swaps, Weather::Rivals, Weather::Restarts]);
-    let of_deployments = matches!(weather, Weather::Swaps | Weather::Restarts);
+    let of_deployments = matches!(weather, Weather::Swaps | Weather::Restarts | Weather::Races);
     let mode = if of_deployments { Mode::Mark } else { *random.pick(&modes) };
     let time = Time {
-        out_of_orderness_ms: [0, 500, 3_000][usize::try_from(random.below(3)).expect("an index")],
-        late: *random.pick(&[Late::Drop, Late::Process]),
+        // Rivals write other rows if what is late in one order is not in another.
+        out_of_orderness_ms: if rivals { 0 } else { *random.pick(&[0, 500, 3_000]) },
+        late: if rivals { Late::Drop } else { *random.pick(&[Late::Drop, Late::Process]) },
         idle_timeout_ms: random.chance(40).then(|| random.between(500, 5_000)),
         ..Time::default()
     };
-    let topic = log(random, usize::try_from(partitions).expect("a few"), by_partition, length);
+    let slow: &[u64] = if weather == Weather::Races { &[5, 15] } else { &[0, 0, 1, 10, 30] };
+    let topic = log(random, (usize::try_from(partitions).expect("a few"), by_partition), length, rivals);
     Plan {
         topic,
         by_partition,
@@ -91,18 +95,18 @@ pub(crate) fn plan(seed: u64) -> Plan {
         time,
         clock_skew_ms: random.between(0, 600),
         length,
-        trouble: Trouble { faults: *random.pick(&[0, 5, 40, 150]), slow: *random.pick(&[0, 0, 1, 10, 30]) },
+        trouble: Trouble { faults: *random.pick(&[0, 5, 40, 150]), slow: *random.pick(slow) },
         happenings: happenings(random, length, mode, weather),
     }
 }
 
-fn log(random: &mut Random, partitions: usize, by_partition: bool, length: Duration) -> Topic {
+fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: Duration, often_late: bool) -> Topic {
     let mut records: Vec<Vec<Appended>> = vec![Vec::new(); partitions];
     let skews: Vec<i64> = (0..partitions).map(|_| random.between(-900, 100)).collect();
-    let uses_transactions = random.chance(30);
-    let busiest = random.chance(40);
+    let uses_transactions = random.chance(if often_late { 80 } else { 30 });
+    let busiest = !often_late && random.chance(40);
     let keys = 1 + random.below(12);
-    let pace = 1 + random.below(250);
+    let pace = 1 + random.below(if often_late { 60 } else { 250 });
     let mut now = ms(random.below(3_000));
     while now < length {
         let at = if busiest && random.chance(90) { 0 } else { random.below(partitions as u64) };
@@ -157,6 +161,17 @@ fn payload(random: &mut Random, key: &str, now_ms: i64) -> Vec<u8> {
     one.to_string().into_bytes()
 }
 
+/// The weather of seeds; some of it is more frequent.
+const WEATHERS: [Weather; 7] = [
+    Weather::Mixed,
+    Weather::Mixed,
+    Weather::Swaps,
+    Weather::Rivals,
+    Weather::Rivals,
+    Weather::Restarts,
+    Weather::Races,
+];
+
 /// What most happens to the hosts of a seed: each seed has little of some kinds and much of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Weather {
@@ -168,6 +183,8 @@ enum Weather {
     Rivals,
     /// Each deployment is in force for a while, and withdrawn while a host starts.
     Restarts,
+    /// Deployments are created as early as possible, and requests are slow.
+    Races,
 }
 
 fn happenings(random: &mut Random, length: Duration, mode: Mode, weather: Weather) -> Vec<(Duration, Happening)> {
@@ -176,12 +193,13 @@ fn happenings(random: &mut Random, length: Duration, mode: Mode, weather: Weathe
     let most = match weather {
         Weather::Mixed => 8,
         Weather::Swaps | Weather::Rivals => 12,
-        Weather::Restarts => 3,
+        Weather::Restarts | Weather::Races => 3,
     };
-    for _ in 0..random.below(most) {
+    let least = if weather == Weather::Rivals { 4 } else { 0 };
+    for _ in 0..least + random.below(most) {
         let kind = match weather {
             Weather::Mixed => random.below(12),
-            Weather::Swaps | Weather::Restarts => random.below(6),
+            Weather::Swaps | Weather::Restarts | Weather::Races => random.below(6),
             Weather::Rivals => 6 + random.below(6),
         };
         let happening = match kind {
@@ -200,7 +218,7 @@ fn happenings(random: &mut Random, length: Duration, mode: Mode, weather: Weathe
     if weather == Weather::Restarts {
         restarts(random, length_ms, &mut all);
     } else if mode == Mode::Mark {
-        deployments(random, length_ms, weather == Weather::Swaps, &mut all);
+        deployments(random, length_ms, matches!(weather, Weather::Swaps | Weather::Races), &mut all);
     }
     all.sort_by_key(|(at, _)| *at);
     all
