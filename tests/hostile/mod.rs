@@ -13,6 +13,8 @@
 //! | 200 MB of refusal, names of 50 MB, 20,000 tables | `plugin::texts_of_a_plugin_are_cut_however_long_they_are` | refused in 64 KiB, 600 MiB | 84 MiB, 7 s |
 //! | a schema that doubles, ReDoS, a schema on another machine (the last two failed) | `plugin::a_schema_costs_the_host_little_and_reaches_no_other_machine` | refused, 600 MiB, no connection | 58 MiB, 4 s |
 //! | SQL in names of tables and columns (failed) | `plugin::names_of_tables_and_columns_are_no_sql` | all rows in the named table | |
+//! | CQL in names of keyspaces, tables and columns (failed) | `plugin::names_that_are_no_names_of_cql_are_refused_before_a_database_is_asked` | no database is asked, 600 MiB | 40 MiB |
+//! | the same on a real database, in names that CQL can have | `injected::names_of_a_plugin_and_of_the_configuration_are_no_cql`, `injected::keyspaces_are_no_cql`, `injected::names_that_the_host_refuses_without_asking_are_refused_by_the_database_too` (in `tests/services`) | all rows under these names, nothing else changes | |
 //! | a table of the host itself | `plugin::tables_of_the_host_itself_are_not_a_plugins` | refused | |
 //! | a table that the operator did not allow | `refusals::a_plugin_that_writes_another_table_than_the_operator_allows_is_refused_at_the_start_and_before_t` | refused | |
 //! | output of a trial | `contract::a_trial_ends_before_its_outputs_fill_the_memory_of_the_host` | bytes of a trial | |
