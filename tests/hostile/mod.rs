@@ -25,6 +25,8 @@
 //! | 20 MB of log lines from 20 records | `record::lines_that_a_plugin_logs_are_cut` | 512 KiB of logs | 73 MiB, 1 s |
 //! | 80,000 keys prepared for the seed of an earlier version | `record::eighty_thousand_prepared_keys_are_folded_as_any_others`, and a unit test of `state` | all rows, 1,000 MiB | 107 MiB, 3 s |
 //! | text that speaks to a terminal or forges a line | `record::text_of_records_and_people_never_speaks_to_the_terminal`, `configuration::a_configuration_is_refused_and_not_obeyed_when_it_speaks_to_the_terminal` | no such character in any output | |
+//! | the same in what commands print, for people and for programs | `spoken::what_a_run_and_a_replay_say_of_a_record_is_text_in_every_format`, `spoken::what_commands_say_of_dead_letters_and_state_is_text_in_every_format`, `spoken::what_a_deployment_says_of_a_plugin_and_of_people_is_text_in_every_format`, `spoken::what_an_author_s_commands_say_of_a_plugin_is_text_in_every_format` | no such character, and the same document, 600 MiB | 81 MiB |
+//! | the same in answers, probes and metrics, and labels in names | `spoken::what_a_host_answers_is_escaped_in_documents_probes_and_metrics` | no such character, and no other sample, 600 MiB | 79 MiB |
 //! | 2,000 half-open connections at 1,024 files | `client::connections_that_never_finish_their_request_stop_neither_folding_nor_probes` | records are folded, probes answer, 600 MiB | 59 MiB |
 //! | 2,000 half-open connections at the admin API, then at the probes' own address | `probes::a_flood_of_the_admin_api_leaves_the_probes_own_address_alone_and_the_other_way_round` | records are folded, the other address answers, 600 MiB | 62 MiB |
 //! | anything but probes at the probes' own address (failed) | `probes::the_probes_own_address_answers_probes_and_metrics_and_nothing_else` | 404 | |
@@ -47,6 +49,7 @@ mod neighbour;
 mod plugin;
 mod probes;
 mod record;
+mod spoken;
 
 use serde_json::{Value, json};
 
