@@ -8,7 +8,10 @@ use keyfold::observe::log::Format;
 use keyfold::report;
 
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(said) => return report::print_usage(&said),
+    };
     let format = match cli::start_logs(&arguments) {
         Ok(format) => format,
         Err(failure) => return report::print_failure(&failure, Format::Human),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::failure::{Check, Exit, Failure, Finding, first_refused};
 use crate::observe::log::Format;
 use crate::observe::progress;
-use crate::printable::printable;
+use crate::printable::{one_entry, printable};
 use crate::symptom::Symptom;
 
 /// Format of a command's answer on standard output.
@@ -49,7 +49,7 @@ pub fn line_of(value: &impl Serialize) -> String {
 /// Prints a failure on standard error and returns its exit code.
 pub fn print_failure(failure: &Failure, format: Format) -> ExitCode {
     match format {
-        Format::Human => progress::beside(|| eprintln!("keyfold: {}", printable(&failure.message))),
+        Format::Human => progress::beside(|| eprintln!("keyfold: {}", one_entry(&failure.message))),
         Format::Json => tracing::error!(event = "failed", exit = failure.exit as u8, "{failure}"),
     }
     failure.exit.into()
@@ -59,6 +59,16 @@ pub fn print_failure(failure: &Failure, format: Format) -> ExitCode {
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", printable(text.trim_end())).and_then(|()| out.flush());
+}
+
+/// Prints what is said instead of performing a command: help, the version, or what is wrong with the command line, whose words may be others'.
+pub fn print_usage(said: &clap::Error) -> ExitCode {
+    if said.use_stderr() {
+        eprint!("{}", printable(&said.render().to_string()));
+    } else {
+        let _ = said.print();
+    }
+    ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(Exit::Config as u8))
 }
 
 /// Returns the exit code of `keyfold check`: that of the first refused check.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::failure::{Exit, Failure};
+use crate::printable::printable;
 use crate::record::iso;
 
 /// The log, if one is kept.
@@ -74,7 +75,7 @@ impl Audit {
         }
         let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // One write a line: the file is opened to append, and another host may write it too.
-        file.write_all(format!("{whole}\n").as_bytes())?;
+        file.write_all(format!("{}\n", printable(&whole.to_string())).as_bytes())?;
         file.sync_data()
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -28,8 +29,7 @@ use crate::config::{self, Admin, Config, Listen};
 use crate::deployment::Author;
 use crate::failure::{Check, Exit, Failure, first_refused};
 use crate::observe::board::Board;
-use crate::observe::status::{self, Status};
-use crate::observe::{health, metrics};
+use crate::observe::{health, metrics, status};
 use crate::printable::printable;
 use crate::report;
 use crate::rollout::order::{self, PluginFile};
@@ -269,7 +269,18 @@ pub(super) fn is_this_machine(host: &str) -> bool {
 }
 
 fn error(status: StatusCode, message: &str, exit: Exit) -> Response {
-    (status, Json(json!({"error": message, "exit": exit as u8}))).into_response()
+    document(status, &json!({"error": message, "exit": exit as u8}))
+}
+
+/// Answers with a document. Texts of plugins, records and clients may be part of it.
+fn document(status: StatusCode, value: &impl Serialize) -> Response {
+    let text = printable(&report::line_of(value)).into_owned();
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Answers a request whose body is not the document that is expected.
+fn refused(rejection: &JsonRejection) -> Response {
+    error(rejection.status(), &rejection.body_text(), Exit::Config)
 }
 
 /// Runs `work` on a thread that may block, and answers with its result.
@@ -278,7 +289,7 @@ async fn answer<T: Serialize + Send + 'static>(
     work: impl FnOnce(&Host) -> Result<(StatusCode, T), Failure> + Send + 'static,
 ) -> Response {
     match tokio::task::spawn_blocking(move || work(&host)).await {
-        Ok(Ok((status, value))) => (status, Json(value)).into_response(),
+        Ok(Ok((status, value))) => document(status, &value),
         Ok(Err(failure)) => {
             let status = match failure.exit {
                 Exit::Config => StatusCode::BAD_REQUEST,
@@ -317,8 +328,8 @@ async fn metrics_page(State(host): State<Arc<Host>>) -> Response {
     ([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], metrics::page(&host.board, host.stuck_after)).into_response()
 }
 
-async fn status_of_host(State(host): State<Arc<Host>>) -> Json<Status> {
-    Json(status::of_host(&host.board, host.stuck_after))
+async fn status_of_host(State(host): State<Arc<Host>>) -> Response {
+    document(StatusCode::OK, &status::of_host(&host.board, host.stuck_after))
 }
 
 async fn deployments(State(host): State<Arc<Host>>) -> Response {
@@ -328,8 +339,12 @@ async fn deployments(State(host): State<Arc<Host>>) -> Response {
 async fn deploy(
     State(host): State<Arc<Host>>,
     Extension(peer): Extension<Peer>,
-    Json(mut wanted): Json<Wanted>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Response {
+    let mut wanted = match wanted {
+        Ok(Json(wanted)) => wanted,
+        Err(rejection) => return refused(&rejection),
+    };
     wanted.by = authenticated(&host, wanted.by.as_ref(), &peer);
     let author = Author { by: wanted.by.clone(), reason: wanted.reason.clone() };
     let response = answer(host, |host| {
@@ -347,8 +362,12 @@ async fn deploy(
 async fn withdraw(
     State(host): State<Arc<Host>>,
     Extension(peer): Extension<Peer>,
-    Json(wanted): Json<Withdrawal>,
+    wanted: Result<Json<Withdrawal>, JsonRejection>,
 ) -> Response {
+    let wanted = match wanted {
+        Ok(Json(wanted)) => wanted,
+        Err(rejection) => return refused(&rejection),
+    };
     let author = Author { by: authenticated(&host, wanted.by.as_ref(), &peer), reason: wanted.reason };
     let named = author.clone();
     let response = answer(host, move |host| {

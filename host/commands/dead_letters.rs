@@ -16,6 +16,7 @@ use crate::deployment::PipelineLog;
 use crate::deployment::redriven::Redrive;
 use crate::failure::{Exit, Failure};
 use crate::position::Partition;
+use crate::printable::one_line;
 use crate::record::{NO_TIME, RecordRef, iso};
 use crate::report::Output;
 use crate::source::kafka::produce::{Outgoing, Sender};
@@ -81,7 +82,7 @@ fn summary(config: &Config, stage: Option<Stage>, limit: usize, output: Output) 
         .iter()
         .map(|((stage, reason), count)| match as_json {
             true => json!({"stage": stage, "reason": reason, "count": count}).to_string(),
-            false => format!("{count:>9}  {stage:<7}  {reason}"),
+            false => format!("{count:>9}  {stage:<7}  {}", one_line(reason)),
         })
         .collect();
     if !as_json {
@@ -108,7 +109,7 @@ fn line(kept: &StoredLetter) -> String {
     let time = if record.append_time == NO_TIME { "no time".into() } else { iso(record.append_time) };
     let payload = record.payload.map_or_else(|| "no payload".into(), |p| String::from_utf8_lossy(p).into_owned());
     let payload: String = payload.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let (stage, reason) = (kept.letter.stage.name(), &kept.letter.reason);
+    let (stage, reason) = (kept.letter.stage.name(), one_line(&kept.letter.reason));
     let (partition, offset, place) = (record.partition, record.offset, &kept.place);
     if !kept.letter.stage.names_a_record() {
         let key = String::from_utf8_lossy(record.key.unwrap_or_default());

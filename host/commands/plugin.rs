@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::author::{Language, bench, build, check, golden, scaffold, trial};
 use crate::commands::cli::groups::PluginCommand;
 use crate::failure::Failure;
+use crate::printable::printable;
 use crate::report::{self, Output};
 
 /// Performs a subcommand.
@@ -31,7 +32,7 @@ pub fn perform(command: PluginCommand) -> Result<ExitCode, Failure> {
         }
         PluginCommand::Run { file, config, payloads } => {
             let letters = trial::run(&file, &config, payloads)?;
-            letters.lines().for_each(|letter| eprintln!("dead letter: {letter}"));
+            letters.lines().for_each(|letter| eprintln!("dead letter: {}", printable(letter)));
         }
         PluginCommand::Check { file, config, output } => {
             let checked = check::check(&file, &config)?;

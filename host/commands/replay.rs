@@ -23,6 +23,7 @@ use crate::observe::progress;
 use crate::plugin::sandbox::load_plugin;
 use crate::plugin::{Plugin, halted};
 use crate::position::{Offset, Partition};
+use crate::printable::Printed;
 use crate::record::Records;
 use crate::report::{self, Output};
 use crate::rollout::difference::{Difference, Side, Summary};
@@ -38,7 +39,9 @@ const TOLD: usize = 20;
 /// Replays, and prints a summary on standard error if two plugins were compared. Returns 1 if their rows differ.
 pub fn perform(file: &ConfigFile, options: &Options, (output, logs): (Output, Format)) -> Result<ExitCode, Failure> {
     let config = config::load_for_replay(&file.path(), config::environment())?;
-    let Some(summary) = replay(&config, options, &mut std::io::stdout().lock())? else { return Ok(ExitCode::SUCCESS) };
+    let Some(summary) = replay(&config, options, &mut Printed(std::io::stdout().lock()))? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let Summary { same, different, only_a, only_b } = summary;
     match (output, logs) {
         (Output::Json, _) => {

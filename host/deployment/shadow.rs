@@ -13,6 +13,7 @@ use super::log::json;
 use super::{Deployment, PipelineLog};
 use crate::clock;
 use crate::failure::Failure;
+use crate::printable::one_line;
 
 /// The order to shadow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,7 +59,7 @@ pub struct Report {
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.paused_because, self.beside) {
-            (Some(why), _) => writeln!(f, "paused: {why}")?,
+            (Some(why), _) => writeln!(f, "paused: {}", one_line(why))?,
             (None, Some(n)) => writeln!(f, "folds beside deployment {n}")?,
             (None, None) => writeln!(f, "not begun")?,
         }
@@ -72,7 +73,7 @@ impl std::fmt::Display for Report {
         write!(f, "dead letters: live {}, candidate {}", self.live_letters, self.candidate_letters)?;
         write!(f, "; strikes of the candidate: {}", self.candidate_strikes)?;
         if let Some(reason) = &self.first_strike {
-            write!(f, "\nfirst strike: {reason}")?;
+            write!(f, "\nfirst strike: {}", one_line(reason))?;
         }
         self.samples.iter().try_for_each(|sample| write!(f, "\n{sample}"))
     }

@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::failure::{Exit, Failure};
 use crate::observe::progress;
-use crate::printable::printable;
+use crate::printable::{Printed, printable};
 
 /// Format of the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -51,7 +51,7 @@ pub fn start(format: Format, filter: &str) -> Result<(), Failure> {
         }
         Format::Json => {
             progress::hide();
-            logs.with_writer(|| Beside).json().flatten_event(true).try_init()
+            logs.with_writer(|| Printed(Beside)).json().flatten_event(true).try_init()
         }
     };
     started.map_err(|error| Failure::new(Exit::Unexpected, format!("cannot start the logs: {error}")))
@@ -86,7 +86,7 @@ fn line(event: &str, colors: bool) -> String {
     safe.push_str(&printable(parts.next().unwrap_or_default()));
     for part in parts {
         let code = part.find(|c: char| c != ';' && !c.is_ascii_digit()).filter(|&end| part[end..].starts_with('m'));
-        safe.push_str(if code.is_some() { "\u{1b}[" } else { "\\u{1b}[" });
+        safe.push_str(if code.is_some() { "\u{1b}[" } else { "\\u001b[" });
         safe.push_str(&printable(part));
     }
     safe + end
@@ -118,9 +118,9 @@ mod tests {
     #[test]
     fn an_event_looks_like_no_other_and_does_not_speak_to_the_terminal() {
         let event = "INFO plugin: a\n2026-01-01 INFO forged\r\u{1b}]0;title\u{7}\n";
-        assert_eq!(line(event, false), "INFO plugin: a\n    2026-01-01 INFO forged\\u{d}\\u{1b}]0;title\\u{7}\n");
+        assert_eq!(line(event, false), "INFO plugin: a\n    2026-01-01 INFO forged\\u000d\\u001b]0;title\\u0007\n");
         let colored = "\u{1b}[32m INFO\u{1b}[0m a \u{1b}[2J b\n";
-        assert_eq!(line(colored, true), "\u{1b}[32m INFO\u{1b}[0m a \\u{1b}[2J b\n");
+        assert_eq!(line(colored, true), "\u{1b}[32m INFO\u{1b}[0m a \\u001b[2J b\n");
         assert!(!line(colored, false).contains('\u{1b}'));
     }
 

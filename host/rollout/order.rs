@@ -17,6 +17,7 @@ use crate::failure::{Check, Exit, Failure, first_refused};
 use crate::lane::{law, quota};
 use crate::plugin::sandbox::{Sandbox, component};
 use crate::plugin::{Digest, Fault, Plugin, call};
+use crate::printable::one_line;
 use crate::record::{ByteColumn, iso};
 use crate::sink;
 use crate::source::recent::{TRIED, lowest, recent};
@@ -536,7 +537,7 @@ pub fn lines(entries: &[Entry]) -> String {
         };
         for (word, text) in ordered.into_iter().chain(withdrawn) {
             if let Some(text) = text {
-                line.push_str(&format!("  {word} {text}"));
+                line.push_str(&format!("  {word} {}", one_line(text)));
             }
         }
         lines.push(line);

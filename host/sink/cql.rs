@@ -44,6 +44,7 @@ use crate::row::json::invalid_json;
 use crate::row::{Image, Rows, Table};
 use crate::sink::cql::images::RowStatements;
 use crate::sink::cql::login::Certificates;
+use crate::sink::cql::schema::refuse_impossible_names;
 use crate::sink::cql::session::{connect, unreachable};
 use crate::sink::cql::survey::survey;
 use crate::sink::cql::tables::inspect;
@@ -76,7 +77,7 @@ impl Cql {
         runtime: &Handle,
         deadline: Option<Instant>,
     ) -> Result<Cql, Failure> {
-        refuse_declared_now_columns("sink.cql", &config.now, tables)?;
+        refuse_names(config, tables)?;
         let mut backoff = Backoff::new(subject(config));
         let certificates = Certificates::new(config.tls.as_deref());
         let session = connect(config, runtime, deadline, &mut backoff)?;
@@ -110,7 +111,7 @@ impl Cql {
 
     /// Compares the tables and prepares their upserts. A refusal after the start means that somebody has changed the tables.
     fn prepare_upserts(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[PreparedStatement]>, Failure> {
-        refuse_declared_now_columns("sink.cql", &self.config.now, tables)?;
+        refuse_names(&self.config, tables)?;
         self.single_rows.clear(); // they may have been prepared before a column was added that these tables declare
         let inspection = self.ask_schema(async |session, config| inspect(session, config, tables).await);
         refuse(&inspection.checks)?;
@@ -198,15 +199,25 @@ pub(super) fn examine(config: &CqlSink, tables: &Arc<[Table]>, runtime: &Handle)
 
 fn inspected(config: &CqlSink, tables: &Arc<[Table]>, runtime: &Handle) -> Result<(Session, Vec<Check>), Check> {
     let refused = |failure| refused(config, failure);
-    refuse_declared_now_columns("sink.cql", &config.now, tables).map_err(refused)?;
+    refuse_names(config, tables).map_err(refused)?;
     let session = connect(config, runtime, None, &mut Backoff::new(subject(config))).map_err(refused)?;
     let inspection = runtime.block_on(inspect(&session, config, tables));
     let inspection = inspection.map_err(|outage| refused(unreachable(config, &outage)))?;
     Ok((session, inspection.checks))
 }
 
+/// Refuses names without asking the database.
+fn refuse_names(config: &CqlSink, tables: &[Table]) -> Result<(), Failure> {
+    refuse_impossible_names(&config.keyspace, &config.now, tables)?;
+    refuse_declared_now_columns("sink.cql", &config.now, tables)
+}
+
 fn refused(config: &CqlSink, failure: Failure) -> Check {
-    let symptom = if failure.exit == Exit::Config { Symptom::ConfigWrong } else { Symptom::CqlUnreachable };
+    let symptom = match failure.exit {
+        Exit::Config => Symptom::ConfigWrong,
+        Exit::Plugin => Symptom::PluginRefused,
+        Exit::Unexpected | Exit::Outside | Exit::State => Symptom::CqlUnreachable,
+    };
     Check::refused(subject(config), failure).of(symptom)
 }
 

@@ -11,6 +11,7 @@ use crate::backoff::Outage;
 use crate::clock;
 use crate::config::NdjsonSink;
 use crate::failure::{Check, Failure};
+use crate::printable::Printed;
 use crate::private;
 use crate::record::iso;
 use crate::row::json::{begin_row, invalid_json, write_text};
@@ -127,7 +128,7 @@ impl Sink for Ndjson {
 }
 
 fn print(stdout: &mut std::io::Stdout, lines: &[u8]) -> Result<(), Failure> {
-    let mut stdout = stdout.lock();
+    let mut stdout = Printed(stdout.lock());
     stdout.write_all(lines).and_then(|()| stdout.flush()).map_err(|e| match e.kind() {
         std::io::ErrorKind::BrokenPipe => {
             Failure::outside("cannot write rows to standard output: its reader has closed it")

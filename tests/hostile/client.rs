@@ -140,7 +140,7 @@ fn a_host_on_loopback_answers_only_requests_for_this_machine() {
     running.kill();
 }
 
-const TOKEN: &str = "a token that may deploy";
+pub(super) const TOKEN: &str = "a token that may deploy";
 
 /// A host with a token that has folded forty visits of a topic.
 fn host_with_token(brokers: &str, topic: &str) -> (Pipeline, Running, Host) {
@@ -164,7 +164,7 @@ fn answered(host: &Host, bytes: &[u8]) -> String {
 }
 
 /// Status and document of a request with a body.
-fn posted(host: &Host, path: &str, token: &str, body: &Value) -> (u16, String) {
+pub(super) fn posted(host: &Host, path: &str, token: &str, body: &Value) -> (u16, String) {
     let body = body.to_string();
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
@@ -265,7 +265,7 @@ fn names_lead_out_of_no_folder() {
     assert!(!end.stderr.contains("panicked"), "{}", end.stderr);
 }
 
-fn host_get(host: &Host, path: &str) -> (u16, String) {
+pub(super) fn host_get(host: &Host, path: &str) -> (u16, String) {
     let head =
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n");
     let answer = answered(host, head.as_bytes());

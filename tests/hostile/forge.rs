@@ -247,14 +247,23 @@ fn post_return(name: &str) -> String {
     format!("cabi_post_{}", call(name))
 }
 
-/// The hostile plugin, whose `configure` refuses every configuration with so many megabytes of text.
+/// The hostile plugin, whose `configure` refuses every configuration with this text.
+pub(super) fn that_refuses(text: &str) -> Vec<u8> {
+    refusing(text, text.len())
+}
+
+/// The same, with so many megabytes of text: zeros, which need not be in the file.
 pub(super) fn that_refuses_at_length(megabytes: usize) -> Vec<u8> {
+    refusing("", megabytes << 20)
+}
+
+fn refusing(text: &str, length: usize) -> Vec<u8> {
     let mut sections = sections(&hostile());
     let mut place = 0;
-    put_data(&mut sections, (megabytes << 4) + 1, |base| {
+    put_data(&mut sections, (length >> 16) + 1, |base| {
         place = base;
-        // `err`, and a text of zeros behind it, which need not be in the file.
-        [&[1, 0, 0, 0][..], &u32_of(base + 12), &u32_of(megabytes << 20)].concat()
+        // `err`, and the text behind it.
+        [&[1, 0, 0, 0][..], &u32_of(base + 12), &u32_of(length), text.as_bytes()].concat()
     });
     let configure = [&[0, 0x41], &signed(place)[..], &[0x0b]].concat();
     let calls: [(&str, &[u8]); 2] = [(&call("configure"), &configure), (&post_return("configure"), &[0, 0x0b])];

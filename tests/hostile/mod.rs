@@ -13,6 +13,8 @@
 //! | 200 MB of refusal, names of 50 MB, 20,000 tables | `plugin::texts_of_a_plugin_are_cut_however_long_they_are` | refused in 64 KiB, 600 MiB | 84 MiB, 7 s |
 //! | a schema that doubles, ReDoS, a schema on another machine (the last two failed) | `plugin::a_schema_costs_the_host_little_and_reaches_no_other_machine` | refused, 600 MiB, no connection | 58 MiB, 4 s |
 //! | SQL in names of tables and columns (failed) | `plugin::names_of_tables_and_columns_are_no_sql` | all rows in the named table | |
+//! | CQL in names of keyspaces, tables and columns (failed) | `plugin::names_that_are_no_names_of_cql_are_refused_before_a_database_is_asked` | no database is asked, 600 MiB | 40 MiB |
+//! | the same on a real database, in names that CQL can have | `injected::names_of_a_plugin_and_of_the_configuration_are_no_cql`, `injected::keyspaces_are_no_cql`, `injected::names_that_the_host_refuses_without_asking_are_refused_by_the_database_too` (in `tests/services`) | all rows under these names, nothing else changes | |
 //! | a table of the host itself | `plugin::tables_of_the_host_itself_are_not_a_plugins` | refused | |
 //! | a table that the operator did not allow | `refusals::a_plugin_that_writes_another_table_than_the_operator_allows_is_refused_at_the_start_and_before_t` | refused | |
 //! | output of a trial | `contract::a_trial_ends_before_its_outputs_fill_the_memory_of_the_host` | bytes of a trial | |
@@ -24,8 +26,10 @@
 //! | 20 MB of log lines from 20 records | `record::lines_that_a_plugin_logs_are_cut` | 512 KiB of logs | 73 MiB, 1 s |
 //! | 80,000 keys prepared for the seed of an earlier version | `record::eighty_thousand_prepared_keys_are_folded_as_any_others`, and a unit test of `state` | all rows, 1,000 MiB | 107 MiB, 3 s |
 //! | text that speaks to a terminal or forges a line | `record::text_of_records_and_people_never_speaks_to_the_terminal`, `configuration::a_configuration_is_refused_and_not_obeyed_when_it_speaks_to_the_terminal` | no such character in any output | |
+//! | the same in what commands print, for people and for programs | `spoken::what_a_run_and_a_replay_say_of_a_record_is_text_in_every_format`, `spoken::what_commands_say_of_dead_letters_and_state_is_text_in_every_format`, `spoken::what_a_deployment_says_of_a_plugin_and_of_people_is_text_in_every_format`, `spoken::what_an_author_s_commands_say_of_a_plugin_is_text_in_every_format` | no such character, and the same document, 600 MiB | 81 MiB |
+//! | the same in answers, probes and metrics, and labels in names | `spoken::what_a_host_answers_is_escaped_in_documents_probes_and_metrics` | no such character, and no other sample, 600 MiB | 79 MiB |
 //! | 2,000 half-open connections at 1,024 files | `client::connections_that_never_finish_their_request_stop_neither_folding_nor_probes` | records are folded, probes answer, 600 MiB | 59 MiB |
-//! | 2,000 half-open connections at the admin API, then at the probes' own address | `probes::a_flood_of_the_admin_api_leaves_the_probes_own_address_alone_and_the_other_way_round` | records are folded, the other address answers, 600 MiB | 60 MiB |
+//! | 2,000 half-open connections at the admin API, then at the probes' own address | `probes::a_flood_of_the_admin_api_leaves_the_probes_own_address_alone_and_the_other_way_round` | records are folded, the other address answers, 600 MiB | 62 MiB |
 //! | anything but probes at the probes' own address (failed) | `probes::the_probes_own_address_answers_probes_and_metrics_and_nothing_else` | 404 | |
 //! | wrong tokens, limits lifted with the right one | `client::who_may_deploy_lifts_no_limit_and_who_tries_tokens_fills_no_log`, `client::a_token_for_reading_changes_nothing_and_the_audit_log_names_each_change` | ten lines for a thousand wrong tokens | |
 //! | a page in a browser | `client::a_host_on_loopback_answers_only_requests_for_this_machine` | 403 | |
@@ -46,6 +50,7 @@ mod neighbour;
 mod plugin;
 mod probes;
 mod record;
+mod spoken;
 
 use serde_json::{Value, json};
 

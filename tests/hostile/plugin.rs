@@ -1,6 +1,6 @@
 //! The author of a plugin: code and descriptions that are to cost the host its time or memory, or to reach beyond the sandbox.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 
 use serde_json::{Value, json};
 
@@ -205,6 +205,72 @@ fn names_of_tables_and_columns_are_no_sql() {
         assert_eq!(named, columns);
         assert_eq!(from_sqlite(&pipeline.path("rows.db"), "victim", &[]).len(), 1);
     }
+}
+
+/// What is no name of CQL, whether as a keyspace or as a table, besides what would end one and go on.
+const NO_NAMES: [&str; 9] = [
+    "",
+    "ks.t",
+    "a b",
+    "größer",
+    "日本",
+    "$",
+    "\"quoted\"",
+    "system.peers WHERE key = ''",
+    "t (a int PRIMARY KEY); //",
+];
+
+/// A pipeline of this plugin into this keyspace, which each command that would ask the database refuses.
+#[track_caller]
+fn refused_unasked(database: SocketAddr, keyspace: &str, more: &str, file: &[u8], (code, words): (i32, &[&str])) {
+    let keyspace = toml::Value::from(keyspace);
+    let sink = format!("[sink.cql]\nnodes = [\"{database}\"]\nkeyspace = {keyspace}\n{more}");
+    let plugin = "component = \"attack.wasm\"".to_owned();
+    let pipeline = pipeline(&Settings { plugin, sink, ..Settings::default() }, &events(["a"]));
+    pipeline.write("attack.wasm", file);
+    for command in ["check", "run"] {
+        let (outcome, peak) =
+            measured(&format!("{command}, {words:?}"), pipeline.start(pipeline.command(command, &[])));
+        assert_calm(&outcome);
+        outcome.expect_code(code).expect_said(words);
+        assert!(peak < 600, "{peak} MiB");
+    }
+}
+
+#[test]
+fn names_that_are_no_names_of_cql_are_refused_before_a_database_is_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.set_nonblocking(true).expect("it can be set");
+    let database = listener.local_addr().expect("it is bound");
+    let plain = described(&DESCRIBED);
+    for name in NAMES.into_iter().chain(NO_NAMES).chain(["nul\0", "\u{202e}"]) {
+        refused_unasked(database, name, "", &plain, (2, &["sink.cql.keyspace: "]));
+    }
+    let of = |table: &str, columns: [&str; 4]| described(&Described { table: (table, columns), ..DESCRIBED });
+    let columns = DESCRIBED.table.1;
+    let words: [&[&str]; 4] = [
+        &["the plugin's table ", "cannot be in a CQL database"],
+        &["characters that cannot be printed"],
+        &["has no name"],
+        &["only tables of the host"],
+    ];
+    for name in NAMES.into_iter().chain(NO_NAMES) {
+        refused_unasked(database, "ks", "", &of(name, columns), (4, words[0]));
+    }
+    for name in ["nul\0", "\u{202e}", "line\nbreak"] {
+        refused_unasked(database, "ks", "", &of(name, columns), (4, words[1]));
+        refused_unasked(database, "ks", "", &of("out", ["k", name, "v", "items"]), (4, words[1]));
+    }
+    refused_unasked(database, "ks", "", &of("out", ["k", "n", "", "items"]), (4, words[2]));
+    for own in ["_keyfold_lanes", "_KeyFold"] {
+        refused_unasked(database, "ks", "", &of(own, columns), (4, words[3]));
+    }
+    let injected = "consistency = \"ONE; DROP TABLE victim\"";
+    refused_unasked(database, "ks", injected, &plain, (2, &["sink.cql.consistency: "]));
+    for now in ["", "v"] {
+        refused_unasked(database, "ks", &format!("now = [\"{now}\"]"), &plain, (2, &["sink.cql.now: "]));
+    }
+    assert!(listener.accept().is_err(), "no database was asked");
 }
 
 #[test]

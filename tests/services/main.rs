@@ -10,6 +10,9 @@ mod service;
 mod load;
 mod topics;
 mod tables;
+#[path = "../hostile/forge.rs"]
+#[expect(dead_code, reason = "attacks without a database need more of it")]
+mod forge;
 
 mod admin;
 mod author;
@@ -18,6 +21,7 @@ mod bucket;
 mod container;
 mod deploy;
 mod doctor;
+mod injected;
 mod input;
 mod live_edge;
 mod metrics;

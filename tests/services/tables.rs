@@ -40,8 +40,13 @@ impl Tables {
 
     /// Runs a statement without a result.
     pub(crate) fn execute(&self, statement: &str) {
+        self.try_execute(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+
+    /// The same; the error is the database's refusal.
+    pub(crate) fn try_execute(&self, statement: &str) -> Result<(), String> {
         let done = self.runtime.block_on(self.session.query_unpaged(statement, ()));
-        done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        done.map(drop).map_err(|error| error.to_string())
     }
 
     /// A keyspace with this table in it.

@@ -22,6 +22,34 @@ impl RealColumn {
     }
 }
 
+/// Refuses names that no CQL database can have, without asking one: keyspaces and tables are named by letters of ASCII, digits and `_`. How long
+/// a name may be, and what a column may be called, is the database's to say: names are quoted wherever they go.
+pub(super) fn refuse_impossible_names(keyspace: &str, now: &[String], tables: &[Table]) -> Result<(), Failure> {
+    let is_word = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    const WORD: &str = "ASCII letters, digits and '_' only";
+    if !is_word(keyspace) {
+        return Err(Failure::config(format!(
+            "sink.cql.keyspace: {keyspace:?} cannot be the name of a keyspace, which has {WORD}; write it as the database shows it, without quotes"
+        )));
+    }
+    if now.iter().any(String::is_empty) {
+        return Err(Failure::config("sink.cql.now: the name of a column is empty; remove it"));
+    }
+    for Table { name, columns } in tables {
+        if !is_word(name) {
+            return Err(Failure::plugin(format!(
+                "the plugin's table {name:?} cannot be in a CQL database, where the name of a table has {WORD}; rename it in the plugin"
+            )));
+        }
+        if columns.iter().any(|column| column.name.is_empty()) {
+            return Err(Failure::plugin(format!(
+                "a column of the plugin's table {name} has no name; name it in the plugin"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Checks that rows of `table`, with the host's columns `now`, fit into the real table of these columns. Returns what was found; the failure
 /// names everything that is wrong, and a table that would fit.
 pub(super) fn fit(keyspace: &str, table: &Table, now: &[String], real: &[RealColumn]) -> Result<String, Failure> {
@@ -239,7 +267,7 @@ const RESERVED: &str = "add allow alter and apply asc authorize batch begin by c
     truncate unlogged unset update use using view where with";
 
 /// Returns a name as a person would write it: quoted only where it must be.
-fn readable(name: &str) -> String {
+pub(super) fn readable(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         && !RESERVED.split(' ').any(|word| word == name);
@@ -253,6 +281,7 @@ fn quoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Exit;
     use crate::sink::samples;
 
     fn seed(changes: &[(&str, &str, &str)]) -> Vec<RealColumn> {
@@ -380,6 +409,24 @@ mod tests {
         assert_eq!(declared("text"), Some(ColumnType::Text));
         assert_eq!(declared("frozen<list<bigint>>"), Some(ColumnType::IntegerList));
         assert_eq!(declared("uuid"), None);
+    }
+
+    #[test]
+    fn names_that_no_database_has_are_refused_and_others_are_left_to_it() {
+        let refused = |keyspace: &str, now: &str, table: &str, column: &str| {
+            let column = ColumnSpec { name: column.into(), kind: ColumnType::Text, primary_key: true };
+            let tables = [Table { name: table.into(), columns: vec![column] }];
+            refuse_impossible_names(keyspace, &[now.to_owned()], &tables).map_err(|refused| refused.exit)
+        };
+        for name in ["a", "A_1", "0", "_", "select", &"n".repeat(100)] {
+            assert_eq!(refused(name, "x\"; --", name, "x\"; --"), Ok(()), "{name}");
+        }
+        for name in ["", "\"a\"", "a.b", "a;b", "a b", "a-b", "ä", "a\0"] {
+            assert_eq!(refused(name, "t", "a", "k"), Err(Exit::Config), "{name:?}");
+            assert_eq!(refused("a", "t", name, "k"), Err(Exit::Plugin), "{name:?}");
+        }
+        assert_eq!(refused("a", "", "a", "k"), Err(Exit::Config));
+        assert_eq!(refused("a", "t", "a", ""), Err(Exit::Plugin));
     }
 
     #[test]

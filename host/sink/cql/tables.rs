@@ -7,7 +7,7 @@ use scylla::statement::prepared::PreparedStatement;
 use crate::config::{CqlSink, most_like};
 use crate::failure::{Check, Failure};
 use crate::row::Table;
-use crate::sink::cql::schema::{RealColumn, create_table, fit, insert, read_nothing, write_nothing};
+use crate::sink::cql::schema::{RealColumn, create_table, fit, insert, read_nothing, readable, write_nothing};
 use crate::sink::cql::session::query_system;
 use crate::sink::cql::subject;
 use crate::sink::cql::write::{is_for_lack_of_a_right, is_refusal};
@@ -119,7 +119,8 @@ async fn missing_right(
 }
 
 fn lacks(config: &CqlSink, table: &str, right: &str, why: &str) -> Failure {
-    let (keyspace, user) = (&config.keyspace, config.user.as_deref().unwrap_or("anonymous"));
+    let [keyspace, table] = [&*config.keyspace, table].map(readable);
+    let user = readable(config.user.as_deref().unwrap_or("anonymous"));
     Failure::outside(format!(
         "user {user} lacks the right {right} on table {keyspace}.{table} ({why}); grant it: GRANT {right} ON {keyspace}.{table} TO {user}"
     ))
@@ -161,7 +162,25 @@ async fn cluster(session: &Session, config: &CqlSink) -> Result<Check, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::hint;
+    use super::{hint, lacks};
+    use crate::config::CqlSink;
+
+    #[test]
+    fn the_statement_that_grants_a_right_quotes_names() {
+        let config = CqlSink {
+            nodes: Vec::new(),
+            keyspace: "Shop".to_owned(),
+            now: Vec::new(),
+            user: Some("fold\"; --".to_owned()),
+            password: None,
+            password_file: None,
+            tls: None,
+            consistency: "ONE".to_owned(),
+            in_flight: 1,
+        };
+        let said = lacks(&config, "select", "MODIFY", "rows are written").message;
+        assert!(said.ends_with("GRANT MODIFY ON \"Shop\".\"select\" TO \"fold\"\"; --\""), "{said}");
+    }
 
     #[test]
     fn a_name_that_is_like_one_that_exists_is_named() {

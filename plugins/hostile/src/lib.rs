@@ -46,6 +46,7 @@
 //! | `timer-zero` | puts v as sum, and sets a timer for 1970, which is already due and has the same time for all events. The firing emits (key, v, v, []) and clears the value. If `v` = `n`, it panics with `struck by <v>`: in the event if `at` is `fold`, in the firing if `at` is `timer` |
 //! | `mark` | an event adds 1 to count, emits (key, event time, count, `[mark]`) and sets the timer to its time + 10 s. The firing emits (key, its time, -count, `[mark]`). So every row shows which configuration wrote it |
 //! | `reasons` | rejects every event with `units` KiB of text as the reason |
+//! | `quote` | rejects every event with its key as the reason |
 //! | `empty-items` | on every event, appends `units` times a thousand empty items, then emits the plain row |
 //! | `chatter` | on every event, logs `units` KiB of text at level info, then emits the plain row |
 //!

@@ -45,6 +45,7 @@ pub enum Mode {
     TimerZero,
     Mark,
     Reasons,
+    Quote,
     EmptyItems,
     Chatter,
 }
@@ -236,6 +237,7 @@ impl Mapper for Hostile {
                 key.set_timer(0);
             }
             Mode::Reasons => return Err(self.text()),
+            Mode::Quote => return Err(key.name().to_owned()),
             Mode::EmptyItems => {
                 (0..self.config.units * 1_000).for_each(|_| key.append(""));
                 plain_row(key, event.time, v);

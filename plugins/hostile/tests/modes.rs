@@ -49,6 +49,7 @@ fn rejections_name_the_function_that_rejected() {
     assert!(
         run("reject-map").rejections.iter().all(|line| line.starts_with("record") && line.ends_with("rejected 13"))
     );
+    assert!(run("quote").rejections.iter().all(|line| line.starts_with("event") && line.contains(": k")));
     let timers = run("reject-timer").rejections;
     assert!(
         timers.len() > 5 && timers.iter().all(|line| line.starts_with("timer of") && line.ends_with("rejected timer"))
