@@ -394,7 +394,6 @@ impl Wanted {
             Some(file) => {
                 let variables = self.set.into_iter().map(|(key, value)| (config::variable(&key), value));
                 let with = config::load(file, config::environment().chain(variables))?;
-                order::within_ceilings(&host.config.plugin.limits, &with.plugin.limits)?;
                 Some((keys, with))
             }
             None => return Err(bad("set needs a configuration file, and this host was started without one".into())),
@@ -412,6 +411,7 @@ impl Wanted {
             author: Author { by: self.by, reason: self.reason },
         })
     }
+            is_held: true,
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@
 //! | 2,000 half-open connections at 1,024 files | `client::connections_that_never_finish_their_request_stop_neither_folding_nor_probes` | records are folded, probes answer, 600 MiB | 59 MiB |
 //! | 2,000 half-open connections at the admin API, then at the probes' own address | `probes::a_flood_of_the_admin_api_leaves_the_probes_own_address_alone_and_the_other_way_round` | records are folded, the other address answers, 600 MiB | 60 MiB |
 //! | anything but probes at the probes' own address (failed) | `probes::the_probes_own_address_answers_probes_and_metrics_and_nothing_else` | 404 | |
-//! | wrong tokens, limits lifted with the right one | `client::who_may_deploy_lifts_no_limit_and_who_tries_tokens_fills_no_log`, `client::a_token_for_reading_changes_nothing_and_the_audit_log_names_each_change` | ten lines for a thousand wrong tokens | |
+//! | wrong tokens, limits lifted with the right one | `client::who_may_deploy_lifts_no_limit_and_who_tries_tokens_fills_no_log`, `client::a_limit_that_the_operator_lowered_does_not_come_back_with_an_earlier_deployment`, `client::a_token_for_reading_changes_nothing_and_the_audit_log_names_each_change` | ten lines for a thousand wrong tokens | |
 //! | a page in a browser | `client::a_host_on_loopback_answers_only_requests_for_this_machine` | 403 | |
 //! | requests in requests (failed) | `client::no_request_is_hidden_in_another` | one answer for each connection | |
 //! | paths and names that lead out of a folder (failed) | `client::names_lead_out_of_no_folder` | 400 to 499, nothing ordered | |
