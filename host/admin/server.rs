@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::audit::{Asked, Audit};
+use super::audit::{self, Asked, Audit};
 use super::connections::{self, Peer};
 use super::listener::{Bound, Listener};
 use super::tls::{self, Tls};
@@ -135,8 +135,11 @@ fn in_clear(admin: &Admin) -> bool {
     admin.listen.is_exposed() && admin.tls.is_none()
 }
 
-/// Returns what is wrong with `[admin]`: files of TLS that cannot serve, or tokens in clear.
+/// Returns what is wrong with `[admin]`: files that cannot serve, or tokens in clear.
 pub(crate) fn check(admin: &Admin) -> Option<Check> {
+    if let Some(failure) = admin.audit_log.as_deref().and_then(|path| audit::check(path).err()) {
+        return Some(Check::refused("admin", failure).of(Symptom::ConfigWrong));
+    }
     let clear = in_clear(admin).then(|| Check::warning("admin", IN_CLEAR).of(Symptom::AdminInClear));
     tls::check(admin).or(clear)
 }
@@ -408,10 +411,10 @@ impl Wanted {
             shadow: self.shadow,
             promote: self.promote,
             dry_run: self.dry_run,
+            is_held: true,
             author: Author { by: self.by, reason: self.reason },
         })
     }
-            is_held: true,
 }
 
 #[cfg(test)]

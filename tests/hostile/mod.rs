@@ -34,7 +34,7 @@
 //! | 25 deployments at once (failed) | `client::twenty_five_deployments_at_once_are_twenty_five_numbers` | 25 numbers, none lost | |
 //! | native code in the caches | `neighbour::native_code_of_others_is_not_run_wherever_it_lies`, `neighbour::compiled_plugins_are_kept_in_a_folder_of_the_user_alone_or_nowhere`, `neighbour::a_start_tells_of_a_poisoned_folder_of_compiled_plugins`, `contract::a_compiled_plugin_is_taken_only_under_its_own_name` | the same rows | |
 //! | 120 random corruptions of state (failed) | `neighbour::a_hundred_and_twenty_random_corruptions_of_state_make_neither_a_panic_nor_a_wrong_row` | right rows, or a refusal that names the state | 98 survived |
-//! | forged dead letters | `neighbour::forged_dead_letters_are_refused_by_their_line` | refused by line | |
+//! | forged dead letters | `neighbour::forged_dead_letters_are_refused_by_their_line`, `neighbour::a_dead_letter_of_a_partition_that_is_not_there_is_skipped_and_the_others_are_sent` | refused by line, or skipped | |
 //! | reading what the host keeps | `neighbour::what_the_host_keeps_is_for_its_user_and_rows_are_for_readers` | mode 0600 | |
 //! | properties that load native code | `configuration::properties_by_which_librdkafka_runs_code_are_refused_by_name` | refused | |
 //! | secrets in outputs and files | `configuration::secrets_stand_in_no_output_and_no_file` | in none | |
