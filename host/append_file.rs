@@ -1,13 +1,21 @@
 //! An append-only file of lines, truncated at recovery to the length that a checkpoint covers. Owns the file's length and its lock, and waits
 //! while the disk is full; knows nothing of rows and dead letters.
 
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backoff::{Backoff, Outage};
+use crate::paths::refuse_pipe_or_device;
+
+/// Why a pipe or a device is refused.
+const NO_FILE: &str = "what is written is synced and cut back at a recovery";
+
+/// Bytes that are read at once in search of a line break.
+const CHUNK: usize = 64 << 10;
 
 /// An open file.
 #[derive(Debug)]
@@ -22,7 +30,7 @@ pub(crate) struct AppendFile {
 impl AppendFile {
     /// Opens the file or creates it; its folder must exist.
     pub(crate) fn open(path: &Path) -> Result<AppendFile, String> {
-        refuse_what_is_no_file(path)?;
+        refuse_pipe_or_device(path, NO_FILE)?;
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -65,7 +73,7 @@ impl AppendFile {
 
     /// Checks whether [`AppendFile::open`] would succeed, without creating the file.
     pub(crate) fn check(path: &Path) -> Result<String, String> {
-        refuse_what_is_no_file(path)?;
+        refuse_pipe_or_device(path, NO_FILE)?;
         match OpenOptions::new().write(true).open(path) {
             Ok(file) => {
                 let length = file.metadata().map_err(|e| refusal(path, &e))?.len();
@@ -113,6 +121,53 @@ impl AppendFile {
         Ok(())
     }
 
+    /// Ends a last line that was broken off, so that what is appended next stands on a line of its own. It is cut if it began at `ours` or
+    /// later, since nobody was told that it was written; otherwise it gets a line break.
+    pub(crate) fn end_line(&mut self, ours: Option<u64>) -> Result<(), String> {
+        if self.ends_with_line_break()? {
+            return Ok(());
+        }
+        let begin = ours.map(|ours| self.line_since(ours)).transpose()?.flatten();
+        let bytes = begin.map_or(0, |begin| self.length - begin);
+        match begin {
+            Some(begin) => self.truncate(begin)?,
+            None => self.append(b"\n")?,
+        }
+        tracing::warn!(
+            event = "line-broken-off",
+            file = %self.path.display(),
+            cut = bytes,
+            "last line has no line break: cut if this pipeline wrote it, given a line break otherwise"
+        );
+        Ok(())
+    }
+
+    /// Returns whether there is nothing after the last line break.
+    pub(crate) fn ends_with_line_break(&self) -> Result<bool, String> {
+        let Some(last) = self.length.checked_sub(1) else { return Ok(true) };
+        let mut byte = [0];
+        self.file.read_exact_at(&mut byte, last).map_err(|e| refusal(&self.path, &e))?;
+        Ok(byte == *b"\n")
+    }
+
+    /// Returns where the last line, which has no line break, begins; none if that is before `least`.
+    fn line_since(&self, least: u64) -> Result<Option<u64>, String> {
+        let (least, mut end) = (least.min(self.length), self.length);
+        let mut chunk = [0; CHUNK];
+        // A line begins at `least` if the byte before is a line break.
+        let first = least.saturating_sub(1);
+        while end > first {
+            let begin = first.max(end.saturating_sub(CHUNK as u64));
+            let chunk = &mut chunk[..usize::try_from(end - begin).expect("no longer than a chunk")];
+            self.file.read_exact_at(chunk, begin).map_err(|e| refusal(&self.path, &e))?;
+            if let Some(at) = memchr::memrchr(b'\n', chunk) {
+                return Ok(Some(begin + at as u64 + 1));
+            }
+            end = begin;
+        }
+        Ok((least == 0).then_some(0))
+    }
+
     fn cut(&mut self, length: u64) -> Result<(), String> {
         let cut = self.file.set_len(length).and_then(|()| self.file.seek(SeekFrom::Start(length)));
         cut.map(drop).map_err(|e| refusal(&self.path, &e))
@@ -121,22 +176,6 @@ impl AppendFile {
 
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Whether opening it can wait for ever.
-pub(crate) fn is_pipe_or_device(found: &Metadata) -> bool {
-    !found.is_file() && !found.is_dir()
-}
-
-/// Refuses a pipe or a device before it is opened, which can wait for ever: what is appended must be synced, and cut at a recovery.
-fn refuse_what_is_no_file(path: &Path) -> Result<(), String> {
-    match std::fs::metadata(path) {
-        Ok(found) if is_pipe_or_device(&found) => Err(format!(
-            "{} is a pipe or a device, and what is written is synced and cut back at a recovery; name a file",
-            path.display()
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn refusal(path: &Path, error: &io::Error) -> String {
@@ -187,6 +226,38 @@ mod tests {
         second.append(b"two\n").expect("appends");
         assert_eq!(second.sync(), Ok(8));
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_line_that_was_broken_off_is_cut_if_it_is_ours_and_ended_if_not() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("lines");
+        let long = "x".repeat(3 * CHUNK);
+        for (before, ours, after) in [
+            ("", Some(0), ""),
+            ("one\n", Some(0), "one\n"),
+            ("one\nha", Some(0), "one\n"),
+            ("one\nha", Some(4), "one\n"),
+            ("one\nha", Some(5), "one\nha\n"),
+            ("one\nha", Some(99), "one\nha\n"),
+            ("one\nha", None, "one\nha\n"),
+            ("ha", Some(0), ""),
+            ("ha", Some(1), "ha\n"),
+            (&format!("one\n{long}"), Some(4), "one\n"),
+            (&format!("one\n{long}"), Some(0), "one\n"),
+            (&long, Some(0), ""),
+            (&long, Some(7), &format!("{long}\n")),
+        ] {
+            std::fs::write(&path, before).expect("writable");
+            let mut file = AppendFile::open(&path).expect("opens");
+            file.end_line(ours).expect("ends the line");
+            assert_eq!(file.ends_with_line_break(), Ok(true));
+            file.append(b"next\n").expect("appends");
+            assert_eq!(file.sync(), Ok(after.len() as u64 + 5));
+            let found = std::fs::read_to_string(&path).expect("reads");
+            assert_eq!(found.len(), after.len() + 5, "{} {ours:?}", before.len());
+            assert_eq!(found, format!("{after}next\n"));
+        }
     }
 
     #[test]

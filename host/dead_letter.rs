@@ -37,6 +37,10 @@ pub trait DeadLetterWriter: Send {
     fn length(&mut self) -> Result<Option<u64>, Failure>;
     /// Truncates a file to the length that the checkpoint covers. Called only before the first `write`.
     fn truncate(&mut self, length: u64) -> Result<(), Failure>;
+    /// Ends a last line that was broken off, before the first `write`: what begins at `ours` or later is this pipeline's and may be cut.
+    fn end_line(&mut self, _ours: Option<u64>) -> Result<(), Failure> {
+        Ok(())
+    }
     /// Returns what probes and metrics may read about its outages.
     fn outage(&self) -> Arc<Outage>;
 }

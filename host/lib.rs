@@ -12,6 +12,7 @@ pub mod printable;
 pub mod machine;
 pub mod clock;
 pub mod backoff;
+mod paths;
 mod append_file;
 mod private;
 mod watched;

@@ -35,6 +35,10 @@ pub trait Sink: Send {
     fn length(&mut self) -> Result<Option<u64>, Failure>;
     /// Truncates a file to the length that the checkpoint covers. Called only before the first `write`.
     fn truncate(&mut self, length: u64) -> Result<(), Failure>;
+    /// Ends a last line that was broken off, before the first `write`: what begins at `ours` or later is this pipeline's and may be cut.
+    fn end_line(&mut self, _ours: Option<u64>) -> Result<(), Failure> {
+        Ok(())
+    }
     /// Reads what is stored under the primary keys of the rows at these positions of `rows.order`, each key once. A key that the sink can
     /// store no row under, such as one with a null in it, has no image. Empty for a sink whose file is truncated instead.
     fn images(&mut self, rows: &Rows, at: &[usize]) -> Result<Vec<Image>, Failure>;

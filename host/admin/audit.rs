@@ -2,8 +2,8 @@
 //! to; what it says is what the server knows, apart from the name that a client claims.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::failure::{Exit, Failure};
+use crate::paths::refuse_pipe_or_device;
 use crate::printable::printable;
 use crate::record::iso;
 
@@ -33,11 +34,10 @@ pub(super) struct Asked {
 impl Audit {
     /// Opens the log at this path, or none.
     pub(super) fn open(path: Option<&Path>) -> Result<Audit, Failure> {
+        path.map_or(Ok(()), check)?;
         let open = |path: &Path| {
-            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-            file.map(Mutex::new).map_err(|error| {
-                Failure::new(Exit::Config, format!("cannot append to admin.audit_log {}: {error}", path.display()))
-            })
+            let file = OpenOptions::new().append(true).read(true).create(true).mode(0o600).open(path);
+            file.and_then(end_line).map(Mutex::new).map_err(|error| cannot_append(path, &error))
         };
         Ok(Audit { file: path.map(open).transpose()?, requests: AtomicU64::new(0) })
     }
@@ -77,5 +77,53 @@ impl Audit {
         // One write a line: the file is opened to append, and another host may write it too.
         file.write_all(format!("{}\n", printable(&whole.to_string())).as_bytes())?;
         file.sync_data()
+    }
+}
+
+/// Looks whether the log can be opened, and creates nothing.
+pub(super) fn check(path: &Path) -> Result<(), Failure> {
+    refuse_pipe_or_device(path, "each line is synced")
+        .map_err(|why| Failure::new(Exit::Config, format!("admin.audit_log: {why}")))?;
+    match OpenOptions::new().append(true).read(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) => Ok(()),
+        opened => opened.map(drop).map_err(|error| cannot_append(path, &error)),
+    }
+}
+
+fn cannot_append(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Config, format!("cannot append to admin.audit_log {}: {error}", path.display()))
+}
+
+/// A line that was broken off gets a line break, so that the next one stands on a line of its own.
+fn end_line(mut file: File) -> std::io::Result<File> {
+    let mut last = [b'\n'];
+    if let Some(at) = file.metadata()?.len().checked_sub(1) {
+        file.read_at(&mut last, at)?;
+    }
+    if last != *b"\n" {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_broken_off_takes_no_other_with_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("audit.ndjson");
+        assert_eq!(check(&path), Ok(()));
+        for n in 1..=2 {
+            let audit = Audit::open(Some(&path)).expect("opens");
+            audit.asked("POST", "/v1/withdraw", None).expect("writes");
+            let text = std::fs::read_to_string(&path).expect("it is there");
+            let whole = text.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok()).count();
+            assert_eq!((whole, text.lines().count()), (n, 2 * n - 1), "{text}");
+            std::fs::write(&path, format!("{text}{{\"at\":")).expect("writable");
+        }
+        let absent = check(&folder.path().join("absent/audit.ndjson")).expect_err("has no folder");
+        assert!(absent.message.starts_with("cannot append to admin.audit_log "), "{absent}");
     }
 }

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use super::audit::{Asked, Audit};
+use super::audit::{self, Asked, Audit};
 use super::connections::{self, Peer};
 use super::listener::{Bound, Listener};
 use super::tls::{self, Tls};
@@ -135,8 +135,11 @@ fn in_clear(admin: &Admin) -> bool {
     admin.listen.is_exposed() && admin.tls.is_none()
 }
 
-/// Returns what is wrong with `[admin]`: files of TLS that cannot serve, or tokens in clear.
+/// Returns what is wrong with `[admin]`: files that cannot serve, or tokens in clear.
 pub(crate) fn check(admin: &Admin) -> Option<Check> {
+    if let Some(failure) = admin.audit_log.as_deref().and_then(|path| audit::check(path).err()) {
+        return Some(Check::refused("admin", failure).of(Symptom::ConfigWrong));
+    }
     let clear = in_clear(admin).then(|| Check::warning("admin", IN_CLEAR).of(Symptom::AdminInClear));
     tls::check(admin).or(clear)
 }
@@ -413,7 +416,6 @@ impl Wanted {
             Some(file) => {
                 let variables = self.set.into_iter().map(|(key, value)| (config::variable(&key), value));
                 let with = config::load(file, config::environment().chain(variables))?;
-                order::within_ceilings(&host.config.plugin.limits, &with.plugin.limits)?;
                 Some((keys, with))
             }
             None => return Err(bad("set needs a configuration file, and this host was started without one".into())),
@@ -428,6 +430,7 @@ impl Wanted {
             shadow: self.shadow,
             promote: self.promote,
             dry_run: self.dry_run,
+            is_held: true,
             author: Author { by: self.by, reason: self.reason },
         })
     }

@@ -10,6 +10,7 @@ use crate::author::io_failure;
 use crate::clock;
 use crate::config::{Component, DEFAULT_COMPILE, DEFAULT_LIMITS};
 use crate::failure::Failure;
+use crate::paths;
 use crate::plugin::{Compiling, Description, Encodings, INTERFACE, Plugin, engine, sandbox};
 use crate::row::{ColumnSpec, Table};
 use crate::sink;
@@ -26,7 +27,7 @@ pub fn check(file: &Path, config: &Value) -> Result<Checked, Failure> {
     let component = Component::named(&file.to_string_lossy(), Path::new(""));
     let bytes = match &component {
         Component::Builtin(_) => sandbox::component(&component)?.0,
-        Component::File(file) => std::fs::read(file).map_err(io_failure(file))?,
+        Component::File(file) => paths::read(file).map_err(io_failure(file))?,
     };
     let (size, began) = (bytes.len(), clock::instant());
     // The file may be somebody else's, to be looked at before it is trusted.

@@ -20,6 +20,7 @@ use crate::config::{Admin, Listen};
 use crate::deployment::Entry;
 use crate::failure::{Exit, Failure};
 use crate::observe::status::Status;
+use crate::paths;
 
 /// Requests of at least this many bytes ask the host for permission before they send their body.
 const LARGE: usize = 64 << 10;
@@ -121,7 +122,7 @@ impl Client {
         match plugin {
             Some(name) if name.starts_with("builtin:") => wanted.plugin = Some(name),
             Some(file) => {
-                let bytes = std::fs::read(Path::new(&file));
+                let bytes = paths::read(Path::new(&file));
                 let bytes =
                     bytes.map_err(|e| Failure::new(Exit::Config, format!("cannot read the plugin {file}: {e}")))?;
                 wanted.plugin_base64 = Some(STANDARD.encode(bytes));

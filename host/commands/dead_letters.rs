@@ -2,8 +2,9 @@
 //! twice without `--again`; where dead letters are kept and how they are read is [`crate::dead_letter`]'s.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -15,16 +16,21 @@ use crate::dead_letter::{self, StoredLetter, redriven_headers, redriven_line, re
 use crate::deployment::PipelineLog;
 use crate::deployment::redriven::Redrive;
 use crate::failure::{Exit, Failure};
+use crate::paths::same_file;
 use crate::position::Partition;
 use crate::printable::one_line;
 use crate::record::{NO_TIME, RecordRef, iso};
 use crate::report::Output;
+use crate::source::kafka;
 use crate::source::kafka::produce::{Outgoing, Sender};
 use crate::state::objects::{objects, runtime};
 use crate::strike::Stage;
 
 /// Characters of a payload that a list shows.
 const SHOWN: usize = 60;
+
+/// How long brokers may take to say what a topic is like.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Performs a subcommand; returns its answer.
 pub fn perform(command: DeadLettersCommand) -> Result<String, Failure> {
@@ -158,7 +164,9 @@ impl Target {
                 let message = "--to names a topic, but the source is a file and has no brokers; name a file";
                 Err(Failure::new(Exit::Config, message))
             }
-            (Target::File(path), Source::File(file)) if file.format == FileFormat::Payloads && *path == file.path => {
+            (Target::File(path), Source::File(file))
+                if file.format == FileFormat::Payloads && same_file(path, &file.path) =>
+            {
                 let message = "--to names the source's file, whose format `payloads` cannot carry the headers of redriven records; \
                                name another file";
                 Err(Failure::new(Exit::Config, message))
@@ -167,15 +175,35 @@ impl Target {
         }
     }
 
-    /// Refuses to send records to where the dead letters are kept: they would be read back as dead letters without a reason.
-    fn refuse_dead_letter_target(&self, letters: &DeadLetters) -> Result<(), Failure> {
-        let is_one = match (self, letters) {
-            (Target::Topic(name), DeadLetters::Topic { topic, .. }) => name == topic,
-            (Target::File(path), DeadLetters::File(file)) => path == file,
-            (Target::Topic(_), DeadLetters::File(_)) | (Target::File(_), DeadLetters::Topic { .. }) => false,
+    /// Refuses to send records to where the dead letters are kept, since they would be read back as dead letters without a reason, and to other
+    /// files of the pipeline that hold no records.
+    fn refuse_what_is_no_log(&self, config: &Config) -> Result<(), Failure> {
+        let key = match (self, &config.dead_letters) {
+            (Target::Topic(name), DeadLetters::Topic { topic, .. }) => (name == topic).then_some("dead_letters.topic"),
+            (Target::Topic(_), DeadLetters::File(_)) => None,
+            (Target::File(path), _) => {
+                let others = config.files().into_iter().filter(|(key, _)| *key != "source.file.path");
+                others.filter(|(_, file)| same_file(path, file)).map(|(key, _)| key).next()
+            }
         };
-        let message = || format!("--to names {self}, where the dead letters are kept; name another target");
-        if is_one { Err(Failure::new(Exit::Config, message())) } else { Ok(()) }
+        let Some(key) = key else { return Ok(()) };
+        let what = if key.starts_with("dead_letters.") { "where the dead letters are kept" } else { key };
+        Err(Failure::new(Exit::Config, format!("--to names {self}, {what}; name another target")))
+    }
+
+    /// Returns the partitions that a record can come from; none if they are not known. In its own log a record goes to its partition, so that
+    /// must be there now.
+    fn partitions(&self, config: &Config, log: &PipelineLog) -> Result<Option<BTreeSet<u32>>, Failure> {
+        let numbers = |partitions: &[Partition]| partitions.iter().map(|partition| partition.0).collect();
+        match (self, &config.source) {
+            (Target::Topic(topic), Source::Kafka(source)) if *topic == source.topic => {
+                Ok(Some(numbers(&kafka::inspect(source, clock::instant() + ANSWER)?.partitions)))
+            }
+            _ => {
+                let begun: Vec<Partition> = log.partitions()?.into_iter().collect();
+                Ok((!begun.is_empty()).then(|| numbers(&begun)))
+            }
+        }
     }
 }
 
@@ -202,6 +230,8 @@ struct Plan {
     without_record: u64,
     /// Dead letters of another topic's records, kept in the same place.
     foreign: u64,
+    /// Dead letters of a partition that the source does not have.
+    without_partition: u64,
     /// Dead letters whose record is not whole.
     cut: u64,
     /// Dead letters of deployments that were withdrawn: other logic has folded their records since.
@@ -268,6 +298,10 @@ impl Plan {
         skipped(self.repeated, "their record, or a repetition of it, is sent for another dead letter");
         skipped(self.without_record, "they carry a key's state or a row, not a record (timer, migrate, sink)");
         skipped(self.foreign, "their record comes from another topic than source.kafka.topic");
+        skipped(
+            self.without_partition,
+            "their record names a partition that the source does not have; keyfold did not write them",
+        );
         skipped(self.cut, "their record was too large for the topic of dead letters and was cut; copy it from the log");
         skipped(self.withdrawn, "their deployment was withdrawn, and their records were folded by the one before");
         lines.join("\n")
@@ -284,6 +318,7 @@ impl Plan {
                 "repeated": self.repeated,
                 "without_record": self.without_record,
                 "foreign": self.foreign,
+                "without_partition": self.without_partition,
                 "cut": self.cut,
                 "withdrawn": self.withdrawn,
             },
@@ -309,18 +344,22 @@ struct Former {
 /// Sends the records of dead letters again, as new records of a log.
 fn redrive(config: &Config, wanted: &Redriving, output: Output) -> Result<String, Failure> {
     let target = Target::of(wanted.to.as_deref(), &config.source)?;
-    target.refuse_dead_letter_target(&config.dead_letters)?;
+    target.refuse_what_is_no_log(config)?;
     let runtime = runtime()?;
     let log = PipelineLog::new(objects(&config.state.url)?, runtime.handle().clone());
     let redrives = log.redrives()?;
     let (mut plan, mut former) = Plan::new(&redrives, wanted.again);
     let mut planned = HashSet::new();
+    let partitions = target.partitions(config, &log)?;
+    let is_there = |kept: &StoredLetter| partitions.as_ref().is_none_or(|known| known.contains(&place(kept).0));
     let mut withdrawn = Withdrawn { log: &log, known: BTreeMap::new() };
     read(config, wanted.stage, &mut |kept| {
         if kept.letter.stage.keeps_the_record() && withdrawn.made(&kept)? {
             plan.withdrawn += 1;
         } else if is_foreign(&kept, &config.source) {
             plan.foreign += 1;
+        } else if kept.letter.stage.keeps_the_record() && !is_there(&kept) {
+            plan.without_partition += 1;
         } else if kept.is_cut && kept.letter.stage.keeps_the_record() {
             plan.cut += 1;
         } else {
@@ -384,6 +423,18 @@ fn place(kept: &StoredLetter) -> Place {
     (record.partition, record.offset)
 }
 
+/// Opens a file to append records to it. Nobody else may be writing it, and it must end with a whole line: whoever wrote half of one may be
+/// about to write the rest.
+fn open_whole(path: &Path) -> Result<AppendFile, String> {
+    let mut file = AppendFile::open(path)?;
+    file.claim(clock::instant())?;
+    if file.ends_with_line_break()? {
+        return Ok(file);
+    }
+    let path = path.display();
+    Err(format!("the last line of {path} has no line break; wait until it is whole, or end it with one, or remove it"))
+}
+
 /// An open target.
 enum Out {
     Topic { sender: Sender, topic: String, is_source: bool },
@@ -394,13 +445,12 @@ impl Out {
     fn open(target: &Target, source: &Source) -> Result<Out, Failure> {
         Ok(match (target, source) {
             (Target::File(path), _) => {
-                let opened = AppendFile::open(path);
-                Out::File(opened.map_err(|e| Failure::new(Exit::Outside, format!("--to: {e}")))?)
+                Out::File(open_whole(path).map_err(|e| Failure::new(Exit::Outside, format!("--to: {e}")))?)
             }
             (Target::Topic(topic), Source::Kafka(kafka)) => {
-                let deadline = clock::instant() + std::time::Duration::from_secs(10);
+                let deadline = clock::instant() + ANSWER;
                 let there = config::KafkaSource { topic: topic.clone(), ..kafka.clone() };
-                crate::source::kafka::inspect(&there, deadline)?; // refuses a missing topic before the journal is written
+                kafka::inspect(&there, deadline)?; // refuses a missing topic before the journal is written
                 Out::Topic { sender: Sender::open(kafka)?, topic: topic.clone(), is_source: *topic == kafka.topic }
             }
             (Target::Topic(_), Source::File(_)) => unreachable!("refused when the target was named"),

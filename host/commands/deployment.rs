@@ -93,6 +93,7 @@ fn request(file: &ConfigFile, wanted: Wanted, plugin: Option<String>) -> Result<
         shadow: wanted.shadow,
         promote: wanted.promote,
         dry_run: wanted.dry_run,
+        is_held: false,
         author: Author { by: wanted.by, reason: wanted.reason },
     })
 }

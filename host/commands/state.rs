@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::deployment::PipelineLog;
 use crate::event_time::EventTime;
 use crate::failure::{Exit, Failure};
+use crate::paths::{refuse_pipe_or_device, same_file};
 use crate::record::{hex, iso};
 use crate::report::Output;
 use crate::state::objects::{objects, runtime};
@@ -123,6 +124,11 @@ fn get(config: &Config, key: &str, output: Output) -> Result<String, Failure> {
 
 /// Writes all keys to a file, one JSON object per line; the file appears when it is complete.
 fn export(config: &Config, file: &Path, output: Output) -> Result<String, Failure> {
+    let refuse = |why: &str| Failure::config(format!("state export: {why}"));
+    refuse_pipe_or_device(file, "what is exported replaces a file once it is complete").map_err(|why| refuse(&why))?;
+    if let Some((key, _)) = config.files().into_iter().find(|(_, path)| same_file(path, file)) {
+        return Err(refuse(&format!("{} is {key}, which would be replaced; name another file", file.display())));
+    }
     let lanes = Lanes::open(config)?;
     let refused = |e: std::io::Error| Failure::new(Exit::Outside, format!("cannot write {}: {e}", file.display()));
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

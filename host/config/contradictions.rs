@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::keys;
-use super::model::Listen;
+use super::keys::{self, KEYS, Key};
+use super::model::{Component, Listen};
 use super::read::Given;
+use super::value::Typed;
 use super::values::Values;
+use crate::paths::same_file;
 
 /// Reports all contradictions.
 pub(super) fn find(given: &mut Given, values: &Values) {
@@ -170,23 +172,43 @@ fn native_code(given: &mut Given, values: &Values) {
     }
 }
 
-/// No file is both read and written, and none is written twice.
+/// Keys of files that a host writes.
+const WRITTEN: &[&str] = &["sink.sqlite.path", "sink.ndjson.path", "dead_letters.file", "admin.audit_log"];
+
+/// No file is both read and written, and none is written twice, whatever it is called.
 fn shared_files(given: &mut Given, values: &Values) {
-    let dead_letters = !given.has("dead_letters.topic");
-    let active = |path: &&str| match *path {
-        "dead_letters.file" => dead_letters,
-        other => keys::sections(other).last().is_some_and(|section| given.has(section)),
-    };
-    let paths = ["source.file.path", "sink.sqlite.path", "sink.ndjson.path", "dead_letters.file"];
-    let files: Vec<(&str, PathBuf)> = paths
-        .into_iter()
-        .filter(active)
-        .filter_map(|path| Some((path, values.path(path)?)))
-        .filter(|(_, file)| file != Path::new("-"))
-        .collect();
-    for (at, (path, file)) in files.iter().enumerate() {
-        for (other, _) in files[..at].iter().filter(|(_, other)| other == file) {
-            given.problem(given.origin(path), format!("{path} and {other} are the same file {}", file.display()));
+    let files = files(given, values);
+    let is_written = |key: &str| WRITTEN.contains(&key);
+    for (at, (key, file)) in files.iter().enumerate() {
+        for (other, same) in files[..at].iter().filter(|(other, _)| is_written(key) || is_written(other)) {
+            if same_file(file, same) {
+                let by = if file == same { String::new() } else { format!(", also called {}", same.display()) };
+                let message = format!("{key} and {other} are the same file {}{by}", file.display());
+                given.problem(given.origin(key), message);
+            }
         }
     }
+}
+
+/// The files of the sections that are used, by their keys.
+fn files(given: &Given, values: &Values) -> Vec<(String, PathBuf)> {
+    let dead_letters = !given.has("dead_letters.topic");
+    let is_used = |key: &Key| match key.path {
+        "dead_letters.file" => dead_letters,
+        path => keys::sections(path).last().is_some_and(|section| given.has(section)),
+    };
+    let mut files = Vec::new();
+    for key in KEYS.iter().filter(|key| is_used(key)) {
+        match values.0.get(key.path) {
+            Some(Typed::Path(file) | Typed::Component(Component::File(file))) if file != Path::new("-") => {
+                files.push((key.path.to_owned(), file.clone()));
+            }
+            Some(Typed::Secret(_, file)) => files.push((format!("{}_file", key.path), file.clone())),
+            Some(Typed::Properties(_, secrets)) => {
+                files.extend(secrets.iter().map(|(name, file)| (format!("{}.{name}_file", key.path), file.clone())));
+            }
+            _ => {}
+        }
+    }
+    files
 }

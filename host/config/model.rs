@@ -80,6 +80,31 @@ pub struct Config {
     pub telemetry: Option<Telemetry>,
 }
 
+impl Config {
+    /// Returns the files that a host reads as a whole or appends to, by their keys.
+    pub fn files(&self) -> Vec<(&'static str, &Path)> {
+        let mut files = Vec::new();
+        if let Source::File(source) = &self.source {
+            files.push(("source.file.path", source.path.as_path()));
+        }
+        if let Component::File(path) = &self.plugin.component {
+            files.push(("plugin.component", path));
+        }
+        match &self.sink {
+            Sink::Sqlite(sink) => files.push(("sink.sqlite.path", &sink.path)),
+            Sink::Ndjson(sink) => files.push(("sink.ndjson.path", &sink.path)),
+            Sink::Cql(_) | Sink::Discard => {}
+        }
+        if let DeadLetters::File(path) = &self.dead_letters {
+            files.push(("dead_letters.file", path));
+        }
+        let audit_log = self.admin.as_ref().and_then(|admin| admin.audit_log.as_deref());
+        files.extend(audit_log.map(|path| ("admin.audit_log", path)));
+        files.retain(|(_, path)| path.as_os_str() != "-");
+        files
+    }
+}
+
 /// `[telemetry]`
 #[derive(Clone, Debug)]
 pub struct Telemetry {

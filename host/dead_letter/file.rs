@@ -70,6 +70,10 @@ impl DeadLetterWriter for DeadLetterFile {
         self.file.truncate(length).map_err(outside)
     }
 
+    fn end_line(&mut self, ours: Option<u64>) -> Result<(), Failure> {
+        self.file.end_line(ours).map_err(outside)
+    }
+
     fn outage(&self) -> Arc<Outage> {
         self.file.outage()
     }

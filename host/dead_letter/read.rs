@@ -21,6 +21,7 @@ use crate::dead_letter::header;
 use crate::dead_letter::topic::{missing, unreachable};
 use crate::dead_letter::{DeadLetter, file};
 use crate::failure::Failure;
+use crate::paths::refuse_pipe_or_device;
 use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
 use crate::source::file::record_of;
 use crate::strike::Stage;
@@ -75,6 +76,8 @@ struct Fields {
 fn read_file(path: &Path, take: &mut dyn FnMut(StoredLetter) -> Result<bool, Failure>) -> Result<(), Failure> {
     let refused =
         |e: &dyn std::fmt::Display| Failure::outside(format!("dead_letters.file: cannot read {}: {e}", path.display()));
+    refuse_pipe_or_device(path, "dead letters are appended to it and read again")
+        .map_err(|why| Failure::outside(format!("dead_letters.file: {why}")))?;
     let mut lines = match File::open(path) {
         Ok(file) => BufReader::new(file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()), // no dead letter was ever written

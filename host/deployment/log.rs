@@ -1,6 +1,7 @@
 //! The journal's shared objects in the object store: the pipeline's identity, plugins, deployments, reservations. Performs what
 //! [`super::protocol`] decides; the objects are listed in [`super`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -17,8 +18,9 @@ use crate::config::{Config, Ordering, Source};
 use crate::event_time::{AppendTime, no_time, plausible};
 use crate::failure::{Exit, Failure};
 use crate::plugin::{Digest, Plugin};
-use crate::position::TopicId;
+use crate::position::{Partition, TopicId};
 use crate::record::iso;
+use crate::state::journal;
 
 /// The format of `log/`.
 const FORMAT: u32 = 1;
@@ -278,6 +280,12 @@ impl PipelineLog {
         let mut lanes: Vec<String> = self.holders(None)?.into_iter().map(|holder| holder.lane).collect();
         lanes.dedup();
         Ok(lanes)
+    }
+
+    /// Returns the partitions that the lanes have begun with; none if the pipeline has not run yet.
+    pub fn partitions(&self) -> Result<BTreeSet<Partition>, Failure> {
+        let beginnings = journal::beginnings(&self.objects, &self.lanes()?, &self.runtime)?;
+        Ok(beginnings.into_keys().collect())
     }
 
     // ---- objects

@@ -83,6 +83,12 @@ impl Opening<'_> {
         if let [lane] = opened.as_mut_slice() {
             lane.cut_files(&mut *sink, &mut *letters)?;
         }
+        // What was written since the first of these lanes began is of this pipeline.
+        let ours = |length: fn(&Beginning) -> Option<u64>| {
+            opened.iter().filter_map(|lane| lane.contents.beginning.as_ref().and_then(length)).min()
+        };
+        sink.end_line(ours(|beginning| beginning.sink_length))?;
+        letters.end_line(ours(|beginning| beginning.letters_length))?;
         let lengths = (sink.length()?, letters.length()?);
         let (writer, writing) = Writer::start(sink, letters, self.board)?;
         let mut lanes = Vec::new();

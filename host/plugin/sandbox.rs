@@ -7,6 +7,7 @@ use wasmtime::Engine;
 use super::{Compiling, Limits, Plugin};
 use crate::config::{Component, Config};
 use crate::failure::Failure;
+use crate::paths;
 
 /// The built-in plugin `visits`, part of the binary.
 pub(crate) const VISITS: &[u8] = include_bytes!(env!("VISITS_WASM"));
@@ -73,7 +74,7 @@ pub(crate) fn component(component: &Component) -> Result<(Vec<u8>, String), Fail
         Component::Builtin(name) => Err(Failure::config(format!(
             "plugin.component: unknown plugin builtin:{name}; the only built-in plugin is builtin:visits"
         ))),
-        Component::File(path) => match std::fs::read(path) {
+        Component::File(path) => match paths::read(path) {
             Ok(bytes) => Ok((bytes, path.display().to_string())),
             Err(e) => Err(Failure::config(format!("plugin.component: cannot read {}: {e}", path.display()))),
         },

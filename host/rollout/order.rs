@@ -8,7 +8,7 @@ use object_store::ObjectStore;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::clock;
-use crate::config::{Component, Config, Limits};
+use crate::config::{Component, Config};
 use crate::deployment::shadow::{Report, Shadow};
 use crate::deployment::{
     Author, Deployment, Entry, Outcome, Permanent, PipelineLog, Settings, Standing, Verdict, withdrawable,
@@ -73,6 +73,8 @@ pub struct Request {
     pub promote: bool,
     /// Look, and order nothing.
     pub dry_run: bool,
+    /// Whether limits may not exceed those of the configuration: whoever may deploy over the network may not lift them.
+    pub is_held: bool,
     /// Who, and why.
     pub author: Author,
 }
@@ -163,6 +165,9 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
         Some(n) => numbered(&log, n)?.deployment,
         None => in_force.clone(),
     };
+    if request.is_held {
+        within_ceilings(config, request, &base)?;
+    }
     let mut checks = Vec::new();
     let (plugin, settings) = match candidate(config, request, &log, &sandbox, (&base, is_first)) {
         Ok(candidate) => candidate,
@@ -311,12 +316,17 @@ fn candidate(
     if let Some(given) = &request.config {
         settings.config = given.clone();
     }
-    if let Some((keys, from)) = &request.set {
-        let from = Settings::of(from, &settings.plugin);
-        keys.iter().for_each(|key| take_key(&mut settings, key, &from));
-    }
+    take_keys(&mut settings, request);
     let plugin = sandbox.load_bytes(bytes, &name, &settings.config, settings.limits())?;
     Ok((plugin, settings))
+}
+
+/// The settings with the keys that the request sets.
+fn take_keys(settings: &mut Settings, request: &Request) {
+    if let Some((keys, from)) = &request.set {
+        let from = Settings::of(from, &settings.plugin);
+        keys.iter().for_each(|key| take_key(settings, key, &from));
+    }
 }
 
 fn take_key(settings: &mut Settings, key: &str, from: &Settings) {
@@ -342,8 +352,15 @@ pub fn settable(keys: &[String]) -> Result<(), Failure> {
     Err(Failure::new(Exit::Config, format!("--set {key}: a deployment changes {}", KEYS.join(", "))))
 }
 
-/// Refuses limits beyond those of the host's own configuration: whoever may deploy over the network may not lift them.
-pub fn within_ceilings(most: &Limits, wanted: &Limits) -> Result<(), Failure> {
+/// Refuses limits beyond those of the configuration that the request would bring: those that it sets, and those of the deployment or the shadow
+/// that it names. What stays in force is not its doing.
+fn within_ceilings(config: &Config, request: &Request, base: &Deployment) -> Result<(), Failure> {
+    let mut settings = match request.like.is_some() || request.promote {
+        true => base.settings.clone(),
+        false => Settings::of(config, &base.settings.plugin),
+    };
+    take_keys(&mut settings, request);
+    let (most, wanted) = (&config.plugin.limits, settings.limits());
     let pairs = [
         ("plugin.memory", most.memory_bytes, wanted.memory_bytes),
         ("plugin.fuel", most.fuel, wanted.fuel),
@@ -355,7 +372,7 @@ pub fn within_ceilings(most: &Limits, wanted: &Limits) -> Result<(), Failure> {
     let Some((key, most, wanted)) = pairs.into_iter().find(|(_, most, wanted)| wanted > most) else { return Ok(()) };
     Err(Failure::new(
         Exit::Config,
-        format!("--set {key}: {wanted} is more than the host's own configuration allows, {most}; raise it there first"),
+        format!("{key}: {wanted} is more than the host's own configuration allows, {most}; raise it there first"),
     ))
 }
 

@@ -110,6 +110,13 @@ impl Sink for Ndjson {
         }
     }
 
+    fn end_line(&mut self, ours: Option<u64>) -> Result<(), Failure> {
+        match &mut self.output {
+            Output::File(file) => file.end_line(ours).map_err(outside),
+            Output::Stdout(_) => Ok(()),
+        }
+    }
+
     /// Returns none: a file is truncated instead, and printed lines cannot be taken back.
     fn images(&mut self, _rows: &Rows, _at: &[usize]) -> Result<Vec<Image>, Failure> {
         Ok(Vec::new())

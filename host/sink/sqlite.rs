@@ -23,6 +23,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use crate::backoff::{Backoff, Outage};
 use crate::config::SqliteSink;
 use crate::failure::{Check, Failure};
+use crate::paths::refuse_pipe_or_device;
 use crate::private;
 use crate::row::{Image, Rows, Table};
 use crate::sink::sqlite::schema::{create_table, fit, real_columns, upsert};
@@ -51,6 +52,7 @@ impl Sqlite {
     /// Opens the file, creates missing tables, compares the others.
     pub(super) fn open(config: &SqliteSink, tables: &Arc<[Table]>) -> Result<Sqlite, Failure> {
         refuse_declared_now_columns("sink.sqlite", &config.now, tables)?;
+        refuse_no_file(&config.path)?;
         let path = config.path.display().to_string();
         private::create_readable(&config.path);
         let connection = Connection::open(&config.path).map_err(|e| cannot_open(&config.path, &e))?;
@@ -129,6 +131,9 @@ pub(super) fn check(config: &SqliteSink, tables: &Arc<[Table]>) -> Vec<Check> {
     if let Err(failure) = refuse_declared_now_columns("sink.sqlite", &config.now, tables) {
         return vec![Check::refused(subject, failure)];
     }
+    if let Err(failure) = refuse_no_file(&config.path) {
+        return vec![Check::refused(subject, failure)];
+    }
     if !config.path.exists() && folder(&config.path).is_dir() {
         return vec![Check::fine(subject, "the file and its tables will be created")];
     }
@@ -204,6 +209,11 @@ fn is_transient(error: &rusqlite::Error) -> bool {
 
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn refuse_no_file(path: &Path) -> Result<(), Failure> {
+    let refused = refuse_pipe_or_device(path, "a database is read and written at any place");
+    refused.map_err(|why| Failure::outside(format!("sink.sqlite.path: {why}")))
 }
 
 fn cannot_open(path: &Path, error: &rusqlite::Error) -> Failure {

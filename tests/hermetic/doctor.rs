@@ -123,6 +123,20 @@ fn timestamps_that_cannot_be_true_are_mended_by_the_producer() {
 }
 
 #[test]
+fn a_timestamp_far_ahead_of_the_clock_is_mended_by_the_producer() {
+    let pipeline = pipeline(&Settings::default());
+    let mut records = visits(1, |i| i % 10);
+    records[39].timestamp = 3_000_000_000_000;
+    write_records(&pipeline.path("log.ndjson"), &records);
+    let found = doctor(&pipeline, 0);
+    let said = found.iter().find(|finding| finding["id"] == Symptom::TimestampsFarAhead.name()).expect("it is found");
+    let said = said["found"].as_str().unwrap_or_default();
+    assert!(said.contains("1 of 40") && said.contains("offset 39") && said.contains("2065"), "{said}");
+    let mend = |pipeline: &Pipeline| write_records(&pipeline.path("log.ndjson"), &visits(1, |i| i % 10));
+    check(&pipeline, Symptom::TimestampsFarAhead, 0, mend);
+}
+
+#[test]
 fn records_that_would_be_lost_are_told_of_before_they_are_folded() {
     let pipeline = pipeline(&Settings::default());
     let good = visits(1, |i| i % 10);

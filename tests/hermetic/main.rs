@@ -14,6 +14,7 @@ mod contract;
 mod deploy;
 mod docs;
 mod doctor;
+mod files;
 mod health;
 mod input;
 mod inspect;

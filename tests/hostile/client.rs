@@ -306,6 +306,63 @@ fn who_may_deploy_lifts_no_limit_and_who_tries_tokens_fills_no_log() {
     assert!(!end.stderr.contains(TOKEN), "{}", end.stderr);
 }
 
+/// The operator lowered a limit. An earlier deployment and a shadow still have the former one.
+#[test]
+fn a_limit_that_the_operator_lowered_does_not_come_back_with_an_earlier_deployment() {
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
+    let brokers = cluster.bootstrap_servers();
+    cluster.create_topic("lowered", 1, 1).expect("a new topic");
+    let limited = |memory: &str| {
+        let defaults = Settings::default().over_kafka(&brokers, "lowered");
+        let plugin = format!("{}\nmemory = \"{memory}\"", defaults.plugin);
+        let run = format!("{}\ndeploy_on_start = true", defaults.run);
+        format!("{}{ADMIN}token_file = \"token\"\n", Settings { plugin, run, ..defaults }.to_toml())
+    };
+    let pipeline = Pipeline::new(&limited("256MiB"));
+    pipeline.write("token", TOKEN.as_bytes());
+    produce(&brokers, "lowered", &visits_from(0, 1, |i| i));
+    pipeline.run_to_end(&["--until-end"]).expect_code(0);
+    pipeline.configure(&limited("64MiB"));
+    let mut running = pipeline.spawn(&[]);
+    let host = Host::of(&mut running);
+    running.wait_until("it has started", || host.says_yes("/startupz"));
+    // Whoever may change the state may do this.
+    pipeline.call("deployment create", &["--like", "0", "--shadow"]).expect_code(0);
+    for wanted in [
+        json!({"like": 0}),
+        json!({"like": 0, "dry_run": true}),
+        json!({"like": 0, "reprocess": true}),
+        json!({"like": 0, "shadow": true}),
+        json!({"like": 0, "set": {"time.out_of_orderness": "3s"}}),
+        json!({"like": 1, "set": {"plugin.memory": "65MiB"}}),
+        json!({"promote": true}),
+    ] {
+        let (status, answer) = posted(&host, "/v1/deployments", TOKEN, &wanted);
+        let said = "plugin.memory: ";
+        assert!(status == 400 && answer.contains(said), "{wanted}: {answer}");
+        assert!(answer.contains("more than the host's own configuration allows, 67108864"), "{wanted}: {answer}");
+    }
+    let memory = |host: &Host| {
+        let answer = answered(host, format!("GET /v1/deployments HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n").as_bytes());
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        let entries: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        let last = entries.as_array().and_then(|entries| entries.last()).cloned().expect("there are deployments");
+        assert!(last.to_string().contains("\"memory_bytes\":"), "{last}");
+        last.to_string().contains("\"memory_bytes\":67108864")
+    };
+    assert!(memory(&host), "nothing was ordered");
+    for wanted in [
+        json!({"like": 1}),
+        json!({"like": 0, "set": {"plugin.memory": "64MiB"}}),
+        json!({"set": {"time.out_of_orderness": "3s"}}),
+    ] {
+        let (status, answer) = posted(&host, "/v1/deployments", TOKEN, &wanted);
+        assert_eq!(status, 200, "{wanted}: {answer}");
+        assert!(memory(&host), "{wanted}");
+    }
+    running.kill();
+}
+
 #[test]
 fn twenty_five_deployments_at_once_are_twenty_five_numbers() {
     const AT_ONCE: u64 = 25;

@@ -31,14 +31,14 @@
 //! | 2,000 half-open connections at 1,024 files | `client::connections_that_never_finish_their_request_stop_neither_folding_nor_probes` | records are folded, probes answer, 600 MiB | 59 MiB |
 //! | 2,000 half-open connections at the admin API, then at the probes' own address | `probes::a_flood_of_the_admin_api_leaves_the_probes_own_address_alone_and_the_other_way_round` | records are folded, the other address answers, 600 MiB | 62 MiB |
 //! | anything but probes at the probes' own address (failed) | `probes::the_probes_own_address_answers_probes_and_metrics_and_nothing_else` | 404 | |
-//! | wrong tokens, limits lifted with the right one | `client::who_may_deploy_lifts_no_limit_and_who_tries_tokens_fills_no_log`, `client::a_token_for_reading_changes_nothing_and_the_audit_log_names_each_change` | ten lines for a thousand wrong tokens | |
+//! | wrong tokens, limits lifted with the right one | `client::who_may_deploy_lifts_no_limit_and_who_tries_tokens_fills_no_log`, `client::a_limit_that_the_operator_lowered_does_not_come_back_with_an_earlier_deployment`, `client::a_token_for_reading_changes_nothing_and_the_audit_log_names_each_change` | ten lines for a thousand wrong tokens | |
 //! | a page in a browser | `client::a_host_on_loopback_answers_only_requests_for_this_machine` | 403 | |
 //! | requests in requests (failed) | `client::no_request_is_hidden_in_another` | one answer for each connection | |
 //! | paths and names that lead out of a folder (failed) | `client::names_lead_out_of_no_folder` | 400 to 499, nothing ordered | |
 //! | 25 deployments at once (failed) | `client::twenty_five_deployments_at_once_are_twenty_five_numbers` | 25 numbers, none lost | |
 //! | native code in the caches | `neighbour::native_code_of_others_is_not_run_wherever_it_lies`, `neighbour::compiled_plugins_are_kept_in_a_folder_of_the_user_alone_or_nowhere`, `neighbour::a_start_tells_of_a_poisoned_folder_of_compiled_plugins`, `contract::a_compiled_plugin_is_taken_only_under_its_own_name` | the same rows | |
 //! | 120 random corruptions of state (failed) | `neighbour::a_hundred_and_twenty_random_corruptions_of_state_make_neither_a_panic_nor_a_wrong_row` | right rows, or a refusal that names the state | 98 survived |
-//! | forged dead letters | `neighbour::forged_dead_letters_are_refused_by_their_line` | refused by line | |
+//! | forged dead letters | `neighbour::forged_dead_letters_are_refused_by_their_line`, `neighbour::a_dead_letter_of_a_partition_that_is_not_there_is_skipped_and_the_others_are_sent` | refused by line, or skipped | |
 //! | reading what the host keeps | `neighbour::what_the_host_keeps_is_for_its_user_and_rows_are_for_readers` | mode 0600 | |
 //! | properties that load native code | `configuration::properties_by_which_librdkafka_runs_code_are_refused_by_name` | refused | |
 //! | secrets in outputs and files | `configuration::secrets_stand_in_no_output_and_no_file` | in none | |

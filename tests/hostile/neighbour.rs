@@ -3,13 +3,15 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use serde_json::{Value, json};
 
 use super::{assert_calm, events, hostile, pipeline};
 use crate::support::doctor::call;
 use crate::support::generate::{TestRecord, generate, write_records};
 use crate::support::host::{Pipeline, logged};
-use crate::support::mock::visits;
+use crate::support::mock::{produce, visits};
 use crate::support::model::folds::{SessionId, Visits};
 use crate::support::model::{self, Time};
 use crate::support::random::{Random, seed};
@@ -220,6 +222,43 @@ fn forged_dead_letters_are_refused_by_their_line() {
         outcome.expect_said(&["dead-letters.ndjson", "line 1"]);
         assert!(from_ndjson(&pipeline.path("again.ndjson")).is_empty());
     }
+}
+
+/// Well-formed, so nothing but its partition tells that keyfold has not written it.
+#[test]
+fn a_dead_letter_of_a_partition_that_is_not_there_is_skipped_and_the_others_are_sent() {
+    let forged = |pipeline: &Pipeline| {
+        let letters = std::fs::read_to_string(pipeline.path("dead-letters.ndjson")).expect("two events are no visits");
+        let forgery = letters.lines().next().expect("there are two").replace("\"partition\":0", "\"partition\":7");
+        pipeline.write("dead-letters.ndjson", format!("{forgery}\n{letters}").as_bytes());
+    };
+    let said = "skipped 1: their record names a partition that the source does not have";
+    let of_file = pipeline(&Settings::default(), &events(["a", "b"]));
+    of_file.run_to_end(&[]).expect_code(0);
+    forged(&of_file);
+    for to in ["file:again.ndjson", "log.ndjson"] {
+        let outcome = call(&of_file, ["dead-letters", "redrive"], &["--to", to, "--again"]);
+        outcome.expect_code(0).expect_said(&[": 2 record(s)", said]);
+    }
+    let partitions = |name: &str| from_ndjson(&of_file.path(name)).into_iter().map(|line| line["partition"].clone());
+    assert!(partitions("log.ndjson").chain(partitions("again.ndjson")).all(|partition| partition == 0));
+    of_file.run_to_end(&[]).expect_code(0);
+
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster needs nothing");
+    cluster.create_topic("forged", 1, 1).expect("a new topic");
+    let brokers = cluster.bootstrap_servers();
+    produce(&brokers, "forged", &events(["a", "b"]));
+    let of_topic = Pipeline::new(&Settings::default().over_kafka(&brokers, "forged").to_toml());
+    of_topic.run_to_end(&["--until-end"]).expect_code(0);
+    forged(&of_topic);
+    for more in [&["--dry-run"][..], &[]] {
+        let outcome = call(&of_topic, ["dead-letters", "redrive"], more);
+        outcome.expect_code(0).expect_said(&[" to topic forged: 2 record(s)", said]);
+    }
+    let outcome = call(&of_topic, ["dead-letters", "redrive"], &["--output", "json"]);
+    let answer: Value = serde_json::from_str(&outcome.expect_code(0).stdout).expect("a document");
+    assert_eq!(answer["skipped"]["sent_before"], 2, "{answer}");
+    assert_eq!((&answer["skipped"]["without_partition"], &answer["skipped"]["unsure"]), (&json!(1), &json!(0)));
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn a_host_deploys_withdraws_and_shadows_for_who_has_the_token() {
     refused.expect_code(4).expect_said(&["FAIL  plugin", "no-such"]);
     asked("deployment create", "token", &["--set", "state.url=x"]).expect_code(2).expect_said(&["--set state.url"]);
     let more = asked("deployment create", "token", &["--set", "plugin.memory=4GiB"]);
-    more.expect_code(2).expect_said(&["--set plugin.memory", "more than the host's own configuration allows"]);
+    more.expect_code(2).expect_said(&["plugin.memory: ", "more than the host's own configuration allows"]);
     pipeline.write("text.wasm", b"no component");
     let text = pipeline.path("text.wasm").to_string_lossy().into_owned();
     asked("deployment create", "token", &[&text]).expect_code(4).expect_said(&["FAIL  plugin"]);

@@ -302,6 +302,19 @@ fn one_file_cannot_be_two_things() {
     );
     let same = with_source("[source.file]\npath = \"x\"").replace("[sink.discard]", "[sink.ndjson]\npath = \"x\"");
     refused(&same, "line 9: sink.ndjson.path and source.file.path are the same file /etc/keyfold/x");
+    refused(
+        &with_sink("[sink.ndjson]\npath = \"inner/../dead-letters.ndjson\""),
+        "dead_letters.file and sink.ndjson.path are the same file /etc/keyfold/dead-letters.ndjson, also called \
+         /etc/keyfold/inner/../dead-letters.ndjson",
+    );
+    refused(
+        &with("[admin]\naudit_log = \"./dead-letters.ndjson\""),
+        "line 11: admin.audit_log and dead_letters.file are the same file /etc/keyfold/./dead-letters.ndjson",
+    );
+    refused(
+        &with("[admin]\naudit_log = \"plugin.wasm\"").replace("builtin:visits", "plugin.wasm"),
+        "line 11: admin.audit_log and plugin.component are the same file /etc/keyfold/plugin.wasm",
+    );
 }
 
 #[test]

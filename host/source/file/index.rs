@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
-use crate::append_file::is_pipe_or_device;
 use crate::config;
 use crate::event_time::Cell;
 use crate::failure::Failure;
+use crate::paths::is_pipe_or_device;
 use crate::position::{LastRecord, Offset, Partition, fingerprint};
 use crate::record::bounded::MOST_BYTES;
 use crate::record::{RecordRef, Records};
