@@ -71,11 +71,13 @@ pub enum Planted {
     JournalLosesWrite,
     /// A start does not look whether it still owns the journal once it owns the state.
     JournalNotConfirmed,
+    /// A start folds by its own configuration, although another host has begun the pipeline with another one.
+    BeginsAsItsOwn,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 20] = [
+    pub const ALL: [Planted; 21] = [
         Planted::CheckpointBeforeAcknowledgement,
         Planted::OffsetsBeforeState,
         Planted::UndoForgetsShard,
@@ -96,6 +98,7 @@ impl Planted {
         Planted::RowsLeaveUnproved,
         Planted::JournalLosesWrite,
         Planted::JournalNotConfirmed,
+        Planted::BeginsAsItsOwn,
     ];
 }
 

@@ -16,7 +16,7 @@ use crate::deployment::follow::{Loader, Logic, News};
 use crate::deployment::{PipelineLog, Standing};
 use crate::failure::{Exit, Failure};
 use crate::lane::{Lane, Summary};
-use crate::machine::{self, Thread};
+use crate::machine::{self, Planted, Thread, plants};
 use crate::observe::board::{Board, Phase};
 use crate::observe::telemetry;
 use crate::pipeline::open::Opening;
@@ -161,6 +161,9 @@ impl Host<'_> {
 fn began(config: &Config, log: &PipelineLog, plugin: &Plugin, before: Standing) -> Result<Standing, Failure> {
     if before != Standing::First {
         return Ok(before);
+    }
+    if plants(Planted::BeginsAsItsOwn) {
+        return Ok(Standing::Same(0));
     }
     let standing = log.standing(config, &plugin.digest)?;
     order::allow(config, &standing)?;

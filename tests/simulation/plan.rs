@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) mode: Mode,
     pub(crate) time: Time,
     pub(crate) clock_skew_ms: i64,
+    /// Whether two hosts with different configurations begin the pipeline.
+    pub(crate) contested: bool,
     /// How long records are written.
     pub(crate) length: Duration,
     pub(crate) trouble: Trouble,
@@ -63,6 +65,9 @@ pub(crate) enum Then {
 pub(crate) const MARKS: [&str; 10] =
     ["a", "b", "c", "d", "e", "f", "mode=timer-now", "mode=state", "mode=timers", "mode=mark"];
 
+/// The mark of a host that begins the pipeline beside another one.
+pub(crate) const CONTENDER: &str = "contender";
+
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -89,6 +94,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
     let slow: &[u64] = if weather == Weather::Races { &[5, 15] } else { &[0, 0, 1, 10, 30] };
     let topic = log(random, (usize::try_from(partitions).expect("a few"), by_partition), length, rivals);
     Plan {
+        contested: mode == Mode::Mark && random.chance(25),
         topic,
         by_partition,
         mode,

@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 
 use crate::broker::{Appended, Topic};
 use crate::objects::SeenObjects;
-use crate::plan::{Happening, Plan, Then, describe, plan};
+use crate::plan::{CONTENDER, Happening, Plan, Then, describe, plan};
 use crate::scheduler::{BEGAN_MS, Process, ProcessId, Scheduler, locked};
 use crate::support::generate::TestRecord;
 use crate::support::model::Late;
@@ -284,6 +284,9 @@ fn close(plan: &mut Plan) {
 impl Simulation {
     fn run(&mut self) {
         self.start(false);
+        if self.plan.contested {
+            self.start_with(CONTENDER, false);
+        }
         let happenings = std::mem::take(&mut self.plan.happenings);
         let mut thaws: Vec<(Duration, ProcessId)> = Vec::new();
         let mut happenings = happenings.into_iter().peekable();
@@ -335,9 +338,15 @@ impl Simulation {
         }))
     }
 
+    /// Starts a host with the configuration with which the pipeline was begun.
     fn start(&mut self, until_end: bool) {
-        let config = config(&self.plan, "", &mut self.random);
-        let plugin = self.plugin("");
+        let mark = if truth::has_contender(&self.log()) { CONTENDER } else { "" };
+        self.start_with(mark, until_end);
+    }
+
+    fn start_with(&mut self, mark: &'static str, until_end: bool) {
+        let config = config(&self.plan, mark, &mut self.random);
+        let plugin = self.plugin(mark);
         let clock = (self.ahead_ms, self.random.next());
         let process = Process::new(&self.scheduler, self.next_process, clock, self.planted);
         self.next_process += 1;
@@ -393,7 +402,8 @@ impl Simulation {
         let store = failure.exit == Exit::Outside
             && (failure.message.contains("does not answer") || failure.message.contains("simulated error"));
         let gone = failure.message.contains("the host was killed") || failure.message.contains("was killed");
-        let may = store || gone || (fenced && replaced);
+        let refused = failure.exit == Exit::Config && failure.message.contains("differ from those in force");
+        let may = store || gone || (fenced && replaced) || (refused && self.plan.contested);
         if !may {
             self.violations.push(format!("a host ended with {:?}: {}", failure.exit, failure.message));
         }

@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::broker::Topic;
 use crate::disks::Disks;
-use crate::plan::{MARKS, Plan};
+use crate::plan::{CONTENDER, MARKS, Plan};
 use crate::support::generate::TestRecord;
 use crate::support::model::folds::Hostile;
-use crate::support::model::{self, Deployment};
+use crate::support::model::{self, Deployment, Fold};
 use crate::table::key_of;
 use crate::world::Named;
 
@@ -43,7 +43,11 @@ impl Truth {
             let floors = journal(disks, &lane).floors;
             truth.floors += floors.len() as u64;
             let floors = floors.into_iter().map(|((p, offset), time)| ((p.0, offset.0), time.ms())).collect();
-            let folded = model::run_journalled(Hostile::new(plan.mode), &records, plan.time, &floors, &deployments);
+            let mut fold = Hostile::new(plan.mode);
+            if has_contender(log) {
+                fold.configure(CONTENDER);
+            }
+            let folded = model::run_journalled(fold, &records, plan.time, &floors, &deployments);
             truth.ever.extend(folded.rows.iter().map(|row| (key_of(&row.values), row.values.to_string())));
             truth.rows.extend(folded.rows.into_iter().map(|row| (key_of(&row.values), row.values)));
         }
@@ -72,6 +76,11 @@ fn deployments(plan: &Plan, log: &PipelineLog) -> Vec<Deployment> {
             Some(Deployment { t: entry.deployment.t?, mark: mark_of(&of("mark"), &of("mode")), time: plan.time })
         })
         .collect()
+}
+
+/// Whether the pipeline was begun by the host with the other configuration.
+pub(crate) fn has_contender(log: &PipelineLog) -> bool {
+    log.deployment(0).ok().flatten().is_some_and(|first| first.settings.config["mark"] == CONTENDER)
 }
 
 /// What was deployed, from the plugin's configuration.
