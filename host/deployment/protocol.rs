@@ -351,13 +351,16 @@ impl View {
         let current = entry(store, in_force)?;
         let end = current.as_ref().and_then(probation_end);
         let probation = end.map(|end| Probation { n: in_force, end });
-        let mut view = View { reserved, next: in_force + 1, ahead: VecDeque::new(), probation, rewind: None, written };
+        // It may have been withdrawn since the lane's state was read: that is undone only by opening the lane again (I10). So may those whose
+        // rows are in the sink.
+        let is_withdrawn = current.is_some_and(|entry| entry.outcome == Outcome::Withdrawn);
+        let is_withdrawn = is_withdrawn && !plants(Planted::VerdictReadTwice);
+        let rewind = is_withdrawn.then_some(Rewind::Withdrawn(in_force));
+        let mut view = View { reserved, next: in_force + 1, ahead: VecDeque::new(), probation, rewind, written };
         let learned = view.learn(store)?;
-        // Each of these may have been withdrawn since the lane's state was read: that is undone only by opening the lane again (I10).
-        let in_state = Some(in_force).filter(|_| !plants(Planted::VerdictReadTwice));
-        let others = view.written.iter().copied().filter(|n| *n != in_force && !plants(Planted::RowsOutliveWithdrawal));
-        for n in in_state.into_iter().chain(others) {
-            if matches!(store.verdict(n)?, Some(Verdict::Withdrawn(_))) {
+        for &n in &view.written {
+            let fault = if n == in_force { Planted::VerdictReadTwice } else { Planted::RowsOutliveWithdrawal };
+            if matches!(store.verdict(n)?, Some(Verdict::Withdrawn(_))) && !plants(fault) {
                 view.rewind = view.rewind.or(Some(Rewind::Withdrawn(n)));
             }
         }

@@ -91,8 +91,8 @@ pub(crate) fn plan(seed: u64) -> Plan {
         idle_timeout_ms: random.chance(40).then(|| random.between(500, 5_000)),
         ..Time::default()
     };
-    let slow: &[u64] = if weather == Weather::Races { &[5, 15] } else { &[0, 0, 1, 10, 30] };
-    let topic = log(random, (usize::try_from(partitions).expect("a few"), by_partition), length, rivals);
+    let slow: &[u64] = if weather == Weather::Races { &[15, 30] } else { &[0, 0, 1, 10, 30] };
+    let topic = log(random, (usize::try_from(partitions).expect("a few"), by_partition), length, weather);
     Plan {
         contested: mode == Mode::Mark && random.chance(25),
         topic,
@@ -106,13 +106,16 @@ pub(crate) fn plan(seed: u64) -> Plan {
     }
 }
 
-fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: Duration, often_late: bool) -> Topic {
+fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: Duration, weather: Weather) -> Topic {
     let mut records: Vec<Vec<Appended>> = vec![Vec::new(); partitions];
     let skews: Vec<i64> = (0..partitions).map(|_| random.between(-900, 100)).collect();
-    let uses_transactions = random.chance(if often_late { 80 } else { 30 });
-    let busiest = !often_late && random.chance(40);
+    let uses_transactions = random.chance(if weather == Weather::Rivals { 80 } else { 30 });
+    let busiest = weather != Weather::Rivals && random.chance(40);
     let keys = 1 + random.below(12);
-    let pace = 1 + random.below(if often_late { 60 } else { 250 });
+    let pace = 1 + random.below(match weather {
+        Weather::Rivals | Weather::Races => 60,
+        _ => 250,
+    });
     let mut now = ms(random.below(3_000));
     while now < length {
         let at = if busiest && random.chance(90) { 0 } else { random.below(partitions as u64) };
@@ -223,8 +226,10 @@ fn happenings(random: &mut Random, length: Duration, mode: Mode, weather: Weathe
     }
     if weather == Weather::Restarts {
         restarts(random, length_ms, &mut all);
+    } else if weather == Weather::Races {
+        races(random, length_ms, &mut all);
     } else if mode == Mode::Mark {
-        deployments(random, length_ms, matches!(weather, Weather::Swaps | Weather::Races), &mut all);
+        deployments(random, length_ms, weather == Weather::Swaps, &mut all);
     }
     all.sort_by_key(|(at, _)| *at);
     all
@@ -265,6 +270,16 @@ fn restarts(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happen
         let then = Some((ms(after), Then::WithdrawAtRestart));
         all.push((ms(at), Happening::Deploy { mark, after_ms: None, probation_ms: 20_000, then }));
         at += after + 1_000 + random.below(6_000);
+    }
+}
+
+/// Deployments as early as possible, one after the other.
+fn races(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happening)>) {
+    let mut at = 1_000 + random.below(2_000);
+    while at < length_ms {
+        let mark = *random.pick(&MARKS);
+        all.push((ms(at), Happening::Deploy { mark, after_ms: None, probation_ms: 0, then: None }));
+        at += 200 + random.below(1_200);
     }
 }
 
