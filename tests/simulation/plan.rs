@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) mode: Mode,
     pub(crate) time: Time,
     pub(crate) clock_skew_ms: i64,
+    /// What most happens.
+    pub(crate) weather: Weather,
     /// Whether two hosts with different configurations begin the pipeline.
     pub(crate) contested: bool,
     /// How long records are written.
@@ -77,7 +79,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
     let random = &mut Random::new(seed);
     let weather = *random.pick(&WEATHERS);
     // Hosts can only differ in what they decide: the order of several partitions, and of what becomes visible late.
-    let rivals = weather == Weather::Rivals;
+    let rivals = matches!(weather, Weather::Rivals | Weather::Crashes);
     let by_partition = random.chance(if rivals { 10 } else { 30 });
     let partitions = if rivals { 2 + random.below(2) } else { 1 + random.below(3) };
     let length = ms(10_000 + random.below(30_000));
@@ -91,9 +93,10 @@ pub(crate) fn plan(seed: u64) -> Plan {
         idle_timeout_ms: random.chance(40).then(|| random.between(500, 5_000)),
         ..Time::default()
     };
-    let slow: &[u64] = if weather == Weather::Races { &[15, 30] } else { &[0, 0, 1, 10, 30] };
+    let slow: &[u64] = if weather == Weather::Races { &[1, 2] } else { &[0, 0, 1, 10, 30] };
     let topic = log(random, (usize::try_from(partitions).expect("a few"), by_partition), length, weather);
     Plan {
+        weather,
         contested: mode == Mode::Mark && random.chance(25),
         topic,
         by_partition,
@@ -109,11 +112,15 @@ pub(crate) fn plan(seed: u64) -> Plan {
 fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: Duration, weather: Weather) -> Topic {
     let mut records: Vec<Vec<Appended>> = vec![Vec::new(); partitions];
     let skews: Vec<i64> = (0..partitions).map(|_| random.between(-900, 100)).collect();
-    let uses_transactions = random.chance(if weather == Weather::Rivals { 80 } else { 30 });
-    let busiest = weather != Weather::Rivals && random.chance(40);
+    let uses_transactions = random.chance(match weather {
+        Weather::Rivals | Weather::Crashes => 80,
+        Weather::Races => 0,
+        _ => 30,
+    });
+    let busiest = !matches!(weather, Weather::Rivals | Weather::Crashes) && random.chance(40);
     let keys = 1 + random.below(12);
     let pace = 1 + random.below(match weather {
-        Weather::Rivals | Weather::Races => 60,
+        Weather::Rivals | Weather::Crashes | Weather::Races => 60,
         _ => 250,
     });
     let mut now = ms(random.below(3_000));
@@ -141,6 +148,8 @@ fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: D
         };
         records[at].push(Appended { record, written: now, ends, committed });
         now += match random.below(100) {
+            // In a race the lane is where the log ends, and reserves often.
+            _ if weather == Weather::Races => ms(20 + random.below(pace)),
             0 => ms(random.below(6_000)),
             1..40 => Duration::ZERO,
             _ => ms(random.below(pace * 2)),
@@ -171,19 +180,21 @@ fn payload(random: &mut Random, key: &str, now_ms: i64) -> Vec<u8> {
 }
 
 /// The weather of seeds; some of it is more frequent.
-const WEATHERS: [Weather; 7] = [
+const WEATHERS: [Weather; 9] = [
     Weather::Mixed,
     Weather::Mixed,
+    Weather::Swaps,
     Weather::Swaps,
     Weather::Rivals,
     Weather::Rivals,
     Weather::Restarts,
     Weather::Races,
+    Weather::Crashes,
 ];
 
 /// What most happens to the hosts of a seed: each seed has little of some kinds and much of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Weather {
+pub(crate) enum Weather {
     /// Some of everything.
     Mixed,
     /// Deployments follow each other closely.
@@ -194,6 +205,8 @@ enum Weather {
     Restarts,
     /// Deployments are created as early as possible, and requests are slow.
     Races,
+    /// Hosts are killed while they decide the order of several partitions.
+    Crashes,
 }
 
 fn happenings(random: &mut Random, length: Duration, mode: Mode, weather: Weather) -> Vec<(Duration, Happening)> {
@@ -201,15 +214,16 @@ fn happenings(random: &mut Random, length: Duration, mode: Mode, weather: Weathe
     let length_ms = u64::try_from(length.as_millis()).expect("short");
     let most = match weather {
         Weather::Mixed => 8,
-        Weather::Swaps | Weather::Rivals => 12,
+        Weather::Swaps | Weather::Rivals | Weather::Crashes => 12,
         Weather::Restarts | Weather::Races => 3,
     };
-    let least = if weather == Weather::Rivals { 4 } else { 0 };
+    let least = if matches!(weather, Weather::Rivals | Weather::Crashes) { 4 } else { 0 };
     for _ in 0..least + random.below(most) {
         let kind = match weather {
             Weather::Mixed => random.below(12),
             Weather::Swaps | Weather::Restarts | Weather::Races => random.below(6),
-            Weather::Rivals => 6 + random.below(6),
+            Weather::Rivals => *random.pick(&[6, 6, 6, 6, 8, 9, 10, 10]),
+            Weather::Crashes => 0,
         };
         let happening = match kind {
             0..5 => Happening::Kill { pause: ms(random.below(1_500)), loses_checkpoints: random.chance(20) },
@@ -228,7 +242,8 @@ fn happenings(random: &mut Random, length: Duration, mode: Mode, weather: Weathe
         restarts(random, length_ms, &mut all);
     } else if weather == Weather::Races {
         races(random, length_ms, &mut all);
-    } else if mode == Mode::Mark {
+    } else if mode == Mode::Mark && weather != Weather::Rivals {
+        // Without withdrawals each row that a rival sends can be judged.
         deployments(random, length_ms, weather == Weather::Swaps, &mut all);
     }
     all.sort_by_key(|(at, _)| *at);
@@ -279,7 +294,7 @@ fn races(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happening
     while at < length_ms {
         let mark = *random.pick(&MARKS);
         all.push((ms(at), Happening::Deploy { mark, after_ms: None, probation_ms: 0, then: None }));
-        at += 200 + random.below(1_200);
+        at += 400 + random.below(1_000);
     }
 }
 
@@ -288,7 +303,8 @@ pub(crate) fn describe(plan: &Plan) -> String {
     let counts: BTreeMap<u32, usize> =
         plan.topic.partitions.iter().zip(&plan.topic.records).map(|(p, records)| (p.0, records.len())).collect();
     format!(
-        "{} in {:.1} s, mode {}, by partition {}, {:?}, skew {}, {:?}, {} happenings",
+        "{:?}: {} in {:.1} s, mode {}, by partition {}, {:?}, skew {}, {:?}, {} happenings",
+        plan.weather,
         counts.iter().map(|(p, n)| format!("{p}:{n}")).collect::<Vec<_>>().join(" "),
         plan.length.as_secs_f64(),
         plan.mode.name(),

@@ -500,7 +500,7 @@ impl Simulation {
         self.next_process += 1;
         let (inner, of_client) = (Arc::clone(&self.outside.objects), Arc::clone(&process));
         // A client that is faster than a host does much between two requests of the host.
-        let slow = if self.random.chance(70) { 0 } else { self.plan.trouble.slow };
+        let slow = if self.random.chance(90) { 0 } else { self.plan.trouble.slow };
         let trouble = Trouble { faults: self.plan.trouble.faults / 4, slow };
         let objects: Arc<dyn ObjectStore> = Arc::new(SeenObjects { inner, process: Arc::clone(&process), trouble });
         let done: Arc<Mutex<Option<T>>> = Arc::default();
