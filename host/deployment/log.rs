@@ -419,6 +419,9 @@ fn refused(refusal: Refusal<Holder>, at: i64) -> Failure {
             iso(at),
             iso(t.ms())
         ),
+        Refusal::Unreadable(n, why) => {
+            return Failure::new(Exit::Plugin, format!("it would follow deployment {n}: {why}"));
+        }
     };
     Failure::new(Exit::Config, message)
 }

@@ -41,6 +41,11 @@ impl Disks {
         locked(&self.disks).keys().cloned().collect()
     }
 
+    /// The lanes with checkpoints.
+    pub(crate) fn lanes(&self) -> Vec<String> {
+        self.paths().iter().filter_map(|path| path.strip_prefix("lanes/")).map(str::to_owned).collect()
+    }
+
     /// Loses what is at a path.
     pub(crate) fn lose(&self, path: &str) {
         locked(&self.disks).remove(path);
@@ -183,7 +188,9 @@ struct SeenDisk {
     broken: AtomicBool,
 }
 
+/// A step of a host; ends what a dead one does.
 fn alive(process: &Process, path: &str) -> Result<(), Error> {
+    process.step();
     if process.is_dead() { Err(Error::Outside(format!("the host of {path} was killed"))) } else { Ok(()) }
 }
 

@@ -2,11 +2,16 @@
 //! seed that fails is tried again with less and less of what happens in it; what is left is a command that prints it.
 
 mod broker;
+mod case;
+mod checks;
+mod clients;
 mod disks;
+mod hosts;
 mod objects;
 mod plan;
 mod run;
 mod scheduler;
+mod settings;
 #[path = "../support/simulated.rs"]
 mod support;
 mod table;
@@ -24,7 +29,8 @@ use clap::Parser;
 use keyfold::clock;
 use keyfold::machine::Planted;
 
-use crate::run::{Case, Figures, simulate};
+use crate::case::{Case, Figures};
+use crate::run::simulate;
 
 /// Runs hosts in a simulated world.
 #[derive(Debug, Parser)]

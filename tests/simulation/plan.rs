@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyfold::position::{Partition, TopicId};
+use keyfold::position::Partition;
 use serde_json::json;
 
 use crate::broker::{Appended, Topic};
 use crate::scheduler::BEGAN_MS;
+use crate::settings::{Logic, Version};
 use crate::support::generate::TestRecord;
 use crate::support::model::folds::Mode;
 use crate::support::model::{Late, Time};
@@ -20,6 +21,10 @@ pub(crate) struct Plan {
     pub(crate) by_partition: bool,
     pub(crate) mode: Mode,
     pub(crate) time: Time,
+    /// Whether late events become dead letters, if they are not folded.
+    pub(crate) keeps_late: bool,
+    /// Whether the sink refuses some rows.
+    pub(crate) refuses: bool,
     pub(crate) clock_skew_ms: i64,
     /// What most happens.
     pub(crate) weather: Weather,
@@ -37,19 +42,60 @@ pub(crate) struct Plan {
 pub(crate) enum Happening {
     /// The host is killed, and another one started after this time. The lanes' checkpoints may be lost.
     Kill { pause: Duration, loses_checkpoints: bool },
+    /// The host dies so many steps from now, each of which is just before or just after an effect on the world. Another one is started after this time.
+    Crash { steps: u64, pause: Duration, loses_checkpoints: bool },
     /// The host is stopped as by a signal, and another one started.
     Stop,
     /// The host stands still for this time. Meanwhile another one takes over.
     Freeze { thaws: Duration },
+    /// The same, as soon as so many more batches of records have arrived and nothing was done about the last of them.
+    FreezeReading { arrivals: u64, thaws: Duration },
     /// Another host is started beside it.
     Rival,
     /// Another host is started beside it, stands still after this time, probably while it opens its lanes, and goes on after that time.
     SlowRival { freezes: Duration, thaws: Duration },
     /// The host's clock is moved, ms.
     Clock(i64),
-    /// A deployment with this mark is created: after this time from now on or as soon as possible, with this probation, and withdrawn or kept
-    /// after a time, if it is.
-    Deploy { mark: &'static str, after_ms: Option<i64>, probation_ms: i64, then: Option<(Duration, Then)> },
+    /// The checkpoints are deleted as `keyfold reset` does it on a bucket: beside a host at work.
+    Reset,
+    /// For this time the topic is another one.
+    Foreign { how: Foreign, lasts: Duration },
+    /// A logic is deployed.
+    Deploy(Deploy),
+}
+
+/// A deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deploy {
+    /// What is deployed.
+    pub(crate) logic: Logic,
+    /// From when on, ms from now; none if as soon as possible.
+    pub(crate) after_ms: Option<i64>,
+    /// Whether the client waits until a lane is about to reserve.
+    pub(crate) while_reserving: bool,
+    /// How long it can be withdrawn, ms.
+    pub(crate) probation_ms: i64,
+    /// What is decided on it, and how long after it was created.
+    pub(crate) then: Option<(Duration, Then)>,
+}
+
+impl Deploy {
+    /// A logic that holds as soon as possible and cannot be withdrawn.
+    fn at_once(mark: &'static str) -> Deploy {
+        let logic = Logic::marked(mark);
+        Deploy { logic, after_ms: None, while_reserving: false, probation_ms: 0, then: None }
+    }
+}
+
+/// How a topic is another one than that from which the pipeline began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    /// It was deleted and made anew under its name.
+    MadeAnew,
+    /// It has one partition more.
+    Grown,
+    /// Its last records are gone.
+    Truncated,
 }
 
 /// What is decided on a deployment.
@@ -95,17 +141,79 @@ pub(crate) fn plan(seed: u64) -> Plan {
     };
     let slow: &[u64] = if weather == Weather::Races { &[1, 2] } else { &[0, 0, 1, 10, 30] };
     let topic = log(random, (usize::try_from(partitions).expect("a few"), by_partition), length, weather);
-    Plan {
+    let mut plan = Plan {
         weather,
         contested: mode == Mode::Mark && random.chance(25),
         topic,
         by_partition,
         mode,
         time,
+        keeps_late: false,
+        refuses: false,
         clock_skew_ms: random.between(0, 600),
         length,
-        trouble: Trouble { faults: *random.pick(&[0, 5, 40, 150]), slow: *random.pick(slow) },
+        trouble: Trouble {
+            faults: *random.pick(&[0, 5, 40, 150]),
+            slow: *random.pick(slow),
+            slow_reservations: if weather == Weather::Races { 60 } else { 0 },
+        },
         happenings: happenings(random, length, mode, weather),
+    };
+    more(&mut plan, &mut Random::new(seed ^ 0x00AD_D170));
+    plan
+}
+
+/// What does not go with the weather.
+fn more(plan: &mut Plan, random: &mut Random) {
+    plan.keeps_late = random.chance(50);
+    if plan.by_partition && plan.topic.partitions.len() > 1 && random.chance(40) {
+        let grows = plan.length / u32::try_from(2 + random.below(8)).expect("few");
+        plan.topic.grows = Some(grows);
+        plan.topic.records.last_mut().expect("more than one").retain(|appended| appended.written >= grows);
+    }
+    plan.refuses = random.chance(20);
+    let length_ms = u64::try_from(plan.length.as_millis()).expect("short");
+    let others = if random.chance(50) { random.below(4) } else { 0 };
+    for _ in 0..others {
+        let lasts = ms(500 + random.below(4_000));
+        let happening = match random.below(10) {
+            0..6 => {
+                let most = *random.pick(&[8, 40, 200, 1_000]);
+                Happening::Crash {
+                    steps: random.below(most),
+                    pause: ms(random.below(500)),
+                    loses_checkpoints: random.chance(10),
+                }
+            }
+            6 | 7 => Happening::Reset,
+            _ => Happening::Foreign {
+                how: *random.pick(&[Foreign::MadeAnew, Foreign::Grown, Foreign::Truncated]),
+                lasts,
+            },
+        };
+        plan.happenings.push((ms(random.below(length_ms + 4_000)), happening));
+    }
+    plan.happenings.sort_by_key(|(at, _)| *at);
+    for (_, happening) in &mut plan.happenings {
+        if let Happening::Freeze { thaws } = *happening
+            && random.chance(60)
+        {
+            *happening = Happening::FreezeReading { arrivals: random.below(20), thaws };
+        }
+    }
+    let second_from = random.chance(40).then(|| random.below(6));
+    let deployed = plan.happenings.iter_mut().filter_map(|(_, happening)| match happening {
+        Happening::Deploy(deploy) => Some(&mut deploy.logic),
+        _ => None,
+    });
+    for (at, logic) in (0..).zip(deployed) {
+        if second_from.is_some_and(|from| at >= from) {
+            logic.version = Version::Second;
+        }
+        // What a client deploys is not what one of two rivals began with, or that one may start again, and the other one may not.
+        if plan.contested && *logic == Logic::marked("mode=mark") {
+            logic.mark = "a";
+        }
     }
 }
 
@@ -156,7 +264,7 @@ fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: D
         };
     }
     let partitions = (0..u32::try_from(partitions).expect("few")).map(Partition).collect();
-    Topic { partitions, records, id: TopicId::of(1, 2) }
+    Topic::new(partitions, records, None)
 }
 
 fn payload(random: &mut Random, key: &str, now_ms: i64) -> Vec<u8> {
@@ -271,7 +379,7 @@ fn deployments(random: &mut Random, length_ms: u64, close: bool, all: &mut Vec<(
             1 => Some(random.between(-500, 300)),
             _ => Some(random.between(0, 6_000)),
         };
-        all.push((ms(at), Happening::Deploy { mark, after_ms, probation_ms, then }));
+        all.push((ms(at), Happening::Deploy(Deploy { after_ms, probation_ms, then, ..Deploy::at_once(mark) })));
         let most = if close || random.chance(30) { 2_000 } else { length_ms / 3 };
         at += random.below(most);
     }
@@ -283,7 +391,7 @@ fn restarts(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happen
     while at < length_ms {
         let (mark, after) = (*random.pick(&MARKS), 2_000 + random.below(4_000));
         let then = Some((ms(after), Then::WithdrawAtRestart));
-        all.push((ms(at), Happening::Deploy { mark, after_ms: None, probation_ms: 20_000, then }));
+        all.push((ms(at), Happening::Deploy(Deploy { probation_ms: 20_000, then, ..Deploy::at_once(mark) })));
         at += after + 1_000 + random.below(6_000);
     }
 }
@@ -292,8 +400,8 @@ fn restarts(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happen
 fn races(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happening)>) {
     let mut at = 1_000 + random.below(2_000);
     while at < length_ms {
-        let mark = *random.pick(&MARKS);
-        all.push((ms(at), Happening::Deploy { mark, after_ms: None, probation_ms: 0, then: None }));
+        let deploy = Deploy::at_once(random.pick::<&str>(&MARKS));
+        all.push((ms(at), Happening::Deploy(Deploy { while_reserving: true, ..deploy })));
         at += 400 + random.below(1_000);
     }
 }
@@ -303,13 +411,15 @@ pub(crate) fn describe(plan: &Plan) -> String {
     let counts: BTreeMap<u32, usize> =
         plan.topic.partitions.iter().zip(&plan.topic.records).map(|(p, records)| (p.0, records.len())).collect();
     format!(
-        "{:?}: {} in {:.1} s, mode {}, by partition {}, {:?}, skew {}, {:?}, {} happenings",
+        "{:?}: {} in {:.1} s, mode {}, by partition {}, {:?}, keeps late {}, refuses {}, skew {}, {:?}, {} happenings",
         plan.weather,
         counts.iter().map(|(p, n)| format!("{p}:{n}")).collect::<Vec<_>>().join(" "),
         plan.length.as_secs_f64(),
         plan.mode.name(),
         plan.by_partition,
         plan.time,
+        plan.keeps_late,
+        plan.refuses,
         plan.clock_skew_ms,
         plan.trouble,
         plan.happenings.len()

@@ -5,51 +5,96 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use keyfold::deployment::{Outcome, PipelineLog};
+use keyfold::position::{Offset, Partition};
 use keyfold::state::journal::{Contents, Journal};
+use keyfold::strike::StrikeItem;
 use serde_json::Value;
 
 use crate::broker::Topic;
 use crate::disks::Disks;
 use crate::plan::{CONTENDER, MARKS, Plan};
 use crate::support::generate::TestRecord;
-use crate::support::model::folds::Hostile;
+use crate::support::model::folds::{Hostile, SECOND_VERSION};
 use crate::support::model::{self, Deployment, Fold};
-use crate::table::key_of;
+use crate::table::{is_refused, key_of};
 use crate::world::Named;
 
-/// The rows that must be there.
+/// What must be there.
+#[derive(Default)]
 pub(crate) struct Truth {
-    /// By primary key.
+    /// The rows, by primary key.
     pub(crate) rows: BTreeMap<String, Value>,
     /// Every row that is right at some time, by primary key.
     pub(crate) ever: BTreeSet<(String, String)>,
+    /// The dead letters, each with the deployment that wrote it.
+    pub(crate) letters: BTreeMap<Unsigned, u64>,
+    /// The events on which the plugin fails.
+    pub(crate) struck: BTreeSet<StrikeItem>,
     /// Floors in the journals.
     pub(crate) floors: u64,
+}
+
+/// A dead letter without the deployment that wrote it: stage, partition, offset, event.
+pub(crate) type Unsigned = (String, u32, u64, Option<u32>);
+
+/// The lanes of a plan, and the records of each.
+pub(crate) fn lanes(plan: &Plan, topic: &Topic) -> Vec<(String, Vec<TestRecord>)> {
+    let all = topic.visible();
+    if !plan.by_partition {
+        return vec![("topic".to_owned(), all)];
+    }
+    let own = |p: u32| all.iter().filter(|r| r.partition == p).cloned().collect();
+    topic.partitions.iter().map(|p| (p.to_string(), own(p.0))).collect()
+}
+
+/// Folds records of a lane with the model, by what the journal holds now.
+pub(crate) fn fold(
+    plan: &Plan,
+    log: &PipelineLog,
+    contents: &Contents,
+    records: &[TestRecord],
+    deployments: &[(Deployment, u64)],
+) -> model::Lane<Hostile> {
+    let floors = contents.floors.iter().map(|((p, offset), time)| ((p.0, offset.0), time.ms())).collect();
+    let mut fold = Hostile::new(plan.mode);
+    if has_contender(log) {
+        fold.configure(CONTENDER);
+    }
+    let deployments: Vec<Deployment> = deployments.iter().map(|(deployment, _)| *deployment).collect();
+    model::run_journalled(fold, records, plan.time, &floors, &deployments)
 }
 
 impl Truth {
     /// Asks the model.
     pub(crate) fn of(plan: &Plan, topic: &Topic, log: &PipelineLog, disks: &Disks) -> Truth {
         let deployments = deployments(plan, log);
-        let mut truth = Truth { rows: BTreeMap::new(), ever: BTreeSet::new(), floors: 0 };
-        let all = topic.visible();
-        let lanes: Vec<(String, Vec<TestRecord>)> = if plan.by_partition {
-            let own = |p: u32| all.iter().filter(|r| r.partition == p).cloned().collect();
-            topic.partitions.iter().map(|p| (p.to_string(), own(p.0))).collect()
-        } else {
-            vec![("topic".to_owned(), all)]
-        };
-        for (lane, records) in lanes {
-            let floors = journal(disks, &lane).floors;
-            truth.floors += floors.len() as u64;
-            let floors = floors.into_iter().map(|((p, offset), time)| ((p.0, offset.0), time.ms())).collect();
-            let mut fold = Hostile::new(plan.mode);
-            if has_contender(log) {
-                fold.configure(CONTENDER);
+        let number = |held: usize| held.checked_sub(1).map_or(0, |last| deployments[last].1);
+        let mut truth = Truth::default();
+        for (lane, records) in lanes(plan, topic) {
+            let contents = journal(disks, &lane);
+            truth.floors += contents.floors.len() as u64;
+            let folded = fold(plan, log, &contents, &records, &deployments);
+            for letter in &folded.letters {
+                let (partition, offset, event) = letter.origin;
+                if letter.stage == "fold" {
+                    let (partition, offset) = (Partition(partition), Offset(offset));
+                    let event = event.expect("an event is folded");
+                    truth.struck.insert(StrikeItem::Event { partition, offset, event });
+                }
+                let stage = if letter.stage == "late" { "time" } else { letter.stage };
+                if letter.stage != "late" || plan.keeps_late {
+                    truth.letters.insert((stage.to_owned(), partition, offset, event), number(letter.deployments));
+                }
             }
-            let folded = model::run_journalled(fold, &records, plan.time, &floors, &deployments);
-            truth.ever.extend(folded.rows.iter().map(|row| (key_of(&row.values), row.values.to_string())));
-            truth.rows.extend(folded.rows.into_iter().map(|row| (key_of(&row.values), row.values)));
+            for row in folded.rows {
+                if plan.refuses && is_refused(&row.values) {
+                    let (partition, offset, event) = row.origin;
+                    truth.letters.insert(("sink".into(), partition, offset, event), number(row.deployments));
+                    continue;
+                }
+                truth.ever.insert((key_of(&row.values), row.values.to_string()));
+                truth.rows.insert(key_of(&row.values), row.values);
+            }
         }
         truth.rows = without_the_last(truth.rows);
         truth
@@ -67,15 +112,22 @@ pub(crate) fn journal(disks: &Disks, lane: &str) -> Contents {
     Journal::over(Arc::new(database)).map(|(_, contents)| contents).expect("a journal is readable")
 }
 
-fn deployments(plan: &Plan, log: &PipelineLog) -> Vec<Deployment> {
+/// The deployments that hold, each with its number. The first one with the second version of the plugin stands twice: it migrates, and then folds.
+pub(crate) fn deployments(plan: &Plan, log: &PipelineLog) -> Vec<(Deployment, u64)> {
     let all = log.deployments().expect("the objects are readable");
-    let confirmed = all.into_iter().filter(|entry| entry.outcome == Outcome::Confirmed);
-    confirmed
-        .filter_map(|entry| {
-            let of = |name: &str| entry.deployment.settings.config[name].as_str().unwrap_or_default().to_owned();
-            Some(Deployment { t: entry.deployment.t?, mark: mark_of(&of("mark"), &of("mode")), time: plan.time })
-        })
-        .collect()
+    let mut deployments = Vec::new();
+    let mut version = 1;
+    for entry in all.into_iter().filter(|entry| entry.outcome == Outcome::Confirmed) {
+        let Some(t) = entry.deployment.t else { continue };
+        let of = |name: &str| entry.deployment.settings.config[name].as_str().unwrap_or_default().to_owned();
+        let mut push = |mark| deployments.push((Deployment { t, mark, time: plan.time }, entry.n));
+        if entry.deployment.state_version > version {
+            version = entry.deployment.state_version;
+            push(SECOND_VERSION);
+        }
+        push(mark_of(&of("mark"), &of("mode")));
+    }
+    deployments
 }
 
 /// Whether the pipeline was begun by the host with the other configuration.
