@@ -12,7 +12,7 @@ use keyfold::source::log_source::{Log, Started};
 use keyfold::source::{Arrival, Source, Start};
 
 use crate::plan::Foreign;
-use crate::scheduler::{Process, locked};
+use crate::scheduler::{Moment, Process, locked};
 use crate::support::generate::TestRecord;
 use crate::world::{dead, step};
 
@@ -274,7 +274,7 @@ impl Source for Reader {
             if let Some(arrival) = self.arrival().or_else(|| self.empty()) {
                 self.process.note(&describe(&arrival));
                 if matches!(arrival, Arrival::Records { .. }) {
-                    self.process.arrive();
+                    self.process.reach(Moment::Arrival);
                 }
                 self.process.wait_a_moment(); // it takes a while to arrive
                 dead(&self.process)?;
@@ -290,6 +290,9 @@ impl Source for Reader {
     }
 
     fn ask(&mut self, partitions: &[Partition], after_ms: i64) {
+        if !partitions.is_empty() && partitions.len() < self.parts.len() {
+            self.process.reach(Moment::Ask);
+        }
         for part in &mut self.parts {
             part.ask = partitions.contains(&part.partition).then_some(after_ms);
         }

@@ -10,7 +10,7 @@ use keyfold::state::database::Databases;
 use object_store::ObjectStore;
 
 use crate::disks::SeenDisks;
-use crate::objects::SeenObjects;
+use crate::objects::{SeenObjects, reserved_ms};
 use crate::plan::{Deploy, Then};
 use crate::run::Simulation;
 use crate::scheduler::{BEGAN_MS, Process, locked};
@@ -100,8 +100,7 @@ impl Simulation {
         let plugin = self.plugin(logic, 1);
         let settings = Settings::of(&config(&self.plan, logic, 1, &mut self.random.clone()), &plugin.digest);
         let deployment = Deployment::of(settings, &plugin, probation_ms, &Author::default());
-        let now_ms = BEGAN_MS + i64::try_from(self.scheduler.now().as_millis()).expect("short");
-        let reserving = Arc::clone(&self.outside.reserving);
+        let (reserving, objects) = (Arc::clone(&self.outside.reserving), Arc::clone(&self.outside.objects));
         let done = self.client(move |log, process| {
             if !log.in_force().is_ok_and(|in_force| in_force.is_some()) {
                 return None; // no host has begun yet
@@ -113,7 +112,10 @@ impl Simulation {
             let before = reserving.load(Ordering::SeqCst);
             let is_awaited = |_: &u32| while_reserving && reserving.load(Ordering::SeqCst) == before;
             (0..MOST_LOOKS).take_while(is_awaited).for_each(|_| process.wait(LOOK));
-            let ordered = log.order(deployment, after_ms.map(|after| now_ms + after));
+            let reserved_ms = || shared().runtime.handle().block_on(reserved_ms(&objects));
+            let now_ms = BEGAN_MS + i64::try_from(process.now().as_millis()).expect("short");
+            let from = if while_reserving { reserved_ms().unwrap_or(now_ms) } else { now_ms };
+            let ordered = log.order(deployment, after_ms.map(|after| from + after));
             process.note(&format!("deploys {logic:?}: {ordered:?}"));
             ordered.ok().map(|(n, _)| n)
         });

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
@@ -139,6 +139,18 @@ impl ObjectStore for SeenObjects {
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
         Err(failed("nothing is copied"))
     }
+}
+
+/// The greatest append time up to which lanes have reserved, ms.
+pub(crate) async fn reserved_ms(objects: &InMemory) -> Option<i64> {
+    let all: Vec<_> = objects.list(Some(&Path::from(RESERVATIONS))).try_collect().await.ok()?;
+    let mut greatest = None;
+    for object in all {
+        let bytes = objects.get(&object.location).await.ok()?.bytes().await.ok()?;
+        let reservation: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        greatest = greatest.max(reservation["until"].as_i64());
+    }
+    greatest
 }
 
 /// A path without the names that are random.

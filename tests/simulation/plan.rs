@@ -7,7 +7,7 @@ use keyfold::position::Partition;
 use serde_json::json;
 
 use crate::broker::{Appended, Topic};
-use crate::scheduler::BEGAN_MS;
+use crate::scheduler::{BEGAN_MS, Moment};
 use crate::settings::{Logic, Version};
 use crate::support::generate::TestRecord;
 use crate::support::model::folds::Mode;
@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     /// Whether the sink refuses some rows.
     pub(crate) refuses: bool,
     pub(crate) clock_skew_ms: i64,
+    /// The least interval of checkpoints, ms. A host that was replaced ends at its next one.
+    pub(crate) checkpoints_ms: u64,
     /// What most happens.
     pub(crate) weather: Weather,
     /// Whether two hosts with different configurations begin the pipeline.
@@ -48,8 +50,8 @@ pub(crate) enum Happening {
     Stop,
     /// The host stands still for this time. Meanwhile another one takes over.
     Freeze { thaws: Duration },
-    /// The same, as soon as so many more batches of records have arrived and nothing was done about the last of them.
-    FreezeReading { arrivals: u64, thaws: Duration },
+    /// The same, at such a moment, after so many more of them.
+    FreezeAt { moment: Moment, after: u64, thaws: Duration },
     /// Another host is started beside it.
     Rival,
     /// Another host is started beside it, stands still after this time, probably while it opens its lanes, and goes on after that time.
@@ -71,7 +73,7 @@ pub(crate) struct Deploy {
     pub(crate) logic: Logic,
     /// From when on, ms from now; none if as soon as possible.
     pub(crate) after_ms: Option<i64>,
-    /// Whether the client waits until a lane is about to reserve.
+    /// Whether the client waits until a lane is about to reserve more, and counts from the end of what is reserved.
     pub(crate) while_reserving: bool,
     /// How long it can be withdrawn, ms.
     pub(crate) probation_ms: i64,
@@ -151,6 +153,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         keeps_late: false,
         refuses: false,
         clock_skew_ms: random.between(0, 600),
+        checkpoints_ms: 100,
         length,
         trouble: Trouble {
             faults: *random.pick(&[0, 5, 40, 150]),
@@ -172,6 +175,9 @@ fn more(plan: &mut Plan, random: &mut Random) {
         plan.topic.records.last_mut().expect("more than one").retain(|appended| appended.written >= grows);
     }
     plan.refuses = random.chance(20);
+    if plan.weather == Weather::Rivals && random.chance(70) {
+        plan.checkpoints_ms = 8_000;
+    }
     let length_ms = u64::try_from(plan.length.as_millis()).expect("short");
     let others = if random.chance(50) { random.below(4) } else { 0 };
     for _ in 0..others {
@@ -196,9 +202,10 @@ fn more(plan: &mut Plan, random: &mut Random) {
     plan.happenings.sort_by_key(|(at, _)| *at);
     for (_, happening) in &mut plan.happenings {
         if let Happening::Freeze { thaws } = *happening
-            && random.chance(60)
+            && random.chance(80)
         {
-            *happening = Happening::FreezeReading { arrivals: random.below(20), thaws };
+            let moment = *random.pick(&[Moment::Arrival, Moment::Ask, Moment::Ask, Moment::Write]);
+            *happening = Happening::FreezeAt { moment, after: random.below(4), thaws };
         }
     }
     let second_from = random.chance(40).then(|| random.below(6));
@@ -221,11 +228,12 @@ fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: D
     let mut records: Vec<Vec<Appended>> = vec![Vec::new(); partitions];
     let skews: Vec<i64> = (0..partitions).map(|_| random.between(-900, 100)).collect();
     let uses_transactions = random.chance(match weather {
-        Weather::Rivals | Weather::Crashes => 80,
+        Weather::Crashes => 80,
         Weather::Races => 0,
         _ => 30,
     });
     let busiest = !matches!(weather, Weather::Rivals | Weather::Crashes) && random.chance(40);
+    let mut quiet_until = vec![Duration::ZERO; partitions];
     let keys = 1 + random.below(12);
     let pace = 1 + random.below(match weather {
         Weather::Rivals | Weather::Crashes | Weather::Races => 60,
@@ -234,7 +242,14 @@ fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: D
     let mut now = ms(random.below(3_000));
     while now < length {
         let at = if busiest && random.chance(90) { 0 } else { random.below(partitions as u64) };
-        let at = usize::try_from(at).expect("an index");
+        let mut at = usize::try_from(at).expect("an index");
+        // Of a partition that is quiet for a while, two hosts may think differently.
+        if weather == Weather::Rivals {
+            at = if now < quiet_until[at] { (at + 1) % partitions } else { at };
+            if random.chance(5) {
+                quiet_until[at] = now + ms(500 + random.below(2_500));
+            }
+        }
         let now_ms = BEGAN_MS + i64::try_from(now.as_millis()).expect("short");
         let before = records[at].last().cloned();
         let offset = before.as_ref().map_or(random.below(3), |b| b.record.offset + 1 + u64::from(random.chance(3)));
@@ -401,7 +416,9 @@ fn races(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happening
     let mut at = 1_000 + random.below(2_000);
     while at < length_ms {
         let deploy = Deploy::at_once(random.pick::<&str>(&MARKS));
-        all.push((ms(at), Happening::Deploy(Deploy { while_reserving: true, ..deploy })));
+        // What is ordered as soon as possible holds so late that lanes hear of it before.
+        let after_ms = random.chance(80).then(|| random.between(1, 60));
+        all.push((ms(at), Happening::Deploy(Deploy { after_ms, while_reserving: true, ..deploy })));
         at += 400 + random.below(1_000);
     }
 }

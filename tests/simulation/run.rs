@@ -124,9 +124,10 @@ impl Simulation {
                 self.thaws.iter().map(|t| t.0).min(),
             ];
             let next = next.into_iter().flatten().min().unwrap_or(end).min(end);
-            // Hosts that end by themselves are looked at now and then.
+            // Hosts that end by themselves are looked at now and then; those that stand still are to be replaced at once.
             let now = self.scheduler.now();
-            let pause = next.saturating_sub(now).min(Duration::from_millis(300));
+            let armed = self.hosts.iter().any(|host| host.process.will_freeze());
+            let pause = next.saturating_sub(now).min(Duration::from_millis(if armed { 20 } else { 300 }));
             self.scheduler.pause(pause);
             self.look();
             self.look_at_deployments();
@@ -196,9 +197,9 @@ impl Simulation {
                     self.start();
                 }
             }
-            Happening::FreezeReading { arrivals, thaws } => {
+            Happening::FreezeAt { moment, after, thaws } => {
                 if let Some(host) = self.hosts.last_mut() {
-                    host.process.freeze_after(arrivals);
+                    host.process.freeze_after(moment, after);
                     host.thaws = thaws;
                 }
             }

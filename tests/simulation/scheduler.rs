@@ -211,6 +211,17 @@ impl Turns {
     }
 }
 
+/// A moment at which a host may stand still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Records have arrived, and nothing was done about them.
+    Arrival,
+    /// Other partitions are about to be asked whether they are empty, and some records wait for that.
+    Ask,
+    /// Rows are about to be written, and no timestamp was chosen for them.
+    Write,
+}
+
 /// A host's process: its clock, and whether it lives.
 pub(crate) struct Process {
     /// Its number.
@@ -224,8 +235,8 @@ struct State {
     dead: bool,
     /// The steps after which it crashes, if it does.
     crashes_after: Option<u64>,
-    /// The arrivals of records after which it stands still, if it does; and whether it has come to that.
-    freezes_after: Option<u64>,
+    /// The moments of this kind after which it stands still, if it does; and whether it has come to that.
+    freezes_after: Option<(Moment, u64)>,
     has_frozen: bool,
     /// What its wall clock is ahead of the time, ms.
     ahead_ms: i64,
@@ -287,23 +298,30 @@ impl Process {
         }
     }
 
-    /// Lets it stand still once so many more batches of records have arrived.
-    pub(crate) fn freeze_after(&self, arrivals: u64) {
-        self.state().freezes_after = Some(arrivals);
+    /// Lets it stand still at such a moment, after so many more of them.
+    pub(crate) fn freeze_after(&self, moment: Moment, count: u64) {
+        self.state().freezes_after = Some((moment, count));
     }
 
-    /// Records have arrived, and nothing was done about them.
-    pub(crate) fn arrive(&self) {
+    /// Whether it is to stand still.
+    pub(crate) fn will_freeze(&self) -> bool {
+        let state = self.state();
+        state.freezes_after.is_some() || state.has_frozen
+    }
+
+    /// Such a moment has come.
+    pub(crate) fn reach(&self, moment: Moment) {
         let mut state = self.state();
-        match state.freezes_after {
-            Some(0) => {
+        match &mut state.freezes_after {
+            Some((of, 0)) if *of == moment => {
                 (state.has_frozen, state.freezes_after) = (true, None);
                 drop(state);
                 self.note("stands still");
                 self.scheduler.freeze(self.id, true);
+                self.scheduler.pause(Duration::ZERO);
             }
-            Some(left) => state.freezes_after = Some(left - 1),
-            None => {}
+            Some((of, left)) if *of == moment => *left -= 1,
+            _ => {}
         }
     }
 

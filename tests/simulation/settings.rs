@@ -114,7 +114,7 @@ pub(crate) fn config(plan: &Plan, logic: Logic, workers: usize, random: &mut Ran
         if plan.by_partition { "partition" } else { "topic" },
         time.out_of_orderness_ms,
         plan.clock_skew_ms,
-        100 + random.below(3_000),
+        plan.checkpoints_ms + random.below(3_000),
         1 + random.below(60)
     );
     let text = toml(&shared().target, &settings, logic, plan.mode.name());

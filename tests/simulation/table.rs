@@ -14,7 +14,7 @@ use keyfold::sink::{Owner, Refusal, Sink};
 use serde_json::{Map, Value, json};
 
 use crate::disks::Disks;
-use crate::scheduler::{Process, ProcessId, locked};
+use crate::scheduler::{Moment, Process, ProcessId, locked};
 use crate::world::{Fault, Outside, dead, step};
 
 /// What is stored under a primary key.
@@ -127,10 +127,16 @@ impl Connection {
     }
 
     /// Writes, until it is acknowledged. Each attempt asks for ownership and has timestamps of its own.
-    fn put(&mut self, rows: &[(String, Option<Value>)], owner: &dyn Owner) -> Result<(), Failure> {
-        let (mut first, tenure) = (None, self.disks.tenure(owner.lane(), &self.process));
+    fn put(
+        &mut self,
+        rows: &[(String, Option<Value>)],
+        owner: &dyn Owner,
+        journal: Option<String>,
+    ) -> Result<(), Failure> {
+        let mut first = None;
         loop {
             dead(&self.process)?;
+            self.process.reach(Moment::Write);
             let reuses = first.filter(|_| self.process.is_planted(Planted::RetryReusesTimestamp));
             let timestamp = match reuses {
                 Some(timestamp) => timestamp,
@@ -142,6 +148,9 @@ impl Connection {
             first = Some(timestamp);
             step(&self.process)?;
             self.last = timestamp + i64::try_from(rows.len()).expect("few") - 1;
+            // Images do not say of which lane they are; its name is there by now.
+            let path = journal.clone().or_else(|| self.disks.journal_named(owner.lane()));
+            let tenure = path.map_or(0, |path| self.disks.tenure(&path, &self.process));
             if self.attempt(rows, timestamp, tenure)? {
                 return Ok(());
             }
@@ -226,7 +235,8 @@ impl Sink for Connection {
         }
         let taken: Vec<_> = taken.into_iter().map(|(_, (key, row))| (key, Some(row))).collect();
         if !taken.is_empty() {
-            self.put(&taken, owner)?;
+            let journal = rows.order.first().map(|row| self.disks.journal_of(row.origin.partition));
+            self.put(&taken, owner, journal)?;
         }
         self.table.state(Duration::ZERO).unacknowledged.remove(&self.process.id);
         let reason = || "it is one of those that are refused".to_owned();
@@ -262,7 +272,11 @@ impl Sink for Connection {
             of_key.entry(image.key.clone()).or_insert(row); // the first one counts
         }
         self.process.note(&format!("restores {} rows", of_key.len()));
-        if of_key.is_empty() { Ok(()) } else { self.put(&of_key.into_iter().collect::<Vec<_>>(), owner) }
+        if of_key.is_empty() {
+            return Ok(());
+        }
+        let journal = self.disks.journal_named(owner.lane());
+        self.put(&of_key.into_iter().collect::<Vec<_>>(), owner, journal)
     }
 
     fn outage(&self) -> Arc<Outage> {

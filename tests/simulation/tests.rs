@@ -10,7 +10,7 @@ const ENOUGH: u64 = 200;
 const RARE: [Planted; 2] = [Planted::ReservationAfterRead, Planted::RowsLeaveUnproved];
 
 fn seeds(seeds: u64) -> Arguments {
-    Arguments { seed: None, seeds, from: 0, threads: 2, without: Vec::new(), calm: false, plant: None }
+    Arguments { seed: None, seeds, from: 0, threads: 2, without: Vec::new(), calm: false, plant: None, count: false }
 }
 
 #[test]
