@@ -35,6 +35,8 @@ pub(crate) struct Figures {
     pub(crate) floors: u64,
     pub(crate) deployments: u64,
     pub(crate) withdrawn: u64,
+    /// Deployments from the beginning of the log.
+    pub(crate) reprocessed: u64,
     /// Hosts whose checkpoints were deleted beside them.
     pub(crate) resets: u64,
     /// Times for which the topic was another one.
@@ -55,6 +57,7 @@ impl Figures {
         self.floors += other.floors;
         self.deployments += other.deployments;
         self.withdrawn += other.withdrawn;
+        self.reprocessed += other.reprocessed;
         self.resets += other.resets;
         self.foreign += other.foreign;
         self.checkpoints += other.checkpoints;

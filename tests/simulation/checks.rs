@@ -21,6 +21,7 @@ use std::sync::Arc;
 use keyfold::deployment::Outcome;
 use keyfold::position::{Offset, Partition};
 use keyfold::state::reader::{Reader, StoredKey};
+use keyfold::strike::StrikeItem;
 use serde_json::Value;
 
 use crate::hosts::Start;
@@ -76,8 +77,13 @@ impl Simulation {
         self.figures.floors = truth.floors;
         self.figures.records = self.outside.topic.visible().len() as u64;
         self.figures.rows = rows.len() as u64;
-        self.violations.extend(self.left_of_withdrawn(&rows));
+        // What only a history gave that is no longer told stays.
+        let rows = match truth::reprocessed(&self.log()) {
+            Some(_) => rows.into_iter().filter(|(key, _)| truth.rows.contains_key(key)).collect(),
+            None => rows,
+        };
         self.violations.extend(differences("the rows differ from the model's", &truth.rows, &rows));
+        self.violations.extend(self.left_of_withdrawn(&rows));
         self.violations.extend(self.ever_wrong(&truth));
         self.violations.extend(self.letters(&truth));
         self.violations.extend(self.strikes(&truth));
@@ -129,9 +135,15 @@ impl Simulation {
         Some(format!("I10: row {left} is left, and only a withdrawn deployment gives it"))
     }
 
-    /// I5: a row that was sent, and is at no time right. What withdrawn deployments send is not known to the model.
+    /// Whether all deployments so far hold: what others give is not known to the model.
+    fn all_hold(&self) -> bool {
+        let all = self.log().deployments().expect("the objects are readable");
+        all.iter().all(|entry| matches!(entry.outcome, Outcome::Confirmed | Outcome::Voided))
+    }
+
+    /// I5: a row that was sent, and is at no time right.
     fn ever_wrong(&self, truth: &Truth) -> Option<String> {
-        if self.figures.withdrawn > 0 {
+        if !self.all_hold() {
             return None;
         }
         let sent = self.outside.table.sent().into_iter().filter(|(key, _)| !key.contains("last"));
@@ -140,27 +152,24 @@ impl Simulation {
     }
 
     /// The dead letters, and I9: each names the deployment that held.
-    fn letters(&self, truth: &Truth) -> Vec<String> {
+    fn letters(&self, truth: &Truth) -> Option<String> {
         let standing = truth::standing(&self.outside.letters.all(), &self.log());
-        let mut letters: BTreeMap<Unsigned, u64> = BTreeMap::new();
-        let mut violations = Vec::new();
+        let mut letters: BTreeMap<Unsigned, BTreeSet<u64>> = BTreeMap::new();
         for (stage, partition, offset, event, deployment) in standing.into_keys() {
             let deployment = deployment.expect("each letter names one");
-            let unsigned = (stage, partition, offset, event);
-            if let Some(other) = letters.insert(unsigned.clone(), deployment) {
-                violations.push(format!("I9: dead letter {unsigned:?} is of deployments {other} and {deployment}"));
-            }
+            letters.entry((stage, partition, offset, event)).or_default().insert(deployment);
         }
-        violations.extend(differences("I9: the dead letters differ from the model's", &truth.letters, &letters));
-        violations
+        differences("I9: the dead letters differ from the model's", &truth.letters, &letters)
     }
 
-    /// I7: what the journals say was struck.
+    /// I7: which events the journals say were struck by deployments that hold.
     fn strikes(&self, truth: &Truth) -> Option<String> {
+        let all = self.log().deployments().expect("the objects are readable");
+        let holds = |n: u64| all.iter().any(|entry| entry.n == n && entry.outcome == Outcome::Confirmed);
         let lanes = truth::lanes(&self.plan, &self.outside.topic);
-        let contents = lanes.iter().map(|(lane, _)| truth::journal(&self.outside.disks, lane));
-        let struck: BTreeSet<_> =
-            contents.flat_map(|contents| contents.strikes.into_values()).flat_map(BTreeMap::into_keys).collect();
+        let strikes = lanes.iter().flat_map(|(lane, _)| truth::journal(&self.outside.disks, lane).strikes);
+        let of_those = strikes.filter(|(n, _)| holds(*n)).flat_map(|(_, strikes)| strikes.into_keys());
+        let struck: BTreeSet<_> = of_those.filter(|item| matches!(item, StrikeItem::Event { .. })).collect();
         (struck != truth.struck).then(|| {
             let odd = struck.symmetric_difference(&truth.struck).next();
             format!("I7: {} were struck, {} fail alone; one of the others is {odd:?}", struck.len(), truth.struck.len())
@@ -170,12 +179,12 @@ impl Simulation {
     /// Compares the state under the last checkpoint of each lane with the model's, if there is a new one.
     pub(crate) fn check_state(&mut self) {
         // A live idle advance fires timers before the model hears of the next record.
-        if self.plan.time.idle_timeout_ms.is_some() || self.figures.withdrawn > 0 {
+        if self.plan.time.idle_timeout_ms.is_some() {
             return;
         }
         for (lane, records) in truth::lanes(&self.plan, &self.outside.topic) {
             let Some(checkpoint) = self.outside.disks.checkpoint(&lane) else { continue };
-            if self.compared.get(&lane) == Some(&checkpoint) {
+            if self.compared.get(&lane) == Some(&checkpoint) || !self.all_hold() {
                 continue;
             }
             let found = self.state_of(&lane, &records, &checkpoint.covered());

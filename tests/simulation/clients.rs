@@ -14,7 +14,7 @@ use crate::objects::{SeenObjects, reserved_ms};
 use crate::plan::{Deploy, Then};
 use crate::run::Simulation;
 use crate::scheduler::{BEGAN_MS, Process, locked};
-use crate::settings::{config, shared};
+use crate::settings::{Logic, config, shared};
 use crate::world::Trouble;
 
 /// The pause between two looks at whether a host opens its lanes, and how many there are.
@@ -120,6 +120,21 @@ impl Simulation {
             ordered.ok().map(|(n, _)| n)
         });
         self.ordered.push(Ordered { n: done, then, on_probation: probation_ms > 0 });
+    }
+
+    /// Deploys a logic that holds from the beginning of the log.
+    pub(crate) fn reprocess(&mut self, mut logic: Logic) {
+        logic.version = self.newest;
+        self.figures.reprocessed += 1;
+        let plugin = self.plugin(logic, 1);
+        let settings = Settings::of(&config(&self.plan, logic, 1, &mut self.random.clone()), &plugin.digest);
+        let deployment = Deployment::of(settings, &plugin, 0, &Author::default());
+        self.client(move |log, process| {
+            if log.in_force().is_ok_and(|in_force| in_force.is_some()) && log.keep_plugin(&plugin).is_ok() {
+                let ordered = log.order_anew(deployment);
+                process.note(&format!("reprocesses with {logic:?}: {ordered:?}"));
+            }
+        });
     }
 
     /// Notes which deployments are there, and when they are decided on.

@@ -181,7 +181,7 @@ impl Simulation {
 
     /// Asks all hosts to stop, and waits until they have.
     pub(crate) fn stop_all(&mut self) {
-        self.hosts.iter().for_each(|host| self.scheduler.freeze(host.process.id, false));
+        self.hosts.iter().for_each(|host| host.process.go_on());
         for host in std::mem::take(&mut self.hosts) {
             host.board.stop().store(true, Ordering::Relaxed);
             // A host that is starting stops between two requests here; the program exits.

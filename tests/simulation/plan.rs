@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) time: Time,
     /// Whether late events become dead letters, if they are not folded.
     pub(crate) keeps_late: bool,
+    /// Whether a deployment on probation is withdrawn by the first strike.
+    pub(crate) withdraws_on_strike: bool,
     /// Whether the sink refuses some rows.
     pub(crate) refuses: bool,
     pub(crate) clock_skew_ms: i64,
@@ -64,6 +66,8 @@ pub(crate) enum Happening {
     Foreign { how: Foreign, lasts: Duration },
     /// A logic is deployed.
     Deploy(Deploy),
+    /// A logic is deployed that holds from the beginning of the log.
+    Reprocess(Logic),
 }
 
 /// A deployment.
@@ -115,6 +119,9 @@ pub(crate) enum Then {
 pub(crate) const MARKS: [&str; 10] =
     ["a", "b", "c", "d", "e", "f", "mode=timer-now", "mode=state", "mode=timers", "mode=mark"];
 
+/// The same, of few.
+pub(crate) const MORE_MARKS: [&str; 1] = ["mode=trap"];
+
 /// The mark of a host that begins the pipeline beside another one.
 pub(crate) const CONTENDER: &str = "contender";
 
@@ -151,6 +158,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         mode,
         time,
         keeps_late: false,
+        withdraws_on_strike: false,
         refuses: false,
         clock_skew_ms: random.between(0, 600),
         checkpoints_ms: 100,
@@ -175,6 +183,10 @@ fn more(plan: &mut Plan, random: &mut Random) {
         plan.topic.records.last_mut().expect("more than one").retain(|appended| appended.written >= grows);
     }
     plan.refuses = random.chance(20);
+    plan.withdraws_on_strike = random.chance(30);
+    if plan.mode == Mode::Trap {
+        plan.mode = *random.pick(&[Mode::Trap, Mode::TrapTimer, Mode::Reject]);
+    }
     if plan.weather == Weather::Rivals && random.chance(70) {
         plan.checkpoints_ms = 8_000;
     }
@@ -199,6 +211,10 @@ fn more(plan: &mut Plan, random: &mut Random) {
         };
         plan.happenings.push((ms(random.below(length_ms + 4_000)), happening));
     }
+    if plan.mode == Mode::Mark && plan.weather != Weather::Rivals && random.chance(12) {
+        let logic = Logic::marked(random.pick::<&str>(&MARKS[..6]));
+        plan.happenings.push((ms(random.below(length_ms)), Happening::Reprocess(logic)));
+    }
     plan.happenings.sort_by_key(|(at, _)| *at);
     for (_, happening) in &mut plan.happenings {
         if let Happening::Freeze { thaws } = *happening
@@ -216,6 +232,9 @@ fn more(plan: &mut Plan, random: &mut Random) {
     for (at, logic) in (0..).zip(deployed) {
         if second_from.is_some_and(|from| at >= from) {
             logic.version = Version::Second;
+        }
+        if random.chance(8) {
+            logic.mark = "mode=trap";
         }
         // What a client deploys is not what one of two rivals began with, or that one may start again, and the other one may not.
         if plan.contested && *logic == Logic::marked("mode=mark") {
@@ -290,6 +309,7 @@ fn payload(random: &mut Random, key: &str, now_ms: i64) -> Vec<u8> {
         let time = match random.below(50) {
             0 => now_ms - random.between(3_000, 30_000),
             1..6 => now_ms - random.between(500, 4_000),
+            6 => now_ms + 3_700_000,
             _ => now_ms - random.between(0, 500),
         };
         json!({"key": key, "time": time, "v": random.below(70)})

@@ -221,6 +221,7 @@ impl Simulation {
                 self.hosts.iter().for_each(|host| host.process.move_clock(by_ms));
             }
             Happening::Deploy(deploy) => self.deploy(deploy),
+            Happening::Reprocess(logic) => self.reprocess(logic),
         }
     }
 

@@ -303,6 +303,12 @@ impl Process {
         self.state().freezes_after = Some((moment, count));
     }
 
+    /// Lets it go on, and never stand still.
+    pub(crate) fn go_on(&self) {
+        self.state().freezes_after = None;
+        self.scheduler.freeze(self.id, false);
+    }
+
     /// Whether it is to stand still.
     pub(crate) fn will_freeze(&self) -> bool {
         let state = self.state();

@@ -41,7 +41,7 @@ pub(crate) fn shared() -> &'static Shared {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it starts");
         let sandbox = |workers: usize| {
             let settings = format!("[state]\nurl = \"file:///simulated\"\n[run]\nworkers = {workers}");
-            let text = toml(&target, &settings, Logic { mark: "mode=ok", version: Version::First }, "ok");
+            let text = toml(&target, &settings, Logic { mark: "mode=ok", version: Version::First }, ("ok", "fold"), "");
             let config = Config::from_toml(&text, "".as_ref(), std::iter::empty()).expect("it is valid");
             Sandbox::new(&config).expect("there is memory for it")
         };
@@ -87,15 +87,15 @@ fn component(target: &Path, version: Version) -> PathBuf {
     target.join(format!("plugins/wasm32-unknown-unknown/plugin/{name}.wasm"))
 }
 
-fn toml(target: &Path, settings: &str, logic: Logic, mode: &str) -> String {
+fn toml(target: &Path, settings: &str, logic: Logic, (mode, at): (&str, &str), strikes: &str) -> String {
     let (component, cache) = (component(target, logic.version), target.join("simulation-cache"));
-    let (mode, mark) = match logic.mark.strip_prefix("mode=") {
-        Some(mode) => (mode, ""),
-        None => (mode, logic.mark),
+    let (mode, at, mark) = match logic.mark.strip_prefix("mode=") {
+        Some(mode) => (mode, "fold", ""),
+        None => (mode, at, logic.mark),
     };
     format!(
         "name = \"simulated\"\n[source.kafka]\nbrokers = \"simulated:1\"\ntopic = \"t\"\n{settings}\n[plugin]\ncomponent = {component:?}\n\
-         config = {{ mode = {mode:?}, mark = {mark:?} }}\ncache = {cache:?}\n[sink.discard]\n[dead_letters]\ntopic = \"letters\"\n"
+         config = {{ mode = {mode:?}, at = {at:?}, mark = {mark:?} }}\ncache = {cache:?}\n{strikes}[sink.discard]\n[dead_letters]\ntopic = \"letters\"\n"
     )
 }
 
@@ -117,6 +117,9 @@ pub(crate) fn config(plan: &Plan, logic: Logic, workers: usize, random: &mut Ran
         plan.checkpoints_ms + random.below(3_000),
         1 + random.below(60)
     );
-    let text = toml(&shared().target, &settings, logic, plan.mode.name());
+    let on_strike = if plan.withdraws_on_strike { "withdraw" } else { "dead-letter" };
+    let audit = if random.below(4) == 0 { format!("audit = {}\n", 1 + random.below(10)) } else { String::new() };
+    let strikes = format!("on_strike = {on_strike:?}\n{audit}");
+    let text = toml(&shared().target, &settings, logic, (plan.mode.name(), plan.mode.at()), &strikes);
     Config::from_toml(&text, "".as_ref(), std::iter::empty()).expect("it is valid")
 }

@@ -84,6 +84,8 @@ pub(crate) struct Effects {
     pub(crate) rows: Vec<serde_json::Value>,
     /// Whether the plugin failed on it.
     pub(crate) struck: bool,
+    /// Whether the plugin rejected it.
+    pub(crate) rejected: bool,
 }
 
 /// The logic of a plugin, in its plainest form. Keeps the state of all keys itself.
@@ -125,7 +127,7 @@ pub(crate) struct Row {
 /// What was left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Letter {
-    /// The stage at which, or `late` if the event is only that.
+    /// The stage at which; `late` if the event is only that, `rejected` if the plugin did not fail on it.
     pub(crate) stage: &'static str,
     /// Partition, offset, and the event unless it is the record.
     pub(crate) origin: (u32, u64, Option<u32>),
@@ -328,6 +330,8 @@ impl<F: Fold> Lane<F> {
         self.fold.on_event(event, place, watermark, &mut effects);
         if effects.struck {
             self.leave_out("fold", origin);
+        } else if effects.rejected {
+            self.leave_out("rejected", origin);
         }
         self.apply(&event.key, effects, origin);
         self.counts.accepted += 1;
@@ -369,6 +373,9 @@ impl<F: Fold> Lane<F> {
         self.set_timer(key, None);
         let mut effects = Effects::default();
         self.fold.on_timer(key, time, &mut effects);
+        if effects.struck {
+            self.leave_out("timer", origin);
+        }
         assert!(
             effects.timer.is_none_or(|next| next > time),
             "a timer set by on-timer is later than the one that fired"

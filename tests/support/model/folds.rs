@@ -148,12 +148,25 @@ pub(crate) enum Mode {
     Mark,
     /// A row for each event, but for those of which `v` is 13, on which the plugin panics.
     Trap,
+    /// A row for each event; those of which `v` is 13 set a timer, on which the plugin panics.
+    TrapTimer,
+    /// A row for each event, but for those of which `v` is 13, which the plugin rejects.
+    Reject,
 }
 
 impl Mode {
     /// The mode of this name.
     pub(crate) fn named(name: &str) -> Mode {
-        let all = [Mode::Ok, Mode::SharedKey, Mode::State, Mode::Timers, Mode::TimerNow, Mode::Mark, Mode::Trap];
+        let all = [
+            Mode::Ok,
+            Mode::SharedKey,
+            Mode::State,
+            Mode::Timers,
+            Mode::TimerNow,
+            Mode::Mark,
+            Mode::Trap,
+            Mode::Reject,
+        ];
         all.into_iter().find(|mode| mode.name() == name).expect("a mode of the model")
     }
 
@@ -166,8 +179,14 @@ impl Mode {
             Mode::Timers => "timers",
             Mode::TimerNow => "timer-now",
             Mode::Mark => "mark",
-            Mode::Trap => "trap",
+            Mode::Trap | Mode::TrapTimer => "trap",
+            Mode::Reject => "reject",
         }
+    }
+
+    /// Where the plugin fails, in its configuration.
+    pub(crate) fn at(self) -> &'static str {
+        if self == Mode::TrapTimer { "timer" } else { "fold" }
     }
 }
 
@@ -241,7 +260,14 @@ impl Fold for Hostile {
         let state = self.states.entry(event.key.clone()).or_default();
         match self.mode {
             Mode::Trap if v == 13 => effects.struck = true, // as if the event had not been
-            Mode::Ok | Mode::Trap => effects.rows.push(out(&key, event.time, v, &[])),
+            Mode::Reject if v == 13 => effects.rejected = true,
+            Mode::TrapTimer if v == 13 => {
+                (state.present, state.count, state.sum) = (true, 1, v);
+                state.items.push(v.to_string());
+                effects.rows.push(out(&key, event.time, v, &[]));
+                effects.timer = Some(event.time + 10_000);
+            }
+            Mode::Ok | Mode::Trap | Mode::TrapTimer | Mode::Reject => effects.rows.push(out(&key, event.time, v, &[])),
             Mode::SharedKey => effects.rows.push(out("all", v.rem_euclid(7), v, &[])),
             Mode::State => {
                 state.present = true;
@@ -274,7 +300,12 @@ impl Fold for Hostile {
         let text = String::from_utf8_lossy(key);
         let state = self.states.entry(key.to_vec()).or_default();
         match self.mode {
-            Mode::Ok | Mode::Trap | Mode::SharedKey => panic!("this mode sets no timer"),
+            // They are of a mode that was in force before.
+            Mode::Ok | Mode::Trap | Mode::SharedKey | Mode::Reject => {}
+            Mode::TrapTimer => {
+                *state = HostileState::default();
+                effects.struck = true;
+            }
             Mode::State => {
                 effects.rows.push(out(&text, time, state.sum, &state.items));
                 state.items.clear();
