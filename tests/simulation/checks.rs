@@ -11,12 +11,13 @@
 //! | I7 | exactly those events are struck on which the plugin fails alone | at the end |
 //! | I8 | no row of a former owner of a lane replaces one of its successor | at each write of a row, `table.rs` |
 //! | I9 | each dead letter, and each row that carries a mark, is of the deployment that held at its record; so is the state under each checkpoint | at the end; at each checkpoint |
-//! | I10 | no row is left that only a withdrawn deployment gives | at the end |
+//! | I10 | no lane goes on with a deployment that was withdrawn; no row is left that only a withdrawn deployment gives | at each checkpoint; at the end |
 //!
 //! Besides: rows, dead letters, state and timers are those of the model; everything is folded within a bound once nothing fails any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyfold::deployment::Outcome;
 use keyfold::position::{Offset, Partition};
@@ -112,6 +113,31 @@ impl Simulation {
         let lived = truth::standing(&before.letters.all(), &self.log());
         let again = truth::standing(&letters.all(), &self.log());
         self.violations.extend(differences(&format!("{by}, I4: a replay gives other dead letters"), &lived, &again));
+    }
+
+    /// I10: no lane goes on with a deployment that was withdrawn, once it had the time to hear of it and to go back.
+    pub(crate) fn check_withdrawn(&mut self) {
+        if self.figures.withdrawn == 0 {
+            return;
+        }
+        let now = self.scheduler.now();
+        for entry in self.log().deployments().expect("the objects are readable") {
+            if entry.outcome == Outcome::Withdrawn {
+                self.withdrawn.entry(entry.n).or_insert(now);
+            }
+        }
+        let calm = self.plan.trouble.slow == 0 && self.plan.trouble.faults < 50;
+        let bound = Duration::from_secs(if calm { 3 } else { 15 });
+        for lane in self.outside.disks.lanes() {
+            let Some(checkpoint) = self.outside.disks.checkpoint(&lane) else { continue };
+            let n = checkpoint.deployment;
+            let since = self.withdrawn.get(&n).map_or(Duration::ZERO, |withdrawn| now.saturating_sub(*withdrawn));
+            let is_new = self.seen.get(&lane) != Some(&checkpoint);
+            if is_new && since > bound {
+                self.violations.push(format!("I10: lane {lane} folds by deployment {n}, withdrawn {since:?} ago"));
+            }
+            self.seen.insert(lane, checkpoint);
+        }
     }
 
     /// I10: rows with marks that only withdrawn deployments have.

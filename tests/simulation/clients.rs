@@ -157,6 +157,10 @@ impl Simulation {
         if then == Then::WithdrawAtRestart {
             self.kill_all();
             self.outside.disks.lose_last_writes();
+            // Then the lane is before T once more, and an earlier life has written rows from there on.
+            if self.random.chance(40) {
+                self.lose_checkpoints();
+            }
             self.start();
             return self.withdraw_while_lanes_open(n);
         }

@@ -215,6 +215,16 @@ fn more(plan: &mut Plan, random: &mut Random) {
         let logic = Logic::marked(random.pick::<&str>(&MARKS[..6]));
         plan.happenings.push((ms(random.below(length_ms)), Happening::Reprocess(logic)));
     }
+    if plan.mode == Mode::Mark && plan.weather != Weather::Rivals && random.chance(50) {
+        // The last deployment, so that nothing keeps it, withdrawn before lanes reach its T.
+        let after_ms = random.between(1_000, 4_000);
+        let then = ms(random.below(after_ms.unsigned_abs()));
+        let mark = random.pick::<&str>(&MARKS[..6]);
+        let deploy = Deploy { after_ms: Some(after_ms), probation_ms: 5_000, ..Deploy::at_once(mark) };
+        let deploy = Deploy { then: Some((then, Then::Withdraw)), ..deploy };
+        let at = length_ms.saturating_sub(1_000 + random.below(6_000));
+        plan.happenings.push((ms(at), Happening::Deploy(deploy)));
+    }
     plan.happenings.sort_by_key(|(at, _)| *at);
     for (_, happening) in &mut plan.happenings {
         if let Happening::Freeze { thaws } = *happening

@@ -49,6 +49,10 @@ pub(crate) struct Simulation {
     pub(crate) thaws: Vec<(Duration, ProcessId)>,
     /// The last checkpoint of each lane that was compared with the model.
     pub(crate) compared: BTreeMap<String, Checkpoint>,
+    /// The last checkpoint of each lane that was looked at.
+    pub(crate) seen: BTreeMap<String, Checkpoint>,
+    /// When which deployment was first seen withdrawn.
+    pub(crate) withdrawn: BTreeMap<u64, Duration>,
     pub(crate) violations: Vec<String>,
     pub(crate) figures: Figures,
 }
@@ -88,6 +92,8 @@ pub(crate) fn simulate(case: &Case, traces: bool) -> Outcome {
         later: Vec::new(),
         thaws: Vec::new(),
         compared: BTreeMap::new(),
+        seen: BTreeMap::new(),
+        withdrawn: BTreeMap::new(),
         violations: Vec::new(),
         figures: Figures::default(),
     };
@@ -132,6 +138,7 @@ impl Simulation {
             self.look();
             self.look_at_deployments();
             self.check_state();
+            self.check_withdrawn();
             let now = self.scheduler.now();
             if let Some((_, happening)) = happenings.next_if(|h| h.0 <= now) {
                 self.happen(happening);
