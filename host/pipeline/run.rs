@@ -72,7 +72,7 @@ pub fn run_until(
         drop(board.state_folder.set(folder));
     }
     let host = Host { config, options, board, sandbox: &sandbox, plugin: &plugin, runtime: runtime.handle() };
-    host.run(&Real::default())
+    host.run(&(Arc::new(Real::default()) as Arc<dyn World>))
 }
 
 /// A host that is about to run a pipeline.
@@ -93,7 +93,7 @@ pub struct Host<'a> {
 
 impl Host<'_> {
     /// Runs the pipeline in a world until its source ends or the board's `stop` is raised; returns what each lane did.
-    pub fn run(&self, world: &dyn World) -> Result<Vec<Summary>, Failure> {
+    pub fn run(&self, world: &Arc<dyn World>) -> Result<Vec<Summary>, Failure> {
         let Host { config, options, board, sandbox, plugin, runtime } = *self;
         let (stop, deadline) = (board.stop(), clock::instant() + config.run.startup_timeout);
         board.enter(Phase::Starting("reading the journal"));
@@ -106,7 +106,7 @@ impl Host<'_> {
         order::allow(config, &standing)?;
         let tables = &plugin.description.tables;
         board.enter(Phase::Starting("connecting to source, sink and dead letters"));
-        let mut outside = Outside::open(world, config, tables, runtime, deadline)?;
+        let mut outside = Outside::open(&**world, config, tables, runtime, deadline)?;
         check_topic(config, &log, &outside.source)?;
         descriptors::ensure(outside.source.lanes(config).len())?;
         board.enter(Phase::Starting("opening lanes"));
@@ -121,7 +121,16 @@ impl Host<'_> {
             Standing::Changed(_) => order::at_start(config, &store, plugin)?,
         }
         log.remember(config, &plugin.digest)?;
-        attend(config, options, store, stop)?;
+        attend(
+            options,
+            shadow::Pipeline {
+                config: config.clone(),
+                log: log.clone(),
+                world: Arc::clone(world),
+                databases: Arc::clone(&databases),
+            },
+            stop,
+        )?;
         let listening = News::listen(log.clone())?;
         loop {
             let back = Arc::new(AtomicBool::new(false));
@@ -133,7 +142,7 @@ impl Host<'_> {
                 news: listening.news(),
                 first: log.first()?,
                 loader: &loader,
-                world,
+                world: &**world,
                 databases: &*databases,
                 source: &outside.source,
                 board,
@@ -152,7 +161,7 @@ impl Host<'_> {
                 return Ok(summaries);
             }
             refuse_unrepeatable(config)?;
-            outside = Outside::open(world, config, tables, runtime, clock::instant() + config.run.startup_timeout)?;
+            outside = Outside::open(&**world, config, tables, runtime, clock::instant() + config.run.startup_timeout)?;
         }
     }
 }
@@ -210,18 +219,12 @@ fn check_topic(config: &Config, log: &PipelineLog, source: &LogSource) -> Result
 }
 
 /// Starts what is done beside the lanes: watching a file, shadows.
-fn attend(
-    config: &Config,
-    options: &Options,
-    order::Stored { objects, log, runtime }: order::Stored<'_>,
-    stop: &Arc<AtomicBool>,
-) -> Result<(), Failure> {
+fn attend(options: &Options, pipeline: shadow::Pipeline, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
     if let Some(file) = &options.watch {
-        watch_file::watch(config, file, stop)?;
+        watch_file::watch(&pipeline.config, file, stop)?;
     }
-    if !options.until_end && topic(config).is_some() {
-        let (config, log, objects, runtime) = (config.clone(), log.clone(), Arc::clone(objects), runtime.clone());
-        shadow::follow(shadow::Pipeline { config, log, objects, runtime }, stop)?;
+    if !options.until_end && topic(&pipeline.config).is_some() {
+        shadow::follow(pipeline, stop)?;
     }
     Ok(())
 }

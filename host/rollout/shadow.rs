@@ -8,9 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use object_store::ObjectStore;
-use tokio::runtime::Handle;
-
 use crate::backoff;
 use crate::clock;
 use crate::config::{self, Config, Time};
@@ -21,6 +18,7 @@ use crate::failure::{Exit, Failure};
 use crate::lane::core::{Core, Output};
 use crate::lane::residency::Residency;
 use crate::machine;
+use crate::pipeline::world::World;
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{Plugin, halted};
 use crate::position::{Partition, Position, Resume};
@@ -30,6 +28,7 @@ use crate::source::Start;
 use crate::source::log_source::LogSource;
 use crate::source::past::{Past, open_at};
 use crate::state::checkpoint::resume_of;
+use crate::state::database::Databases;
 use crate::state::reader::Reader;
 
 /// How long the shadow sleeps when it has come to the end of the log.
@@ -45,10 +44,10 @@ pub struct Pipeline {
     pub config: Config,
     /// Its journal.
     pub log: PipelineLog,
-    /// Its store.
-    pub objects: Arc<dyn ObjectStore>,
-    /// What reads it.
-    pub runtime: Handle,
+    /// What it reads.
+    pub world: Arc<dyn World>,
+    /// The state of its lanes.
+    pub databases: Arc<dyn Databases>,
 }
 
 /// Shadows whatever is ordered, on a thread of its own, until `stop` is raised.
@@ -111,7 +110,7 @@ impl Pipeline {
             let live = (plugin, time);
             *report = Report { beside: Some(n), ..Report::default() };
             let mut lanes = Vec::new();
-            let log = LogSource::inspect(&config, clock::instant() + config.run.startup_timeout)?;
+            let log = self.world.log(&config, clock::instant() + config.run.startup_timeout)?;
             for partitions in log.lanes(&config) {
                 let name = log.lane_name(&config, &partitions);
                 match self.clone_of((&name, &partitions), n, [&live, &candidate], &sandbox.workers)? {
@@ -149,9 +148,8 @@ impl Pipeline {
         logics: [&(Arc<Plugin>, Time); 2],
         workers: &Arc<rayon::ThreadPool>,
     ) -> Result<Option<Lane>, Failure> {
-        let Some(reader) = Reader::open(&self.objects, &format!("lanes/{name}"), &self.runtime)? else {
-            return Ok(None);
-        };
+        let Some(entries) = self.databases.reader(&format!("lanes/{name}"))? else { return Ok(None) };
+        let reader = Reader::over(entries);
         let Some(checkpoint) = reader.checkpoint()? else { return Ok(None) };
         if checkpoint.deployment != n {
             return Ok(None);

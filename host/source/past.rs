@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::log_source::LogSource;
 use super::merge::Merge;
-use super::{Arrival, BATCH_BYTES, QUEUED_BATCHES, Source, Start, file, kafka};
-use crate::config::{self, Config};
+use super::{Arrival, BATCH_BYTES, QUEUED_BATCHES, Source, Start};
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::position::{Partition, Position, Resume};
 use crate::record::Records;
@@ -32,10 +32,7 @@ pub(crate) fn open_at(
     starts: &[Start],
     deadline: Instant,
 ) -> Result<Box<dyn Source>, Failure> {
-    Ok(match &config.source {
-        config::Source::Kafka(kafka) => Box::new(kafka::KafkaSource::open(kafka, starts, true, deadline)?),
-        config::Source::File(file) => Box::new(file::FileSource::open(log.contents(file)?, starts)?),
-    })
+    Ok(log.open(config, starts, true, deadline)?.source)
 }
 
 /// A lane's records to the ends as of the start, in its order.

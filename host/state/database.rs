@@ -54,6 +54,9 @@ pub trait Databases: Send + Sync {
     /// Opens a database, and creates it if it does not exist. Its former owner is fenced.
     fn open(&self, path: &str) -> Result<Arc<dyn Database>, Error>;
 
+    /// Opens a database for reading, if it exists. Its owner is not fenced, and later writes are not seen.
+    fn reader(&self, path: &str) -> Result<Option<Box<dyn Entries>>, Error>;
+
     /// Deletes a database that is closed.
     fn delete(&self, path: &str) -> Result<(), Error>;
 }

@@ -59,6 +59,11 @@ impl Databases for Slates {
         Ok(Arc::new(Slate::open(Arc::clone(&self.objects), path, self.runtime.clone())?))
     }
 
+    fn reader(&self, path: &str) -> Result<Option<Box<dyn Entries>>, Error> {
+        let slate = Slate::open_reader(&self.objects, path, &self.runtime)?;
+        Ok(slate.map(|slate| Box::new(slate) as Box<dyn Entries>))
+    }
+
     fn delete(&self, path: &str) -> Result<(), Error> {
         let deleted = self.runtime.block_on(delete_under(&self.objects, path));
         deleted.map(drop).map_err(|e| Error::Outside(format!("state.url: {path} cannot be deleted: {e}")))

@@ -35,6 +35,9 @@ pub(crate) struct Figures {
     pub(crate) floors: u64,
     pub(crate) deployments: u64,
     pub(crate) withdrawn: u64,
+    /// Shadows, and records that they folded.
+    pub(crate) shadows: u64,
+    pub(crate) shadowed: u64,
     /// Deployments from the beginning of the log.
     pub(crate) reprocessed: u64,
     /// Hosts whose checkpoints were deleted beside them.
@@ -57,6 +60,8 @@ impl Figures {
         self.floors += other.floors;
         self.deployments += other.deployments;
         self.withdrawn += other.withdrawn;
+        self.shadows += other.shadows;
+        self.shadowed += other.shadowed;
         self.reprocessed += other.reprocessed;
         self.resets += other.resets;
         self.foreign += other.foreign;

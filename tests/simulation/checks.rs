@@ -27,6 +27,7 @@ use serde_json::Value;
 
 use crate::hosts::Start;
 use crate::run::Simulation;
+use crate::scheduler::locked;
 use crate::settings::MOST_WORKERS;
 use crate::support::model::Lane;
 use crate::support::model::folds::Hostile;
@@ -86,6 +87,7 @@ impl Simulation {
         self.violations.extend(differences("the rows differ from the model's", &truth.rows, &rows));
         self.violations.extend(self.left_of_withdrawn(&rows));
         self.violations.extend(self.ever_wrong(&truth));
+        self.check_shadows();
         self.violations.extend(self.letters(&truth));
         self.violations.extend(self.strikes(&truth));
         self.check_state();
@@ -137,6 +139,18 @@ impl Simulation {
                 self.violations.push(format!("I10: lane {lane} folds by deployment {n}, withdrawn {since:?} ago"));
             }
             self.seen.insert(lane, checkpoint);
+        }
+    }
+
+    /// A shadow of the logic in force gives the same rows.
+    fn check_shadows(&mut self) {
+        for (is_the_same, report) in std::mem::take(&mut *locked(&self.reports)) {
+            self.figures.shadows += 1;
+            self.figures.shadowed += report.records;
+            let differs = report.different + report.only_live + report.only_candidate > 0;
+            if is_the_same && differs {
+                self.violations.push(format!("a shadow of the logic in force differs from it: {report:?}"));
+            }
         }
     }
 

@@ -137,6 +137,40 @@ impl Simulation {
         });
     }
 
+    /// Lets a logic, or that in force, fold in the shadow. Beside itself, a logic gives no other rows.
+    pub(crate) fn shadow(&mut self, logic: Option<Logic>, lasts: Duration, promoted: bool) {
+        let version = self.newest;
+        let candidate = logic.map(|logic| {
+            let logic = Logic { version, ..logic };
+            let plugin = self.plugin(logic, 1);
+            let settings = Settings::of(&config(&self.plan, logic, 1, &mut self.random.clone()), &plugin.digest);
+            (Deployment::of(settings, &plugin, 2_000, &Author::default()), plugin)
+        });
+        let reports = Arc::clone(&self.reports);
+        self.client(move |log, process| {
+            let Some((n, in_force)) = log.in_force().ok().flatten() else { return };
+            let candidate = match candidate {
+                Some((deployment, plugin)) => log.keep_plugin(&plugin).is_ok().then_some(deployment),
+                None => Some(in_force),
+            };
+            let Some(shadow) = candidate.and_then(|candidate| log.order_shadow(candidate).ok()) else { return };
+            process.note(&format!("orders a shadow of {n}"));
+            process.wait(lasts);
+            let report = log.shadow_report(&shadow.id);
+            process.note(&format!("the shadow reports {report:?}"));
+            if let Ok(report) = report {
+                // What is in force may change after it was looked at.
+                locked(&reports).push((logic.is_none() && report.beside == Some(n), report));
+            }
+            if promoted {
+                let ordered = log.order(Deployment { probation_ms: 0, ..shadow.candidate }, None);
+                process.note(&format!("promotes the shadow: {ordered:?}"));
+            }
+            let dropped = log.drop_shadow();
+            process.note(&format!("drops the shadow: {dropped:?}"));
+        });
+    }
+
     /// Notes which deployments are there, and when they are decided on.
     pub(crate) fn look_at_deployments(&mut self) {
         let now = self.scheduler.now();

@@ -183,6 +183,13 @@ impl Databases for SeenDisks {
         Ok(Arc::new(SeenDisk { database, disks, outputs, process, faults, broken }))
     }
 
+    fn reader(&self, path: &str) -> Result<Option<Box<dyn Entries>>, Error> {
+        self.process.wait_a_moment();
+        alive(&self.process, path)?;
+        let exists = self.disks.paths().iter().any(|known| known == path);
+        Ok(exists.then(|| Box::new(self.disks.at(path).contents().open_reader(path)) as Box<dyn Entries>))
+    }
+
     fn delete(&self, path: &str) -> Result<(), Error> {
         self.process.wait_a_moment();
         alive(&self.process, path)?;

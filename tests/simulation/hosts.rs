@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyfold::failure::{Exit, Failure};
 use keyfold::observe::board::Board;
 use keyfold::pipeline::run::{Host, Options};
+use keyfold::pipeline::world::World;
 
 use crate::plan::CONTENDER;
 use crate::run::Simulation;
@@ -66,7 +67,8 @@ impl Simulation {
         self.next_process += 1;
         self.figures.hosts += 1;
         let trouble = if start.until_end { Trouble::default() } else { self.plan.trouble };
-        let world = SeenWorld { outside: Arc::clone(&self.outside), process: Arc::clone(&process), trouble };
+        let (outside, of_world) = (Arc::clone(&self.outside), Arc::clone(&process));
+        let world: Arc<dyn World> = Arc::new(SeenWorld { outside, process: of_world, trouble });
         let board = Arc::new(Board::new("simulated", &Arc::default()));
         let ended: Arc<Mutex<Option<Result<(), Failure>>>> = Arc::default();
         let (tell, of_host) = (Arc::clone(&ended), Arc::clone(&board));

@@ -68,6 +68,8 @@ pub(crate) enum Happening {
     Deploy(Deploy),
     /// A logic is deployed that holds from the beginning of the log.
     Reprocess(Logic),
+    /// This logic, or that in force, is to fold in the shadow; after this time it is promoted, or no longer wanted.
+    Shadow { logic: Option<Logic>, lasts: Duration, promoted: bool },
 }
 
 /// A deployment.
@@ -224,6 +226,11 @@ fn more(plan: &mut Plan, random: &mut Random) {
         let deploy = Deploy { then: Some((then, Then::Withdraw)), ..deploy };
         let at = length_ms.saturating_sub(1_000 + random.below(6_000));
         plan.happenings.push((ms(at), Happening::Deploy(deploy)));
+    }
+    if plan.mode == Mode::Mark && plan.weather != Weather::Rivals && random.chance(20) {
+        let logic = random.chance(60).then(|| Logic::marked(random.pick::<&str>(&MARKS)));
+        let (lasts, promoted) = (ms(3_000 + random.below(8_000)), random.chance(50));
+        plan.happenings.push((ms(random.below(length_ms)), Happening::Shadow { logic, lasts, promoted }));
     }
     plan.happenings.sort_by_key(|(at, _)| *at);
     for (_, happening) in &mut plan.happenings {

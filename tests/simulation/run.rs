@@ -1,10 +1,11 @@
 //! One simulation: hosts in a world, and what happens to them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyfold::deployment::PipelineLog;
+use keyfold::deployment::shadow::Report;
 use keyfold::machine::Planted;
 use keyfold::plugin::Plugin;
 use keyfold::state::checkpoint::Checkpoint;
@@ -53,6 +54,8 @@ pub(crate) struct Simulation {
     pub(crate) seen: BTreeMap<String, Checkpoint>,
     /// When which deployment was first seen withdrawn.
     pub(crate) withdrawn: BTreeMap<u64, Duration>,
+    /// What shadows reported, and whether they folded by the logic in force.
+    pub(crate) reports: Arc<Mutex<Vec<(bool, Report)>>>,
     pub(crate) violations: Vec<String>,
     pub(crate) figures: Figures,
 }
@@ -94,6 +97,7 @@ pub(crate) fn simulate(case: &Case, traces: bool) -> Outcome {
         compared: BTreeMap::new(),
         seen: BTreeMap::new(),
         withdrawn: BTreeMap::new(),
+        reports: Arc::default(),
         violations: Vec::new(),
         figures: Figures::default(),
     };
@@ -229,6 +233,7 @@ impl Simulation {
             }
             Happening::Deploy(deploy) => self.deploy(deploy),
             Happening::Reprocess(logic) => self.reprocess(logic),
+            Happening::Shadow { logic, lasts, promoted } => self.shadow(logic, lasts, promoted),
         }
     }
 
