@@ -1,6 +1,7 @@
-//! What a path leads to: whether opening it can wait for ever, and whether two paths lead to the same file. Opens nothing but files.
+//! What a path leads to: whether opening it can wait for ever, and whether two paths lead to the same file; and names of new files, which
+//! survive a power cut only once the folder that holds them is synced. Opens nothing but files and folders.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -36,6 +37,28 @@ pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
     let id = |path| std::fs::metadata(path).ok().filter(Metadata::is_file).map(|file| (file.dev(), file.ino()));
     real(one, MOST_LINKS) == real(other, MOST_LINKS) || id(one).is_some_and(|one| id(other) == Some(one))
 }
+/// Syncs the folder that names a file, so that a new file is still there after a power cut. What is in it is synced apart.
+pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
+    let real = path.canonicalize()?;
+    real.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Creates a folder and those above it that are missing, so that they are still there after a power cut.
+pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    std::fs::create_dir_all(&path)?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(sync_folder)
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some file systems cannot sync a folder.
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
+}
+
 
 /// The absolute path without `.`, `..` and symbolic links.
 fn real(path: &Path, links: usize) -> PathBuf {
