@@ -14,6 +14,11 @@ pub(crate) fn is_pipe_or_device(found: &Metadata) -> bool {
     !found.is_file() && !found.is_dir()
 }
 
+/// Whether this names standard input or output, where one of them can be named.
+pub(crate) fn is_stream(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Refuses a pipe or a device before it is opened. `why` says what is done with a file that neither of them allows.
 pub(crate) fn refuse_pipe_or_device(path: &Path, why: &str) -> Result<(), String> {
     match std::fs::metadata(path) {
@@ -32,11 +37,6 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     std::fs::read(path)
 }
 
-/// Returns whether both paths lead to the same file, which need not exist: by `.`, `..` and links too.
-pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
-    let id = |path| std::fs::metadata(path).ok().filter(Metadata::is_file).map(|file| (file.dev(), file.ino()));
-    real(one, MOST_LINKS) == real(other, MOST_LINKS) || id(one).is_some_and(|one| id(other) == Some(one))
-}
 /// Syncs the folder that names a file, so that a new file is still there after a power cut. What is in it is synced apart.
 pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
     let real = path.canonicalize()?;
@@ -59,6 +59,11 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Returns whether both paths lead to the same file, which need not exist: by `.`, `..` and links too.
+pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
+    let id = |path| std::fs::metadata(path).ok().filter(Metadata::is_file).map(|file| (file.dev(), file.ino()));
+    real(one, MOST_LINKS) == real(other, MOST_LINKS) || id(one).is_some_and(|one| id(other) == Some(one))
+}
 
 /// The absolute path without `.`, `..` and symbolic links.
 fn real(path: &Path, links: usize) -> PathBuf {
