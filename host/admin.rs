@@ -18,7 +18,8 @@
 //! starts; the other routes return 503 until startup is complete.
 //!
 //! Requests that change something need the bearer token `admin.token`. If a token is configured, reading needs it too, or `admin.read_token`,
-//! which changes nothing (403); without a token the API is read-only. What changes something is noted in `admin.audit_log`, if that is set, and
+//! which changes nothing (403); without a token the API is read-only. An address that sends wrong tokens is
+//! refused for a while (429), before its next one is compared. What changes something is noted in `admin.audit_log`, if that is set, and
 //! the journal's `by` says how the author was authenticated, beside the name that they claim. With `[admin.tls]` the API speaks HTTPS only; with
 //! `admin.tls.client_ca` every client needs a certificate, beside the token. A Unix socket is for the host's own user: without a token, it allows
 //! changes. A refused deployment is status 409 with its checks; a failure has a
@@ -30,6 +31,7 @@ mod connections;
 pub(crate) mod fuzz;
 mod listener;
 mod server;
+mod throttle;
 mod tls;
 mod tokens;
 mod wire;

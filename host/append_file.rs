@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backoff::{Backoff, Outage};
-use crate::paths::refuse_pipe_or_device;
+use crate::paths::{refuse_pipe_or_device, sync_name};
 
 /// Why a pipe or a device is refused.
 const NO_FILE: &str = "what is written is synced and cut back at a recovery";
@@ -39,6 +39,9 @@ impl AppendFile {
             .open(path)
             .map_err(|e| refusal(path, &e))?;
         let length = file.seek(SeekFrom::End(0)).map_err(|e| refusal(path, &e))?;
+        if length == 0 {
+            sync_name(path).map_err(|e| refusal(path, &e))?; // it may be new
+        }
         let backoff = Backoff::new(path.display().to_string());
         Ok(AppendFile { path: path.to_owned(), file, length, backoff })
     }
@@ -144,10 +147,7 @@ impl AppendFile {
 
     /// Returns whether there is nothing after the last line break.
     pub(crate) fn ends_with_line_break(&self) -> Result<bool, String> {
-        let Some(last) = self.length.checked_sub(1) else { return Ok(true) };
-        let mut byte = [0];
-        self.file.read_exact_at(&mut byte, last).map_err(|e| refusal(&self.path, &e))?;
-        Ok(byte == *b"\n")
+        ends_with_line_break(&self.file, self.length).map_err(|e| refusal(&self.path, &e))
     }
 
     /// Returns where the last line, which has no line break, begins; none if that is before `least`.
@@ -172,6 +172,14 @@ impl AppendFile {
         let cut = self.file.set_len(length).and_then(|()| self.file.seek(SeekFrom::Start(length)));
         cut.map(drop).map_err(|e| refusal(&self.path, &e))
     }
+}
+
+/// Returns whether a file of this length has nothing after its last line break.
+pub(crate) fn ends_with_line_break(file: &File, length: u64) -> io::Result<bool> {
+    let Some(last) = length.checked_sub(1) else { return Ok(true) };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte == *b"\n")
 }
 
 fn folder(path: &Path) -> &Path {

@@ -6,7 +6,9 @@ mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod header;
+mod keeping;
 mod read;
+mod refusal;
 mod topic;
 
 use std::sync::Arc;
@@ -64,10 +66,10 @@ pub fn open(
 
 /// Looks at everything that [`open`] needs and changes nothing. Tries an unavailable broker once.
 pub fn check(config: &config::DeadLetters) -> Vec<Check> {
-    vec![match config {
-        config::DeadLetters::File(path) => file::check(path),
+    match config {
+        config::DeadLetters::File(path) => vec![file::check(path)],
         config::DeadLetters::Topic { brokers, topic, properties, .. } => topic::check(brokers, topic, properties),
-    }]
+    }
 }
 
 /// One dead letter. The stages `Map`, `Time` and `Fold` carry the original record; `Timer` and `Migrate` the key and its lost state as JSON;

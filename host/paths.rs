@@ -1,6 +1,7 @@
-//! What a path leads to: whether opening it can wait for ever, and whether two paths lead to the same file. Opens nothing but files.
+//! What a path leads to: whether opening it can wait for ever, and whether two paths lead to the same file; and names of new files, which
+//! survive a power cut only once the folder that holds them is synced. Opens nothing but files and folders.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -11,6 +12,11 @@ const MOST_LINKS: usize = 40;
 /// Whether opening it can wait for ever, or what is written to it is not kept.
 pub(crate) fn is_pipe_or_device(found: &Metadata) -> bool {
     !found.is_file() && !found.is_dir()
+}
+
+/// Whether this names standard input or output, where one of them can be named.
+pub(crate) fn is_stream(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 /// Refuses a pipe or a device before it is opened. `why` says what is done with a file that neither of them allows.
@@ -29,6 +35,28 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is a pipe or a device; name a file"));
     }
     std::fs::read(path)
+}
+
+/// Syncs the folder that names a file, so that a new file is still there after a power cut. What is in it is synced apart.
+pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
+    let real = path.canonicalize()?;
+    real.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Creates a folder and those above it that are missing, so that they are still there after a power cut.
+pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    std::fs::create_dir_all(&path)?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(sync_folder)
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some file systems cannot sync a folder.
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Returns whether both paths lead to the same file, which need not exist: by `.`, `..` and links too.

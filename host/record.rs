@@ -4,6 +4,7 @@
 //! without an allocation per record.
 
 pub mod bounded;
+pub(crate) mod form;
 
 use crate::record::bounded::Cut;
 

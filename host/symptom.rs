@@ -169,6 +169,10 @@ symptoms! {
     DeadLettersUnusable "dead-letters-unusable"
         "Dead letters cannot be written, so a lane would halt at the first one."
         "create the folder or the topic, and give this user write access"
+    DeadLettersAtRisk "dead-letters-at-risk"
+        "The topic of dead letters refuses, cuts or deletes some of them."
+        "set cleanup.policy=delete and message.timestamp.type=LogAppendTime on the topic of dead letters, and a max.message.bytes above that of \
+         the source's topic"
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::{X509, X509Ref, X509StoreContextRef, X509VerifyResult};
 
 use crate::failure::Failure;
+use crate::paths::read;
 
 /// A file, and what names it: a key of the configuration, or an option of a command.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ impl Named<'_> {
     }
 
     fn read(&self) -> Result<Vec<u8>, Failure> {
-        std::fs::read(self.path).map_err(|e| self.wrong(&e))
+        read(self.path).map_err(|e| self.wrong(&e))
     }
 
     /// Reads certificates, at least one.

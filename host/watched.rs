@@ -3,6 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::paths::read;
+
 /// What identifies the contents of a file: device, inode, length, and when it was changed (s, ns).
 pub(crate) type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
@@ -46,9 +48,11 @@ impl Watched {
     }
 }
 
-/// Reads a secret: the text of a file without its trailing newline.
+/// Reads a secret: the text of a file without its trailing newline. A pipe or a device is refused: it is read again when it changes.
 pub(crate) fn read_secret(path: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let wrong = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", path.display());
+    let bytes = read(path).map_err(|error| wrong(&error))?;
+    let text = String::from_utf8(bytes).map_err(|error| wrong(&error.utf8_error()))?;
     let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
     if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(text.to_owned()) }
 }

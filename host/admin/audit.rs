@@ -3,16 +3,17 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::append_file::ends_with_line_break;
 use crate::clock;
 use crate::failure::{Exit, Failure};
-use crate::paths::refuse_pipe_or_device;
+use crate::paths::{refuse_pipe_or_device, sync_name};
 use crate::printable::printable;
 use crate::record::iso;
 
@@ -37,7 +38,8 @@ impl Audit {
         path.map_or(Ok(()), check)?;
         let open = |path: &Path| {
             let file = OpenOptions::new().append(true).read(true).create(true).mode(0o600).open(path);
-            file.and_then(end_line).map(Mutex::new).map_err(|error| cannot_append(path, &error))
+            let ready = file.and_then(|file| sync_name(path).and_then(|()| end_line(file)));
+            ready.map(Mutex::new).map_err(|error| cannot_append(path, &error))
         };
         Ok(Audit { file: path.map(open).transpose()?, requests: AtomicU64::new(0) })
     }
@@ -96,11 +98,7 @@ fn cannot_append(path: &Path, error: &std::io::Error) -> Failure {
 
 /// A line that was broken off gets a line break, so that the next one stands on a line of its own.
 fn end_line(mut file: File) -> std::io::Result<File> {
-    let mut last = [b'\n'];
-    if let Some(at) = file.metadata()?.len().checked_sub(1) {
-        file.read_at(&mut last, at)?;
-    }
-    if last != *b"\n" {
+    if !ends_with_line_break(&file, file.metadata()?.len())? {
         file.write_all(b"\n")?;
     }
     Ok(file)

@@ -5,6 +5,7 @@
 //! is answered however many others wait. The handshake of TLS is part of a connection: others are accepted meanwhile, and it counts.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,9 +30,14 @@ const HEAD_BYTES: usize = 64 << 10;
 /// The pause after a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Who the other side is, as far as the connection tells: the name in its certificate, or the user at a Unix socket.
+/// Who the other side is, as far as the connection tells.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Peer(pub(super) Option<String>);
+pub(super) struct Peer {
+    /// The name in its certificate, or the user at a Unix socket.
+    pub(super) name: Option<String>,
+    /// Its address, but for a Unix socket.
+    pub(super) address: Option<IpAddr>,
+}
 
 struct Connection {
     /// Whether a request is being answered.
@@ -81,16 +87,17 @@ fn connect(stream: Stream, tls: Option<Arc<Tls>>, routes: &Router) -> Connection
     let task = tokio::spawn(async move {
         let (stream, tls) = match (stream, tls) {
             (Stream::Unix(stream), _) => {
-                let peer = stream.peer_cred().ok().map(|user| format!("uid {}", user.uid()));
-                return answer(stream, Peer(peer), routes).await;
+                let name = stream.peer_cred().ok().map(|user| format!("uid {}", user.uid()));
+                return answer(stream, Peer { name, address: None }, routes).await;
             }
-            (Stream::Tcp(stream), None) => return answer(stream, Peer::default(), routes).await,
-            (Stream::Tcp(stream), Some(tls)) => (stream, tls),
+            (Stream::Tcp(stream), tls) => (stream, tls),
         };
+        let address = stream.peer_addr().ok().map(|peer| peer.ip());
+        let Some(tls) = tls else { return answer(stream, Peer { name: None, address }, routes).await };
         // A client that fails here went away, is not trusted, or does not speak TLS.
         let Ok(Some(stream)) = tokio::time::timeout(HEAD, tls.accept(stream)).await else { return };
-        let peer = Peer(stream.ssl().peer_certificate().map(|certificate| tls::name(&certificate)));
-        answer(stream, peer, routes).await;
+        let name = stream.ssl().peer_certificate().map(|certificate| tls::name(&certificate));
+        answer(stream, Peer { name, address }, routes).await;
     });
     Connection { is_answering, task }
 }

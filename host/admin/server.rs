@@ -22,9 +22,11 @@ use tokio::runtime::Runtime;
 use super::audit::{self, Asked, Audit};
 use super::connections::{self, Peer};
 use super::listener::{Bound, Listener};
+use super::throttle::Throttle;
 use super::tls::{self, Tls};
 use super::tokens::{Role, Tokens};
 use super::wire::{Answer, STATUS, ShadowAnswer, Wanted, Withdrawal};
+use crate::clock;
 use crate::config::{self, Admin, Config, Listen};
 use crate::deployment::Author;
 use crate::failure::{Check, Exit, Failure, first_refused};
@@ -51,6 +53,7 @@ struct Host {
     is_local: bool,
     /// Requests with a wrong token so far.
     refused: AtomicU64,
+    throttle: Throttle,
     audit: Audit,
     board: Arc<Board>,
 }
@@ -97,6 +100,7 @@ pub fn serve(config: &Config, admin: &Admin, file: Option<PathBuf>, board: &Arc<
         is_socket: matches!(address, Listen::Unix(_)),
         is_local: matches!(address, Listen::Tcp(_)) && !address.is_exposed() && tls.is_none(),
         refused: AtomicU64::new(0),
+        throttle: Throttle::new(clock::instant()),
         board: Arc::clone(board),
     });
     let mut runtimes = vec![runtime];
@@ -183,6 +187,10 @@ async fn allow(State(host): State<Arc<Host>>, request: Request, next: Next) -> R
     if !host.board.has_started() && request.uri().path() != STATUS {
         return error(StatusCode::SERVICE_UNAVAILABLE, "the host is starting", Exit::Outside);
     }
+    if let Some(wait) = host.throttled(&request) {
+        host.note_refused(&request, StatusCode::TOO_MANY_REQUESTS);
+        return try_again(wait);
+    }
     let is_reading = request.method() == Method::GET || request.method() == Method::HEAD;
     match host.role(&request) {
         Some(_) if is_reading => next.run(request).await,
@@ -224,8 +232,17 @@ impl Host {
         if self.tokens.are_none {
             return Some(if self.is_socket { Role::Deploy } else { Role::Read });
         }
-        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        self.tokens.role(given.and_then(|value| value.strip_prefix("Bearer "))?.trim())
+        let role = self.tokens.role(given(request)?);
+        if role.is_none() {
+            self.throttle.failed(address(request), clock::instant());
+        }
+        role
+    }
+
+    /// How long a request must wait because its peer has sent wrong tokens; none if it need not.
+    fn throttled(&self, request: &Request) -> Option<Duration> {
+        given(request).filter(|_| !self.tokens.are_none)?;
+        self.throttle.wait(address(request), clock::instant())
     }
 
     /// The token that a change was made with.
@@ -244,9 +261,28 @@ impl Host {
     }
 }
 
+/// The token that a request brings.
+fn given(request: &Request) -> Option<&str> {
+    let value = request.headers().get(header::AUTHORIZATION)?.to_str().unwrap_or_default();
+    Some(value.strip_prefix("Bearer ")?.trim())
+}
+
+fn address(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<Peer>()?.address
+}
+
+/// Refuses a request whose peer has sent wrong tokens.
+fn try_again(wait: Duration) -> Response {
+    let seconds = wait.as_secs() + 1;
+    let message = format!("too many wrong tokens came from this address; try again in {seconds} s");
+    let mut response = error(StatusCode::TOO_MANY_REQUESTS, &message, Exit::Outside);
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    response
+}
+
 /// The author that the journal names: how they were authenticated, beside the name that they claim.
-fn authenticated(host: &Host, claimed: Option<&String>, Peer(peer): &Peer) -> Option<String> {
-    let how = [host.token(), peer.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ");
+fn authenticated(host: &Host, claimed: Option<&String>, peer: &Peer) -> Option<String> {
+    let how = [host.token(), peer.name.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ");
     Some(match claimed {
         Some(name) => format!("{name} ({how})"),
         None => how,

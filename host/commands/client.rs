@@ -2,6 +2,8 @@
 
 mod connect;
 
+use std::fs::File;
+use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +27,8 @@ use crate::paths;
 /// Requests of at least this many bytes ask the host for permission before they send their body.
 const LARGE: usize = 64 << 10;
 
+/// What is read of a token's file at most.
+const TOKEN_BYTES: u64 = 64 << 10;
 /// How long a probe waits for its answer.
 const PROBE_WAIT: Duration = Duration::from_secs(5);
 
@@ -63,9 +67,12 @@ pub struct Client {
 impl Client {
     /// Creates a client for this URL, with the token in this file.
     pub(crate) fn new(url: &str, token_file: Option<&PathBuf>, files: TlsFiles<'_>) -> Result<Client, Failure> {
+        // It is read once, so it may be a pipe.
         let read = |file: &PathBuf| {
-            let text = std::fs::read_to_string(file);
-            text.map_err(|e| Failure::new(Exit::Config, format!("cannot read --token-file {}: {e}", file.display())))
+            let mut text = String::new();
+            let read = File::open(file).and_then(|file| file.take(TOKEN_BYTES).read_to_string(&mut text));
+            read.map(|_| text)
+                .map_err(|e| Failure::new(Exit::Config, format!("cannot read --token-file {}: {e}", file.display())))
         };
         let token = token_file.map(read).transpose()?.map(|token| token.trim().to_owned());
         let (reach, base) = match url.strip_prefix(Listen::UNIX) {

@@ -16,7 +16,7 @@ use crate::dead_letter::{self, StoredLetter, redriven_headers, redriven_line, re
 use crate::deployment::PipelineLog;
 use crate::deployment::redriven::Redrive;
 use crate::failure::{Exit, Failure};
-use crate::paths::same_file;
+use crate::paths::{is_stream, same_file};
 use crate::position::Partition;
 use crate::printable::one_line;
 use crate::record::{NO_TIME, RecordRef, iso};
@@ -160,6 +160,10 @@ impl Target {
             }
         };
         match (&target, source) {
+            (Target::File(path), _) if is_stream(path) => {
+                let message = "--to: records cannot be sent to standard output, which does not say whether they were kept; name a file";
+                Err(Failure::new(Exit::Config, message))
+            }
             (Target::Topic(_), Source::File(_)) => {
                 let message = "--to names a topic, but the source is a file and has no brokers; name a file";
                 Err(Failure::new(Exit::Config, message))

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::deployment::PipelineLog;
 use crate::event_time::EventTime;
 use crate::failure::{Exit, Failure};
-use crate::paths::{refuse_pipe_or_device, same_file};
+use crate::paths::{is_stream, refuse_pipe_or_device, same_file, sync_name};
 use crate::record::{hex, iso};
 use crate::report::Output;
 use crate::state::objects::{objects, runtime};
@@ -125,6 +125,11 @@ fn get(config: &Config, key: &str, output: Output) -> Result<String, Failure> {
 /// Writes all keys to a file, one JSON object per line; the file appears when it is complete.
 fn export(config: &Config, file: &Path, output: Output) -> Result<String, Failure> {
     let refuse = |why: &str| Failure::config(format!("state export: {why}"));
+    if is_stream(file) {
+        return Err(refuse(
+            "what is exported replaces a file once it is complete, so it cannot go to standard output; name a file",
+        ));
+    }
     refuse_pipe_or_device(file, "what is exported replaces a file once it is complete").map_err(|why| refuse(&why))?;
     if let Some((key, _)) = config.files().into_iter().find(|(_, path)| same_file(path, file)) {
         return Err(refuse(&format!("{} is {key}, which would be replaced; name another file", file.display())));
@@ -143,6 +148,7 @@ fn export(config: &Config, file: &Path, output: Output) -> Result<String, Failur
     let whole = out.into_inner().map_err(|e| refused(e.into_error()))?;
     whole.as_file().sync_all().map_err(refused)?;
     whole.persist(file).map_err(|e| refused(e.error))?;
+    sync_name(file).map_err(refused)?;
     let checkpoints: Map<String, Value> =
         lanes.lanes.iter().map(|lane| (lane.name.clone(), lane.up_to.clone().into())).collect();
     Ok(output.render(&json!({"keys": keys, "file": file, "lanes": checkpoints}), |_| {

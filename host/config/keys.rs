@@ -234,7 +234,8 @@ pub(super) const KEYS: &[Key] = &[
         "plugin.tables",
         Kind::Texts,
         Absent::Computed("all that it declares"),
-        "tables that a plugin may write; a plugin that declares another one is refused, also when it is deployed",
+        "tables that a plugin may write; a plugin that declares another one is refused, also when it is deployed. Without it, the admin API adds no \
+         table that no deployment has written",
     ),
     key(
         "plugin.log_rate",

@@ -1,5 +1,5 @@
-//! Dead letters that are too large for their topic, cut to a size. What is cut has headers that say how long it was, and its SHA-256, so that
-//! it can be found again in the log.
+//! Dead letters that their topic does not take as they are, in another form: cut to a size, or with a key. What is cut has headers that say how
+//! long it was, and its SHA-256, so that it can be found again in the log; a key that is not the record's has a header that says so.
 
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
 
@@ -84,6 +84,19 @@ impl Letter {
         Some(cut)
     }
 
+    /// Returns this letter with a key, which no other letter has; none if it has one.
+    pub(super) fn keyed(&self) -> Option<Letter> {
+        if self.key.is_some() {
+            return None;
+        }
+        let mut keyed = self.clone();
+        let names = [header::PARTITION, header::OFFSET, header::STAGE, header::EVENT];
+        let values = names.iter().filter_map(|name| self.ours.iter().find(|(known, _)| known == name)?.1.as_deref());
+        keyed.key = Some(values.collect::<Vec<_>>().join(&b'/'));
+        keyed.put(header::NO_KEY, "true".to_owned());
+        Some(keyed)
+    }
+
     /// Adds a header, unless an earlier cut has: that one tells of the original.
     fn put(&mut self, name: &str, value: String) {
         if !self.ours.iter().any(|(known, _)| known == name) {
@@ -132,6 +145,15 @@ mod tests {
             }
         }
         assert_eq!(letter(10, 1_000_000, 10, 10).cut_to(LEAST - 1), None);
+    }
+
+    #[test]
+    fn a_letter_without_a_key_is_given_one_of_its_own() {
+        let whole = Letter { key: None, ..letter(0, 10, 10, 10) };
+        let keyed = whole.keyed().expect("it has none");
+        assert_eq!((keyed.key.as_deref(), value(&keyed, header::NO_KEY)), (Some(&b"42"[..]), Some("true")));
+        assert_eq!(keyed.keyed(), None);
+        assert_eq!(letter(0, 10, 10, 10).keyed(), None, "an empty key is one");
     }
 
     #[test]

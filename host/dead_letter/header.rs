@@ -9,6 +9,8 @@ pub(crate) const PLUGIN: &str = "keyfold.plugin.digest";
 pub(crate) const DEPLOYMENT: &str = "keyfold.deployment";
 pub(crate) const EVENT: &str = "keyfold.event";
 pub(crate) const TIMESTAMP: &str = "keyfold.timestamp";
+/// Says that the record has no key: the topic takes no record without one.
+pub(crate) const NO_KEY: &str = "keyfold.key.none";
 /// The length of a payload that was cut.
 pub(crate) const PAYLOAD_BYTES: &str = "keyfold.cut.payload.bytes";
 /// Its SHA-256, in hexadecimal.
@@ -20,8 +22,8 @@ pub(crate) const KEY_SHA256: &str = "keyfold.cut.key.sha256";
 /// How many of the record's own headers were left out.
 pub(crate) const CUT_HEADERS: &str = "keyfold.cut.headers";
 
-/// All of them. Those of a cut come last.
-pub(crate) const ALL: [&str; 14] = [
+/// All of them. Those of another form come last.
+pub(crate) const ALL: [&str; 15] = [
     TOPIC,
     PARTITION,
     OFFSET,
@@ -36,6 +38,7 @@ pub(crate) const ALL: [&str; 14] = [
     KEY_BYTES,
     KEY_SHA256,
     CUT_HEADERS,
+    NO_KEY,
 ];
 /// Those that tell of a cut.
 pub(crate) const CUTS: [&str; 3] = [PAYLOAD_BYTES, KEY_BYTES, CUT_HEADERS];

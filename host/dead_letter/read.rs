@@ -240,7 +240,7 @@ fn letter_of(
         partition: u32::try_from(partition).map_err(|_| wrong(header::PARTITION, &partition.to_string()))?,
         offset,
         append_time: append_time.unwrap_or(NO_TIME),
-        key: message.key(),
+        key: message.key().filter(|_| text(header::NO_KEY).is_none()),
         payload: message.payload(),
         headers: Some((own, 0)),
     });

@@ -2,9 +2,9 @@
 //! names where one fits. At least once. Their timestamp is the time of writing, because the topic's retention counts from it; the original
 //! timestamp is a header.
 //!
-//! librdkafka retries without end (`message.timeout.ms` = 0), so a delivery that fails has failed for good. One that is too large for the topic
-//! or the producer is sent again alone, and cut to half its size until it fits (D23). Any other failure halts the lane, and no dead letter is
-//! dropped.
+//! librdkafka retries without end (`message.timeout.ms` = 0), so a delivery that fails has failed for good. One that the brokers refuse for what it
+//! is is sent again alone, and then in another form: cut to half its size until it fits, or with a key (D23). Any other failure halts the lane,
+//! and no dead letter is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +20,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use crate::backoff::{Backoff, Outage};
 use crate::dead_letter::bounded::Letter;
 use crate::dead_letter::header;
+use crate::dead_letter::keeping;
+use crate::dead_letter::refusal::{Refusal, remedy};
 use crate::dead_letter::{DeadLetter, DeadLetterWriter};
-use crate::failure::{Check, Failure};
+use crate::failure::{Check, Failure, Finding};
 use crate::record::{NO_TIME, RecordRef};
 use crate::source::kafka::check_files;
 use crate::source::kafka::rights::{self, Right};
@@ -116,26 +118,57 @@ impl DeadLetterTopic {
         Ok(true)
     }
 
-    /// Sends records again that were too large for the topic. Each is sent alone, since what was too large may have been what it was sent
-    /// with.
-    fn send_too_large(&mut self) -> Result<(), Failure> {
-        for (origin, message) in self.take_too_large() {
+    /// Sends records again that the brokers refused. Each is sent alone, since what was refused may have been what it was sent with.
+    fn send_refused(&mut self) -> Result<(), Failure> {
+        for (origin, message, _) in self.take_refused() {
             let letter = Letter::of(&message, origin.our_headers);
-            if !self.send_alone(origin, &letter)? {
-                self.send_cut(origin, letter)?;
+            if let Some(code) = self.send_alone(origin, &letter)? {
+                self.send_otherwise(origin, letter, code)?;
             }
         }
         Ok(())
     }
 
+    /// Sends a letter that was refused alone in another form.
+    fn send_otherwise(&mut self, origin: Origin, letter: Letter, code: RDKafkaErrorCode) -> Result<(), Failure> {
+        let refused = |topic: &str| undelivered(topic, origin, &KafkaError::MessageProduction(code));
+        match Refusal::of(code) {
+            Some(Refusal::TooLarge) => self.send_cut(origin, letter),
+            Some(Refusal::Unfit) => {
+                let Some(keyed) = letter.keyed() else { return Err(refused(&self.topic)) };
+                match self.send_alone(origin, &keyed)? {
+                    Some(code) => self.send_otherwise(origin, keyed, code),
+                    None => {
+                        let (Origin { partition, offset, .. }, topic) = (origin, &self.topic);
+                        tracing::warn!(
+                            event = "dead-letter-keyed",
+                            topic,
+                            partition,
+                            offset,
+                            "topic takes no dead letter without a key; given one (set cleanup.policy=delete on the topic)"
+                        );
+                        Ok(())
+                    }
+                }
+            }
+            Some(Refusal::Untimely | Refusal::Company) | None => Err(refused(&self.topic)),
+        }
+    }
+
     /// Cuts a letter to half its size until it fits.
     fn send_cut(&mut self, origin: Origin, letter: Letter) -> Result<(), Failure> {
         self.drain()?;
-        let others = self.take_too_large();
+        let others = self.take_refused();
         let whole = letter.size();
         let mut size = whole / 2;
         while let Some(cut) = letter.cut_to(size) {
-            if self.send_alone(origin, &cut)? {
+            let refused = self.send_alone(origin, &cut)?;
+            if let Some(code) = refused.filter(|code| Refusal::of(*code) != Some(Refusal::TooLarge)) {
+                self.send_otherwise(origin, cut, code)?;
+                self.put_back(others);
+                return Ok(());
+            }
+            if refused.is_none() {
                 let (Origin { partition, offset, .. }, topic) = (origin, &self.topic);
                 tracing::warn!(
                     event = "dead-letter-cut",
@@ -146,7 +179,7 @@ impl DeadLetterTopic {
                     kept = cut.size(),
                     "dead letter is too large for its topic; cut"
                 );
-                self.producer.context().too_large.lock().expect("nothing panics under it").extend(others);
+                self.put_back(others);
                 return Ok(());
             }
             size /= 2;
@@ -154,17 +187,22 @@ impl DeadLetterTopic {
         Err(undelivered(&self.topic, origin, &KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)))
     }
 
-    /// Sends a letter and waits for its acknowledgement; false if it is too large. Nothing else is in flight.
-    fn send_alone(&mut self, origin: Origin, letter: &Letter) -> Result<bool, Failure> {
+    /// Sends a letter and waits for its acknowledgement; the error if it is refused. Nothing else is in flight.
+    fn send_alone(&mut self, origin: Origin, letter: &Letter) -> Result<Option<RDKafkaErrorCode>, Failure> {
         if !self.send(origin, letter.key.as_deref(), letter.payload.as_deref(), letter.headers())? {
-            return Ok(false);
+            return Ok(Some(RDKafkaErrorCode::MessageSizeTooLarge));
         }
         self.drain()?;
-        Ok(self.take_too_large().is_empty())
+        Ok(self.take_refused().pop().map(|(_, _, code)| code))
     }
 
-    fn take_too_large(&self) -> Vec<(Origin, OwnedMessage)> {
-        std::mem::take(&mut *self.producer.context().too_large.lock().expect("nothing panics under it"))
+    fn take_refused(&self) -> Vec<Refused> {
+        std::mem::take(&mut *self.producer.context().refused_letters.lock().expect("nothing panics under it"))
+    }
+
+    /// Keeps refused letters for later.
+    fn put_back(&self, refused: Vec<Refused>) {
+        self.producer.context().refused_letters.lock().expect("nothing panics under it").extend(refused);
     }
 
     /// Waits until everything is acknowledged or refused.
@@ -191,8 +229,15 @@ impl DeadLetterTopic {
     }
 }
 
-/// Returns the line of `keyfold check`.
-pub(super) fn check(brokers: &str, topic: &str, properties: &BTreeMap<String, String>) -> Check {
+/// Returns the lines of `keyfold check`.
+pub(super) fn check(brokers: &str, topic: &str, properties: &BTreeMap<String, String>) -> Vec<Check> {
+    let there = check_topic(brokers, topic, properties);
+    let settings = client_config(brokers, properties).ok().filter(|_| there.finding == Finding::Fine);
+    let settings = settings.and_then(|client| keeping::examine(&client, topic));
+    std::iter::once(there).chain(settings).collect()
+}
+
+fn check_topic(brokers: &str, topic: &str, properties: &BTreeMap<String, String>) -> Check {
     let subject = format!("topic {topic}");
     let mut may_write = true;
     let found = producer(brokers, properties).and_then(|producer| {
@@ -215,7 +260,7 @@ impl DeadLetterWriter for DeadLetterTopic {
 
     fn flush(&mut self) -> Result<(), Failure> {
         self.drain()?;
-        self.send_too_large()?;
+        self.send_refused()?;
         self.backoff.over();
         Ok(())
     }
@@ -244,13 +289,16 @@ struct Origin {
     our_headers: usize,
 }
 
+/// A letter that the brokers refused for what it is, or because of what it was sent with.
+type Refused = (Origin, OwnedMessage, RDKafkaErrorCode);
+
 /// What librdkafka has reported about the producer.
 #[derive(Debug, Default)]
 struct Deliveries {
     /// The first record that could not be delivered, and why.
     failed: Mutex<Option<(Origin, KafkaError)>>,
-    /// Records that were too large for the topic.
-    too_large: Mutex<Vec<(Origin, OwnedMessage)>>,
+    /// Letters that were refused.
+    refused_letters: Mutex<Vec<Refused>>,
     /// The latest problem with the brokers.
     problem: Mutex<Option<String>>,
     /// Whether a broker refused the credentials.
@@ -270,12 +318,12 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = Box<Origin>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, origin: Box<Origin>) {
-        match result {
-            Ok(_) => {}
-            Err((error, message)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
-                self.too_large.lock().expect("nothing panics under it").push((*origin, message.detach()));
+        let Err((error, message)) = result else { return };
+        match error.rdkafka_error_code().filter(|code| Refusal::of(*code).is_some()) {
+            Some(code) => {
+                self.refused_letters.lock().expect("nothing panics under it").push((*origin, message.detach(), code));
             }
-            Err((error, _)) => {
+            None => {
                 let mut failed = self.failed.lock().expect("nothing panics under it");
                 failed.get_or_insert((*origin, error.clone()));
             }
@@ -284,6 +332,12 @@ impl ProducerContext for Deliveries {
 }
 
 fn producer(brokers: &str, properties: &BTreeMap<String, String>) -> Result<BaseProducer<Deliveries>, Failure> {
+    client_config(brokers, properties)?
+        .create_with_context(Deliveries::default())
+        .map_err(|e| Failure::config(format!("dead_letters.properties: {e}")))
+}
+
+fn client_config(brokers: &str, properties: &BTreeMap<String, String>) -> Result<ClientConfig, Failure> {
     let own = |name: &String| OWN.iter().any(|(own, _)| own == name) || OWN_ALIASES.contains(&name.as_str());
     if let Some(name) = properties.keys().find(|name| own(name)) {
         let message = format!(
@@ -302,9 +356,7 @@ fn producer(brokers: &str, properties: &BTreeMap<String, String>) -> Result<Base
         config.set(name, value);
     }
     config.set("bootstrap.servers", brokers);
-    config
-        .create_with_context(Deliveries::default())
-        .map_err(|e| Failure::config(format!("dead_letters.properties: {e}")))
+    Ok(config)
 }
 
 /// Returns how many partitions the topic has; none if there is no such topic. Asks for all topics, because asking for one by name may make
@@ -381,14 +433,7 @@ fn our_headers(letter: &DeadLetter, source_topic: Option<&str>) -> Vec<(&'static
 }
 
 fn undelivered(topic: &str, Origin { partition, offset, .. }: Origin, error: &KafkaError) -> Failure {
-    let what_to_do = match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::MessageSizeTooLarge) => "raise max.message.bytes of the topic and restart",
-        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => "allow this user to write to the topic and restart",
-        Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
-            "create the topic and restart"
-        }
-        _ => "fix the cause and restart",
-    };
+    let what_to_do = remedy(error.rdkafka_error_code());
     let message = format!(
         "cannot write the dead letter of partition {partition}, offset {offset} to topic {topic}: {error}; {what_to_do}; nothing is \
          lost, because the record is read again"

@@ -7,6 +7,7 @@ use crate::config::Late;
 use crate::lane::context::Context;
 use crate::lane::core::Output;
 use crate::observe;
+use crate::record::form::Forms;
 use crate::strike::Stage;
 
 /// The shortest time between two lines.
@@ -20,6 +21,8 @@ pub(super) struct Losses {
     /// Records and events so far, and how many of them were lost, until it is judged whether those are most.
     seen: u64,
     lost: u64,
+    /// What the payloads are that the plugin rejected, until then.
+    forms: Forms,
     judged: bool,
     /// When the last summary was due.
     summed_up: Duration,
@@ -45,6 +48,10 @@ impl Losses {
         let unmapped = output.letters.iter().filter(|letter| letter.event.is_none()).count() as u64;
         self.seen += output.counts.events + unmapped;
         self.lost += lost + dropped;
+        if !self.judged {
+            let rejected = output.letters.iter().filter(|letter| letter.stage == Stage::Map);
+            rejected.filter_map(|letter| letter.record.get(0).payload).for_each(|payload| self.forms.add(payload));
+        }
         if !self.judged && self.seen >= JUDGED_AT {
             self.judge(context);
         }
@@ -76,6 +83,7 @@ impl Losses {
                 lane = context.name,
                 lost = self.lost,
                 of = self.seen,
+                payloads = self.forms.of_most(self.lost),
                 "MOST RECORDS ARE REJECTED OR LATE: the plugin, its configuration or [time] does not fit this log; \
                  see `keyfold dead-letters list --summary`"
             );

@@ -31,16 +31,12 @@ impl Timestamps {
     }
 
     fn watch_implausible(&mut self, partition: Partition, records: &Records, context: &Context) {
-        let wrong = records.append_times.iter().zip(&records.offsets).filter_map(|(&time, &offset)| {
+        let wrong = |time: i64| {
             let why = plausible(time).err()?;
             context.board.implausible[why as usize].add(1);
-            Some((time, offset, why))
-        });
-        // All are counted.
-        let Some((timestamp, offset, why)) = wrong.reduce(|first, _| first) else { return };
-        if !context.may_log(&mut self.implausible, WARN_EVERY) {
-            return;
-        }
+            Some(why)
+        };
+        let Some((timestamp, offset, why)) = first(records, wrong, &mut self.implausible, context) else { return };
         tracing::warn!(
             event = "implausible-timestamp",
             lane = context.name,
@@ -54,18 +50,17 @@ impl Timestamps {
 
     fn watch_far_ahead(&mut self, partition: Partition, records: &Records, context: &Context) {
         let far = context.clock.now_ms().saturating_add(FAR_AHEAD_MS);
-        let is_far = |time: &i64| *time > far && plausible(*time).is_ok();
-        let Some(row) = records.append_times.iter().position(is_far) else { return };
-        context.board.far_ahead.add(records.append_times.iter().filter(|time| is_far(time)).count() as u64);
-        if !context.may_log(&mut self.far_ahead, WARN_EVERY) {
-            return;
-        }
+        let wrong = |time: i64| {
+            let is_far = time > far && plausible(time).is_ok();
+            is_far.then(|| context.board.far_ahead.add(1))
+        };
+        let Some((timestamp, offset, ())) = first(records, wrong, &mut self.far_ahead, context) else { return };
         tracing::warn!(
             event = "timestamp-far-ahead",
             lane = context.name,
             partition = partition.0,
-            offset = records.offsets[row],
-            timestamp = records.append_times[row],
+            offset,
+            timestamp,
             "record timestamp is more than a day ahead of this host's clock; it orders the record and all that follow it, so event times are \
              judged by it and deployments take effect after it: correct the producer's clock, or set message.timestamp.type=LogAppendTime"
         );
@@ -85,4 +80,16 @@ impl Timestamps {
             "record timestamp is ahead of this host's clock; waiting until the clock passes it: check the clocks of producer and broker"
         );
     }
+}
+
+/// Gives every timestamp to `wrong`, which counts. Returns the first one that is wrong, with its offset, unless one was warned of lately.
+fn first<T>(
+    records: &Records,
+    wrong: impl Fn(i64) -> Option<T>,
+    warned: &mut Option<Duration>,
+    context: &Context,
+) -> Option<(i64, u64, T)> {
+    let times = records.append_times.iter().zip(&records.offsets);
+    let found = times.filter_map(|(&time, &offset)| Some((time, offset, wrong(time)?))).reduce(|first, _| first)?;
+    context.may_log(warned, WARN_EVERY).then_some(found)
 }

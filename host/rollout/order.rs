@@ -19,6 +19,7 @@ use crate::plugin::sandbox::{Sandbox, component};
 use crate::plugin::{Digest, Fault, Plugin, call};
 use crate::printable::one_line;
 use crate::record::{ByteColumn, iso};
+use crate::rollout::held;
 use crate::sink;
 use crate::source::recent::{TRIED, lowest, recent};
 use crate::state::journal;
@@ -73,7 +74,8 @@ pub struct Request {
     pub promote: bool,
     /// Look, and order nothing.
     pub dry_run: bool,
-    /// Whether limits may not exceed those of the configuration: whoever may deploy over the network may not lift them.
+    /// Whether limits may not exceed those of the configuration, and tables must be known: whoever may deploy over the network may neither lift
+    /// limits nor add tables.
     pub is_held: bool,
     /// Who, and why.
     pub author: Author,
@@ -166,7 +168,7 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
         None => in_force.clone(),
     };
     if request.is_held {
-        within_ceilings(config, request, &base)?;
+        held::within_ceilings(config, request, &base)?;
     }
     let mut checks = Vec::new();
     let (plugin, settings) = match candidate(config, request, &log, &sandbox, (&base, is_first)) {
@@ -179,6 +181,10 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
     let description = &plugin.description;
     let detail = format!("{} {}, SHA-256 {}", description.name, description.version, plugin.digest.0);
     checks.push(Check::fine("plugin", detail));
+    // A shadow writes nothing; its promotion is judged.
+    if request.is_held && !request.shadow {
+        checks.extend(held::new_table(config, &log, &sandbox, &plugin)?);
+    }
     if request.reprocess {
         checks.push(law_of(config, &plugin, &settings));
         checks.push(beginning(config, &store)?);
@@ -322,7 +328,7 @@ fn candidate(
 }
 
 /// The settings with the keys that the request sets.
-fn take_keys(settings: &mut Settings, request: &Request) {
+pub(super) fn take_keys(settings: &mut Settings, request: &Request) {
     if let Some((keys, from)) = &request.set {
         let from = Settings::of(from, &settings.plugin);
         keys.iter().for_each(|key| take_key(settings, key, &from));
@@ -350,30 +356,6 @@ fn take_key(settings: &mut Settings, key: &str, from: &Settings) {
 pub fn settable(keys: &[String]) -> Result<(), Failure> {
     let Some(key) = keys.iter().find(|key| !KEYS.contains(&key.as_str())) else { return Ok(()) };
     Err(Failure::new(Exit::Config, format!("--set {key}: a deployment changes {}", KEYS.join(", "))))
-}
-
-/// Refuses limits beyond those of the configuration that the request would bring: those that it sets, and those of the deployment or the shadow
-/// that it names. What stays in force is not its doing.
-fn within_ceilings(config: &Config, request: &Request, base: &Deployment) -> Result<(), Failure> {
-    let mut settings = match request.like.is_some() || request.promote {
-        true => base.settings.clone(),
-        false => Settings::of(config, &base.settings.plugin),
-    };
-    take_keys(&mut settings, request);
-    let (most, wanted) = (&config.plugin.limits, settings.limits());
-    let pairs = [
-        ("plugin.memory", most.memory_bytes, wanted.memory_bytes),
-        ("plugin.fuel", most.fuel, wanted.fuel),
-        ("plugin.output_rows", most.output_rows, wanted.output_rows),
-        ("plugin.output_bytes", most.output_bytes, wanted.output_bytes),
-        ("plugin.state_bytes", most.state_bytes, wanted.state_bytes),
-        ("plugin.record_bytes", most.record_bytes, wanted.record_bytes),
-    ];
-    let Some((key, most, wanted)) = pairs.into_iter().find(|(_, most, wanted)| wanted > most) else { return Ok(()) };
-    Err(Failure::new(
-        Exit::Config,
-        format!("{key}: {wanted} is more than the host's own configuration allows, {most}; raise it there first"),
-    ))
 }
 
 /// State version and law.

@@ -46,7 +46,7 @@ use crate::sink::cql::images::RowStatements;
 use crate::sink::cql::login::Certificates;
 use crate::sink::cql::schema::refuse_impossible_names;
 use crate::sink::cql::session::{connect, unreachable};
-use crate::sink::cql::survey::survey;
+use crate::sink::cql::survey::{rows_ahead, survey};
 use crate::sink::cql::tables::inspect;
 use crate::sink::cql::values::RowValues;
 use crate::sink::cql::write::{last_of_each_key, stamped};
@@ -92,6 +92,7 @@ impl Cql {
             }
         };
         backoff.over();
+        runtime.block_on(tell_rows_ahead(&session, config, tables));
         Ok(Cql {
             config: config.clone(),
             runtime: runtime.clone(),
@@ -106,7 +107,12 @@ impl Cql {
 
     /// Returns the upserts of these tables. Compares tables that it sees for the first time.
     fn upserts(&mut self, tables: &Arc<[Table]>) -> Result<Arc<[PreparedStatement]>, Failure> {
-        self.upserts.get(tables).map_or_else(|| self.prepare_upserts(tables), Ok)
+        if let Some(known) = self.upserts.get(tables) {
+            return Ok(known);
+        }
+        let prepared = self.prepare_upserts(tables)?;
+        self.runtime.block_on(tell_rows_ahead(&self.session, &self.config, tables));
+        Ok(prepared)
     }
 
     /// Compares the tables and prepares their upserts. A refusal after the start means that somebody has changed the tables.
@@ -131,6 +137,20 @@ impl Cql {
                 Err(outage) => self.backoff.pause(&outage),
             }
         }
+    }
+}
+
+/// Warns of tables, at their first use, in which the database would drop what keyfold writes. The rows stay as they are: whether they or the log
+/// are right is for a person to say.
+async fn tell_rows_ahead(session: &Session, config: &CqlSink, tables: &[Table]) {
+    for check in rows_ahead(session, config, tables).await {
+        tracing::error!(
+            event = "rows-ahead",
+            what = check.subject,
+            why = check.detail,
+            "{}",
+            Symptom::RowsAhead.advice()
+        );
     }
 }
 
@@ -179,7 +199,10 @@ impl Sink for Cql {
 /// Returns the lines of `keyfold check`.
 pub(super) fn check(config: &CqlSink, tables: &Arc<[Table]>, runtime: &Handle) -> Vec<Check> {
     match inspected(config, tables, runtime) {
-        Ok((_, checks)) => checks,
+        Ok((session, mut checks)) => {
+            checks.extend(runtime.block_on(rows_ahead(&session, config, tables)));
+            checks
+        }
         Err(refused) => vec![refused],
     }
 }

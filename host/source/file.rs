@@ -305,6 +305,10 @@ mod tests {
             (b"\xff\xfe{\0", "UTF-16"),
             (b"{\0\"\0v\0", "UTF-16"),
             (b"\0{\0\"\0v", "UTF-16"),
+            (b"\xff\xfe\0\0{\0\0\0", "UTF-32"),
+            (b"{\0\0\0\"\0\0\0", "UTF-32"),
+            (b"PK\x03\x04\x14\0", "zip"),
+            (b"\xff\x06\0\0sNaPpY", "snappy"),
             (b" \n[{\"value\": 1}]", "JSON array"),
         ] {
             let message = refusal(bytes);
@@ -312,6 +316,7 @@ mod tests {
         }
         let array = |text: &str| indexed(text, FileFormat::Payloads).map(drop);
         assert!(array("[\n  1,\n  2\n]\n").is_err());
+        assert!(array("[{\"a\":1},\n{\"a\":2}]\n").is_err());
         array("[1,2]\n[3]\n").expect("lines may be arrays");
     }
 

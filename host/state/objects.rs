@@ -12,8 +12,9 @@ use tokio::runtime::Runtime;
 use super::bucket;
 use super::folder::FolderStore;
 use crate::failure::{Exit, Failure};
+use crate::paths::create_folder;
 
-/// Opens the object store that `state.url` names. A folder is created.
+/// Opens the object store that `state.url` names. A folder is created, and survives a power cut (D32).
 pub(crate) fn objects(url: &url::Url) -> Result<Arc<dyn ObjectStore>, Failure> {
     if url.scheme() != "file" {
         return bucket::open(url).map_err(|e| Failure::new(Exit::Config, format!("state.url: cannot open {url}: {e}")));
@@ -27,7 +28,7 @@ pub(crate) fn objects(url: &url::Url) -> Result<Arc<dyn ObjectStore>, Failure> {
     let refused = |e: &dyn std::fmt::Display| {
         Failure::new(Exit::Outside, format!("state.url: cannot use the folder {}: {e}", folder.display()))
     };
-    std::fs::create_dir_all(&folder).map_err(|e| refused(&e))?;
+    create_folder(&folder).map_err(|e| refused(&e))?;
     Ok(Arc::new(FolderStore::open(&folder).map_err(|e| refused(&e))?))
 }
 

@@ -202,3 +202,43 @@ fn a_redrive_appends_to_no_half_line_and_to_no_file_that_a_host_writes() {
     assert_eq!(redrive().expect_code(0).stdout.trim(), "sent to file again.ndjson: 1 record(s)");
     assert_eq!(from_ndjson(&pipeline.path("again.ndjson")).len(), 2);
 }
+
+#[test]
+fn secrets_and_certificates_are_read_from_no_pipe_and_no_device() {
+    let admin = |more: &str| format!("{}{ADMIN}{more}\n", Settings::default().to_toml());
+    let kafka = |more: &str| {
+        let kafka = Settings::default().over_kafka("127.0.0.1:1", "visits");
+        Settings { source: format!("{}\n{more}", kafka.source), ..kafka }.to_toml()
+    };
+    let cql = |more: &str| {
+        let cql = Settings::default().into_cql(1, "nowhere");
+        Settings { sink: format!("{}\n{more}", cql.sink), ..cql }.to_toml()
+    };
+    for path in ["pipe", "/dev/zero"] {
+        for (toml, key) in [
+            (admin(&format!("token_file = \"{path}\"")), "admin.token_file"),
+            (admin(&format!("read_token_file = \"{path}\"")), "admin.read_token_file"),
+            (admin(&format!("[admin.tls]\ncertificate = \"{path}\"\nkey = \"{path}\"")), "admin.tls.certificate"),
+            (kafka(&format!("[source.kafka.properties]\n\"ssl.ca.location\" = \"{path}\"")), "ssl.ca.location"),
+            (cql(&format!("user = \"fold\"\npassword_file = \"{path}\"")), "sink.cql.password_file"),
+            (cql(&format!("[sink.cql.tls]\nca = \"{path}\"")), "sink.cql.tls.ca"),
+        ] {
+            let pipeline = Pipeline::new(&toml);
+            write_records(&pipeline.path("log.ndjson"), &log());
+            make_pipe(&pipeline.path("pipe"));
+            pipeline.call("run", &[]).expect_code(2).expect_said(&[key, "a pipe or a device; name a file"]);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_written_to_a_file_that_is_named_like_standard_output() {
+    let pipeline = pipeline(ROWS, "");
+    pipeline.run_to_end(&[]).expect_code(0);
+    for to in ["-", "file:-"] {
+        let outcome = call(&pipeline, ["dead-letters", "redrive"], &["--to", to]);
+        outcome.expect_code(2).expect_said(&["--to", "standard output", "name a file"]);
+    }
+    call(&pipeline, ["state", "export"], &["-"]).expect_code(2).expect_said(&["standard output", "name a file"]);
+    assert!(!pipeline.path("-").exists());
+}

@@ -111,3 +111,22 @@ fn a_compressed_file_is_refused_by_name_with_the_remedy() {
     pipeline.write("log.ndjson", b"[\n  {\"value\": \"a\"}\n]\n");
     pipeline.run_to_end(&[]).expect_code(2).expect_said(&["one JSON array", "jq -c"]);
 }
+
+/// Producers that compress their payloads, or put many records into one.
+#[test]
+fn payloads_that_are_no_text_are_named_where_most_are_lost() {
+    let packed = |payload: &'static [u8]| move |i: i64| TestRecord { value: Some(payload.to_vec()), ..visit(i, 0) };
+    for (payload, name) in [
+        (&b"\x1f\x8b\x08\0\0\0\0\0\0\x03"[..], "compressed by gzip"),
+        (b"\xff\x06\0\0sNaPpY\x01", "compressed by snappy"),
+        (b"PK\x03\x04\x14\0", "a zip archive"),
+        (b"\0\0\0\0\x2a\x02\x06ann", "framed for a schema registry"),
+        (b"[{\"user_id\": 1}, {\"user_id\": 2}]", "a JSON array"),
+    ] {
+        let pipeline = pipeline(&(0..20).map(packed(payload)).collect::<Vec<_>>());
+        let said = format!("most payloads are {name}");
+        pipeline.call("check", &[]).expect_code(0).expect_said(&[&said]);
+        let most = pipeline.run_to_end(&[]).expect_code(0).logged("most-records-lost");
+        assert!(most["payloads"].as_str().is_some_and(|form| form.starts_with(name)), "{most}");
+    }
+}

@@ -26,6 +26,7 @@ mod migration;
 mod output;
 mod ownership;
 mod plugins;
+mod power_cut;
 mod refusals;
 mod replay;
 mod replay_command;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::service::{Kind, join, start, start_ahead};
 use crate::support::doctor::{call, doctor, findings, ids, objects};
 use crate::support::generate::{START_MS, TestRecord};
-use crate::support::host::{Pipeline, plugin_file, wait_until};
+use crate::support::host::{Pipeline, logged, plugin_file, wait_until};
 use crate::support::mock::{visits, visits_from};
 use crate::support::model::folds::{Hostile, Mode};
 use crate::support::model::{self, Time};
@@ -40,7 +40,7 @@ fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
 }
 
 /// Sets the topic's configuration to these entries and defaults.
-fn alter(brokers: &str, topic: &str, entries: &[(&str, &str)]) {
+pub(crate) fn alter(brokers: &str, topic: &str, entries: &[(&str, &str)]) {
     let alteration = AlterConfig::new(ResourceSpecifier::Topic(topic));
     let alteration = entries.iter().fold(alteration, |alteration, (name, value)| alteration.set(name, value));
     let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(60)));
@@ -202,6 +202,14 @@ fn what_is_wrong_with_a_keyspace_is_told_and_mended() {
     write(2, 24 * 3_600_000);
     let findings = expect(&pipeline, 0, &[Symptom::ReplicationOne, Symptom::RowsAhead]);
     assert!(found(&findings, "write times of doctor.sessions").starts_with("1 of 2 sampled rows were written"));
+    // Whoever begins to use the table is told too.
+    let said = "1 of 2 sampled rows were written with a time up to ";
+    pipeline.call("check", &[]).expect_code(0).expect_said(&["warn  write times of doctor.sessions", said]);
+    let told = pipeline.run_to_end(&[]).expect_code(0).logged("rows-ahead");
+    assert_eq!((&told["level"], &told["what"]), (&"ERROR".into(), &"write times of doctor.sessions".into()));
+    assert!(told["why"].as_str().is_some_and(|why| why.starts_with(said)), "{told}");
+    tables.execute("TRUNCATE doctor.sessions");
+    assert!(logged(&pipeline.run_to_end(&[]).expect_code(0).stderr, "rows-ahead").is_empty());
 }
 
 #[test]

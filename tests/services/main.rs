@@ -23,6 +23,7 @@ mod deploy;
 mod doctor;
 mod injected;
 mod input;
+mod letters;
 mod live_edge;
 mod metrics;
 mod operation;

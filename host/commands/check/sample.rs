@@ -11,6 +11,7 @@ use crate::failure::{Check, Failure};
 use crate::lane::trial::{self, Found};
 use crate::plugin::Plugin;
 use crate::record::Records;
+use crate::record::form::Forms;
 use crate::source::log_source::LogSource;
 use crate::source::recent::{TRIED, recent_of};
 use crate::symptom::Symptom;
@@ -35,12 +36,17 @@ pub(crate) fn examine(config: &Config, plugin: &Arc<Plugin>, records: &Records) 
         return Vec::new();
     }
     match trial::fold(plugin, config.time, records, config.source.ordering() == Ordering::Partition) {
-        Ok(found) => judge(&found),
+        Ok(found) => {
+            let mut forms = Forms::default();
+            records.payloads.iter().for_each(|payload| forms.add(payload));
+            judge(&found, forms.of_most(found.records))
+        }
         Err(fault) => vec![Check::warning("records", format!("not tried: {}", fault.text()))],
     }
 }
 
-fn judge(found: &Found) -> Vec<Check> {
+/// Judges a trial on records of which most have payloads of this form, if they have one that none should have.
+fn judge(found: &Found, form: Option<&str>) -> Vec<Check> {
     let Found { records, events, rejected, late, times_empty, times_implausible, .. } = *found;
     let untimely = times_empty + times_implausible;
     let mut detail = format!(
@@ -52,10 +58,12 @@ fn judge(found: &Found) -> Vec<Check> {
     }
     let most = if found.loses_most() { "MOST RECORDS WOULD BE REJECTED OR LATE: " } else { "" };
     let is_ahead = found.loses_most() && found.late > found.rejected && found.jumps > 0;
-    let cause = if is_ahead {
-        "; an event far ahead of its record's append time makes others late (see time.future_limit)"
-    } else {
-        ""
+    let cause = match form.filter(|_| found.loses_most()) {
+        Some(form) => format!("; most payloads are {form}"),
+        None if is_ahead => {
+            "; an event far ahead of its record's append time makes others late (see time.future_limit)".to_owned()
+        }
+        None => String::new(),
     };
     let detail = format!("{most}{detail}{cause}");
     let check = match found.loses_most() {
@@ -88,15 +96,17 @@ mod tests {
 
     #[test]
     fn a_few_losses_are_told_and_most_are_warned_of() {
-        let symptoms = |found: &Found| judge(found).iter().map(|check| check.symptom).collect::<Vec<_>>();
+        let symptoms = |found: &Found| judge(found, None).iter().map(|check| check.symptom).collect::<Vec<_>>();
         let some = Found { records: 10, events: 10, rejected: 1, late: 4, ..Found::default() };
         assert_eq!(symptoms(&some), [None]);
         let most = Found { late: 5, ..some.clone() };
         assert_eq!(symptoms(&most), [Some(Symptom::MostRecordsLost)]);
         let empty = Found { times_empty: 6, ..some };
         assert_eq!(symptoms(&empty), [None, Some(Symptom::EventTimesImplausible)]);
-        assert!(judge(&empty)[1].detail.ends_with("the plugin gives no event times?"));
-        let figures = judge(&most)[0].figures.clone().expect("the line has figures");
+        assert!(judge(&empty, None)[1].detail.ends_with("the plugin gives no event times?"));
+        let told = judge(&most, Some("compressed by gzip"));
+        assert!(told[0].detail.ends_with("; most payloads are compressed by gzip"), "{}", told[0].detail);
+        let figures = judge(&most, None)[0].figures.clone().expect("the line has figures");
         assert_eq!((&figures["records"], &figures["late"]), (&json!(10), &json!(5)));
     }
 }

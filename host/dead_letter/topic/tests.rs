@@ -170,6 +170,39 @@ fn a_dead_letter_that_no_size_fits_halts_and_is_not_dropped() {
 }
 
 #[test]
+fn a_dead_letter_without_a_key_gets_one_where_the_topic_takes_none_without() {
+    let cluster = cluster();
+    let brokers = cluster.bootstrap_servers();
+    let mut writer = open(&config(&brokers, "letters", &[]), None, None).expect("opens");
+    // Refused as it is, refused alone.
+    cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD; 2]);
+    writer.write(&[samples::letter(None, Some(b"keyless"), &[(b"own", b"x")])]).expect("is queued");
+    writer.flush().expect("it is sent with a key");
+    let kept = &read(&brokers, 1)[0];
+    assert_eq!((kept.key.as_deref(), kept.payload.as_deref()), (Some(&b"3/42/map/0"[..]), Some(&b"keyless"[..])));
+    assert!(kept.headers.iter().any(|header| header == "keyfold.key.none=true"), "{:?}", kept.headers);
+}
+
+#[test]
+fn a_refusal_that_no_other_form_mends_names_the_settings_of_the_topic() {
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR_INVALID_RECORD as INVALID_RECORD, RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP as INVALID_TIMESTAMP,
+    };
+    for (error, key, words) in [
+        (INVALID_TIMESTAMP, None, "message.timestamp.type=LogAppendTime"),
+        (INVALID_RECORD, None, "cleanup.policy=delete"),
+        (INVALID_RECORD, Some(&b"k"[..]), "cleanup.policy=delete"),
+    ] {
+        let cluster = cluster();
+        let mut writer = open(&config(&cluster.bootstrap_servers(), "letters", &[]), None, None).expect("opens");
+        cluster.request_errors(RDKafkaApiKey::Produce, &[error; 5]);
+        writer.write(&[samples::letter(key, Some(b"refused"), &[])]).expect("is queued");
+        let failure = writer.flush().expect_err("is refused");
+        assert!(failure.message.contains(words) && failure.message.contains("partition 3, offset 42"), "{failure}");
+    }
+}
+
+#[test]
 fn an_unreachable_broker_is_named() {
     let failure = open(&config("127.0.0.1:1", "letters", &[]), None, None).err().expect("is refused");
     assert_eq!(failure.exit, Exit::Outside);

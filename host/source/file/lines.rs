@@ -14,7 +14,7 @@ use crate::config::{self, FileFormat};
 use crate::event_time::plausible;
 use crate::failure::Failure;
 use crate::position::{Partition, digest};
-use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records};
+use crate::record::{HeaderColumns, NO_TIME, RecordRef, Records, form};
 
 /// How far a partition has been read: what a line that does not say takes over.
 #[derive(Clone, Copy, Debug)]
@@ -24,20 +24,6 @@ pub(super) struct Cursor {
     /// Of its records so far (D36).
     pub(super) digest: u64,
 }
-
-/// What some programs write at the beginning of UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// Formats that are not lines, by the bytes with which they begin: what to call them, and the program that makes lines of them.
-const NOT_LINES: [(&[u8], &str, &str); 7] = [
-    (b"\x1f\x8b", "compressed by gzip", "gunzip -c"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "zstd -dc"),
-    (b"BZh", "compressed by bzip2", "bunzip2 -c"),
-    (b"\xfd7zXZ\0", "compressed by xz", "xz -dc"),
-    (b"\x04\x22\x4d\x18", "compressed by lz4", "lz4 -dc"),
-    (b"\xff\xfe", "UTF-16", "iconv -f UTF-16 -t UTF-8"),
-    (b"\xfe\xff", "UTF-16", "iconv -f UTF-16 -t UTF-8"),
-];
 
 pub(super) const BEGINNING: Cursor = Cursor { next_offset: 0, timestamp: NO_TIME, digest: 0 };
 
@@ -78,18 +64,19 @@ impl Lines {
 
     /// Refuses a file that begins like something other than lines of the format.
     pub(super) fn check_beginning(&self, bytes: &[u8]) -> Result<(), Failure> {
-        let found = NOT_LINES.iter().find(|(magic, _, _)| bytes.starts_with(magic));
-        let is_utf_16 = |bytes: &[u8]| matches!(bytes, [0, 1..=0x7f, 0, 1..=0x7f, ..] | [1..=0x7f, 0, 1..=0x7f, 0, ..]);
-        let (what, how) = match found {
-            Some((_, what, program)) => (*what, format!("{program} FILE > LINES")),
-            None if is_utf_16(bytes) => ("UTF-16", "iconv -f UTF-16LE -t UTF-8 FILE > LINES (or UTF-16BE)".to_owned()),
-            None if is_array(bytes, self.format) => ("one JSON array", "jq -c '.[]' FILE > LINES".to_owned()),
+        let is_array = match self.format {
+            FileFormat::Records => unmarked(bytes).trim_ascii_start().starts_with(b"["),
+            FileFormat::Payloads => form::is_array_of_lines(bytes),
+        };
+        let (what, program) = match form::of(bytes) {
+            Some(found) => found,
+            None if is_array => ("one JSON array", "jq -c '.[]'"),
             None => return Ok(()),
         };
         let name = &self.name;
         Err(Failure::config(format!(
-            "source.file.path: {name} is {what}, but keyfold reads lines of UTF-8, one record each: convert it ({how}) and name the result, or \
-             pipe it in with source.file.path = \"-\""
+            "source.file.path: {name} is {what}, but keyfold reads lines of UTF-8, one record each: convert it ({program} FILE > LINES) and name \
+             the result, or pipe it in with source.file.path = \"-\""
         )))
     }
 
@@ -102,7 +89,7 @@ impl Lines {
         mut take: impl FnMut(&RecordRef<'_>, Cursor, u64),
     ) -> Result<(), Failure> {
         // A byte order mark says only that the file is UTF-8.
-        let mut rest = if first_line == 0 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes) } else { bytes };
+        let mut rest = if first_line == 0 { unmarked(bytes) } else { bytes };
         let mut number = first_line;
         while !rest.is_empty() {
             let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
@@ -133,14 +120,9 @@ impl Lines {
     }
 }
 
-/// Whether a file is one array. A line that is an array of its own can be a payload.
-fn is_array(bytes: &[u8], format: FileFormat) -> bool {
-    let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes).trim_ascii_start();
-    let line = text.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii_end();
-    match format {
-        FileFormat::Records => text.first() == Some(&b'['),
-        FileFormat::Payloads => line == b"[" || line == b"[{",
-    }
+/// The bytes without a byte order mark.
+fn unmarked(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(form::BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
 /// One line of `records`, its fields not looked into yet, so that a refusal can name the field.

@@ -5,6 +5,7 @@
 //! name: [`RESERVED`], and whatever begins with `enable.auto.`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use crate::backoff;
 use crate::clock;
 use crate::config;
 use crate::failure::Failure;
+use crate::paths;
 use crate::position::{LastRecord, Offset, Partition, TopicId, fingerprint};
 use crate::record::bounded::handed_on;
 
@@ -104,15 +106,15 @@ pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), Fai
     client.create_native_config().map(drop).map_err(refused_configuration)
 }
 
-/// Refuses properties that name a file which cannot be read: librdkafka would say so without its path.
+/// Refuses properties that name a file which cannot be read, or a pipe or a device: librdkafka would say so without its path, or wait for ever.
 pub fn check_files(section: &str, properties: &BTreeMap<String, String>) -> Result<(), Failure> {
     let is_file = |(key, value): &(&String, &String)| {
         key.starts_with("ssl.") && key.ends_with(".location") && *value != "probe" // librdkafka's word for the system's
     };
     for (key, path) in properties.iter().filter(is_file) {
-        let metadata = std::fs::metadata(path)
-            .and_then(|found| if found.is_dir() { Ok(()) } else { std::fs::File::open(path).map(drop) });
-        metadata.map_err(|e| Failure::config(format!("{section}.{key}: cannot read {path}: {e}")))?;
+        let readable = std::fs::metadata(path)
+            .and_then(|found| if found.is_dir() { Ok(()) } else { paths::read(Path::new(path)).map(drop) });
+        readable.map_err(|e| Failure::config(format!("{section}.{key}: cannot read {path}: {e}")))?;
     }
     Ok(())
 }
