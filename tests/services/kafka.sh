@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Apache Kafka (KRaft, one node) from Maven Central, without Docker.
-#   kafka.sh start | stop | status | create-topic NAME PARTS [k=v ...] | acl AclCommand args | user NAME PASSWORD | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
+#   kafka.sh start | stop | kill | pause | resume | status | create-topic NAME PARTS [k=v ...] | acl AclCommand args | user NAME PASSWORD | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
 # Env: DATA_DIR (./.services)  KAFKA_PORT (9092)  KAFKA_CONTROLLER_PORT (KAFKA_PORT+1)  KAFKA_HEAP (-Xms256m -Xmx512m)
 #      CLOCK_SHIFT (+5s puts the broker's clock 5 s ahead, with libfaketime)
 #      KAFKA_SECURE (folder with server.pem and ca.pem: two more listeners, with TLS and passwords at KAFKA_SASL_PORT (PLAIN for KAFKA_USER with KAFKA_PASSWORD; SCRAM by the verb user),
@@ -134,9 +134,16 @@ stop() {
   kill -0 "$p" 2>/dev/null && kill -9 "$p" || true
   rm -f "$PIDFILE"; echo "kafka stopped"
 }
+tell() {                   # sends a signal to the process that runs
+  running || die "kafka is not running"
+  kill -"$1" "$(cat "$PIDFILE")"
+}
 case ${1:-} in
   start) start ;;
   stop) stop ;;
+  kill) tell KILL; while running; do sleep 0.05; done; rm -f "$PIDFILE" ;;
+  pause) tell STOP ;;
+  resume) tell CONT ;;
   status) if running; then echo "kafka running pid $(cat "$PIDFILE") on $BOOT"; else echo "kafka not running"; exit 3; fi ;;
   create-topic)
     shift; [[ $# -ge 2 ]] || die "create-topic NAME PARTS [k=v ...]"; ensure_jars

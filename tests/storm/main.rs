@@ -1,0 +1,277 @@
+//! A storm on real services: producers send at a steady rate, hosts are killed, paused and replaced, Kafka and Cassandra are paused and killed,
+//! deployments come and go. When it is over, the table must hold the rows of the naive model, and so must a replay without the checkpoint.
+//!
+//! `./x storm SECONDS [SEED]`, or `STORM_SECONDS` and `KEYFOLD_SEED` in the environment. The seed picks what happens and when; what
+//! comes of it depends on the machine, so a storm is repeated in kind only.
+
+#![expect(clippy::disallowed_methods, reason = "a storm takes place in the machine's time")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../services/service.rs"]
+#[expect(dead_code, reason = "the tests on services use the rest")]
+mod service;
+#[path = "../services/tables.rs"]
+#[expect(dead_code, reason = "the tests on services use the rest")]
+mod tables;
+#[path = "../services/topics.rs"]
+#[expect(dead_code, reason = "the tests on services use the rest")]
+mod topics;
+
+mod time;
+mod plan;
+mod producers;
+mod outages;
+mod hosts;
+mod orders;
+mod check;
+
+use std::fmt;
+use std::io::Write;
+use std::ops::Deref;
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::check::{StoredState, Truth, compare};
+use crate::hosts::{Blows, Hosts};
+use crate::orders::Orders;
+use crate::outages::Outages;
+use crate::plan::Plan;
+use crate::producers::{PARTITIONS, Producers, Transactions};
+use crate::service::{Kind, Service, start, start_in};
+use crate::support::generate::{TestRecord, record_line};
+use crate::support::host::{PATIENCE, Pipeline, Running, plugin_file};
+use crate::support::model::Time;
+use crate::support::random::{Random, seed};
+use crate::support::settings::Settings;
+use crate::tables::Tables;
+use crate::time::StormTime;
+use crate::topics::{create_topic, read_back};
+
+/// A shorter storm has not everything in it.
+const SHORTEST_S: u64 = 90;
+const DEFAULT_S: u64 = 120;
+const TOPIC: &str = "storm";
+/// The mark of the rows before the first deployment.
+const FIRST_MARK: &str = "m0";
+/// Its list is not frozen: one that is written twice with equal timestamps has its elements twice.
+const TABLE: &str = "out (k text, n bigint, v bigint, items list<text>, ingestion_time timestamp, PRIMARY KEY (k, n))";
+/// Where the replay writes.
+const REPLAY: &str = "replay";
+
+/// What was done, and what came of it.
+struct Figures {
+    sent: u64,
+    transactions: Transactions,
+    blows: Blows,
+    kafka: Outages,
+    cassandra: Outages,
+    orders: Orders,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Figures { sent, transactions: t, blows: b, kafka, cassandra, orders } = self;
+        let withdrawn = orders.answered.iter().filter(|ordered| ordered.is_withdrawn).count();
+        writeln!(f, "{sent} events sent; transactions: {t:?}")?;
+        writeln!(f, "  hosts: {b:?}")?;
+        writeln!(f, "  Kafka: {kafka:?}")?;
+        writeln!(f, "  Cassandra: {cassandra:?}")?;
+        let (ordered, refused) = (orders.answered.len(), orders.refused);
+        write!(f, "  deployments: {ordered}, of which {withdrawn} were withdrawn; {refused} more were refused")
+    }
+}
+
+/// A pipeline with the services that it needs.
+struct Storm {
+    kafka: Service,
+    cassandra: Service,
+    pipeline: Kept,
+}
+
+/// A pipeline whose folder stays if the test fails.
+struct Kept(Option<Pipeline>);
+
+impl Deref for Kept {
+    type Target = Pipeline;
+
+    fn deref(&self) -> &Pipeline {
+        self.0.as_ref().expect("it is taken when it is dropped")
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            say(&format!("what the storm left lies in {}", self.path("").display()));
+            std::mem::forget(self.0.take());
+        }
+    }
+}
+
+impl Storm {
+    /// None where the services cannot be had.
+    fn prepare() -> Option<Storm> {
+        // The host relies on what was acknowledged.
+        let sync = [("CASSANDRA_SYNC", "batch".to_owned())];
+        let (kafka, cassandra) = (start(Kind::Kafka)?, start_in(Kind::Cassandra, &sync)?);
+        let partitions = i32::try_from(PARTITIONS).expect("few");
+        create_topic(&kafka.address(), TOPIC, partitions, &[]);
+        create_topic(&kafka.address(), "storm-letters", 1, &[]);
+        let tables = Tables::connect(cassandra.port());
+        tables.create(TOPIC, TABLE);
+        tables.create(REPLAY, TABLE);
+        let pipeline = Kept(Some(Pipeline::new(&settings(&kafka, &cassandra, TOPIC))));
+        Some(Storm { kafka, cassandra, pipeline })
+    }
+
+    /// Everything at once, for as long as is planned, and what is left to be done.
+    fn rage(&self, plan: &Plan) -> (Figures, Running) {
+        let time = &StormTime::begin();
+        let producers = &Producers::new(self.kafka.address(), TOPIC, time);
+        let pipeline: &Pipeline = &self.pipeline;
+        let random = |number: u64| Random::new(plan.seed ^ number);
+        thread::scope(|scope| {
+            let hosts = scope.spawn(|| {
+                time.with(|| {
+                    let mut hosts = Hosts::start(pipeline, time);
+                    hosts.suffer(&plan.hosts);
+                    hosts.settle()
+                })
+            });
+            let plain = [(1, 200, 0), (2, 40, 700)].map(|(number, rate, behind_ms)| {
+                scope.spawn(move || time.with(|| producers.send_plain(&mut random(number), rate, behind_ms)))
+            });
+            let in_transactions = [(3, "storm-1"), (4, "storm-2")].map(|(number, id)| {
+                scope.spawn(move || time.with(|| producers.send_in_transactions(id, &mut random(number), 50)))
+            });
+            let kafka = scope.spawn(|| time.with(|| outages::suffer(&self.kafka, &plan.kafka, time)));
+            let cassandra = scope.spawn(|| time.with(|| outages::suffer(&self.cassandra, &plan.cassandra, time)));
+            let orders = scope.spawn(|| time.with(|| orders::order(pipeline, &plan.orders, time)));
+            time.reaches(plan.length);
+            let done = (joined(kafka), joined(cassandra), joined(orders));
+            time.end();
+            plain.into_iter().for_each(joined);
+            let transactions = in_transactions.map(joined);
+            let (host, blows) = joined(hosts);
+            let (kafka, cassandra, orders) = done;
+            let transactions = Transactions::sum(&transactions);
+            (Figures { sent: producers.events(), transactions, blows, kafka, cassandra, orders }, host)
+        })
+    }
+
+    fn log(&self) -> Vec<TestRecord> {
+        read_back(&self.kafka.address(), TOPIC)
+    }
+
+    /// Fails unless the keyspace's table holds what the model says.
+    fn assert_rows(&self, keyspace: &str, log: &[TestRecord], truth: &Truth) {
+        let mut table = Tables::connect(self.cassandra.port()).rows(keyspace, "out", &["k", "n", "v", "items"]);
+        // The database has no empty list but a frozen one.
+        table.iter_mut().filter(|row| row["items"].is_null()).for_each(|row| row["items"] = json!([]));
+        let differences = compare(&table, &truth.rows);
+        if !differences.is_none() {
+            let log: Vec<Value> = log.iter().map(record_line).collect();
+            for (name, rows) in [("log.ndjson", &log), ("table.ndjson", &table), ("model.ndjson", &truth.rows)] {
+                let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+                self.pipeline.write(name, lines.join("\n").as_bytes());
+            }
+            panic!("{keyspace}: {differences}");
+        }
+    }
+}
+
+/// The pipeline, writing to this keyspace.
+fn settings(kafka: &Service, cassandra: &Service, keyspace: &str) -> String {
+    let plugin = format!(
+        "component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"{FIRST_MARK}\" }}",
+        plugin_file("hostile")
+    );
+    let settings = Settings {
+        time: format!("out_of_orderness = \"{}ms\"", time().out_of_orderness_ms),
+        plugin,
+        // Services may be away for longer than a host waits for them by default.
+        run: "workers = 2\nstartup_timeout = \"5m\"".to_owned(),
+        checkpoint_interval: "1s".to_owned(),
+        ..Settings::default()
+    };
+    let settings = settings.over_kafka(&kafka.address(), TOPIC).into_cql(cassandra.port(), keyspace);
+    // A file would be locked by the host that is to be replaced.
+    settings.to_toml().replace("file = \"dead-letters.ndjson\"", "topic = \"storm-letters\"")
+}
+
+fn time() -> Time {
+    Time { out_of_orderness_ms: 2_000, ..Time::default() }
+}
+
+/// What somebody did; fails as they failed.
+fn joined<T>(part: ScopedJoinHandle<'_, T>) -> T {
+    part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Not println!: the test harness would keep it to itself when the test passes.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "storm: {line}");
+}
+
+/// A storm in which something never happened proves nothing of it.
+fn assert_eventful(figures: &Figures) {
+    let Figures { transactions, blows, kafka, cassandra, orders, .. } = figures;
+    let withdrawn = orders.answered.iter().filter(|ordered| ordered.is_withdrawn).count();
+    let happened = [
+        ("a host was killed", blows.kills > 0),
+        ("checkpoints were lost", blows.lost_checkpoints > 0),
+        ("a host took over from one that worked", blows.rivals > 0),
+        ("a host took over from one that was paused", blows.zombies > 0),
+        ("a host found that it was replaced", blows.replaced > 0),
+        ("a host was stopped", blows.stops > 0),
+        ("Kafka was paused", kafka.pauses > 0),
+        ("Kafka was down", kafka.kills + kafka.stops > 0),
+        ("Cassandra was paused", cassandra.pauses > 0),
+        ("Cassandra was down", cassandra.kills + cassandra.stops > 0),
+        ("a deployment took effect", orders.answered.len() > withdrawn),
+        ("a deployment was withdrawn", withdrawn > 0),
+        ("transactions were committed", transactions.committed > 0),
+        ("transactions were aborted", transactions.aborted > 0),
+        ("transactions were left open", transactions.left > 0),
+    ];
+    let never: Vec<&str> = happened.iter().filter(|(_, has)| !has).map(|(what, _)| *what).collect();
+    assert!(never.is_empty(), "it never happened that {}", never.join(", that "));
+}
+
+#[test]
+fn after_a_storm_the_table_and_a_replay_hold_the_rows_of_the_model() {
+    let seconds = std::env::var("STORM_SECONDS").map_or(DEFAULT_S, |s| s.parse().expect("a number of seconds"));
+    assert!(seconds >= SHORTEST_S, "STORM_SECONDS={seconds}: a storm takes {SHORTEST_S} s or more");
+    let plan = Plan::of(seed(1), Duration::from_secs(seconds));
+    let Some(storm) = Storm::prepare() else { return };
+    say(&format!("seed {}, {seconds} s: KEYFOLD_SEED={0} STORM_SECONDS={seconds} repeats it in kind", plan.seed));
+
+    let (figures, mut host) = storm.rage(&plan);
+    let calm = Instant::now();
+    say(&format!("{figures}"));
+    let log = storm.log();
+    let stored = StoredState::of(&storm.pipeline);
+    host.wait_until("a checkpoint covers the log", || {
+        thread::sleep(Duration::from_millis(200));
+        stored.covers(&log)
+    });
+    let settled = calm.elapsed().as_secs_f64();
+    host.terminate(PATIENCE).expect_code(0);
+
+    let truth = stored.truth(&log, time(), &figures.orders);
+    storm.assert_rows(TOPIC, &log, &truth);
+    say(&format!("everything was folded {settled:.1} s after it ended: {} records, {truth}", log.len()));
+
+    storm.pipeline.configure(&settings(&storm.kafka, &storm.cassandra, REPLAY));
+    storm.pipeline.delete_checkpoints();
+    let began = Instant::now();
+    storm.pipeline.run_to_end(&["--until-end"]).expect_code(0);
+    let took = began.elapsed().as_secs_f64();
+    storm.assert_rows(REPLAY, &log, &truth);
+    say(&format!("a replay took {took:.1} s and gave the same rows"));
+    assert_eventful(&figures);
+}

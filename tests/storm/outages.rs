@@ -1,0 +1,44 @@
+//! What happens to Kafka and Cassandra: they are paused, killed, stopped and started again.
+
+use std::time::Duration;
+
+use crate::plan::Trouble;
+use crate::service::Service;
+use crate::time::StormTime;
+
+/// How often it happened to a service.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outages {
+    pub(crate) pauses: u32,
+    pub(crate) kills: u32,
+    pub(crate) stops: u32,
+    /// For how long the service did not answer.
+    pub(crate) away: Duration,
+}
+
+/// Does what is planned; the service works when this is over.
+pub(crate) fn suffer(service: &Service, plan: &[(Duration, Trouble)], time: &StormTime) -> Outages {
+    let mut outages = Outages::default();
+    for (at, trouble) in plan {
+        if !time.reaches(*at) {
+            break;
+        }
+        let began = time.elapsed();
+        match *trouble {
+            Trouble::Pause(length) => {
+                service.call("pause");
+                time.reaches(began + length);
+                service.call("resume");
+                outages.pauses += 1;
+            }
+            Trouble::Down { killed, pause } => {
+                service.call(if killed { "kill" } else { "stop" });
+                time.reaches(time.elapsed() + pause);
+                service.start_again();
+                *(if killed { &mut outages.kills } else { &mut outages.stops }) += 1;
+            }
+        }
+        outages.away += time.elapsed() - began;
+    }
+    outages
+}

@@ -1,0 +1,180 @@
+//! The producers: some that send record by record, one of them with timestamps of the past, and some that use transactions, which they
+//! commit, abort, or leave open. What they send may be lost while the broker is away; what counts is what is in the log.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, Producer};
+use serde_json::json;
+
+use crate::support::generate::TestRecord;
+use crate::support::host::PATIENCE;
+use keyfold::clock::now_ms;
+use crate::support::random::Random;
+use crate::time::StormTime;
+use crate::topics::{try_send, unready_producer};
+
+/// How long a call of a client may take before it is made again.
+const CALL: Duration = Duration::from_secs(20);
+/// Partitions of the topic.
+pub(crate) const PARTITIONS: u64 = 3;
+const KEYS: u64 = 60;
+
+/// A topic that is written until the storm is over.
+pub(crate) struct Producers<'a> {
+    brokers: String,
+    topic: &'a str,
+    time: &'a StormTime,
+    events: AtomicU64,
+}
+
+/// What was done with transactions.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Transactions {
+    pub(crate) committed: u32,
+    pub(crate) aborted: u32,
+    /// Left open for a while, until the next one of the same id took its place.
+    pub(crate) left: u32,
+    /// Ended by an error, since the broker was away.
+    pub(crate) failed: u32,
+}
+
+impl Transactions {
+    /// Those of several producers.
+    pub(crate) fn sum(all: &[Transactions]) -> Transactions {
+        let of = |count: fn(&Transactions) -> u32| all.iter().map(count).sum();
+        Transactions {
+            committed: of(|t| t.committed),
+            aborted: of(|t| t.aborted),
+            left: of(|t| t.left),
+            failed: of(|t| t.failed),
+        }
+    }
+}
+
+impl<'a> Producers<'a> {
+    pub(crate) fn new(brokers: String, topic: &'a str, time: &'a StormTime) -> Producers<'a> {
+        Producers { brokers, topic, time, events: AtomicU64::new(0) }
+    }
+
+    /// How many events were sent.
+    pub(crate) fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// Sends `rate` records a second, stamped this much in the past.
+    pub(crate) fn send_plain(&self, random: &mut Random, rate: u64, behind_ms: i64) {
+        let mut producer = unready_producer(&self.brokers, None);
+        let (began, mut sent) = (Instant::now(), 0);
+        while self.time.goes_on() {
+            if is_due(sent, rate, began) {
+                let record = self.record(random, behind_ms);
+                if try_send(&producer, self.topic, &record).is_err() {
+                    producer = unready_producer(&self.brokers, None);
+                }
+                sent += 1;
+            } else {
+                producer.poll(Duration::ZERO);
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+        producer.flush(PATIENCE).expect("the broker acknowledges once the storm is over");
+    }
+
+    /// Sends `rate` records a second in transactions of this id.
+    pub(crate) fn send_in_transactions(&self, id: &str, random: &mut Random, rate: u64) -> Transactions {
+        let mut done = Transactions::default();
+        while self.time.goes_on() {
+            let producer = unready_producer(&self.brokers, Some(id));
+            if producer.init_transactions(CALL).is_err() {
+                continue;
+            }
+            while self.time.goes_on() {
+                match self.transaction(&producer, random, rate, &mut done) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(_) => {
+                        done.failed += 1;
+                        break;
+                    }
+                }
+            }
+        }
+        // Whatever was left open ends.
+        let last = unready_producer(&self.brokers, Some(id));
+        last.init_transactions(PATIENCE).expect("the broker answers once the storm is over");
+        done
+    }
+
+    /// One transaction; whether the producer is good for another one.
+    fn transaction(
+        &self,
+        producer: &BaseProducer,
+        random: &mut Random,
+        rate: u64,
+        done: &mut Transactions,
+    ) -> Result<bool, KafkaError> {
+        producer.begin_transaction()?;
+        let length = Duration::from_millis(random.between(20, 2_500).unsigned_abs());
+        let (began, mut sent) = (Instant::now(), 0);
+        while began.elapsed() < length && self.time.goes_on() {
+            if is_due(sent, rate, began) {
+                let record = self.record(random, 0);
+                try_send(producer, self.topic, &record)?;
+                sent += 1;
+            } else {
+                producer.poll(Duration::from_millis(2));
+            }
+        }
+        producer.flush(CALL)?;
+        match random.below(10) {
+            0..6 => {
+                producer.commit_transaction(CALL)?;
+                done.committed += 1;
+            }
+            6..8 => {
+                producer.abort_transaction(CALL)?;
+                done.aborted += 1;
+            }
+            _ => {
+                let open = Duration::from_millis(random.between(200, 5_000).unsigned_abs());
+                self.time.reaches(self.time.elapsed() + open);
+                done.left += 1;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn record(&self, random: &mut Random, behind_ms: i64) -> TestRecord {
+        let now = now_ms();
+        let partition = u32::try_from(random.below(PARTITIONS)).expect("few");
+        let value = match random.below(100) {
+            0 => "not json".to_owned(),
+            1 => json!({"events": []}).to_string(),
+            2..8 => {
+                json!({"events": [self.event(random, now), self.event(random, now), self.event(random, now)]}).to_string()
+            }
+            _ => self.event(random, now).to_string(),
+        };
+        let timestamp = now - behind_ms - random.between(0, 20);
+        TestRecord { partition, offset: 0, timestamp, key: None, value: Some(value.into_bytes()) }
+    }
+
+    fn event(&self, random: &mut Random, now: i64) -> serde_json::Value {
+        let time = match random.below(50) {
+            0 => now - random.between(1_500, 20_000),
+            1..6 => now - random.between(500, 3_000),
+            _ => now - random.between(0, 400),
+        };
+        let v = self.events.fetch_add(1, Ordering::Relaxed);
+        json!({"key": format!("k{}", random.below(KEYS)), "time": time, "v": v})
+    }
+}
+
+/// Whether it is time for one more of so many a second.
+fn is_due(sent: u64, rate: u64, began: Instant) -> bool {
+    u128::from(sent) * 1_000_000 < began.elapsed().as_micros() * u128::from(rate)
+}
