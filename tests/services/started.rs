@@ -4,11 +4,11 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use crate::service::{Kind, start};
-use crate::{cassandra, kafka};
 use crate::support::generate::generate;
 use crate::support::host::wait_until;
 use crate::tables::{SESSIONS, Tables};
 use crate::topics::{create_topic, produce_in_transactions, read_back, trim};
+use crate::{cassandra, kafka};
 
 #[test]
 fn a_topic_gives_back_what_was_committed_to_it() {

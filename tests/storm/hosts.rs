@@ -1,5 +1,6 @@
 //! The hosts of a storm: one that folds, now and then two, killed, paused, stopped and started again.
 
+use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -23,6 +24,17 @@ pub(crate) struct Blows {
     pub(crate) replaced: u32,
 }
 
+impl fmt::Display for Blows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Blows { starts, kills, lost_checkpoints, rivals, zombies, stops, replaced } = self;
+        write!(
+            f,
+            "{starts} started, {kills} killed, {stops} stopped, {rivals} taken over from at work, {zombies} while they were paused, {replaced} ended \
+             because they were replaced; checkpoints lost {lost_checkpoints} times"
+        )
+    }
+}
+
 /// The hosts, the latest last.
 pub(crate) struct Hosts<'a> {
     pipeline: &'a Pipeline,
@@ -44,8 +56,7 @@ struct Host {
 impl<'a> Hosts<'a> {
     /// One host.
     pub(crate) fn start(pipeline: &'a Pipeline, time: &'a StormTime) -> Hosts<'a> {
-        let mut hosts =
-            Hosts { pipeline, time, alive: Vec::new(), rests: Duration::ZERO, blows: Blows::default() };
+        let mut hosts = Hosts { pipeline, time, alive: Vec::new(), rests: Duration::ZERO, blows: Blows::default() };
         hosts.another();
         hosts
     }

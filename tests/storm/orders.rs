@@ -1,13 +1,14 @@
 //! What a person does meanwhile: orders deployments and withdraws them, with the commands of the program.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::plan::Order;
 use crate::support::host::{Outcome, PATIENCE, Pipeline};
-use keyfold::clock::now_ms;
 use crate::time::StormTime;
+use keyfold::clock::now_ms;
 
 /// A deployment that was answered with success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,20 @@ pub(crate) struct Orders {
     pub(crate) answered: Vec<Ordered>,
     /// Orders that were refused: for an instant that was past by then, or because a service did not answer.
     pub(crate) refused: u32,
+}
+
+impl Orders {
+    /// How many of them were withdrawn.
+    pub(crate) fn withdrawn(&self) -> usize {
+        self.answered.iter().filter(|ordered| ordered.is_withdrawn).count()
+    }
+}
+
+impl fmt::Display for Orders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ordered, withdrawn, refused) = (self.answered.len(), self.withdrawn(), self.refused);
+        write!(f, "{ordered} ordered, {withdrawn} of them withdrawn, {refused} more refused")
+    }
 }
 
 /// Orders what is planned, one after the other.

@@ -1,5 +1,6 @@
 //! What happens to Kafka and Cassandra: they are paused, killed, stopped and started again.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::plan::Trouble;
@@ -14,6 +15,13 @@ pub(crate) struct Outages {
     pub(crate) stops: u32,
     /// For how long the service did not answer.
     pub(crate) away: Duration,
+}
+
+impl fmt::Display for Outages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outages { pauses, kills, stops, away } = self;
+        write!(f, "paused {pauses} times, killed {kills}, stopped {stops}; away for {:.0} s", away.as_secs_f64())
+    }
 }
 
 /// Does what is planned; the service works when this is over.

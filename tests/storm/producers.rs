@@ -1,6 +1,7 @@
 //! The producers: some that send record by record, one of them with timestamps of the past, and some that use transactions, which they
 //! commit, abort, or leave open. What they send may be lost while the broker is away; what counts is what is in the log.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,15 +12,15 @@ use serde_json::json;
 
 use crate::support::generate::TestRecord;
 use crate::support::host::PATIENCE;
-use keyfold::clock::now_ms;
 use crate::support::random::Random;
 use crate::time::StormTime;
 use crate::topics::{try_send, unready_producer};
+use keyfold::clock::now_ms;
 
 /// How long a call of a client may take before it is made again.
 const CALL: Duration = Duration::from_secs(20);
 /// Partitions of the topic.
-pub(crate) const PARTITIONS: u64 = 3;
+pub(crate) const PARTITIONS: i32 = 4;
 const KEYS: u64 = 60;
 
 /// A topic that is written until the storm is over.
@@ -39,6 +40,13 @@ pub(crate) struct Transactions {
     pub(crate) left: u32,
     /// Ended by an error, since the broker was away.
     pub(crate) failed: u32,
+}
+
+impl fmt::Display for Transactions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Transactions { committed, aborted, left, failed } = self;
+        write!(f, "{committed} committed, {aborted} aborted, {left} left open, {failed} failed")
+    }
 }
 
 impl Transactions {
@@ -64,13 +72,13 @@ impl<'a> Producers<'a> {
         self.events.load(Ordering::Relaxed)
     }
 
-    /// Sends `rate` records a second, stamped this much in the past.
-    pub(crate) fn send_plain(&self, random: &mut Random, rate: u64, behind_ms: i64) {
+    /// Sends `rate` records a second into these partitions, stamped this much in the past.
+    pub(crate) fn send_plain(&self, random: &mut Random, partitions: &[u32], rate: u64, behind_ms: i64) {
         let mut producer = unready_producer(&self.brokers, None);
         let (began, mut sent) = (Instant::now(), 0);
         while self.time.goes_on() {
             if is_due(sent, rate, began) {
-                let record = self.record(random, behind_ms);
+                let record = self.record(random, partitions, behind_ms);
                 if try_send(&producer, self.topic, &record).is_err() {
                     producer = unready_producer(&self.brokers, None);
                 }
@@ -83,8 +91,14 @@ impl<'a> Producers<'a> {
         producer.flush(PATIENCE).expect("the broker acknowledges once the storm is over");
     }
 
-    /// Sends `rate` records a second in transactions of this id.
-    pub(crate) fn send_in_transactions(&self, id: &str, random: &mut Random, rate: u64) -> Transactions {
+    /// Sends `rate` records a second into these partitions, in transactions of this id. There is none now and then.
+    pub(crate) fn send_in_transactions(
+        &self,
+        id: &str,
+        random: &mut Random,
+        partitions: &[u32],
+        rate: u64,
+    ) -> Transactions {
         let mut done = Transactions::default();
         while self.time.goes_on() {
             let producer = unready_producer(&self.brokers, Some(id));
@@ -92,7 +106,7 @@ impl<'a> Producers<'a> {
                 continue;
             }
             while self.time.goes_on() {
-                match self.transaction(&producer, random, rate, &mut done) {
+                match self.transaction(&producer, random, (partitions, rate), &mut done) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(_) => {
@@ -113,15 +127,17 @@ impl<'a> Producers<'a> {
         &self,
         producer: &BaseProducer,
         random: &mut Random,
-        rate: u64,
+        (partitions, rate): (&[u32], u64),
         done: &mut Transactions,
     ) -> Result<bool, KafkaError> {
+        let rest = Duration::from_millis(random.between(0, 2_000).unsigned_abs());
+        self.time.reaches(self.time.elapsed() + rest);
         producer.begin_transaction()?;
         let length = Duration::from_millis(random.between(20, 2_500).unsigned_abs());
         let (began, mut sent) = (Instant::now(), 0);
         while began.elapsed() < length && self.time.goes_on() {
             if is_due(sent, rate, began) {
-                let record = self.record(random, 0);
+                let record = self.record(random, partitions, 0);
                 try_send(producer, self.topic, &record)?;
                 sent += 1;
             } else {
@@ -148,15 +164,14 @@ impl<'a> Producers<'a> {
         Ok(true)
     }
 
-    fn record(&self, random: &mut Random, behind_ms: i64) -> TestRecord {
+    fn record(&self, random: &mut Random, partitions: &[u32], behind_ms: i64) -> TestRecord {
         let now = now_ms();
-        let partition = u32::try_from(random.below(PARTITIONS)).expect("few");
+        let partition = *random.pick(partitions);
         let value = match random.below(100) {
             0 => "not json".to_owned(),
             1 => json!({"events": []}).to_string(),
-            2..8 => {
-                json!({"events": [self.event(random, now), self.event(random, now), self.event(random, now)]}).to_string()
-            }
+            2..8 => json!({"events": [self.event(random, now), self.event(random, now), self.event(random, now)]})
+                .to_string(),
             _ => self.event(random, now).to_string(),
         };
         let timestamp = now - behind_ms - random.between(0, 20);
