@@ -1,6 +1,6 @@
 //! Whether the rows of a table are those of the model, which is told the log as any consumer reads it, and what the journal decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -47,44 +47,70 @@ impl fmt::Display for Truth {
 /// What a pipeline's state says, read beside its host.
 pub(crate) struct StoredState<'a> {
     pipeline: &'a Pipeline,
+    by_partition: bool,
     runtime: Runtime,
     objects: Arc<dyn ObjectStore>,
 }
 
 impl<'a> StoredState<'a> {
-    pub(crate) fn of(pipeline: &'a Pipeline) -> StoredState<'a> {
+    pub(crate) fn of(pipeline: &'a Pipeline, by_partition: bool) -> StoredState<'a> {
         let files = LocalFileSystem::new_with_prefix(pipeline.path("state")).expect("a host has made the folder");
         let runtime = Runtime::new().expect("threads can be started");
-        StoredState { pipeline, runtime, objects: Arc::new(files) }
+        StoredState { pipeline, by_partition, runtime, objects: Arc::new(files) }
     }
 
-    /// Whether a checkpoint covers all of these records.
+    /// The lanes, each with its part of the log.
+    fn lanes(&self, log: &[TestRecord]) -> Vec<(String, Vec<TestRecord>)> {
+        if !self.by_partition {
+            return vec![("topic".to_owned(), log.to_vec())];
+        }
+        let partitions: BTreeSet<u32> = log.iter().map(|record| record.partition).collect();
+        let own = |p: u32| log.iter().filter(|record| record.partition == p).cloned().collect();
+        partitions.into_iter().map(|p| (p.to_string(), own(p))).collect()
+    }
+
+    /// Whether checkpoints cover all of these records.
     pub(crate) fn covers(&self, log: &[TestRecord]) -> bool {
-        // While the host writes its first one, there may be half of a database.
-        let Ok(Some(reader)) = Reader::open(&self.objects, "lanes/topic", self.runtime.handle()) else { return false };
-        let Ok(Some(checkpoint)) = reader.checkpoint() else { return false };
-        let covered = checkpoint.covered();
-        log.iter().all(|r| covered.get(&Partition(r.partition)).is_some_and(|next| next.0 > r.offset))
+        self.lanes(log).iter().all(|(lane, records)| {
+            // While the host writes its first one, there may be half of a database.
+            let reader = Reader::open(&self.objects, &format!("lanes/{lane}"), self.runtime.handle());
+            let checkpoint = reader.ok().flatten().and_then(|reader| reader.checkpoint().ok().flatten());
+            let covered = checkpoint.map(|checkpoint| checkpoint.covered()).unwrap_or_default();
+            records.iter().all(|r| covered.get(&Partition(r.partition)).is_some_and(|next| next.0 > r.offset))
+        })
     }
 
     /// Asks the model about this log.
     pub(crate) fn truth(&self, log: &[TestRecord], time: Time, orders: &Orders) -> Truth {
-        let floors = self.floors();
         let deployments = self.deployments(time, orders);
-        let mut fold = Hostile::new(Mode::Mark);
-        fold.configure(crate::FIRST_MARK);
-        let lane = model::run_journalled(fold, log, time, &floors, &deployments);
-        Truth {
-            rows: lane.values(),
-            floors: floors.len(),
-            deployments: deployments.len(),
-            events: lane.counts.accepted,
-            late: lane.counts.late,
+        let mut truth = Truth { rows: Vec::new(), floors: 0, deployments: deployments.len(), events: 0, late: 0 };
+        for (lane, records) in self.lanes(log) {
+            let floors = self.floors(&lane);
+            let mut fold = Hostile::new(Mode::Mark);
+            fold.configure(crate::FIRST_MARK);
+            let folded = model::run_journalled(fold, &records, time, &floors, &deployments);
+            truth.rows.extend(folded.values());
+            truth.floors += floors.len();
+            truth.events += folded.counts.accepted;
+            truth.late += folded.counts.late;
         }
+        truth
     }
 
-    fn floors(&self) -> BTreeMap<(u32, u64), i64> {
-        let journal = Slate::open_reader(&self.objects, "log/lanes/topic", self.runtime.handle());
+    /// Fails unless the dead letters are of the records that the plugin refuses: each once or more often, and of no others.
+    pub(crate) fn assert_letters(&self, log: &[TestRecord]) {
+        let listed = self.pipeline.call("dead-letters list", &["--limit", "1000000000", "--output", "json"]);
+        let listed = listed.expect_code(0).stdout.lines().map(|line| {
+            let letter: Value = serde_json::from_str(line).expect("the answer is JSON");
+            (letter["partition"].as_u64().expect("a partition"), letter["offset"].as_u64().expect("an offset"))
+        });
+        let refused = log.iter().filter(|record| Hostile::new(Mode::Mark).map(record).is_err());
+        let refused: BTreeSet<(u64, u64)> = refused.map(|record| (record.partition.into(), record.offset)).collect();
+        assert_eq!(listed.collect::<BTreeSet<_>>(), refused, "dead letters, by partition and offset");
+    }
+
+    fn floors(&self, lane: &str) -> BTreeMap<(u32, u64), i64> {
+        let journal = Slate::open_reader(&self.objects, &format!("log/lanes/{lane}"), self.runtime.handle());
         let journal = journal.expect("the journal can be read").expect("there is a journal");
         let (_, contents) = Journal::over(Arc::new(ReadOnly(journal))).expect("the journal can be read");
         assert!(contents.strikes.is_empty(), "{:?}", contents.strikes);

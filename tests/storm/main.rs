@@ -27,11 +27,11 @@ mod hosts;
 mod orders;
 mod check;
 
-use std::fmt;
 use std::io::Write;
 use std::ops::Deref;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ use crate::plan::Plan;
 use crate::producers::{PARTITIONS, Producers, Transactions};
 use crate::service::{Kind, Service, start_in};
 use crate::support::generate::{TestRecord, record_line};
-use crate::support::host::{PATIENCE, Pipeline, Running, plugin_file};
+use crate::support::host::{PATIENCE, Pipeline, Running, logged, plugin_file};
 use crate::support::model::Time;
 use crate::support::random::{Random, seed};
 use crate::support::settings::Settings;
@@ -70,6 +70,8 @@ struct Figures {
     kafka: Outages,
     cassandra: Outages,
     orders: Orders,
+    /// When there was nothing left to come.
+    ended: Instant,
 }
 
 impl fmt::Display for Figures {
@@ -86,6 +88,7 @@ impl fmt::Display for Figures {
 struct Storm {
     kafka: Service,
     cassandra: Service,
+    by_partition: bool,
     pipeline: Kept,
 }
 
@@ -111,7 +114,7 @@ impl Drop for Kept {
 
 impl Storm {
     /// None where the services cannot be had.
-    fn prepare() -> Option<Storm> {
+    fn prepare(by_partition: bool) -> Option<Storm> {
         // The host relies on what was acknowledged.
         let sync = [("CASSANDRA_SYNC", "batch".to_owned())];
         let soon = [("KAFKA_SESSION_MS", "2000".to_owned())];
@@ -121,14 +124,35 @@ impl Storm {
         let tables = Tables::connect(cassandra.port());
         tables.create(TOPIC, TABLE);
         tables.create(REPLAY, TABLE);
-        let pipeline = Kept(Some(Pipeline::new(&settings(&kafka, &cassandra, TOPIC))));
-        Some(Storm { kafka, cassandra, pipeline })
+        let pipeline = Kept(Some(Pipeline::new("")));
+        let storm = Storm { kafka, cassandra, by_partition, pipeline };
+        storm.write_into(TOPIC);
+        Some(storm)
+    }
+
+    /// Configures the pipeline to write to this keyspace.
+    fn write_into(&self, keyspace: &str) {
+        let hostile = plugin_file("hostile");
+        let plugin = format!("component = \"{hostile}\"\nconfig = {{ mode = \"mark\", mark = \"{FIRST_MARK}\" }}");
+        let settings = Settings {
+            time: format!("out_of_orderness = \"{}ms\"", time().out_of_orderness_ms),
+            plugin,
+            // Services may be away for longer than a host waits for them by default.
+            run: "workers = 2\nstartup_timeout = \"5m\"".to_owned(),
+            checkpoint_interval: "1s".to_owned(),
+            ..Settings::default()
+        };
+        let mut settings = settings.over_kafka(&self.kafka.address(), TOPIC).into_cql(self.cassandra.port(), keyspace);
+        settings.source.push_str(if self.by_partition { "\nordering = \"partition\"" } else { "" });
+        // A file would be locked by the host that is to be replaced.
+        let toml = settings.to_toml().replace("file = \"dead-letters.ndjson\"", "topic = \"storm-letters\"");
+        self.pipeline.configure(&toml);
     }
 
     /// Everything at once, for as long as is planned, and what is left to be done.
     fn rage(&self, plan: &Plan) -> (Figures, Running) {
         let time = &StormTime::begin();
-        let producers = &Producers::new(self.kafka.address(), TOPIC, time);
+        let producers = &Producers::new(self.kafka.address(), TOPIC, self.by_partition, time);
         let pipeline: &Pipeline = &self.pipeline;
         let random = |number: u64| Random::new(plan.seed ^ number);
         thread::scope(|scope| {
@@ -140,7 +164,7 @@ impl Storm {
                 })
             });
             // Partition 2 is empty now and then, and what comes into it then is stamped before what was folded meanwhile.
-            let plain: [(u64, &[u32], u64, i64); 2] = [(1, &[0, 1], 200, 0), (2, &[2], 20, 700)];
+            let plain: [(u64, &[u32], u64, i64); 2] = [(1, &[0, 1], 200, 0), (2, &[2], 6, 700)];
             let plain = plain.map(|(number, to, rate, behind_ms)| {
                 scope.spawn(move || time.with(|| producers.send_plain(&mut random(number), to, rate, behind_ms)))
             });
@@ -155,17 +179,36 @@ impl Storm {
             time.reaches(plan.length);
             let done = (joined(kafka), joined(cassandra), joined(orders));
             time.end();
+            let ended = Instant::now();
             plain.into_iter().for_each(joined);
             let transactions = in_transactions.map(joined);
             let (host, blows) = joined(hosts);
             let (kafka, cassandra, orders) = done;
             let transactions = Transactions::sum(&transactions);
-            (Figures { sent: producers.events(), transactions, blows, kafka, cassandra, orders }, host)
+            (Figures { sent: producers.events(), transactions, blows, kafka, cassandra, orders, ended }, host)
         })
     }
 
     fn log(&self) -> Vec<TestRecord> {
         read_back(&self.kafka.address(), TOPIC)
+    }
+
+    /// The log lines of all hosts with this event.
+    fn logged(&self, event: &str) -> Vec<Value> {
+        let entries = fs::read_dir(self.pipeline.path("")).expect("the test's folder is readable").flatten();
+        let logs = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log"));
+        let said = logs.map(|path| fs::read(path).expect("the test's folder is readable"));
+        said.flat_map(|said| logged(&String::from_utf8_lossy(&said), event)).collect()
+    }
+
+    /// What the hosts had to do, by their logs. Most of it happens in some storms only.
+    fn say_what_was_logged(&self) {
+        let starts = self.logged("lane-started");
+        let resumed = starts.iter().filter(|line| line["from_checkpoint"] == true).count();
+        assert!(resumed > 0, "no lane went on from a checkpoint");
+        let events = ["floor-recorded", "swap-finished", "rewind-withdrawn", "state-restored", "rows-restored"];
+        let events = events.map(|event| format!("{event} {}", self.logged(event).len())).join(", ");
+        say(&format!("lanes started {} times, {resumed} of them from a checkpoint; {events}", starts.len()));
     }
 
     /// Fails unless the keyspace's table holds what the model says.
@@ -183,23 +226,6 @@ impl Storm {
             panic!("{keyspace}: {differences}");
         }
     }
-}
-
-/// The pipeline, writing to this keyspace.
-fn settings(kafka: &Service, cassandra: &Service, keyspace: &str) -> String {
-    let plugin =
-        format!("component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"{FIRST_MARK}\" }}", plugin_file("hostile"));
-    let settings = Settings {
-        time: format!("out_of_orderness = \"{}ms\"", time().out_of_orderness_ms),
-        plugin,
-        // Services may be away for longer than a host waits for them by default.
-        run: "workers = 2\nstartup_timeout = \"5m\"".to_owned(),
-        checkpoint_interval: "1s".to_owned(),
-        ..Settings::default()
-    };
-    let settings = settings.over_kafka(&kafka.address(), TOPIC).into_cql(cassandra.port(), keyspace);
-    // A file would be locked by the host that is to be replaced.
-    settings.to_toml().replace("file = \"dead-letters.ndjson\"", "topic = \"storm-letters\"")
 }
 
 fn time() -> Time {
@@ -245,26 +271,28 @@ fn after_a_storm_the_table_and_a_replay_hold_the_rows_of_the_model() {
     let seconds = std::env::var("STORM_SECONDS").map_or(DEFAULT_S, |s| s.parse().expect("a number of seconds"));
     assert!(seconds >= SHORTEST_S, "STORM_SECONDS={seconds}: a storm takes {SHORTEST_S} s or more");
     let plan = Plan::of(seed(1), Duration::from_secs(seconds));
-    let Some(storm) = Storm::prepare() else { return };
-    say(&format!("seed {}, {seconds} s: KEYFOLD_SEED={0} STORM_SECONDS={seconds} repeats it in kind", plan.seed));
+    let Some(storm) = Storm::prepare(plan.by_partition) else { return };
+    let (seed, lanes) = (plan.seed, if plan.by_partition { "a lane for each partition" } else { "one lane" });
+    say(&format!("{lanes}; KEYFOLD_SEED={seed} STORM_SECONDS={seconds} repeats it in kind"));
 
     let (figures, mut host) = storm.rage(&plan);
-    let calm = Instant::now();
     say(&format!("{figures}"));
     let log = storm.log();
-    let stored = StoredState::of(&storm.pipeline);
+    let stored = StoredState::of(&storm.pipeline, plan.by_partition);
     host.wait_until("a checkpoint covers the log", || {
         thread::sleep(Duration::from_millis(200));
         stored.covers(&log)
     });
-    let settled = calm.elapsed().as_secs_f64();
+    let settled = figures.ended.elapsed().as_secs_f64();
     host.terminate(PATIENCE).expect_code(0);
+    storm.say_what_was_logged();
 
     let truth = stored.truth(&log, time(), &figures.orders);
     storm.assert_rows(TOPIC, &log, &truth);
+    stored.assert_letters(&log);
     say(&format!("everything was folded {settled:.1} s after it ended: {} records, {truth}", log.len()));
 
-    storm.pipeline.configure(&settings(&storm.kafka, &storm.cassandra, REPLAY));
+    storm.write_into(REPLAY);
     storm.pipeline.delete_checkpoints();
     let began = Instant::now();
     storm.pipeline.run_to_end(&["--until-end"]).expect_code(0);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::generate::TestRecord;
 use crate::support::host::PATIENCE;
@@ -28,6 +28,8 @@ pub(crate) struct Producers<'a> {
     brokers: String,
     topic: &'a str,
     time: &'a StormTime,
+    /// Whether a partition has keys of its own.
+    by_partition: bool,
     events: AtomicU64,
 }
 
@@ -63,8 +65,8 @@ impl Transactions {
 }
 
 impl<'a> Producers<'a> {
-    pub(crate) fn new(brokers: String, topic: &'a str, time: &'a StormTime) -> Producers<'a> {
-        Producers { brokers, topic, time, events: AtomicU64::new(0) }
+    pub(crate) fn new(brokers: String, topic: &'a str, by_partition: bool, time: &'a StormTime) -> Producers<'a> {
+        Producers { brokers, topic, time, by_partition, events: AtomicU64::new(0) }
     }
 
     /// How many events were sent.
@@ -88,7 +90,9 @@ impl<'a> Producers<'a> {
                 thread::sleep(Duration::from_millis(2));
             }
         }
-        producer.flush(PATIENCE).expect("the broker acknowledges once the storm is over");
+        if self.time.is_calm() {
+            producer.flush(PATIENCE).expect("the broker acknowledges once the storm is over");
+        }
     }
 
     /// Sends `rate` records a second into these partitions, in transactions of this id. There is none now and then.
@@ -116,9 +120,11 @@ impl<'a> Producers<'a> {
                 }
             }
         }
-        // Whatever was left open ends.
-        let last = unready_producer(&self.brokers, Some(id));
-        last.init_transactions(PATIENCE).expect("the broker answers once the storm is over");
+        if self.time.is_calm() {
+            // Whatever was left open ends.
+            let last = unready_producer(&self.brokers, Some(id));
+            last.init_transactions(PATIENCE).expect("the broker answers once the storm is over");
+        }
         done
     }
 
@@ -130,10 +136,10 @@ impl<'a> Producers<'a> {
         (partitions, rate): (&[u32], u64),
         done: &mut Transactions,
     ) -> Result<bool, KafkaError> {
-        let rest = Duration::from_millis(random.between(0, 2_000).unsigned_abs());
+        let rest = Duration::from_millis(random.between(0, 6_000).unsigned_abs());
         self.time.reaches(self.time.elapsed() + rest);
         producer.begin_transaction()?;
-        let length = Duration::from_millis(random.between(20, 2_500).unsigned_abs());
+        let length = Duration::from_millis(random.between(20, 1_500).unsigned_abs());
         let (began, mut sent) = (Instant::now(), 0);
         while began.elapsed() < length && self.time.goes_on() {
             if is_due(sent, rate, began) {
@@ -155,7 +161,7 @@ impl<'a> Producers<'a> {
                 done.aborted += 1;
             }
             _ => {
-                let open = Duration::from_millis(random.between(200, 5_000).unsigned_abs());
+                let open = Duration::from_millis(random.between(200, 4_000).unsigned_abs());
                 self.time.reaches(self.time.elapsed() + open);
                 done.left += 1;
                 return Ok(false);
@@ -169,23 +175,25 @@ impl<'a> Producers<'a> {
         let partition = *random.pick(partitions);
         let value = match random.below(100) {
             0 => "not json".to_owned(),
-            1 => json!({"events": []}).to_string(),
-            2..8 => json!({"events": [self.event(random, now), self.event(random, now), self.event(random, now)]})
-                .to_string(),
-            _ => self.event(random, now).to_string(),
+            kind @ 1..8 => {
+                let events = (1..kind).map(|_| self.event(random, partition, now));
+                json!({"events": events.collect::<Vec<Value>>()}).to_string()
+            }
+            _ => self.event(random, partition, now).to_string(),
         };
         let timestamp = now - behind_ms - random.between(0, 20);
         TestRecord { partition, offset: 0, timestamp, key: None, value: Some(value.into_bytes()) }
     }
 
-    fn event(&self, random: &mut Random, now: i64) -> serde_json::Value {
+    fn event(&self, random: &mut Random, partition: u32, now: i64) -> Value {
         let time = match random.below(50) {
             0 => now - random.between(1_500, 20_000),
             1..6 => now - random.between(500, 3_000),
             _ => now - random.between(0, 400),
         };
+        let whose = if self.by_partition { format!("p{partition}-") } else { String::new() };
         let v = self.events.fetch_add(1, Ordering::Relaxed);
-        json!({"key": format!("k{}", random.below(KEYS)), "time": time, "v": v})
+        json!({"key": format!("{whose}k{}", random.below(KEYS)), "time": time, "v": v})
     }
 }
 

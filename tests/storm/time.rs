@@ -33,6 +33,11 @@ impl StormTime {
         !self.over.load(Ordering::Relaxed) && !self.broken.load(Ordering::Relaxed)
     }
 
+    /// Whether it is over, and nobody failed: all services work.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.over.load(Ordering::Relaxed) && !self.broken.load(Ordering::Relaxed)
+    }
+
     /// Waits until the storm has been going on for this time; whether it still does.
     pub(crate) fn reaches(&self, at: Duration) -> bool {
         while self.elapsed() < at && self.goes_on() {
