@@ -5,9 +5,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::plan::Blow;
-use crate::support::host::{Outcome, PATIENCE, Pipeline, Running};
+use crate::plan::{Blow, Moment, ROUND};
+use crate::support::host::{Outcome, PATIENCE, Pipeline, Running, logged};
 use crate::time::{StormTime, pause};
+
+/// A host that does not fold by then meets its fate before it does.
+const LONGEST_START: Duration = Duration::from_secs(20);
 
 /// How often it happened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,6 +54,9 @@ struct Host {
     has_rival: bool,
     /// It is paused until then.
     thaws: Option<Duration>,
+    started: Duration,
+    /// When it was seen to fold.
+    folds: Option<Duration>,
 }
 
 impl<'a> Hosts<'a> {
@@ -61,15 +67,39 @@ impl<'a> Hosts<'a> {
         hosts
     }
 
-    /// Does what is planned, and keeps a host running until the storm is over.
-    pub(crate) fn suffer(&mut self, plan: &[(Duration, Blow)]) {
-        let mut ahead = plan.iter().peekable();
+    /// Does what is planned within this length, and keeps a host running until the storm is over.
+    pub(crate) fn suffer(&mut self, plan: &[(Moment, Blow)], length: Duration) {
+        for (done, (moment, blow)) in plan.iter().enumerate() {
+            while self.time.goes_on() && !self.is_due(*moment) {
+                self.look_after();
+                pause();
+            }
+            if !self.time.goes_on() || (self.time.elapsed() >= length && done >= ROUND) {
+                break;
+            }
+            self.strike(*blow, self.time.elapsed() < length / 2);
+        }
+        self.time.strike_no_more();
         while self.time.goes_on() {
             self.look_after();
-            if let Some((_, blow)) = ahead.next_if(|(at, _)| *at <= self.time.elapsed()) {
-                self.strike(*blow);
-            }
             pause();
+        }
+    }
+
+    /// Whether the moment has come for the latest host, which goes on being one if another one is started.
+    fn is_due(&mut self, moment: Moment) -> bool {
+        let now = self.time.elapsed();
+        let Some(host) = self.alive.last_mut() else { return false };
+        // It may wait for a service that is away, or be paused.
+        let is_late = now > host.started + LONGEST_START;
+        match moment {
+            Moment::Started(after) => now >= host.started + after,
+            Moment::Folding(after) => {
+                if host.folds.is_none() && !logged(&host.running.stderr(), "lane-started").is_empty() {
+                    host.folds = Some(now);
+                }
+                is_late || host.folds.is_some_and(|folds| now >= folds + after)
+            }
         }
     }
 
@@ -121,14 +151,21 @@ impl<'a> Hosts<'a> {
     fn another(&mut self) {
         self.blows.starts += 1;
         let has_rival = !self.alive.is_empty();
-        self.alive.push(Host { running: self.pipeline.spawn(&[]), has_rival, thaws: None });
+        self.alive.push(Host {
+            running: self.pipeline.spawn(&[]),
+            has_rival,
+            thaws: None,
+            started: self.time.elapsed(),
+            folds: None,
+        });
         if has_rival {
             self.alive.iter_mut().for_each(|host| host.has_rival = true);
         }
     }
 
-    fn strike(&mut self, blow: Blow) {
+    fn strike(&mut self, blow: Blow, is_first_half: bool) {
         match blow {
+            Blow::LoseCheckpoints if !is_first_half => self.kill_latest(),
             Blow::Kill { pause } => {
                 self.kill_latest();
                 self.rests = self.time.elapsed() + pause;

@@ -139,7 +139,7 @@ impl Storm {
             plugin,
             // Services may be away for longer than a host waits for them by default.
             run: "workers = 2\nstartup_timeout = \"5m\"".to_owned(),
-            checkpoint_interval: "1s".to_owned(),
+            checkpoint_interval: "300ms".to_owned(),
             ..Settings::default()
         };
         let mut settings = settings.over_kafka(&self.kafka.address(), TOPIC).into_cql(self.cassandra.port(), keyspace);
@@ -159,7 +159,7 @@ impl Storm {
             let hosts = scope.spawn(|| {
                 time.with(|| {
                     let mut hosts = Hosts::start(pipeline, time);
-                    hosts.suffer(&plan.hosts);
+                    hosts.suffer(&plan.hosts, plan.length);
                     hosts.settle()
                 })
             });
@@ -178,6 +178,7 @@ impl Storm {
             let orders = scope.spawn(|| time.with(|| orders::order(pipeline, &plan.orders, time)));
             time.reaches(plan.length);
             let done = (joined(kafka), joined(cassandra), joined(orders));
+            time.wait_for_strikes();
             time.end();
             let ended = Instant::now();
             plain.into_iter().for_each(joined);

@@ -11,10 +11,20 @@ pub(crate) struct Plan {
     pub(crate) length: Duration,
     /// Whether each partition is a lane.
     pub(crate) by_partition: bool,
-    pub(crate) hosts: Vec<(Duration, Blow)>,
+    /// One after the other, until the time is over; the first [`ROUND`] in any case.
+    pub(crate) hosts: Vec<(Moment, Blow)>,
     pub(crate) kafka: Vec<(Duration, Trouble)>,
     pub(crate) cassandra: Vec<(Duration, Trouble)>,
     pub(crate) orders: Vec<(Duration, Order)>,
+}
+
+/// When something happens to the latest host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// So long after its process was started: it may still be opening its lanes.
+    Started(Duration),
+    /// So long after it began to fold, however long a slow machine takes for its start.
+    Folding(Duration),
 }
 
 /// What happens to the host.
@@ -22,7 +32,8 @@ pub(crate) struct Plan {
 pub(crate) enum Blow {
     /// It is killed, and another one is started after this time.
     Kill { pause: Duration },
-    /// It is killed, and the next one finds no checkpoint.
+    /// It is killed, and the next one finds no checkpoint. In the second half of a storm it finds it: a replay writes all rows again, and so
+    /// also those that were lost before, and nothing shall heal the last ones.
     LoseCheckpoints,
     /// Another one is started beside it.
     Rival,
@@ -73,12 +84,16 @@ fn order(random: &mut Random, is_ahead: bool, is_withdrawn: bool) -> Order {
 /// What may happen next, once each in any order, then again.
 type Deck<T> = [fn(&mut Random) -> T];
 
-const BLOWS: [fn(&mut Random) -> Blow; 8] = [
+/// In so many blows is one of each kind.
+pub(crate) const ROUND: usize = BLOWS.len();
+
+const BLOWS: [fn(&mut Random) -> Blow; 9] = [
     kill,
     kill,
     kill,
     kill,
     kill,
+    |_| Blow::LoseCheckpoints,
     |_| Blow::Rival,
     |random| Blow::Freeze { thaws: ms(random, 500, 8_000) },
     |_| Blow::Stop,
@@ -111,10 +126,17 @@ impl Plan {
     /// The plan of a seed, for a storm of this length.
     pub(crate) fn of(seed: u64, length: Duration) -> Plan {
         let random = &mut Random::new(seed);
-        let mut hosts = dealt(random, length, (3_500, 8_000), &BLOWS);
-        // A replay writes all rows again, and so also those that were lost before: later nothing must heal them.
-        hosts.extend(dealt(random, length / 2, (15_000, 30_000), &[|_| Blow::LoseCheckpoints]));
-        hosts.sort_by_key(|(at, _)| *at);
+        let mut left = Vec::new();
+        let blows = length.as_secs().max(2 * ROUND as u64);
+        let mut hosts: Vec<(Moment, Blow)> = (0..blows)
+            .map(|_| {
+                let blow = draw(random, &mut left, &BLOWS);
+                (moment(random), blow)
+            })
+            .collect();
+        // Early, so that it comes in the first half.
+        let lost = hosts.iter().position(|(_, blow)| *blow == Blow::LoseCheckpoints).expect("one in each round");
+        hosts.swap(lost, 1);
         Plan {
             seed,
             length,
@@ -136,12 +158,21 @@ fn dealt<T>(random: &mut Random, length: Duration, (low, high): (i64, i64), deck
         if at >= length {
             return all;
         }
-        if left.is_empty() {
-            left.extend(deck);
-        }
-        let card = left.swap_remove(usize::try_from(random.below(left.len() as u64)).expect("an index"));
-        all.push((at, card(random)));
+        all.push((at, draw(random, &mut left, deck)));
     }
+}
+
+/// The next card of a deck, of which these are left in this round.
+fn draw<T>(random: &mut Random, left: &mut Vec<fn(&mut Random) -> T>, deck: &Deck<T>) -> T {
+    if left.is_empty() {
+        left.extend(deck);
+    }
+    let card = left.swap_remove(usize::try_from(random.below(left.len() as u64)).expect("an index"));
+    card(random)
+}
+
+fn moment(random: &mut Random) -> Moment {
+    if random.chance(25) { Moment::Started(ms(random, 0, 3_000)) } else { Moment::Folding(ms(random, 100, 6_000)) }
 }
 
 #[cfg(test)]
@@ -153,9 +184,9 @@ mod tests {
         for seed in 0..200 {
             let plan = Plan::of(seed, Duration::from_secs(crate::SHORTEST_S));
             assert_eq!(plan, Plan::of(seed, plan.length));
-            let blow = |holds: fn(&Blow) -> bool| plan.hosts.iter().any(|(_, blow)| holds(blow));
+            let blow = |holds: fn(&Blow) -> bool| plan.hosts[..ROUND].iter().any(|(_, blow)| holds(blow));
             assert!(blow(|blow| matches!(blow, Blow::Kill { .. })), "seed {seed}");
-            assert!(blow(|blow| *blow == Blow::LoseCheckpoints), "seed {seed}");
+            assert_eq!(plan.hosts[1].1, Blow::LoseCheckpoints, "seed {seed}");
             assert!(blow(|blow| *blow == Blow::Rival), "seed {seed}");
             assert!(blow(|blow| matches!(blow, Blow::Freeze { .. })), "seed {seed}");
             assert!(blow(|blow| *blow == Blow::Stop), "seed {seed}");

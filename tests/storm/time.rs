@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct StormTime {
     began: Instant,
+    has_struck: AtomicBool,
     over: AtomicBool,
     broken: AtomicBool,
 }
@@ -15,12 +16,25 @@ pub(crate) struct StormTime {
 impl StormTime {
     /// A storm that begins now.
     pub(crate) fn begin() -> StormTime {
-        StormTime { began: Instant::now(), over: AtomicBool::new(false), broken: AtomicBool::new(false) }
+        let no = || AtomicBool::new(false);
+        StormTime { began: Instant::now(), has_struck: no(), over: no(), broken: no() }
     }
 
     /// How long it has been going on.
     pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// All that was planned has happened to the hosts.
+    pub(crate) fn strike_no_more(&self) {
+        self.has_struck.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for that.
+    pub(crate) fn wait_for_strikes(&self) {
+        while !self.has_struck.load(Ordering::Relaxed) && self.goes_on() {
+            pause();
+        }
     }
 
     /// There is nothing left to come.
