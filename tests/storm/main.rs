@@ -173,16 +173,19 @@ impl Storm {
                 let id = format!("storm-{number}");
                 scope.spawn(move || time.with(|| producers.send_in_transactions(&id, &mut random(number), to, 80)))
             });
-            let kafka = scope.spawn(|| time.with(|| outages::suffer(&self.kafka, &plan.kafka, time)));
-            let cassandra = scope.spawn(|| time.with(|| outages::suffer(&self.cassandra, &plan.cassandra, time)));
+            let kafka = scope.spawn(|| time.with(|| outages::suffer(&self.kafka, &plan.kafka, plan.length, time)));
+            let cassandra =
+                scope.spawn(|| time.with(|| outages::suffer(&self.cassandra, &plan.cassandra, plan.length, time)));
             let orders = scope.spawn(|| time.with(|| orders::order(pipeline, &plan.orders, time)));
             time.reaches(plan.length);
             let done = (joined(kafka), joined(cassandra), joined(orders));
             time.wait_for_strikes();
             time.end();
             let ended = Instant::now();
+            say("all that was planned has happened");
             plain.into_iter().for_each(joined);
             let transactions = in_transactions.map(joined);
+            say("all producers are done");
             let (host, blows) = joined(hosts);
             let (kafka, cassandra, orders) = done;
             let transactions = Transactions::sum(&transactions);

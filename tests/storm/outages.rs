@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::plan::Trouble;
+use crate::plan::{TROUBLES, Trouble};
 use crate::service::Service;
 use crate::time::StormTime;
 
@@ -24,11 +24,12 @@ impl fmt::Display for Outages {
     }
 }
 
-/// Does what is planned; the service works when this is over.
-pub(crate) fn suffer(service: &Service, plan: &[(Duration, Trouble)], time: &StormTime) -> Outages {
+/// Does what is planned within this length; the service works when this is over.
+pub(crate) fn suffer(service: &Service, plan: &[(Duration, Trouble)], length: Duration, time: &StormTime) -> Outages {
     let mut outages = Outages::default();
-    for (at, trouble) in plan {
-        if !time.reaches(*at) {
+    for (done, (after, trouble)) in plan.iter().enumerate() {
+        let at = time.elapsed() + *after;
+        if (done >= TROUBLES && at >= length) || !time.reaches(at) {
             break;
         }
         let began = time.elapsed();

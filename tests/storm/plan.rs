@@ -13,8 +13,11 @@ pub(crate) struct Plan {
     pub(crate) by_partition: bool,
     /// One after the other, until the time is over; the first [`ROUND`] in any case.
     pub(crate) hosts: Vec<(Moment, Blow)>,
+    /// Each so long after the service worked again: on a slow machine its start takes long, and hosts must have time to fold. The first
+    /// [`TROUBLES`] in any case.
     pub(crate) kafka: Vec<(Duration, Trouble)>,
     pub(crate) cassandra: Vec<(Duration, Trouble)>,
+    /// By the time in the storm.
     pub(crate) orders: Vec<(Duration, Order)>,
 }
 
@@ -99,6 +102,9 @@ const BLOWS: [fn(&mut Random) -> Blow; 9] = [
     |_| Blow::Stop,
 ];
 
+/// Among so many troubles of a service is one of each kind.
+pub(crate) const TROUBLES: usize = KAFKA.len();
+
 const KAFKA: [fn(&mut Random) -> Trouble; 4] = [
     |random| Trouble::Pause(ms(random, 500, 3_000)),
     |random| Trouble::Pause(ms(random, 2_000, 9_000)),
@@ -142,8 +148,8 @@ impl Plan {
             length,
             by_partition: seed % 3 == 2,
             hosts,
-            kafka: dealt(random, length, (14_000, 24_000), &KAFKA),
-            cassandra: dealt(random, length, (14_000, 22_000), &CASSANDRA),
+            kafka: apart(dealt(random, length, (8_000, 16_000), &KAFKA)),
+            cassandra: apart(dealt(random, length, (8_000, 16_000), &CASSANDRA)),
             orders: dealt(random, length, (5_000, 11_000), &ORDERS),
         }
     }
@@ -160,6 +166,16 @@ fn dealt<T>(random: &mut Random, length: Duration, (low, high): (i64, i64), deck
         }
         all.push((at, draw(random, &mut left, deck)));
     }
+}
+
+/// The same, each with the time since the one before.
+fn apart<T>(mut all: Vec<(Duration, T)>) -> Vec<(Duration, T)> {
+    let mut before = Duration::ZERO;
+    for (at, _) in &mut all {
+        let gap = *at - before;
+        before = std::mem::replace(at, gap);
+    }
+    all
 }
 
 /// The next card of a deck, of which these are left in this round.
@@ -190,7 +206,7 @@ mod tests {
             assert!(blow(|blow| *blow == Blow::Rival), "seed {seed}");
             assert!(blow(|blow| matches!(blow, Blow::Freeze { .. })), "seed {seed}");
             assert!(blow(|blow| *blow == Blow::Stop), "seed {seed}");
-            for troubles in [&plan.kafka, &plan.cassandra] {
+            for troubles in [&plan.kafka[..TROUBLES], &plan.cassandra[..TROUBLES]] {
                 assert!(troubles.iter().any(|(_, trouble)| matches!(trouble, Trouble::Pause(_))), "seed {seed}");
                 assert!(troubles.iter().any(|(_, trouble)| matches!(trouble, Trouble::Down { .. })), "seed {seed}");
             }

@@ -120,12 +120,23 @@ impl<'a> Producers<'a> {
                 }
             }
         }
-        if self.time.is_calm() {
-            // Whatever was left open ends.
-            let last = unready_producer(&self.brokers, Some(id));
-            last.init_transactions(PATIENCE).expect("the broker answers once the storm is over");
-        }
+        self.end_transactions(id);
         done
+    }
+
+    /// Whatever was left open ends.
+    fn end_transactions(&self, id: &str) {
+        let until = Instant::now() + PATIENCE;
+        while self.time.is_calm() {
+            let last = unready_producer(&self.brokers, Some(id));
+            match last.init_transactions(CALL) {
+                Ok(()) => return,
+                Err(error) => {
+                    crate::say(&format!("transactions of {id} cannot be ended yet: {error}"));
+                    assert!(Instant::now() < until, "transactions of {id} cannot be ended, although the storm is over");
+                }
+            }
+        }
     }
 
     /// One transaction; whether the producer is good for another one.
