@@ -205,11 +205,10 @@ impl Storm {
         said.flat_map(|said| logged(&String::from_utf8_lossy(&said), event)).collect()
     }
 
-    /// What the hosts had to do, by their logs. Most of it happens in some storms only.
+    /// What the hosts had to do, by their logs: it depends on the machine how much of it.
     fn say_what_was_logged(&self) {
         let starts = self.logged("lane-started");
         let resumed = starts.iter().filter(|line| line["from_checkpoint"] == true).count();
-        assert!(resumed > 0, "no lane went on from a checkpoint");
         let events = ["floor-recorded", "swap-finished", "rewind-withdrawn", "state-restored", "rows-restored"];
         let events = events.map(|event| format!("{event} {}", self.logged(event).len())).join(", ");
         say(&format!("lanes started {} times, {resumed} of them from a checkpoint; {events}", starts.len()));
