@@ -164,6 +164,22 @@ impl Deployment {
     }
 }
 
+/// Why a plugin that keeps its state in this version and encoding cannot read the state that `former` leaves, by what both say of it.
+pub(crate) fn unreadable(former: &Deployment, state_version: u32, encodings: Option<&Encodings>) -> Option<String> {
+    let (was, will) = (former.state_version, state_version);
+    if will < was {
+        return Some(format!(
+            "the plugin's state has version {will}, the state that is there has version {was}, which it cannot read"
+        ));
+    }
+    let difference = encodings.zip(former.encodings.as_ref()).and_then(|(now, before)| now.difference(before));
+    difference.filter(|_| was == will).map(|difference| {
+        format!(
+            "{difference}, and the state has version {will} as before: raise the state version, and let `migrate` read the former encoding"
+        )
+    })
+}
+
 impl protocol::Terms for Deployment {
     fn t(&self) -> Option<AppendTime> {
         self.t.and_then(AppendTime::from_cell)
@@ -175,6 +191,10 @@ impl protocol::Terms for Deployment {
 
     fn probation_ms(&self) -> i64 {
         self.probation_ms
+    }
+
+    fn unreadable(&self, former: &Deployment) -> Option<String> {
+        unreadable(former, self.state_version, self.encodings.as_ref())
     }
 }
 

@@ -73,11 +73,13 @@ pub enum Planted {
     JournalNotConfirmed,
     /// A start folds by its own configuration, although another host has begun the pipeline with another one.
     BeginsAsItsOwn,
+    /// A deployment follows one whose state it cannot read, because that one was created after the check.
+    StateUnchecked,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 21] = [
+    pub const ALL: [Planted; 22] = [
         Planted::CheckpointBeforeAcknowledgement,
         Planted::OffsetsBeforeState,
         Planted::UndoForgetsShard,
@@ -99,6 +101,7 @@ impl Planted {
         Planted::JournalLosesWrite,
         Planted::JournalNotConfirmed,
         Planted::BeginsAsItsOwn,
+        Planted::StateUnchecked,
     ];
 }
 

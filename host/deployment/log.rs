@@ -419,6 +419,9 @@ fn refused(refusal: Refusal<Holder>, at: i64) -> Failure {
             iso(at),
             iso(t.ms())
         ),
+        Refusal::Unreadable(n, why) => {
+            return Failure::new(Exit::Plugin, format!("it would follow deployment {n}: {why}"));
+        }
     };
     Failure::new(Exit::Config, message)
 }
@@ -507,6 +510,28 @@ mod tests {
         Config::from_toml(&text, "/".as_ref(), std::iter::empty()).expect("it is valid")
     }
 
+    fn deployment(mark: &str, state_version: u32) -> Deployment {
+        let (settings, plugin) = (Settings::of(&file(mark), &Digest("d".into())), "p 1".to_owned());
+        let (t, probation_ms, encodings, by, reason, ordered_ms, from_file) = (None, 0, None, None, None, 0, false);
+        Deployment { t, probation_ms, settings, plugin, state_version, encodings, by, reason, ordered_ms, from_file }
+    }
+
+    #[test]
+    fn a_deployment_that_was_checked_before_another_one_raised_the_state_version_is_refused() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it starts");
+        let log = PipelineLog::new(Arc::new(object_store::memory::InMemory::new()), runtime.handle().clone());
+        log.put(&deployment_path(0), json(&deployment("a", 1))).expect("memory takes it");
+        // Two clients have checked theirs against deployment 0.
+        let (raises, keeps) = (deployment("b", 2), deployment("c", 1));
+        assert_eq!(log.order(raises, None).expect("it takes the state of version 1").0, 1);
+        let failure = log.order(keeps, None).expect_err("it cannot read state of version 2");
+        assert_eq!(failure.exit, Exit::Plugin);
+        for word in ["deployment 1", "version 1", "version 2"] {
+            assert!(failure.message.contains(word), "{failure}");
+        }
+        assert_eq!(log.order(deployment("d", 2), None).expect("it reads version 2").0, 2);
+    }
+
     #[test]
     fn a_file_that_a_killed_start_deployed_is_no_changed_file_later() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it starts");
@@ -514,21 +539,8 @@ mod tests {
         let log = PipelineLog::new(objects, runtime.handle().clone());
         let digest = Digest("d".into());
         let put = |n: u64, mark: &str, from_file: bool| {
-            let settings = Settings::of(&file(mark), &digest);
-            let (t, plugin) = ((n > 0).then(|| i64::try_from(n).expect("few")), "p 1".to_owned());
-            let (probation_ms, state_version, encodings, by, reason, ordered_ms) = (0, 1, None, None, None, 0);
-            let deployment = Deployment {
-                t,
-                probation_ms,
-                settings,
-                plugin,
-                state_version,
-                encodings,
-                by,
-                reason,
-                ordered_ms,
-                from_file,
-            };
+            let t = (n > 0).then(|| i64::try_from(n).expect("few"));
+            let deployment = Deployment { t, from_file, ..deployment(mark, 1) };
             log.put(&deployment_path(n), json(&deployment)).expect("memory takes it");
         };
         let standing = |mark: &str| log.standing(&file(mark), &digest).expect("it can be read");

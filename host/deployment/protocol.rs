@@ -27,6 +27,8 @@ pub(crate) trait Terms {
     fn set_t(&mut self, t: Option<AppendTime>);
     /// How long it can be withdrawn, ms of append time from T on; 0 means not at all.
     fn probation_ms(&self) -> i64;
+    /// Why it cannot read the state that `former` leaves, if it cannot.
+    fn unreadable(&self, former: &Self) -> Option<String>;
 }
 
 /// The put-once objects of deployments, each method one operation on the store.
@@ -189,6 +191,8 @@ pub(crate) enum Refusal<H> {
     Reserved(AppendTime, H),
     /// The deployment before it has a later T, this one.
     BeforeFormer(AppendTime),
+    /// It cannot read the state that this deployment leaves, which precedes it, for this reason.
+    Unreadable(u64, String),
 }
 
 /// What came of one attempt to create a deployment.
@@ -211,6 +215,13 @@ pub(crate) fn attempt<S: Reservations>(
 ) -> Result<Attempt<S::Holder>, S::Error> {
     let all = all(store)?;
     let before = in_force(&all);
+    // Another client may have created that one after this one was checked.
+    let unreadable = |entry: &Entry<S::Deployment>| Some((entry.n, deployment.unreadable(&entry.deployment)?));
+    if let Some((n, why)) = before.and_then(unreadable)
+        && !plants(Planted::StateUnchecked)
+    {
+        return Ok(Attempt::Refused(Refusal::Unreadable(n, why)));
+    }
     let reserved = greatest(store, None)?;
     let t = match when.choose(before.and_then(|entry| entry.deployment.t()), reserved.as_ref(), now) {
         Ok(t) => t,

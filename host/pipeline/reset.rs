@@ -26,7 +26,10 @@ pub fn reset(config: &Config) -> Result<usize, Failure> {
     let failed = |e| Failure::outside(format!("cannot delete the checkpoints in state.url: {e}"));
     match Presence::exclude(&config.state.url)? {
         Some(_alone) => runtime.block_on(delete_under(&objects, "lanes")).map_err(failed),
-        None => clear(&objects, runtime.handle()),
+        None => {
+            let lanes = lanes(&objects, runtime.handle())?;
+            clear(&Slates { objects, runtime: runtime.handle().clone() }, &lanes)
+        }
     }
 }
 
@@ -55,19 +58,16 @@ pub fn forget(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Deletes what all lanes hold, after fencing their hosts.
-fn clear(objects: &Arc<dyn ObjectStore>, runtime: &Handle) -> Result<usize, Failure> {
-    let databases = Slates { objects: Arc::clone(objects), runtime: runtime.clone() };
+/// Deletes what these lanes hold, after fencing their hosts; returns how many entries there were.
+pub fn clear(databases: &dyn Databases, lanes: &[String]) -> Result<usize, Failure> {
     let mut deleted = 0;
-    for lane in lanes(objects, runtime)? {
-        drop(Journal::over(databases.open(&journal::path(&lane))?)?);
+    for lane in lanes {
+        drop(Journal::over(databases.open(&journal::path(lane))?)?);
         let path = format!("lanes/{lane}");
         deleted += match databases.open(&path) {
             Ok(database) => clear_lane(&*database)?,
             // It is damaged, so nobody can write it either.
-            Err(Error::Unreadable(_)) => runtime
-                .block_on(delete_under(objects, &path))
-                .map_err(|e| Failure::outside(format!("cannot delete {path} in state.url: {e}")))?,
+            Err(Error::Unreadable(_)) => databases.delete(&path).map(|()| 1)?,
             Err(error) => return Err(error.into()),
         };
     }
@@ -122,11 +122,12 @@ mod tests {
         let (journal, _) = journal.expect("it opens");
         let host = open();
         host.write(entry(1)).expect("it is the owner");
-        assert_eq!(clear(&objects, runtime.handle()).expect("it deletes"), 1);
+        assert_eq!(lanes(&objects, runtime.handle()).expect("they are listed"), ["topic"]);
+        assert_eq!(clear(&databases, &["topic".into()]).expect("it deletes"), 1);
         assert!(matches!(host.write(entry(2)), Err(Error::Fenced(_))));
         let floor = Floor { partition: Partition(0), offset: Offset(0), append_time: AppendTime::at(0) };
         assert!(matches!(journal.write_floors(&[floor]), Err(Error::Fenced(_))));
         assert_eq!(open().get(&[b"key"]).expect("it is readable"), [None]);
-        assert_eq!(clear(&objects, runtime.handle()).expect("it deletes"), 0);
+        assert_eq!(clear(&databases, &["topic".into()]).expect("it deletes"), 0);
     }
 }

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::config::{Component, Config};
 use crate::deployment::shadow::{Report, Shadow};
 use crate::deployment::{
-    Author, Deployment, Entry, Outcome, Permanent, PipelineLog, Settings, Standing, Verdict, withdrawable,
+    Author, Deployment, Entry, Outcome, Permanent, PipelineLog, Settings, Standing, Verdict, unreadable, withdrawable,
 };
 use crate::failure::{Check, Exit, Failure, first_refused};
 use crate::lane::{law, quota};
@@ -393,24 +393,14 @@ fn look(
 fn state_version(store: &Stored<'_>, plugin: &Plugin, in_force: &Deployment) -> Result<Check, Failure> {
     const SUBJECT: &str = "state";
     let (was, will) = (in_force.state_version, plugin.description.state_version);
-    let refuse = |message: String| Ok(Check::refused(SUBJECT, Failure::new(Exit::Plugin, message)));
-    let encodings = in_force.encodings.as_ref().zip(plugin.description.encodings.as_ref());
-    if was == will
-        && let Some(difference) = encodings.and_then(|(former, encodings)| encodings.difference(former))
-    {
-        return refuse(format!(
-            "{difference}, and the state has version {will} as before: raise the state version, and let `migrate` read the former encoding"
-        ));
+    let refuse = |why: String| Check::refused(SUBJECT, Failure::new(Exit::Plugin, why));
+    if let Some(why) = unreadable(in_force, will, plugin.description.encodings.as_ref()) {
+        return Ok(refuse(why));
     }
     if was == will && plugin.description.encodings.is_none() {
         return Ok(Check::fine(
             SUBJECT,
             format!("version {will}, as before; the plugin does not say how it is encoded"),
-        ));
-    }
-    if will < was {
-        return refuse(format!(
-            "the plugin's state has version {will}, the state that is there has version {was}, which it cannot read"
         ));
     }
     let tried = match try_state(store, plugin, was == will)? {
@@ -421,7 +411,7 @@ fn state_version(store: &Stored<'_>, plugin: &Plugin, in_force: &Deployment) -> 
                 format!("not fully tried: it takes the state of {tried} keys; {reason}"),
             ));
         }
-        Tried::Refused(reason) => return refuse(reason),
+        Tried::Refused(reason) => return Ok(refuse(reason)),
     };
     Ok(match tried {
         0 if was == will => Check::fine(SUBJECT, format!("version {will}, as before")),

@@ -1,7 +1,7 @@
 //! A simulated broker with one topic: partitions with gaps, transactions that are open for a while and then committed or aborted, timestamps
 //! that producers set by clocks of their own, and a source that reads it as a `read_committed` consumer with an asking client does.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyfold::failure::Failure;
@@ -11,9 +11,10 @@ use keyfold::record::{RecordRef, Records};
 use keyfold::source::log_source::{Log, Started};
 use keyfold::source::{Arrival, Source, Start};
 
-use crate::scheduler::Process;
+use crate::plan::Foreign;
+use crate::scheduler::{Moment, Process, locked};
 use crate::support::generate::TestRecord;
-use crate::world::dead;
+use crate::world::{dead, step};
 
 /// A record of the simulated log.
 #[derive(Clone, Debug)]
@@ -37,9 +38,59 @@ pub(crate) struct Topic {
     pub(crate) records: Vec<Vec<Appended>>,
     /// Its id.
     pub(crate) id: TopicId,
+    /// When its last partition is added, if the topic grows.
+    pub(crate) grows: Option<Duration>,
+    foreign: Mutex<Periods>,
+    /// What must never happen, and did.
+    violations: Mutex<Vec<String>>,
 }
 
+/// The periods in which the topic was another one, and the ends of its partitions at their beginnings.
+#[derive(Debug, Default)]
+struct Periods(Vec<(Foreign, Duration)>);
+
 impl Topic {
+    /// A topic.
+    pub(crate) fn new(partitions: Vec<Partition>, records: Vec<Vec<Appended>>, grows: Option<Duration>) -> Topic {
+        let (foreign, violations) = (Mutex::default(), Mutex::default());
+        Topic { partitions, records, id: TopicId::of(1, 2), grows, foreign, violations }
+    }
+
+    /// Lets it be another one until then.
+    pub(crate) fn be(&self, how: Foreign, until: Duration) {
+        locked(&self.foreign).0.push((how, until));
+    }
+
+    /// Whether it was ever another one.
+    pub(crate) fn was_foreign(&self) -> bool {
+        !locked(&self.foreign).0.is_empty()
+    }
+
+    /// How it is another one at a time, if it is.
+    fn foreign(&self, now: Duration) -> Option<Foreign> {
+        locked(&self.foreign).0.last().filter(|(_, until)| now < *until).map(|(how, _)| *how)
+    }
+
+    /// What must never happen, and did.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        locked(&self.violations).clone()
+    }
+
+    /// Its partitions at a time.
+    fn partitions_at(&self, now: Duration) -> Vec<Partition> {
+        let count = self.partitions.len() - usize::from(self.grows.is_some_and(|grows| now < grows));
+        let mut partitions = self.partitions[..count].to_vec();
+        if self.foreign(now) == Some(Foreign::Grown) {
+            partitions.push(Partition(u32::try_from(count).expect("few")));
+        }
+        partitions
+    }
+
+    /// Its id at a time.
+    fn id_at(&self, now: Duration) -> TopicId {
+        if self.foreign(now) == Some(Foreign::MadeAnew) { TopicId::of(3, 4) } else { self.id.clone() }
+    }
+
     /// The records that a consumer ever sees.
     pub(crate) fn visible(&self) -> Vec<TestRecord> {
         self.records.iter().flatten().filter(|r| r.committed).map(|r| r.record.clone()).collect()
@@ -60,32 +111,49 @@ impl Topic {
 /// Hears of offsets that a host commits.
 pub(crate) type Committed = dyn Fn(&[(Partition, Offset)]) + Send + Sync;
 
-/// The topic as a host sees it.
+/// The topic as a host sees it, when it looks at it.
 pub(crate) struct SeenTopic {
-    pub(crate) topic: Arc<Topic>,
-    pub(crate) process: Arc<Process>,
-    pub(crate) committed: Arc<Committed>,
+    topic: Arc<Topic>,
+    process: Arc<Process>,
+    committed: Arc<Committed>,
+    /// Its partitions and its id.
+    partitions: Vec<Partition>,
+    id: TopicId,
+    foreign: Option<Foreign>,
+}
+
+impl SeenTopic {
+    /// Looks at a topic.
+    pub(crate) fn new(topic: &Arc<Topic>, process: Arc<Process>, committed: Arc<Committed>) -> SeenTopic {
+        let (topic, now) = (Arc::clone(topic), process.now());
+        let (partitions, id, foreign) = (topic.partitions_at(now), topic.id_at(now), topic.foreign(now));
+        SeenTopic { topic, process, committed, partitions, id, foreign }
+    }
 }
 
 impl Log for SeenTopic {
     fn partitions(&self) -> &[Partition] {
-        &self.topic.partitions
+        &self.partitions
     }
 
     fn high(&self, partition: Partition) -> Option<Offset> {
         let at = self.topic.partitions.binary_search(&partition).ok()?;
         let count = self.topic.stable(at, self.process.now());
+        let count = if self.foreign == Some(Foreign::Truncated) { count / 2 } else { count };
         let last = self.topic.records[at][..count].last();
         Some(Offset(last.map_or(0, |r| r.record.offset + 1)))
     }
 
     fn topic_id(&self) -> Option<&TopicId> {
-        Some(&self.topic.id)
+        Some(&self.id)
     }
 
     fn open(&self, starts: &[Start], until_end: bool) -> Result<Started, Failure> {
-        dead(&self.process)?;
+        step(&self.process)?;
         let now = self.process.now();
+        if let Some(how @ (Foreign::MadeAnew | Foreign::Grown)) = self.foreign {
+            locked(&self.topic.violations).push(format!("a host goes on with a topic that is another one: {how:?}"));
+        }
         let mut parts = Vec::new();
         for start in starts {
             let at = self.topic.partitions.binary_search(&start.partition).expect("the host knows the partitions");
@@ -98,12 +166,13 @@ impl Log for SeenTopic {
         let partitions = starts.iter().map(|s| s.partition).collect();
         let source = Reader {
             partitions,
+            partitions_when_opened: self.partitions.len(),
             parts,
             topic: Arc::clone(&self.topic),
             process: Arc::clone(&self.process),
             committed: Arc::clone(&self.committed),
         };
-        Ok(Started { source: Box::new(source), first_offsets, topic_id: Some(self.topic.id.clone()) })
+        Ok(Started { source: Box::new(source), first_offsets, topic_id: Some(self.topic.id_at(now)) })
     }
 }
 
@@ -123,6 +192,8 @@ struct Reading {
 
 struct Reader {
     partitions: Vec<Partition>,
+    /// How many partitions the topic had when the host looked at it.
+    partitions_when_opened: usize,
     parts: Vec<Reading>,
     topic: Arc<Topic>,
     process: Arc<Process>,
@@ -133,6 +204,9 @@ impl Reader {
     /// What there is to say now.
     fn arrival(&mut self) -> Option<Arrival> {
         let now = self.process.now();
+        if matches!(self.topic.foreign(now), Some(Foreign::MadeAnew | Foreign::Truncated)) {
+            return None; // whoever reads by the former id, or past the end, gets nothing
+        }
         let first = usize::try_from(self.process.below(self.parts.len() as u64)).expect("an index");
         for i in 0..self.parts.len() {
             let at = (first + i) % self.parts.len();
@@ -161,6 +235,9 @@ impl Reader {
     /// A partition that was asked and is empty.
     fn empty(&mut self) -> Option<Arrival> {
         let (now, now_ms) = (self.process.now(), keyfold::machine::Machine::now_ms(&*self.process));
+        if self.topic.foreign(now).is_some() {
+            return None;
+        }
         let part = self.parts.iter_mut().find(|part| {
             let all = part.next == self.topic.written(part.at, now);
             !part.ended && all && part.ask.is_some_and(|after| now_ms > after)
@@ -196,6 +273,9 @@ impl Source for Reader {
             dead(&self.process)?;
             if let Some(arrival) = self.arrival().or_else(|| self.empty()) {
                 self.process.note(&describe(&arrival));
+                if matches!(arrival, Arrival::Records { .. }) {
+                    self.process.reach(Moment::Arrival);
+                }
                 self.process.wait_a_moment(); // it takes a while to arrive
                 dead(&self.process)?;
                 return Ok(Some(arrival));
@@ -210,6 +290,9 @@ impl Source for Reader {
     }
 
     fn ask(&mut self, partitions: &[Partition], after_ms: i64) {
+        if !partitions.is_empty() && partitions.len() < self.parts.len() {
+            self.process.reach(Moment::Ask);
+        }
         for part in &mut self.parts {
             part.ask = partitions.contains(&part.partition).then_some(after_ms);
         }
@@ -232,8 +315,18 @@ impl Source for Reader {
     }
 
     fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
-        dead(&self.process)?;
-        Ok(Some(self.topic.id.clone()))
+        step(&self.process)?;
+        let now = self.process.now();
+        // As the source for brokers compares them.
+        if self.topic.grows.is_some_and(|grows| now >= grows)
+            && self.partitions_when_opened < self.topic.partitions.len()
+        {
+            return Err(Failure::outside("topic t has gained partitions, which no lane reads yet: start again"));
+        }
+        if self.topic.foreign(now) == Some(Foreign::Grown) {
+            return Err(Failure::state("the source has another partition: a grown topic needs a pipeline of its own"));
+        }
+        Ok(Some(self.topic.id_at(now)))
     }
 }
 

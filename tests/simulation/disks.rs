@@ -31,14 +31,24 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    /// The disk at a path.
+    /// The disk at a path; an empty one of its own if there is none.
     pub(crate) fn at(&self, path: &str) -> MemoryDisk {
+        locked(&self.disks).get(path).cloned().unwrap_or_default()
+    }
+
+    /// The disk at a path, which is made if there is none.
+    fn make(&self, path: &str) -> MemoryDisk {
         locked(&self.disks).entry(path.to_owned()).or_default().clone()
     }
 
     /// The paths.
     pub(crate) fn paths(&self) -> Vec<String> {
         locked(&self.disks).keys().cloned().collect()
+    }
+
+    /// The lanes with checkpoints.
+    pub(crate) fn lanes(&self) -> Vec<String> {
+        self.paths().iter().filter_map(|path| path.strip_prefix("lanes/")).map(str::to_owned).collect()
     }
 
     /// Loses what is at a path.
@@ -87,17 +97,25 @@ impl Disks {
         locked(&self.openings).push((path.to_owned(), process.id));
     }
 
-    /// The number of the opening by which a process holds the lane's journal, whose tenure has this name.
-    pub(crate) fn tenure(&self, name: &str, process: &Process) -> u64 {
-        let of_lane =
+    /// The path of the journal of a partition's lane.
+    pub(crate) fn journal_of(&self, partition: Partition) -> String {
+        let own = format!("log/lanes/{partition}");
+        if locked(&self.disks).contains_key(&own) { own } else { "log/lanes/topic".to_owned() }
+    }
+
+    /// The path of the journal of the lane with this name, if it has been written there.
+    pub(crate) fn journal_named(&self, name: &str) -> Option<String> {
+        let held =
             |path: &String| self.at(path).open_reader("checker").get(&[b"tenure"]).ok().and_then(|mut v| v.pop()?);
-        let held = |path: &String| of_lane(path).is_some_and(|held| String::from_utf8_lossy(&held).contains(name));
-        let openings = locked(&self.openings).clone();
-        // A tenure that was never written has no rivals yet.
-        let path = self.paths().into_iter().filter(|path| path.starts_with("log/")).find(held);
-        let is_mine = |(path_of, id): &&(String, ProcessId)| Some(path_of) == path.as_ref() && *id == process.id;
-        let at = openings.iter().rev().position(|opening| is_mine(&opening));
-        at.map_or(0, |back| (openings.len() - back) as u64)
+        let is_named = |path: &String| held(path).is_some_and(|held| String::from_utf8_lossy(&held).contains(name));
+        self.paths().into_iter().filter(|path| path.starts_with("log/")).find(is_named)
+    }
+
+    /// The number of the opening by which a process holds a journal.
+    pub(crate) fn tenure(&self, path: &str, process: &Process) -> u64 {
+        let openings = locked(&self.openings);
+        let at = openings.iter().rposition(|(of, id)| of == path && *id == process.id);
+        at.map_or(0, |at| at as u64 + 1)
     }
 
     /// What a checkpoint covers was acknowledged before.
@@ -158,7 +176,7 @@ impl Databases for SeenDisks {
         alive(&self.process, path)?;
         self.process.note(&format!("opens {path}"));
         self.disks.opened(path, &self.process);
-        let database = self.disks.at(path).open(path);
+        let database = self.disks.make(path).open(path);
         let (process, faults) = (Arc::clone(&self.process), self.faults);
         let outputs = (Arc::clone(&self.table), Arc::clone(&self.letters));
         let (disks, broken) = (Arc::clone(&self.disks), AtomicBool::new(false));
@@ -183,7 +201,9 @@ struct SeenDisk {
     broken: AtomicBool,
 }
 
+/// A step of a host; ends what a dead one does.
 fn alive(process: &Process, path: &str) -> Result<(), Error> {
+    process.step();
     if process.is_dead() { Err(Error::Outside(format!("the host of {path} was killed"))) } else { Ok(()) }
 }
 

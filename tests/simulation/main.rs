@@ -2,11 +2,16 @@
 //! seed that fails is tried again with less and less of what happens in it; what is left is a command that prints it.
 
 mod broker;
+mod case;
+mod checks;
+mod clients;
 mod disks;
+mod hosts;
 mod objects;
 mod plan;
 mod run;
 mod scheduler;
+mod settings;
 #[path = "../support/simulated.rs"]
 mod support;
 mod table;
@@ -24,7 +29,8 @@ use clap::Parser;
 use keyfold::clock;
 use keyfold::machine::Planted;
 
-use crate::run::{Case, Figures, simulate};
+use crate::case::{Case, Figures};
+use crate::run::simulate;
 
 /// Runs hosts in a simulated world.
 #[derive(Debug, Parser)]
@@ -50,6 +56,9 @@ struct Arguments {
     /// Plant a fault, by its name, or `all` of them one after the other
     #[arg(long, value_parser = planted)]
     plant: Option<Faults>,
+    /// With --plant: run all seeds, and count those that find the fault
+    #[arg(long, requires = "plant")]
+    count: bool,
 }
 
 fn main() -> ExitCode {
@@ -135,19 +144,25 @@ fn repeat(case: &Case) -> String {
     )
 }
 
-/// Whether a planted fault is found.
+/// Whether a planted fault is found. Stops at the first seed that finds it, unless all are to be counted.
 fn finds(arguments: &Arguments, fault: Planted) -> bool {
+    let mut found = 0;
+    let mut first = None;
     for seed in arguments.from..arguments.from + arguments.seeds {
         let outcome = simulate(&Case { seed, planted: Some(fault), ..Case::default() }, false);
-        if let Some(first) = outcome.violations.first() {
-            println!(
-                "{fault:?}: found by seed {seed}, the {}th: {}",
-                seed - arguments.from + 1,
-                first.lines().next().unwrap_or_default()
-            );
-            return true;
+        let Some(violation) = outcome.violations.first() else { continue };
+        found += 1;
+        first.get_or_insert_with(|| (seed, violation.lines().next().unwrap_or_default().to_owned()));
+        if !arguments.count {
+            break;
         }
     }
-    println!("{fault:?}: not found by {} seeds", arguments.seeds);
-    false
+    match first {
+        Some((seed, violation)) => println!(
+            "{fault:?}: found by seed {seed}, the {}th, {found} in all: {violation}",
+            seed - arguments.from + 1
+        ),
+        None => println!("{fault:?}: not found by {} seeds", arguments.seeds),
+    }
+    found > 0
 }

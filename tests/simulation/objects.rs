@@ -2,24 +2,30 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use crate::scheduler::Process;
 use crate::world::{Fault, Trouble};
 
+/// Where lanes reserve.
+const RESERVATIONS: &str = "log/reservations/";
+
 /// The store as one host sees it.
 pub(crate) struct SeenObjects {
     pub(crate) inner: Arc<InMemory>,
+    /// How many reservations were begun.
+    pub(crate) reserving: Arc<AtomicUsize>,
     pub(crate) process: Arc<Process>,
     pub(crate) trouble: Trouble,
 }
@@ -49,19 +55,26 @@ impl SeenObjects {
     /// Waits as a request does; whether and how it fails.
     fn begin(&self) -> Result<Fault> {
         self.wait();
+        self.process.step();
         if self.process.is_dead() { Err(gone()) } else { Ok(Fault::pick(&self.process, self.trouble.faults)) }
     }
 
     /// Waits for as long as a request takes to get there, or its answer to come back.
     fn wait(&self) {
         self.process.wait_a_moment();
-        if self.process.below(100) < self.trouble.slow {
+        self.dawdle(self.trouble.slow);
+    }
+
+    /// Waits long, so many times of a hundred.
+    fn dawdle(&self, percent: u64) {
+        if self.process.below(100) < percent {
             self.process.wait(Duration::from_millis(self.process.below(1_500)));
         }
     }
 
     /// Waits for the answer.
     fn end<T>(&self, fault: Fault, result: Result<T>) -> Result<T> {
+        self.process.step();
         self.wait();
         if self.process.is_dead() {
             return Err(gone());
@@ -73,6 +86,10 @@ impl SeenObjects {
 #[async_trait]
 impl ObjectStore for SeenObjects {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        if location.as_ref().starts_with(RESERVATIONS) {
+            self.reserving.fetch_add(1, Ordering::SeqCst);
+            self.dawdle(self.trouble.slow_reservations);
+        }
         let fault = self.begin()?;
         self.process.note(&format!("puts {}: {fault:?}", shown(location)));
         if fault == Fault::Lost {
@@ -124,11 +141,23 @@ impl ObjectStore for SeenObjects {
     }
 }
 
+/// The greatest append time up to which lanes have reserved, ms.
+pub(crate) async fn reserved_ms(objects: &InMemory) -> Option<i64> {
+    let all: Vec<_> = objects.list(Some(&Path::from(RESERVATIONS))).try_collect().await.ok()?;
+    let mut greatest = None;
+    for object in all {
+        let bytes = objects.get(&object.location).await.ok()?.bytes().await.ok()?;
+        let reservation: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        greatest = greatest.max(reservation["until"].as_i64());
+    }
+    greatest
+}
+
 /// A path without the names that are random.
 fn shown(location: &Path) -> String {
     let path = location.to_string();
-    match path.strip_prefix("log/reservations/").and_then(|rest| rest.split_once('/')) {
-        Some((lane, _)) => format!("log/reservations/{lane}"),
+    match path.strip_prefix(RESERVATIONS).and_then(|rest| rest.split_once('/')) {
+        Some((lane, _)) => format!("{RESERVATIONS}{lane}"),
         None => path,
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyfold::position::{Partition, TopicId};
+use keyfold::position::Partition;
 use serde_json::json;
 
 use crate::broker::{Appended, Topic};
-use crate::scheduler::BEGAN_MS;
+use crate::scheduler::{BEGAN_MS, Moment};
+use crate::settings::{Logic, Version};
 use crate::support::generate::TestRecord;
 use crate::support::model::folds::Mode;
 use crate::support::model::{Late, Time};
@@ -20,7 +21,15 @@ pub(crate) struct Plan {
     pub(crate) by_partition: bool,
     pub(crate) mode: Mode,
     pub(crate) time: Time,
+    /// Whether late events become dead letters, if they are not folded.
+    pub(crate) keeps_late: bool,
+    /// Whether a deployment on probation is withdrawn by the first strike.
+    pub(crate) withdraws_on_strike: bool,
+    /// Whether the sink refuses some rows.
+    pub(crate) refuses: bool,
     pub(crate) clock_skew_ms: i64,
+    /// The least interval of checkpoints, ms. A host that was replaced ends at its next one.
+    pub(crate) checkpoints_ms: u64,
     /// What most happens.
     pub(crate) weather: Weather,
     /// Whether two hosts with different configurations begin the pipeline.
@@ -37,19 +46,62 @@ pub(crate) struct Plan {
 pub(crate) enum Happening {
     /// The host is killed, and another one started after this time. The lanes' checkpoints may be lost.
     Kill { pause: Duration, loses_checkpoints: bool },
+    /// The host dies so many steps from now, each of which is just before or just after an effect on the world. Another one is started after this time.
+    Crash { steps: u64, pause: Duration, loses_checkpoints: bool },
     /// The host is stopped as by a signal, and another one started.
     Stop,
     /// The host stands still for this time. Meanwhile another one takes over.
     Freeze { thaws: Duration },
+    /// The same, at such a moment, after so many more of them.
+    FreezeAt { moment: Moment, after: u64, thaws: Duration },
     /// Another host is started beside it.
     Rival,
     /// Another host is started beside it, stands still after this time, probably while it opens its lanes, and goes on after that time.
     SlowRival { freezes: Duration, thaws: Duration },
     /// The host's clock is moved, ms.
     Clock(i64),
-    /// A deployment with this mark is created: after this time from now on or as soon as possible, with this probation, and withdrawn or kept
-    /// after a time, if it is.
-    Deploy { mark: &'static str, after_ms: Option<i64>, probation_ms: i64, then: Option<(Duration, Then)> },
+    /// The checkpoints are deleted as `keyfold reset` does it on a bucket: beside a host at work.
+    Reset,
+    /// For this time the topic is another one.
+    Foreign { how: Foreign, lasts: Duration },
+    /// A logic is deployed.
+    Deploy(Deploy),
+    /// A logic is deployed that holds from the beginning of the log.
+    Reprocess(Logic),
+}
+
+/// A deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deploy {
+    /// What is deployed.
+    pub(crate) logic: Logic,
+    /// From when on, ms from now; none if as soon as possible.
+    pub(crate) after_ms: Option<i64>,
+    /// Whether the client waits until a lane is about to reserve more, and counts from the end of what is reserved.
+    pub(crate) while_reserving: bool,
+    /// How long it can be withdrawn, ms.
+    pub(crate) probation_ms: i64,
+    /// What is decided on it, and how long after it was created.
+    pub(crate) then: Option<(Duration, Then)>,
+}
+
+impl Deploy {
+    /// A logic that holds as soon as possible and cannot be withdrawn.
+    fn at_once(mark: &'static str) -> Deploy {
+        let logic = Logic::marked(mark);
+        Deploy { logic, after_ms: None, while_reserving: false, probation_ms: 0, then: None }
+    }
+}
+
+/// How a topic is another one than that from which the pipeline began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    /// It was deleted and made anew under its name.
+    MadeAnew,
+    /// It has one partition more.
+    Grown,
+    /// Its last records are gone.
+    Truncated,
 }
 
 /// What is decided on a deployment.
@@ -66,6 +118,9 @@ pub(crate) enum Then {
 /// The marks of deployments.
 pub(crate) const MARKS: [&str; 10] =
     ["a", "b", "c", "d", "e", "f", "mode=timer-now", "mode=state", "mode=timers", "mode=mark"];
+
+/// The same, of few.
+pub(crate) const MORE_MARKS: [&str; 1] = ["mode=trap"];
 
 /// The mark of a host that begins the pipeline beside another one.
 pub(crate) const CONTENDER: &str = "contender";
@@ -95,17 +150,106 @@ pub(crate) fn plan(seed: u64) -> Plan {
     };
     let slow: &[u64] = if weather == Weather::Races { &[1, 2] } else { &[0, 0, 1, 10, 30] };
     let topic = log(random, (usize::try_from(partitions).expect("a few"), by_partition), length, weather);
-    Plan {
+    let mut plan = Plan {
         weather,
         contested: mode == Mode::Mark && random.chance(25),
         topic,
         by_partition,
         mode,
         time,
+        keeps_late: false,
+        withdraws_on_strike: false,
+        refuses: false,
         clock_skew_ms: random.between(0, 600),
+        checkpoints_ms: 100,
         length,
-        trouble: Trouble { faults: *random.pick(&[0, 5, 40, 150]), slow: *random.pick(slow) },
+        trouble: Trouble {
+            faults: *random.pick(&[0, 5, 40, 150]),
+            slow: *random.pick(slow),
+            slow_reservations: if weather == Weather::Races { 60 } else { 0 },
+        },
         happenings: happenings(random, length, mode, weather),
+    };
+    more(&mut plan, &mut Random::new(seed ^ 0x00AD_D170));
+    plan
+}
+
+/// What does not go with the weather.
+fn more(plan: &mut Plan, random: &mut Random) {
+    plan.keeps_late = random.chance(50);
+    if plan.by_partition && plan.topic.partitions.len() > 1 && random.chance(40) {
+        let grows = plan.length / u32::try_from(2 + random.below(8)).expect("few");
+        plan.topic.grows = Some(grows);
+        plan.topic.records.last_mut().expect("more than one").retain(|appended| appended.written >= grows);
+    }
+    plan.refuses = random.chance(20);
+    plan.withdraws_on_strike = random.chance(30);
+    if plan.mode == Mode::Trap {
+        plan.mode = *random.pick(&[Mode::Trap, Mode::TrapTimer, Mode::Reject]);
+    }
+    if plan.weather == Weather::Rivals && random.chance(70) {
+        plan.checkpoints_ms = 8_000;
+    }
+    let length_ms = u64::try_from(plan.length.as_millis()).expect("short");
+    let others = if random.chance(50) { random.below(4) } else { 0 };
+    for _ in 0..others {
+        let lasts = ms(500 + random.below(4_000));
+        let happening = match random.below(10) {
+            0..6 => {
+                let most = *random.pick(&[8, 40, 200, 1_000]);
+                Happening::Crash {
+                    steps: random.below(most),
+                    pause: ms(random.below(500)),
+                    loses_checkpoints: random.chance(10),
+                }
+            }
+            6 | 7 => Happening::Reset,
+            _ => Happening::Foreign {
+                how: *random.pick(&[Foreign::MadeAnew, Foreign::Grown, Foreign::Truncated]),
+                lasts,
+            },
+        };
+        plan.happenings.push((ms(random.below(length_ms + 4_000)), happening));
+    }
+    if plan.mode == Mode::Mark && plan.weather != Weather::Rivals && random.chance(12) {
+        let logic = Logic::marked(random.pick::<&str>(&MARKS[..6]));
+        plan.happenings.push((ms(random.below(length_ms)), Happening::Reprocess(logic)));
+    }
+    if plan.mode == Mode::Mark && plan.weather != Weather::Rivals && random.chance(50) {
+        // The last deployment, so that nothing keeps it, withdrawn before lanes reach its T.
+        let after_ms = random.between(1_000, 4_000);
+        let then = ms(random.below(after_ms.unsigned_abs()));
+        let mark = random.pick::<&str>(&MARKS[..6]);
+        let deploy = Deploy { after_ms: Some(after_ms), probation_ms: 5_000, ..Deploy::at_once(mark) };
+        let deploy = Deploy { then: Some((then, Then::Withdraw)), ..deploy };
+        let at = length_ms.saturating_sub(1_000 + random.below(6_000));
+        plan.happenings.push((ms(at), Happening::Deploy(deploy)));
+    }
+    plan.happenings.sort_by_key(|(at, _)| *at);
+    for (_, happening) in &mut plan.happenings {
+        if let Happening::Freeze { thaws } = *happening
+            && random.chance(80)
+        {
+            let moment = *random.pick(&[Moment::Arrival, Moment::Ask, Moment::Ask, Moment::Write]);
+            *happening = Happening::FreezeAt { moment, after: random.below(4), thaws };
+        }
+    }
+    let second_from = random.chance(40).then(|| random.below(6));
+    let deployed = plan.happenings.iter_mut().filter_map(|(_, happening)| match happening {
+        Happening::Deploy(deploy) => Some(&mut deploy.logic),
+        _ => None,
+    });
+    for (at, logic) in (0..).zip(deployed) {
+        if second_from.is_some_and(|from| at >= from) {
+            logic.version = Version::Second;
+        }
+        if random.chance(8) {
+            logic.mark = "mode=trap";
+        }
+        // What a client deploys is not what one of two rivals began with, or that one may start again, and the other one may not.
+        if plan.contested && *logic == Logic::marked("mode=mark") {
+            logic.mark = "a";
+        }
     }
 }
 
@@ -113,11 +257,12 @@ fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: D
     let mut records: Vec<Vec<Appended>> = vec![Vec::new(); partitions];
     let skews: Vec<i64> = (0..partitions).map(|_| random.between(-900, 100)).collect();
     let uses_transactions = random.chance(match weather {
-        Weather::Rivals | Weather::Crashes => 80,
+        Weather::Crashes => 80,
         Weather::Races => 0,
         _ => 30,
     });
     let busiest = !matches!(weather, Weather::Rivals | Weather::Crashes) && random.chance(40);
+    let mut quiet_until = vec![Duration::ZERO; partitions];
     let keys = 1 + random.below(12);
     let pace = 1 + random.below(match weather {
         Weather::Rivals | Weather::Crashes | Weather::Races => 60,
@@ -126,7 +271,14 @@ fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: D
     let mut now = ms(random.below(3_000));
     while now < length {
         let at = if busiest && random.chance(90) { 0 } else { random.below(partitions as u64) };
-        let at = usize::try_from(at).expect("an index");
+        let mut at = usize::try_from(at).expect("an index");
+        // Of a partition that is quiet for a while, two hosts may think differently.
+        if weather == Weather::Rivals {
+            at = if now < quiet_until[at] { (at + 1) % partitions } else { at };
+            if random.chance(5) {
+                quiet_until[at] = now + ms(500 + random.below(2_500));
+            }
+        }
         let now_ms = BEGAN_MS + i64::try_from(now.as_millis()).expect("short");
         let before = records[at].last().cloned();
         let offset = before.as_ref().map_or(random.below(3), |b| b.record.offset + 1 + u64::from(random.chance(3)));
@@ -156,7 +308,7 @@ fn log(random: &mut Random, (partitions, by_partition): (usize, bool), length: D
         };
     }
     let partitions = (0..u32::try_from(partitions).expect("few")).map(Partition).collect();
-    Topic { partitions, records, id: TopicId::of(1, 2) }
+    Topic::new(partitions, records, None)
 }
 
 fn payload(random: &mut Random, key: &str, now_ms: i64) -> Vec<u8> {
@@ -167,6 +319,7 @@ fn payload(random: &mut Random, key: &str, now_ms: i64) -> Vec<u8> {
         let time = match random.below(50) {
             0 => now_ms - random.between(3_000, 30_000),
             1..6 => now_ms - random.between(500, 4_000),
+            6 => now_ms + 3_700_000,
             _ => now_ms - random.between(0, 500),
         };
         json!({"key": key, "time": time, "v": random.below(70)})
@@ -271,7 +424,7 @@ fn deployments(random: &mut Random, length_ms: u64, close: bool, all: &mut Vec<(
             1 => Some(random.between(-500, 300)),
             _ => Some(random.between(0, 6_000)),
         };
-        all.push((ms(at), Happening::Deploy { mark, after_ms, probation_ms, then }));
+        all.push((ms(at), Happening::Deploy(Deploy { after_ms, probation_ms, then, ..Deploy::at_once(mark) })));
         let most = if close || random.chance(30) { 2_000 } else { length_ms / 3 };
         at += random.below(most);
     }
@@ -283,7 +436,7 @@ fn restarts(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happen
     while at < length_ms {
         let (mark, after) = (*random.pick(&MARKS), 2_000 + random.below(4_000));
         let then = Some((ms(after), Then::WithdrawAtRestart));
-        all.push((ms(at), Happening::Deploy { mark, after_ms: None, probation_ms: 20_000, then }));
+        all.push((ms(at), Happening::Deploy(Deploy { probation_ms: 20_000, then, ..Deploy::at_once(mark) })));
         at += after + 1_000 + random.below(6_000);
     }
 }
@@ -292,8 +445,10 @@ fn restarts(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happen
 fn races(random: &mut Random, length_ms: u64, all: &mut Vec<(Duration, Happening)>) {
     let mut at = 1_000 + random.below(2_000);
     while at < length_ms {
-        let mark = *random.pick(&MARKS);
-        all.push((ms(at), Happening::Deploy { mark, after_ms: None, probation_ms: 0, then: None }));
+        let deploy = Deploy::at_once(random.pick::<&str>(&MARKS));
+        // What is ordered as soon as possible holds so late that lanes hear of it before.
+        let after_ms = random.chance(80).then(|| random.between(1, 60));
+        all.push((ms(at), Happening::Deploy(Deploy { after_ms, while_reserving: true, ..deploy })));
         at += 400 + random.below(1_000);
     }
 }
@@ -303,13 +458,15 @@ pub(crate) fn describe(plan: &Plan) -> String {
     let counts: BTreeMap<u32, usize> =
         plan.topic.partitions.iter().zip(&plan.topic.records).map(|(p, records)| (p.0, records.len())).collect();
     format!(
-        "{:?}: {} in {:.1} s, mode {}, by partition {}, {:?}, skew {}, {:?}, {} happenings",
+        "{:?}: {} in {:.1} s, mode {}, by partition {}, {:?}, keeps late {}, refuses {}, skew {}, {:?}, {} happenings",
         plan.weather,
         counts.iter().map(|(p, n)| format!("{p}:{n}")).collect::<Vec<_>>().join(" "),
         plan.length.as_secs_f64(),
         plan.mode.name(),
         plan.by_partition,
         plan.time,
+        plan.keeps_late,
+        plan.refuses,
         plan.clock_skew_ms,
         plan.trouble,
         plan.happenings.len()

@@ -211,6 +211,17 @@ impl Turns {
     }
 }
 
+/// A moment at which a host may stand still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Records have arrived, and nothing was done about them.
+    Arrival,
+    /// Other partitions are about to be asked whether they are empty, and some records wait for that.
+    Ask,
+    /// Rows are about to be written, and no timestamp was chosen for them.
+    Write,
+}
+
 /// A host's process: its clock, and whether it lives.
 pub(crate) struct Process {
     /// Its number.
@@ -222,6 +233,11 @@ pub(crate) struct Process {
 
 struct State {
     dead: bool,
+    /// The steps after which it crashes, if it does.
+    crashes_after: Option<u64>,
+    /// The moments of this kind after which it stands still, if it does; and whether it has come to that.
+    freezes_after: Option<(Moment, u64)>,
+    has_frozen: bool,
     /// What its wall clock is ahead of the time, ms.
     ahead_ms: i64,
     random: Random,
@@ -235,7 +251,14 @@ impl Process {
         (ahead_ms, random): (i64, u64),
         planted: Option<Planted>,
     ) -> Arc<Process> {
-        let state = State { dead: false, ahead_ms, random: Random::new(random) };
+        let state = State {
+            dead: false,
+            crashes_after: None,
+            freezes_after: None,
+            has_frozen: false,
+            ahead_ms,
+            random: Random::new(random),
+        };
         Arc::new(Process { id, scheduler: Arc::clone(scheduler), state: Mutex::new(state), planted })
     }
 
@@ -255,7 +278,65 @@ impl Process {
         self.scheduler.wake(self.id);
     }
 
-    /// Whether it was killed.
+    /// Lets it crash after so many more steps.
+    pub(crate) fn crash_after(&self, steps: u64) {
+        self.state().crashes_after = Some(steps);
+    }
+
+    /// A step, which lies just before or just after an effect on the world: it may be the last one.
+    pub(crate) fn step(&self) {
+        let mut state = self.state();
+        match state.crashes_after {
+            Some(0) => {
+                (state.dead, state.crashes_after) = (true, None);
+                drop(state);
+                self.note("crashes");
+                self.kill();
+            }
+            Some(left) => state.crashes_after = Some(left - 1),
+            None => {}
+        }
+    }
+
+    /// Lets it stand still at such a moment, after so many more of them.
+    pub(crate) fn freeze_after(&self, moment: Moment, count: u64) {
+        self.state().freezes_after = Some((moment, count));
+    }
+
+    /// Lets it go on, and never stand still.
+    pub(crate) fn go_on(&self) {
+        self.state().freezes_after = None;
+        self.scheduler.freeze(self.id, false);
+    }
+
+    /// Whether it is to stand still.
+    pub(crate) fn will_freeze(&self) -> bool {
+        let state = self.state();
+        state.freezes_after.is_some() || state.has_frozen
+    }
+
+    /// Such a moment has come.
+    pub(crate) fn reach(&self, moment: Moment) {
+        let mut state = self.state();
+        match &mut state.freezes_after {
+            Some((of, 0)) if *of == moment => {
+                (state.has_frozen, state.freezes_after) = (true, None);
+                drop(state);
+                self.note("stands still");
+                self.scheduler.freeze(self.id, true);
+                self.scheduler.pause(Duration::ZERO);
+            }
+            Some((of, left)) if *of == moment => *left -= 1,
+            _ => {}
+        }
+    }
+
+    /// Whether it stands still by itself since the last call.
+    pub(crate) fn has_frozen(&self) -> bool {
+        std::mem::take(&mut self.state().has_frozen)
+    }
+
+    /// Whether it was killed, or has crashed.
     pub(crate) fn is_dead(&self) -> bool {
         self.state().dead
     }
@@ -297,7 +378,8 @@ impl Machine for Process {
     }
 
     fn pause(&self, time: Duration) {
-        self.scheduler.pause(if self.is_dead() { Duration::ZERO } else { time });
+        // Until the director has seen that it is dead, its threads do not know that they are to end.
+        self.scheduler.pause(if self.is_dead() { time.min(Duration::from_millis(5)) } else { time });
     }
 
     fn spawn(self: Arc<Self>, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<()> {

@@ -14,8 +14,8 @@ use keyfold::sink::{Owner, Refusal, Sink};
 use serde_json::{Map, Value, json};
 
 use crate::disks::Disks;
-use crate::scheduler::{Process, ProcessId, locked};
-use crate::world::{Fault, dead};
+use crate::scheduler::{Moment, Process, ProcessId, locked};
+use crate::world::{Fault, Outside, dead, step};
 
 /// What is stored under a primary key.
 #[derive(Clone, Debug)]
@@ -115,21 +115,28 @@ pub(crate) struct Connection {
     pub(crate) process: Arc<Process>,
     pub(crate) faults: u64,
     disks: Arc<Disks>,
+    refuses: bool,
     last: i64,
 }
 
 impl Connection {
     /// Connects.
-    pub(crate) fn new(table: &Arc<Table>, disks: &Arc<Disks>, process: &Arc<Process>, faults: u64) -> Connection {
-        let (table, disks, process) = (Arc::clone(table), Arc::clone(disks), Arc::clone(process));
-        Connection { table, process, faults, disks, last: 0 }
+    pub(crate) fn new(outside: &Outside, process: &Arc<Process>, faults: u64) -> Connection {
+        let (table, disks, process) = (Arc::clone(&outside.table), Arc::clone(&outside.disks), Arc::clone(process));
+        Connection { table, process, faults, disks, refuses: outside.refuses, last: 0 }
     }
 
     /// Writes, until it is acknowledged. Each attempt asks for ownership and has timestamps of its own.
-    fn put(&mut self, rows: &[(String, Option<Value>)], owner: &dyn Owner) -> Result<(), Failure> {
-        let (mut first, tenure) = (None, self.disks.tenure(owner.lane(), &self.process));
+    fn put(
+        &mut self,
+        rows: &[(String, Option<Value>)],
+        owner: &dyn Owner,
+        journal: Option<String>,
+    ) -> Result<(), Failure> {
+        let mut first = None;
         loop {
             dead(&self.process)?;
+            self.process.reach(Moment::Write);
             let reuses = first.filter(|_| self.process.is_planted(Planted::RetryReusesTimestamp));
             let timestamp = match reuses {
                 Some(timestamp) => timestamp,
@@ -139,8 +146,11 @@ impl Connection {
                 None => owner.timestamps(self.last, rows.len())?,
             };
             first = Some(timestamp);
-            dead(&self.process)?;
+            step(&self.process)?;
             self.last = timestamp + i64::try_from(rows.len()).expect("few") - 1;
+            // Images do not say of which lane they are; its name is there by now.
+            let path = journal.clone().or_else(|| self.disks.journal_named(owner.lane()));
+            let tenure = path.map_or(0, |path| self.disks.tenure(&path, &self.process));
             if self.attempt(rows, timestamp, tenure)? {
                 return Ok(());
             }
@@ -174,9 +184,14 @@ impl Connection {
             Fault::None => self.process.wait(last.saturating_sub(now) + Duration::from_millis(1)),
             Fault::Lost | Fault::AnswerLost => self.process.wait(Duration::from_millis(50 + self.process.below(400))),
         }
-        dead(&self.process)?;
+        step(&self.process)?;
         Ok(matches!(fault, Fault::None))
     }
+}
+
+/// Whether the database refuses a row, if it refuses some.
+pub(crate) fn is_refused(row: &Value) -> bool {
+    row["v"].as_i64().is_some_and(|v| v.rem_euclid(6) == 5)
 }
 
 /// A row as JSON, and its primary key.
@@ -210,21 +225,24 @@ pub(crate) fn key_of(row: &Value) -> String {
 
 impl Sink for Connection {
     fn write(&mut self, rows: &Rows, owner: &dyn Owner) -> Result<Vec<Refusal>, Failure> {
-        let mut of_key: BTreeMap<String, Value> = BTreeMap::new();
-        for &row in &rows.order {
-            let (key, value) = row_of(rows, row);
-            of_key.insert(key, value); // the last one wins
-        }
+        let all = rows.order.iter().map(|&row| (row, row_of(rows, row)));
+        let (refused, taken): (Vec<_>, Vec<_>) = all.partition(|(_, (_, row))| self.refuses && is_refused(row));
         {
             let mut state = self.table.state(Duration::ZERO);
             let of = rows.order.iter().map(|row| (row.origin.partition, row.origin.offset)).collect();
             state.unacknowledged.insert(self.process.id, of);
-            state.sent.extend(of_key.iter().map(|(key, row)| (key.clone(), row.to_string())));
+            state.sent.extend(taken.iter().map(|(_, (key, row))| (key.clone(), row.to_string())));
         }
-        let all: Vec<_> = of_key.into_iter().map(|(key, row)| (key, Some(row))).collect();
-        self.put(&all, owner)?;
+        let taken: Vec<_> = taken.into_iter().map(|(_, (key, row))| (key, Some(row))).collect();
+        if !taken.is_empty() {
+            let journal = rows.order.first().map(|row| self.disks.journal_of(row.origin.partition));
+            self.put(&taken, owner, journal)?;
+        }
         self.table.state(Duration::ZERO).unacknowledged.remove(&self.process.id);
-        Ok(Vec::new())
+        let reason = || "it is one of those that are refused".to_owned();
+        let refusal =
+            |(row, (_, values)): (RowRef, (String, Value))| Refusal { row, json: values.to_string(), reason: reason() };
+        Ok(refused.into_iter().map(refusal).collect())
     }
 
     fn length(&mut self) -> Result<Option<u64>, Failure> {
@@ -254,7 +272,11 @@ impl Sink for Connection {
             of_key.entry(image.key.clone()).or_insert(row); // the first one counts
         }
         self.process.note(&format!("restores {} rows", of_key.len()));
-        if of_key.is_empty() { Ok(()) } else { self.put(&of_key.into_iter().collect::<Vec<_>>(), owner) }
+        if of_key.is_empty() {
+            return Ok(());
+        }
+        let journal = self.disks.journal_named(owner.lane());
+        self.put(&of_key.into_iter().collect::<Vec<_>>(), owner, journal)
     }
 
     fn outage(&self) -> Arc<Outage> {

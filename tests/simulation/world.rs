@@ -2,6 +2,7 @@
 //! way to it, which fails as the seed decides, and which ends when the host is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,12 +28,17 @@ use crate::scheduler::{Process, ProcessId, locked};
 use crate::table::{Connection, Table};
 
 /// Everything outside the hosts.
+#[derive(Clone)]
 pub(crate) struct Outside {
     pub(crate) topic: Arc<Topic>,
     pub(crate) table: Arc<Table>,
     pub(crate) letters: Arc<Letters>,
     pub(crate) objects: Arc<InMemory>,
+    /// How many reservations of lanes were begun.
+    pub(crate) reserving: Arc<AtomicUsize>,
     pub(crate) disks: Arc<Disks>,
+    /// Whether the database of rows refuses some.
+    pub(crate) refuses: bool,
 }
 
 /// How requests go.
@@ -42,6 +48,8 @@ pub(crate) struct Trouble {
     pub(crate) faults: u64,
     /// Of a hundred requests to the store of objects, how many take long to get there, and how many of their answers to come back.
     pub(crate) slow: u64,
+    /// Of a hundred reservations of a lane, how many take long to get there besides.
+    pub(crate) slow_reservations: u64,
 }
 
 /// How a request fails.
@@ -66,7 +74,13 @@ impl Fault {
     }
 }
 
-/// Ends what a killed host does.
+/// A step of a host; ends what a dead one does.
+pub(crate) fn step(process: &Process) -> Result<(), Failure> {
+    process.step();
+    dead(process)
+}
+
+/// Ends what a dead host does.
 pub(crate) fn dead(process: &Process) -> Result<(), Failure> {
     if process.is_dead() { Err(Failure::unexpected("the host was killed")) } else { Ok(()) }
 }
@@ -92,8 +106,8 @@ pub(crate) struct SeenWorld {
 
 impl World for SeenWorld {
     fn objects(&self, _: &Config) -> Result<Arc<dyn ObjectStore>, Failure> {
-        let (inner, process) = (Arc::clone(&self.outside.objects), Arc::clone(&self.process));
-        Ok(Arc::new(SeenObjects { inner, process, trouble: self.trouble }))
+        let (inner, reserving) = (Arc::clone(&self.outside.objects), Arc::clone(&self.outside.reserving));
+        Ok(Arc::new(SeenObjects { inner, reserving, process: Arc::clone(&self.process), trouble: self.trouble }))
     }
 
     fn databases(&self, _: &Arc<dyn ObjectStore>, _: &Handle) -> Arc<dyn Databases> {
@@ -105,19 +119,19 @@ impl World for SeenWorld {
 
     fn log(&self, _: &Config, _: Instant) -> Result<LogSource, Failure> {
         self.process.wait_a_moment();
-        dead(&self.process)?;
+        step(&self.process)?;
         let (disks, process) = (Arc::clone(&self.outside.disks), Arc::clone(&self.process));
         let committed = {
             let process = Arc::clone(&process);
             Arc::new(move |next: &[(Partition, Offset)]| disks.check_commit(&process, next))
         };
-        Ok(LogSource::Other(Arc::new(SeenTopic { topic: Arc::clone(&self.outside.topic), process, committed })))
+        Ok(LogSource::Other(Arc::new(SeenTopic::new(&self.outside.topic, process, committed))))
     }
 
     fn sink(&self, _: &Config, _: &Arc<[Declared]>, _: &Handle, _: Instant) -> Result<Box<dyn Sink>, Failure> {
         self.process.wait_a_moment();
         dead(&self.process)?;
-        Ok(Box::new(Connection::new(&self.outside.table, &self.outside.disks, &self.process, self.trouble.faults)))
+        Ok(Box::new(Connection::new(&self.outside, &self.process, self.trouble.faults)))
     }
 
     fn letters(&self, _: &Config, _: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure> {
@@ -177,7 +191,7 @@ impl LetterWriter {
 
 impl DeadLetterWriter for LetterWriter {
     fn write(&mut self, letters: &[DeadLetter]) -> Result<(), Failure> {
-        dead(&self.process)?;
+        step(&self.process)?;
         self.process.note(&format!("writes {} dead letters", letters.len()));
         for letter in letters.iter().filter(|letter| letter.stage == Stage::Fold && letter.reason.contains("struck by"))
         {
@@ -189,14 +203,14 @@ impl DeadLetterWriter for LetterWriter {
         // Some are stored at once.
         let some = self.process.below(self.waiting.len() as u64 + 1);
         self.keep(usize::try_from(some).expect("a few"));
-        Ok(())
+        step(&self.process)
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
         self.process.wait_a_moment();
-        dead(&self.process)?;
+        step(&self.process)?;
         self.keep(self.waiting.len());
-        Ok(())
+        step(&self.process)
     }
 
     fn length(&mut self) -> Result<Option<u64>, Failure> {

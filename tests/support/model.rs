@@ -82,6 +82,10 @@ pub(crate) struct Effects {
     pub(crate) timer: Option<i64>,
     /// Rows emitted, in order.
     pub(crate) rows: Vec<serde_json::Value>,
+    /// Whether the plugin failed on it.
+    pub(crate) struck: bool,
+    /// Whether the plugin rejected it.
+    pub(crate) rejected: bool,
 }
 
 /// The logic of a plugin, in its plainest form. Keeps the state of all keys itself.
@@ -116,6 +120,19 @@ pub(crate) struct Row {
     pub(crate) values: serde_json::Value,
     /// Partition, offset, event.
     pub(crate) origin: (u32, u64, Option<u32>),
+    /// How many deployments held before.
+    pub(crate) deployments: usize,
+}
+
+/// What was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Letter {
+    /// The stage at which; `late` if the event is only that, `rejected` if the plugin did not fail on it.
+    pub(crate) stage: &'static str,
+    /// Partition, offset, and the event unless it is the record.
+    pub(crate) origin: (u32, u64, Option<u32>),
+    /// How many deployments held before.
+    pub(crate) deployments: usize,
 }
 
 /// Another configuration from an append time on.
@@ -138,13 +155,19 @@ pub(crate) struct Lane<F> {
     pub(crate) rows: Vec<Row>,
     /// What became of the events.
     pub(crate) counts: Counts,
+    /// The records and events that were left out; late ones too, whatever the policy.
+    pub(crate) letters: Vec<Letter>,
     /// The watermark after the last record.
     pub(crate) watermark: Option<i64>,
     /// Pages, or whatever the events carried, of the accepted events in lane order.
     pub(crate) accepted: Vec<String>,
+    /// How many deployments hold so far.
+    deployments: usize,
     time: Time,
     /// The watermark after the last record, and its append time.
     base: Option<(i64, i64)>,
+    /// The last record.
+    last: Option<(u32, u64, Option<u32>)>,
     timers: BTreeSet<(i64, Vec<u8>)>,
     timer_of: HashMap<Vec<u8>, i64>,
 }
@@ -186,26 +209,32 @@ pub(crate) fn run_journalled<F: Fold>(
         fold,
         rows: Vec::new(),
         counts: Counts::default(),
+        letters: Vec::new(),
         watermark: None,
         accepted: Vec::new(),
+        deployments: 0,
         time,
         base: None,
+        last: None,
         timers: BTreeSet::new(),
         timer_of: HashMap::new(),
     };
     let mut ahead = deployments.iter().peekable();
     for (append_time, record) in in_lane_order(records, floors) {
         let origin = (record.partition, record.offset, None);
+        // A lane that is idle knows no later record.
+        let last = lane.last.replace(origin).unwrap_or(origin);
         while let Some(deployment) = ahead.next_if(|d| d.t <= append_time) {
-            lane.idle(deployment.t, origin);
+            lane.idle(deployment.t, last);
             lane.time = deployment.time;
+            lane.deployments += 1;
             lane.fold.configure(deployment.mark);
         }
-        lane.idle(append_time, origin);
+        lane.idle(append_time, last);
         if has_plausible_time(record) || (time.inherit && append_time > 0) {
             lane.record(append_time, record);
         } else {
-            lane.counts.rejected += 1;
+            lane.reject("time", origin);
         }
         lane.base = lane.watermark.map(|watermark| (watermark, append_time));
     }
@@ -258,8 +287,7 @@ impl<F: Fold> Lane<F> {
     /// Step 1 to 3 of the semantics.
     fn record(&mut self, append_time: i64, record: &TestRecord) {
         let Ok(events) = self.fold.map(record) else {
-            self.counts.rejected += 1;
-            return;
+            return self.reject("map", (record.partition, record.offset, None));
         };
         let watermark_before = self.watermark;
         let mut greatest = None;
@@ -278,31 +306,51 @@ impl<F: Fold> Lane<F> {
 
     /// Step 2 for one event; whether it was accepted.
     fn event(&mut self, event: &Event, place: Place, watermark: Option<i64>) -> bool {
+        let origin = (place.partition, place.offset, Some(place.index));
         if !(FIRST_MS..=LAST_MS).contains(&event.time) {
-            self.counts.rejected += 1;
+            self.reject("time", origin);
             return false;
         }
         if event.time > place.append_time.saturating_add(self.time.future_limit_ms) {
-            self.counts.rejected += 1;
+            self.reject("time", origin);
             self.counts.future += 1;
             return false;
         }
         if watermark.is_some_and(|w| event.time <= w) {
             self.counts.late += 1;
             if self.time.late == Late::Drop {
+                self.leave_out("late", origin);
                 return false;
             }
         }
-        let origin = (place.partition, place.offset, Some(place.index));
         while let Some(due) = self.timer_of.get(&event.key).copied().filter(|t| watermark.is_some_and(|w| *t <= w)) {
-            self.fire(due, &event.key, origin);
+            self.fire(due, &event.key, (place.partition, place.offset, None));
         }
-        let mut effects = Effects { timer: self.timer_of.get(&event.key).copied(), rows: Vec::new() };
+        let mut effects = Effects { timer: self.timer_of.get(&event.key).copied(), ..Effects::default() };
         self.fold.on_event(event, place, watermark, &mut effects);
+        if effects.struck {
+            self.leave_out("fold", origin);
+        } else if effects.rejected {
+            self.leave_out("rejected", origin);
+        }
         self.apply(&event.key, effects, origin);
         self.counts.accepted += 1;
         self.accepted.push(event.value.clone());
         true
+    }
+
+    fn reject(&mut self, stage: &'static str, origin: (u32, u64, Option<u32>)) {
+        self.counts.rejected += 1;
+        self.leave_out(stage, origin);
+    }
+
+    fn leave_out(&mut self, stage: &'static str, origin: (u32, u64, Option<u32>)) {
+        self.letters.push(Letter { stage, origin, deployments: self.deployments });
+    }
+
+    /// Timers that are set, by key.
+    pub(crate) fn timers(&self) -> &HashMap<Vec<u8>, i64> {
+        &self.timer_of
     }
 
     /// Nothing was appended since the last record, up to `instant`.
@@ -325,6 +373,9 @@ impl<F: Fold> Lane<F> {
         self.set_timer(key, None);
         let mut effects = Effects::default();
         self.fold.on_timer(key, time, &mut effects);
+        if effects.struck {
+            self.leave_out("timer", origin);
+        }
         assert!(
             effects.timer.is_none_or(|next| next > time),
             "a timer set by on-timer is later than the one that fired"
@@ -334,7 +385,8 @@ impl<F: Fold> Lane<F> {
 
     fn apply(&mut self, key: &[u8], effects: Effects, origin: (u32, u64, Option<u32>)) {
         self.set_timer(key, effects.timer);
-        self.rows.extend(effects.rows.into_iter().map(|values| Row { values, origin }));
+        let deployments = self.deployments;
+        self.rows.extend(effects.rows.into_iter().map(|values| Row { values, origin, deployments }));
     }
 
     fn set_timer(&mut self, key: &[u8], timer: Option<i64>) {

@@ -26,6 +26,10 @@ impl Terms for Model {
     fn probation_ms(&self) -> i64 {
         self.probation_ms
     }
+
+    fn unreadable(&self, _: &Model) -> Option<String> {
+        None
+    }
 }
 
 /// A lane, and the host that folds it.

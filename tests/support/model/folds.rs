@@ -148,12 +148,25 @@ pub(crate) enum Mode {
     Mark,
     /// A row for each event, but for those of which `v` is 13, on which the plugin panics.
     Trap,
+    /// A row for each event; those of which `v` is 13 set a timer, on which the plugin panics.
+    TrapTimer,
+    /// A row for each event, but for those of which `v` is 13, which the plugin rejects.
+    Reject,
 }
 
 impl Mode {
     /// The mode of this name.
     pub(crate) fn named(name: &str) -> Mode {
-        let all = [Mode::Ok, Mode::SharedKey, Mode::State, Mode::Timers, Mode::TimerNow, Mode::Mark, Mode::Trap];
+        let all = [
+            Mode::Ok,
+            Mode::SharedKey,
+            Mode::State,
+            Mode::Timers,
+            Mode::TimerNow,
+            Mode::Mark,
+            Mode::Trap,
+            Mode::Reject,
+        ];
         all.into_iter().find(|mode| mode.name() == name).expect("a mode of the model")
     }
 
@@ -166,8 +179,14 @@ impl Mode {
             Mode::Timers => "timers",
             Mode::TimerNow => "timer-now",
             Mode::Mark => "mark",
-            Mode::Trap => "trap",
+            Mode::Trap | Mode::TrapTimer => "trap",
+            Mode::Reject => "reject",
         }
+    }
+
+    /// Where the plugin fails, in its configuration.
+    pub(crate) fn at(self) -> &'static str {
+        if self == Mode::TrapTimer { "timer" } else { "fold" }
     }
 }
 
@@ -177,6 +196,8 @@ pub(crate) const SECOND_VERSION: &str = "second version";
 /// State of one key.
 #[derive(Clone, Debug, Default)]
 struct HostileState {
+    /// Whether there is a value state.
+    present: bool,
     count: i64,
     sum: i64,
     items: Vec<String>,
@@ -198,6 +219,19 @@ impl Hostile {
     /// In one of its modes.
     pub(crate) fn new(mode: Mode) -> Hostile {
         Hostile { mode, first_mode: mode, mark: String::new(), second: false, states: HashMap::new() }
+    }
+}
+
+impl Hostile {
+    /// Whether it is the plugin's second version.
+    pub(crate) fn is_second(&self) -> bool {
+        self.second
+    }
+
+    /// The keys that have state: count and sum if there is a value, and the list's items.
+    pub(crate) fn states(&self) -> impl Iterator<Item = (&[u8], Option<(i64, i64)>, &[String])> {
+        let states = self.states.iter().filter(|(_, state)| state.present || !state.items.is_empty());
+        states.map(|(key, state)| (&**key, state.present.then_some((state.count, state.sum)), &*state.items))
     }
 }
 
@@ -225,10 +259,18 @@ impl Fold for Hostile {
         let key = String::from_utf8_lossy(&event.key);
         let state = self.states.entry(event.key.clone()).or_default();
         match self.mode {
-            Mode::Trap if v == 13 => {} // a strike: as if the event had not been
-            Mode::Ok | Mode::Trap => effects.rows.push(out(&key, event.time, v, &[])),
+            Mode::Trap if v == 13 => effects.struck = true, // as if the event had not been
+            Mode::Reject if v == 13 => effects.rejected = true,
+            Mode::TrapTimer if v == 13 => {
+                (state.present, state.count, state.sum) = (true, 1, v);
+                state.items.push(v.to_string());
+                effects.rows.push(out(&key, event.time, v, &[]));
+                effects.timer = Some(event.time + 10_000);
+            }
+            Mode::Ok | Mode::Trap | Mode::TrapTimer | Mode::Reject => effects.rows.push(out(&key, event.time, v, &[])),
             Mode::SharedKey => effects.rows.push(out("all", v.rem_euclid(7), v, &[])),
             Mode::State => {
+                state.present = true;
                 state.count += 1;
                 state.sum += v;
                 state.items.push(if self.second { format!("{v}'") } else { v.to_string() });
@@ -239,11 +281,11 @@ impl Fold for Hostile {
                 }
             }
             Mode::Timers => {
-                (state.count, state.sum) = (0, 0);
+                (state.present, state.count, state.sum) = (true, 0, 0);
                 effects.timer = Some(event.time + 10_000);
             }
             Mode::Mark => {
-                (state.count, state.sum) = (state.count + 1, 0);
+                (state.present, state.count, state.sum) = (true, state.count + 1, 0);
                 effects.rows.push(out(&key, event.time, state.count, std::slice::from_ref(&self.mark)));
                 effects.timer = Some(event.time + 10_000);
             }
@@ -258,13 +300,18 @@ impl Fold for Hostile {
         let text = String::from_utf8_lossy(key);
         let state = self.states.entry(key.to_vec()).or_default();
         match self.mode {
-            Mode::Ok | Mode::Trap | Mode::SharedKey => panic!("this mode sets no timer"),
+            // They are of a mode that was in force before.
+            Mode::Ok | Mode::Trap | Mode::SharedKey | Mode::Reject => {}
+            Mode::TrapTimer => {
+                *state = HostileState::default();
+                effects.struck = true;
+            }
             Mode::State => {
                 effects.rows.push(out(&text, time, state.sum, &state.items));
                 state.items.clear();
             }
             Mode::Timers => {
-                state.count += 1;
+                (state.present, state.count) = (true, state.count + 1);
                 effects.rows.push(out(&text, time, state.count, &[]));
                 if state.count < 5 {
                     effects.timer = Some(time + 7_000);
@@ -288,7 +335,7 @@ impl Fold for Hostile {
         self.mode = self.first_mode;
         if mark == SECOND_VERSION && !self.second {
             self.second = true;
-            for state in self.states.values_mut().filter(|state| state.count > 0) {
+            for state in self.states.values_mut().filter(|state| state.present) {
                 state.count += 1000;
             }
             self.states.values_mut().flat_map(|state| &mut state.items).for_each(|item| item.push('\''));
