@@ -16,9 +16,6 @@ mod support;
 #[path = "../services/service.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 mod service;
-#[path = "../services/tables.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
-mod tables;
 #[path = "../services/topics.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 mod topics;

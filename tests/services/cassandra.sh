@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Apache Cassandra from Maven Central, without Docker: one node, or a further node of its cluster.
-#   cassandra.sh start | stop | status | cql FILE | query 'CQL'
+#   cassandra.sh start | stop | kill | pause | resume | status | cql FILE | query 'CQL'
 # Env: DATA_DIR (./.services)  CQL_PORT (9042)  CASSANDRA_STORAGE_PORT (CQL_PORT+1000)  CASSANDRA_HEAP (-Xms512m -Xmx1g)
 #      CASSANDRA_ADDRESS (127.0.0.1)  CASSANDRA_TOKEN (0)  CASSANDRA_SEED (itself; to join a cluster, ADDRESS:STORAGE_PORT of its first node)
+#      CASSANDRA_SYNC (periodic; batch: an acknowledged write outlives a kill -9, of which periodic loses the last moment)
 #      CASSANDRA_SECURE (folder with server.pem and ca.pem: clients may use TLS)
 #      SERVICES_LIB (jar cache, default target/services-lib of the repository)  CQL_PYTHON (python3 with cassandra-driver or scylla-driver)  START_TIMEOUT_S (120)
 set -euo pipefail
@@ -71,12 +72,11 @@ commitlog_directory: $RUN/commitlog
 saved_caches_directory: $RUN/saved_caches
 hints_directory: $RUN/hints
 cdc_raw_directory: $RUN/cdc_raw
-commitlog_sync: periodic
-commitlog_sync_period: 1000ms
+commitlog_sync: ${CASSANDRA_SYNC:-periodic}
 commitlog_total_space: 256MiB
 commitlog_segment_size: 16MiB
 concurrent_reads: 8
-concurrent_writes: 8
+concurrent_writes: $([[ ${CASSANDRA_SYNC:-} == batch ]] && echo 128 || echo 8)
 memtable_heap_space: 128MiB
 memtable_offheap_space: 128MiB
 file_cache_enabled: false
@@ -84,6 +84,7 @@ hinted_handoff_enabled: false
 auto_snapshot: false
 disk_access_mode: mmap_index_only
 EOF
+  [[ ${CASSANDRA_SYNC:-periodic} == batch ]] || echo "commitlog_sync_period: 1000ms" >> "$RUN/cassandra.yaml"
   [[ -z ${CASSANDRA_SECURE:-} ]] || cat >> "$RUN/cassandra.yaml" <<EOF
 client_encryption_options:
   enabled: true
@@ -137,11 +138,18 @@ stop() {
   kill -0 "$p" 2>/dev/null && kill -9 "$p" || true
   rm -f "$PIDFILE"; echo "cassandra stopped"
 }
+tell() {                   # sends a signal to the process that runs
+  running || die "cassandra is not running"
+  kill -"$1" "$(cat "$PIDFILE")"
+}
 case ${1:-} in
   start) start ;;
   stop) stop ;;
+  kill) tell KILL; while running; do sleep 0.05; done; rm -f "$PIDFILE" ;;
+  pause) tell STOP ;;
+  resume) tell CONT ;;
   status) if running; then echo "cassandra running pid $(cat "$PIDFILE") on $ADDRESS:$CQL_PORT"; else echo "cassandra not running"; exit 3; fi ;;
   cql) shift; client file "$1" ;;
   query) shift; client query "$1" ;;
-  *) sed -n 2,7p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
+  *) sed -n 2,8p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
 esac

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Kafka or a CQL database in a container, with the commands and variables of kafka.sh and cassandra.sh. Linux only: uses the host network.
-#   docker.sh kafka|cassandra start|stop|remove
+#   docker.sh kafka|cassandra start|stop|kill|pause|resume|remove
 # Env: DATA_DIR (names the container)  KAFKA_PORT (9092)  KAFKA_CONTROLLER_PORT  CQL_PORT (9042)  CASSANDRA_STORAGE_PORT
 #      KAFKA_IMAGE, CQL_IMAGE  START_TIMEOUT_S (180)
 set -euo pipefail
@@ -32,7 +32,7 @@ cassandra_container() {
   docker run -d --name "$NAME" --network host "${CQL_IMAGE:-scylladb/scylla:6.2}" \
     --smp 1 --memory 1G --overprovisioned 1 --developer-mode 1 --listen-address 127.0.0.1 --rpc-address 127.0.0.1 \
     --native-transport-port "$CQL_PORT" --storage-port "$CASSANDRA_STORAGE_PORT" --api-port "$((CASSANDRA_STORAGE_PORT + 1))" \
-    --prometheus-port 0 --native-shard-aware-transport-port 0 > /dev/null
+    --commitlog-sync "${CASSANDRA_SYNC:-periodic}" --prometheus-port 0 --native-shard-aware-transport-port 0 > /dev/null
 }
 ready() {                  # reads only the log of this start
   local line=$1
@@ -53,6 +53,9 @@ start() {
 case $COMMAND in
   start) start ;;
   stop) docker stop -t 30 "$NAME" > /dev/null ;;
+  kill) docker kill "$NAME" > /dev/null ;;
+  pause) docker pause "$NAME" > /dev/null ;;
+  resume) docker unpause "$NAME" > /dev/null ;;
   remove) docker rm -f "$NAME" > /dev/null ;;
   *) sed -n 2,6p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
 esac

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Apache Kafka (KRaft, one node) from Maven Central, without Docker.
-#   kafka.sh start | stop | status | create-topic NAME PARTS [k=v ...] | acl AclCommand args | user NAME PASSWORD | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
+#   kafka.sh start | stop | kill | pause | resume | status | create-topic NAME PARTS [k=v ...] | acl AclCommand args | user NAME PASSWORD | produce TOPIC FILE [extra console-producer args] | consume TOPIC [extra console-consumer args]
 # Env: DATA_DIR (./.services)  KAFKA_PORT (9092)  KAFKA_CONTROLLER_PORT (KAFKA_PORT+1)  KAFKA_HEAP (-Xms256m -Xmx512m)
+#      KAFKA_SESSION_MS (9000: after a kill, the broker waits for so long until its former life is forgotten)
 #      CLOCK_SHIFT (+5s puts the broker's clock 5 s ahead, with libfaketime)
 #      KAFKA_SECURE (folder with server.pem and ca.pem: two more listeners, with TLS and passwords at KAFKA_SASL_PORT (PLAIN for KAFKA_USER with KAFKA_PASSWORD; SCRAM by the verb user),
 #      with TLS and certificates of clients at KAFKA_MTLS_PORT)
@@ -91,6 +92,8 @@ replica.fetch.max.bytes=12582912
 transaction.max.timeout.ms=900000
 log.segment.bytes=268435456
 log.cleaner.dedupe.buffer.size=16777216
+broker.session.timeout.ms=${KAFKA_SESSION_MS:-9000}
+broker.heartbeat.interval.ms=$((${KAFKA_SESSION_MS:-9000} / 4))
 EOF
   [[ -z ${KAFKA_SECURE:-} ]] || cat >> "$RUN/server.properties" <<EOF
 ssl.keystore.type=PEM
@@ -134,9 +137,16 @@ stop() {
   kill -0 "$p" 2>/dev/null && kill -9 "$p" || true
   rm -f "$PIDFILE"; echo "kafka stopped"
 }
+tell() {                   # sends a signal to the process that runs
+  running || die "kafka is not running"
+  kill -"$1" "$(cat "$PIDFILE")"
+}
 case ${1:-} in
   start) start ;;
   stop) stop ;;
+  kill) tell KILL; while running; do sleep 0.05; done; rm -f "$PIDFILE" ;;
+  pause) tell STOP ;;
+  resume) tell CONT ;;
   status) if running; then echo "kafka running pid $(cat "$PIDFILE") on $BOOT"; else echo "kafka not running"; exit 3; fi ;;
   create-topic)
     shift; [[ $# -ge 2 ]] || die "create-topic NAME PARTS [k=v ...]"; ensure_jars
@@ -157,5 +167,5 @@ case ${1:-} in
     shift; [[ $# -ge 1 ]] || die "consume TOPIC"; ensure_jars
     t=$1; shift
     tool org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server "$BOOT" --topic "$t" --from-beginning --timeout-ms "$CONSUME_TIMEOUT_MS" "$@" 2> >(grep -v -E 'TimeoutException|^\s+at |Error processing message|Processed a total|KIP-848' >&2) || true ;;
-  *) sed -n 2,8p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
+  *) sed -n 2,9p "${BASH_SOURCE[0]}" | sed 's/^# //' >&2; exit 2 ;;
 esac

@@ -36,5 +36,6 @@ mod seed;
 mod secured;
 mod sinks;
 mod sources;
+mod started;
 
 pub(crate) use service::{cassandra, kafka};

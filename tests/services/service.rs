@@ -167,7 +167,7 @@ impl Service {
     }
 
     /// What its script was told.
-    fn variable(&self, name: &str) -> &str {
+    pub(crate) fn variable(&self, name: &str) -> &str {
         &self.environment.iter().find(|(known, _)| *known == name).expect("set at start").1
     }
 
@@ -188,7 +188,9 @@ impl Service {
         command
     }
 
-    fn call(&self, verb: &str) {
+    /// The same, which must succeed. Every service's script can `stop` and `start` it; those of Kafka and Cassandra also `kill` it (-9), and
+    /// `pause` and `resume` it.
+    pub(crate) fn call(&self, verb: &str) {
         let output = self.command(verb).output().expect("bash is there");
         assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -224,54 +226,4 @@ fn tie(command: &[String], environment: &[(&'static str, String)], data: &Path) 
 pub(crate) fn free_ports() -> [u16; 2] {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("the system has a free port"));
     listeners.map(|listener| listener.local_addr().expect("a bound listener has an address").port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::support::generate::generate;
-    use crate::support::host::wait_until;
-    use crate::tables::{SESSIONS, Tables};
-    use crate::topics::{create_topic, produce_in_transactions, read_back, trim};
-
-    #[test]
-    fn a_topic_gives_back_what_was_committed_to_it() {
-        let Some(brokers) = kafka() else { return };
-        create_topic(&brokers, "committed", 2, &[]);
-        let log = generate(3_000, 50, 1);
-        produce_in_transactions(&brokers, "committed", &log, 1);
-        let found = read_back(&brokers, "committed");
-        for partition in [0, 1] {
-            let content = |log: &[crate::support::generate::TestRecord]| {
-                let own = log.iter().filter(|r| r.partition == partition);
-                own.map(|r| (r.timestamp, r.key.clone(), r.value.clone())).collect::<Vec<_>>()
-            };
-            assert!(content(&found) == content(&log), "partition {partition} came back as it was sent");
-        }
-        trim(&brokers, "committed", 0, 5);
-        assert!(read_back(&brokers, "committed").iter().filter(|r| r.partition == 0).all(|r| r.offset >= 5));
-    }
-
-    #[test]
-    fn a_table_gives_back_what_was_written_to_it() {
-        let Some(port) = cassandra() else { return };
-        let tables = Tables::connect(port);
-        tables.create("given_back", SESSIONS);
-        tables.execute("INSERT INTO given_back.sessions (session_id, user_id, pages) VALUES (-1, 2, ['a', 'b'])");
-        let row = serde_json::json!({"table": "sessions", "session_id": -1, "user_id": 2, "pages": ["a", "b"]});
-        assert_eq!(tables.sessions("given_back"), [row]);
-    }
-
-    #[test]
-    fn a_service_ends_with_its_owner_and_leaves_nothing() {
-        let Some(service) = start(Kind::Kafka) else { return };
-        let data = service.variable("DATA_DIR").to_owned();
-        assert!(Path::new(&data).exists());
-        service.stop();
-        service.start_again();
-        let port = service.port();
-        drop(service);
-        wait_until("the port is free", || TcpListener::bind(("127.0.0.1", port)).is_ok());
-        assert!(!Path::new(&data).exists(), "{data} was removed");
-    }
 }

@@ -3,6 +3,7 @@
 use futures::TryStreamExt;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use scylla::statement::Statement;
 use scylla::value::{CqlValue, Row};
 use serde_json::{Value, json};
 
@@ -78,6 +79,8 @@ impl Tables {
     /// All that a statement gives, by pages, tried again for a while: a scan is more than a loaded database gives in its time.
     fn whole(&self, statement: &str) -> Vec<Row> {
         let all = async || {
+            // Pages are small, since a list that was replaced leaves a tombstone, and a database reads only so many for a page.
+            let statement = Statement::new(statement).with_page_size(500);
             let found = self.session.query_iter(statement, ()).await.map_err(|error| error.to_string())?;
             let rows = found.rows_stream::<Row>().expect("any row can be read");
             rows.try_collect::<Vec<Row>>().await.map_err(|error| error.to_string())

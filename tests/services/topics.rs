@@ -45,32 +45,42 @@ fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a valid configuration")
 }
 
-/// A producer; with an id, one for transactions.
+/// A producer; with an id, one that is ready for transactions.
 pub(crate) fn producer(brokers: &str, transactional_id: Option<&str>) -> BaseProducer {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("enable.idempotence", "true").set("message.max.bytes", "12000000");
-    config.set("queue.buffering.max.messages", "1000000").set("linger.ms", "5").set("partitioner", "consistent");
-    if let Some(id) = transactional_id {
-        config.set("transactional.id", id).set("transaction.timeout.ms", "600000");
-    }
-    let producer: BaseProducer = config.create().expect("a valid configuration");
+    let producer = unready_producer(brokers, transactional_id);
     if transactional_id.is_some() {
         producer.init_transactions(PATIENCE).expect("the broker answers");
     }
     producer
 }
 
+/// The same; transactions still have to be initialised.
+pub(crate) fn unready_producer(brokers: &str, transactional_id: Option<&str>) -> BaseProducer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("enable.idempotence", "true").set("message.max.bytes", "12000000");
+    config.set("queue.buffering.max.messages", "1000000").set("linger.ms", "5").set("partitioner", "consistent");
+    if let Some(id) = transactional_id {
+        config.set("transactional.id", id).set("transaction.timeout.ms", "600000");
+    }
+    config.create().expect("a valid configuration")
+}
+
 /// Hands one record over; its offset is the broker's to give.
 pub(crate) fn send(producer: &BaseProducer, topic: &str, record: &TestRecord) {
+    try_send(producer, topic, record).expect("the producer takes records");
+}
+
+/// The same; the error is one after which this producer is of no more use, or its transaction.
+pub(crate) fn try_send(producer: &BaseProducer, topic: &str, record: &TestRecord) -> Result<(), KafkaError> {
     let partition = i32::try_from(record.partition).expect("few partitions");
     let mut message = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).timestamp(record.timestamp);
     message.key = record.key.as_deref();
     message.payload = record.value.as_deref();
     loop {
         match producer.send(message) {
-            Ok(()) => return,
+            Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => message = again,
-            Err((error, _)) => panic!("cannot produce: {error}"),
+            Err((error, _)) => return Err(error),
         }
         producer.poll(Duration::from_millis(10));
     }
