@@ -27,6 +27,7 @@ use crate::plugin::sandbox::Sandbox;
 use crate::rollout::{order, shadow, watch_file};
 use crate::row::Table;
 use crate::source::log_source::LogSource;
+use crate::state::database::Databases;
 use crate::state::objects::runtime;
 use crate::state::patient::Patient;
 use crate::{admin, dead_letter, sink};
@@ -121,16 +122,7 @@ impl Host<'_> {
             Standing::Changed(_) => order::at_start(config, &store, plugin)?,
         }
         log.remember(config, &plugin.digest)?;
-        attend(
-            options,
-            shadow::Pipeline {
-                config: config.clone(),
-                log: log.clone(),
-                world: Arc::clone(world),
-                databases: Arc::clone(&databases),
-            },
-            stop,
-        )?;
+        attend(config, options, (&log, &databases, world), stop)?;
         let listening = News::listen(log.clone())?;
         loop {
             let back = Arc::new(AtomicBool::new(false));
@@ -219,12 +211,19 @@ fn check_topic(config: &Config, log: &PipelineLog, source: &LogSource) -> Result
 }
 
 /// Starts what is done beside the lanes: watching a file, shadows.
-fn attend(options: &Options, pipeline: shadow::Pipeline, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
+fn attend(
+    config: &Config,
+    options: &Options,
+    (log, databases, world): (&PipelineLog, &Arc<dyn Databases>, &Arc<dyn World>),
+    stop: &Arc<AtomicBool>,
+) -> Result<(), Failure> {
     if let Some(file) = &options.watch {
-        watch_file::watch(&pipeline.config, file, stop)?;
+        watch_file::watch(config, file, stop)?;
     }
-    if !options.until_end && topic(&pipeline.config).is_some() {
-        shadow::follow(pipeline, stop)?;
+    if !options.until_end && topic(config).is_some() {
+        let (config, log, databases, world) = (config.clone(), log.clone(), Arc::clone(databases), Arc::clone(world));
+        let look = Box::new(move |config: &Config, deadline| world.log(config, deadline));
+        shadow::follow(shadow::Pipeline { config, log, look, databases }, stop)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backoff;
 use crate::clock;
@@ -18,7 +18,6 @@ use crate::failure::{Exit, Failure};
 use crate::lane::core::{Core, Output};
 use crate::lane::residency::Residency;
 use crate::machine;
-use crate::pipeline::world::World;
 use crate::plugin::sandbox::Sandbox;
 use crate::plugin::{Plugin, halted};
 use crate::position::{Partition, Position, Resume};
@@ -38,14 +37,17 @@ const MOST_DIFFERENT: usize = 100_000;
 /// Differences that a report shows.
 const SAMPLES: usize = 20;
 
+/// Looks at a pipeline's log.
+pub type Look = dyn Fn(&Config, Instant) -> Result<LogSource, Failure> + Send;
+
 /// Where a pipeline's lanes are found by a shadow.
 pub struct Pipeline {
     /// Its configuration.
     pub config: Config,
     /// Its journal.
     pub log: PipelineLog,
-    /// What it reads.
-    pub world: Arc<dyn World>,
+    /// Looks at its log, and waits for unavailable brokers until a deadline.
+    pub look: Box<Look>,
     /// The state of its lanes.
     pub databases: Arc<dyn Databases>,
 }
@@ -110,7 +112,7 @@ impl Pipeline {
             let live = (plugin, time);
             *report = Report { beside: Some(n), ..Report::default() };
             let mut lanes = Vec::new();
-            let log = self.world.log(&config, clock::instant() + config.run.startup_timeout)?;
+            let log = (self.look)(&config, clock::instant() + config.run.startup_timeout)?;
             for partitions in log.lanes(&config) {
                 let name = log.lane_name(&config, &partitions);
                 match self.clone_of((&name, &partitions), n, [&live, &candidate], &sandbox.workers)? {
