@@ -151,9 +151,6 @@ impl Log for SeenTopic {
     fn open(&self, starts: &[Start], until_end: bool) -> Result<Started, Failure> {
         step(&self.process)?;
         let now = self.process.now();
-        if let Some(how @ (Foreign::MadeAnew | Foreign::Grown)) = self.foreign {
-            locked(&self.topic.violations).push(format!("a host goes on with a topic that is another one: {how:?}"));
-        }
         let mut parts = Vec::new();
         for start in starts {
             let at = self.topic.partitions.binary_search(&start.partition).expect("the host knows the partitions");
@@ -167,6 +164,7 @@ impl Log for SeenTopic {
         let source = Reader {
             partitions,
             partitions_when_opened: self.partitions.len(),
+            foreign: self.foreign.filter(|how| *how != Foreign::Truncated && self.topic.foreign(now) == Some(*how)),
             parts,
             topic: Arc::clone(&self.topic),
             process: Arc::clone(&self.process),
@@ -194,6 +192,8 @@ struct Reader {
     partitions: Vec<Partition>,
     /// How many partitions the topic had when the host looked at it.
     partitions_when_opened: usize,
+    /// How the topic was another one when the host looked at it and opened it, so that it must not read.
+    foreign: Option<Foreign>,
     parts: Vec<Reading>,
     topic: Arc<Topic>,
     process: Arc<Process>,
@@ -268,6 +268,9 @@ impl Source for Reader {
     }
 
     fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Failure> {
+        if let Some(how) = self.foreign {
+            locked(&self.topic.violations).push(format!("a host goes on with a topic that is another one: {how:?}"));
+        }
         let until = self.process.now() + timeout;
         loop {
             dead(&self.process)?;
