@@ -227,9 +227,9 @@ fn more(plan: &mut Plan, random: &mut Random) {
         let at = length_ms.saturating_sub(1_000 + random.below(6_000));
         plan.happenings.push((ms(at), Happening::Deploy(deploy)));
     }
-    if plan.mode == Mode::Mark && plan.weather != Weather::Rivals && random.chance(20) {
+    if plan.mode == Mode::Mark && plan.weather != Weather::Rivals && random.chance(40) {
         let logic = random.chance(60).then(|| Logic::marked(random.pick::<&str>(&MARKS)));
-        let (lasts, promoted) = (ms(3_000 + random.below(8_000)), random.chance(50));
+        let (lasts, promoted) = (ms(6_000 + random.below(9_000)), random.chance(50));
         plan.happenings.push((ms(random.below(length_ms)), Happening::Shadow { logic, lasts, promoted }));
     }
     plan.happenings.sort_by_key(|(at, _)| *at);
@@ -257,6 +257,12 @@ fn more(plan: &mut Plan, random: &mut Random) {
         if plan.contested && *logic == Logic::marked("mode=mark") {
             logic.mark = "a";
         }
+    }
+    // Another client deploys the first version at the same moment as the first one that raises it.
+    let raises = |happening: &Happening| matches!(happening, Happening::Deploy(deploy) if deploy.logic.version == Version::Second);
+    if let Some(at) = plan.happenings.iter().position(|(_, happening)| raises(happening)) {
+        let other = Deploy::at_once(random.pick::<&str>(&MARKS[..6]));
+        plan.happenings.insert(at, (plan.happenings[at].0, Happening::Deploy(other)));
     }
 }
 

@@ -160,7 +160,7 @@ pub(crate) fn has_contender(log: &PipelineLog) -> bool {
 /// What was deployed, from the plugin's configuration.
 fn mark_of(mark: &str, mode: &str) -> &'static str {
     let is = |known: &str| if mark.is_empty() { known.strip_prefix("mode=") == Some(mode) } else { known == mark };
-    MARKS.into_iter().chain(MORE_MARKS).find(|known| is(known)).expect("one of these was deployed")
+    MARKS.into_iter().chain(MORE_MARKS).chain([CONTENDER]).find(|known| is(known)).expect("one of these was deployed")
 }
 
 /// The dead letters of deployments that hold.
