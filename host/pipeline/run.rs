@@ -154,6 +154,7 @@ impl Host<'_> {
             }
             refuse_unrepeatable(config)?;
             outside = Outside::open(&**world, config, tables, runtime, clock::instant() + config.run.startup_timeout)?;
+            check_topic(config, &log, &outside.source)?;
         }
     }
 }

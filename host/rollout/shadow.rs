@@ -113,6 +113,7 @@ impl Pipeline {
             *report = Report { beside: Some(n), ..Report::default() };
             let mut lanes = Vec::new();
             let log = (self.look)(&config, clock::instant() + config.run.startup_timeout)?;
+            log.topic_id().map_or(Ok(()), |id| self.log.check_topic(id))?;
             for partitions in log.lanes(&config) {
                 let name = log.lane_name(&config, &partitions);
                 match self.clone_of((&name, &partitions), n, [&live, &candidate], &sandbox.workers)? {
