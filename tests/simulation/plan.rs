@@ -241,6 +241,11 @@ fn more(plan: &mut Plan, random: &mut Random) {
             *happening = Happening::FreezeAt { moment, after: random.below(4), thaws };
         }
     }
+    versions(plan, random);
+}
+
+/// Lets a deployment raise the state version, and those after it keep it.
+fn versions(plan: &mut Plan, random: &mut Random) {
     let second_from = random.chance(40).then(|| random.below(6));
     let deployed = plan.happenings.iter_mut().filter_map(|(_, happening)| match happening {
         Happening::Deploy(deploy) => Some(&mut deploy.logic),
