@@ -40,14 +40,11 @@ pub(crate) struct Topic {
     pub(crate) id: TopicId,
     /// When its last partition is added, if the topic grows.
     pub(crate) grows: Option<Duration>,
-    foreign: Mutex<Periods>,
+    /// How it was another one, and until when.
+    foreign: Mutex<Vec<(Foreign, Duration)>>,
     /// What must never happen, and did.
     violations: Mutex<Vec<String>>,
 }
-
-/// The periods in which the topic was another one, and the ends of its partitions at their beginnings.
-#[derive(Debug, Default)]
-struct Periods(Vec<(Foreign, Duration)>);
 
 impl Topic {
     /// A topic.
@@ -58,17 +55,17 @@ impl Topic {
 
     /// Lets it be another one until then.
     pub(crate) fn be(&self, how: Foreign, until: Duration) {
-        locked(&self.foreign).0.push((how, until));
+        locked(&self.foreign).push((how, until));
     }
 
     /// Whether it was ever another one.
     pub(crate) fn was_foreign(&self) -> bool {
-        !locked(&self.foreign).0.is_empty()
+        !locked(&self.foreign).is_empty()
     }
 
     /// How it is another one at a time, if it is.
     fn foreign(&self, now: Duration) -> Option<Foreign> {
-        locked(&self.foreign).0.last().filter(|(_, until)| now < *until).map(|(how, _)| *how)
+        locked(&self.foreign).last().filter(|(_, until)| now < *until).map(|(how, _)| *how)
     }
 
     /// What must never happen, and did.

@@ -204,11 +204,10 @@ impl Simulation {
 
     /// I7: which events the journals say were struck by deployments that hold.
     fn strikes(&self, truth: &Truth) -> Option<String> {
-        let all = self.log().deployments().expect("the objects are readable");
-        let holds = |n: u64| all.iter().any(|entry| entry.n == n && entry.outcome == Outcome::Confirmed);
+        let hold = truth::holding(&self.log());
         let lanes = truth::lanes(&self.plan, &self.outside.topic);
         let strikes = lanes.iter().flat_map(|(lane, _)| truth::journal(&self.outside.disks, lane).strikes);
-        let of_those = strikes.filter(|(n, _)| holds(*n)).flat_map(|(_, strikes)| strikes.into_keys());
+        let of_those = strikes.filter(|(n, _)| hold.contains(n)).flat_map(|(_, strikes)| strikes.into_keys());
         let struck: BTreeSet<_> = of_those.filter(|item| matches!(item, StrikeItem::Event { .. })).collect();
         (struck != truth.struck).then(|| {
             let odd = struck.symmetric_difference(&truth.struck).next();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keyfold::deployment::{Author, Deployment, PipelineLog, Settings};
 use keyfold::pipeline::reset;
+use keyfold::plugin::Plugin;
 use keyfold::state::database::Databases;
 use object_store::ObjectStore;
 
@@ -91,15 +92,20 @@ impl Simulation {
         done
     }
 
+    /// A deployment of a logic, and its plugin.
+    fn deployment(&mut self, logic: Logic, probation_ms: i64) -> (Deployment, Arc<Plugin>) {
+        let plugin = self.plugin(logic, 1);
+        let settings = Settings::of(&config(&self.plan, logic, 1, &mut self.random.clone()), &plugin.digest);
+        (Deployment::of(settings, &plugin, probation_ms, &Author::default()), plugin)
+    }
+
     /// Deploys a logic. Once a deployment has the second version of the plugin, all later ones have it too: there is no way back to the
     /// first version of the state but a withdrawal.
     pub(crate) fn deploy(&mut self, deploy: Deploy) {
         let Deploy { mut logic, after_ms, while_reserving, probation_ms, then } = deploy;
         self.newest = self.newest.max(logic.version);
         logic.version = self.newest;
-        let plugin = self.plugin(logic, 1);
-        let settings = Settings::of(&config(&self.plan, logic, 1, &mut self.random.clone()), &plugin.digest);
-        let deployment = Deployment::of(settings, &plugin, probation_ms, &Author::default());
+        let (deployment, plugin) = self.deployment(logic, probation_ms);
         let (reserving, objects) = (Arc::clone(&self.outside.reserving), Arc::clone(&self.outside.objects));
         let done = self.client(move |log, process| {
             if !log.in_force().is_ok_and(|in_force| in_force.is_some()) {
@@ -126,9 +132,7 @@ impl Simulation {
     pub(crate) fn reprocess(&mut self, mut logic: Logic) {
         logic.version = self.newest;
         self.figures.reprocessed += 1;
-        let plugin = self.plugin(logic, 1);
-        let settings = Settings::of(&config(&self.plan, logic, 1, &mut self.random.clone()), &plugin.digest);
-        let deployment = Deployment::of(settings, &plugin, 0, &Author::default());
+        let (deployment, plugin) = self.deployment(logic, 0);
         self.client(move |log, process| {
             if log.in_force().is_ok_and(|in_force| in_force.is_some()) && log.keep_plugin(&plugin).is_ok() {
                 let ordered = log.order_anew(deployment);
@@ -140,12 +144,7 @@ impl Simulation {
     /// Lets a logic, or that in force, fold in the shadow. Beside itself, a logic gives no other rows.
     pub(crate) fn shadow(&mut self, logic: Option<Logic>, lasts: Duration, promoted: bool) {
         let version = self.newest;
-        let candidate = logic.map(|logic| {
-            let logic = Logic { version, ..logic };
-            let plugin = self.plugin(logic, 1);
-            let settings = Settings::of(&config(&self.plan, logic, 1, &mut self.random.clone()), &plugin.digest);
-            (Deployment::of(settings, &plugin, 2_000, &Author::default()), plugin)
-        });
+        let candidate = logic.map(|logic| self.deployment(Logic { version, ..logic }, 2_000));
         let reports = Arc::clone(&self.reports);
         self.client(move |log, process| {
             let Some((n, in_force)) = log.in_force().ok().flatten() else { return };

@@ -163,14 +163,19 @@ fn mark_of(mark: &str, mode: &str) -> &'static str {
     MARKS.into_iter().chain(MORE_MARKS).chain([CONTENDER]).find(|known| is(known)).expect("one of these was deployed")
 }
 
+/// The numbers of the deployments that hold.
+pub(crate) fn holding(log: &PipelineLog) -> BTreeSet<u64> {
+    let all = log.deployments().expect("the objects are readable");
+    all.iter().filter(|entry| entry.outcome == Outcome::Confirmed).map(|entry| entry.n).collect()
+}
+
 /// The dead letters of deployments that hold.
 pub(crate) fn standing(
     letters: &BTreeMap<Named, BTreeSet<String>>,
     log: &PipelineLog,
 ) -> BTreeMap<Named, BTreeSet<String>> {
-    let all = log.deployments().expect("the objects are readable");
-    let holds = |n: u64| all.iter().any(|entry| entry.n == n && entry.outcome == Outcome::Confirmed);
-    let stands = |named: &&Named| named.4.is_none_or(holds);
+    let hold = holding(log);
+    let stands = |named: &&Named| named.4.is_none_or(|n| hold.contains(&n));
     letters.keys().filter(stands).map(|named| (named.clone(), letters[named].clone())).collect()
 }
 
