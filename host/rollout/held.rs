@@ -8,16 +8,10 @@ use crate::deployment::{Deployment, PipelineLog, Settings};
 use crate::failure::{Check, Exit, Failure};
 use crate::plugin::Plugin;
 use crate::plugin::sandbox::Sandbox;
-use crate::rollout::order::{Request, take_keys};
 
-/// Refuses limits beyond those of the configuration that the request would bring: those that it sets, and those of the deployment or the shadow
-/// that it names. What stays in force is not its doing.
-pub(super) fn within_ceilings(config: &Config, request: &Request, base: &Deployment) -> Result<(), Failure> {
-    let mut settings = match request.like.is_some() || request.promote {
-        true => base.settings.clone(),
-        false => Settings::of(config, &base.settings.plugin),
-    };
-    take_keys(&mut settings, request);
+/// Refuses limits beyond those of the configuration in the settings that a request brings: those that it sets, and those of the deployment or the
+/// shadow that it names.
+pub(super) fn within_ceilings(config: &Config, settings: &Settings) -> Result<(), Failure> {
     let (most, wanted) = (&config.plugin.limits, settings.limits());
     let pairs = [
         ("plugin.memory", most.memory_bytes, wanted.memory_bytes),

@@ -168,7 +168,7 @@ pub fn deploy(config: &Config, request: &Request) -> Result<Ordered, Failure> {
         None => in_force.clone(),
     };
     if request.is_held {
-        held::within_ceilings(config, request, &base)?;
+        held::within_ceilings(config, &brought(config, request, &base))?;
     }
     let mut checks = Vec::new();
     let (plugin, settings) = match candidate(config, request, &log, &sandbox, (&base, is_first)) {
@@ -327,8 +327,18 @@ fn candidate(
     Ok((plugin, settings))
 }
 
+/// The settings that a request brings with it, and not those that stay in force.
+fn brought(config: &Config, request: &Request, base: &Deployment) -> Settings {
+    let mut settings = match request.like.is_some() || request.promote {
+        true => base.settings.clone(),
+        false => Settings::of(config, &base.settings.plugin),
+    };
+    take_keys(&mut settings, request);
+    settings
+}
+
 /// The settings with the keys that the request sets.
-pub(super) fn take_keys(settings: &mut Settings, request: &Request) {
+fn take_keys(settings: &mut Settings, request: &Request) {
     if let Some((keys, from)) = &request.set {
         let from = Settings::of(from, &settings.plugin);
         keys.iter().for_each(|key| take_key(settings, key, &from));
