@@ -16,6 +16,7 @@ use crate::machine;
 use crate::record::ByteColumn;
 
 pub mod bucket;
+pub mod chain;
 pub mod checkpoint;
 pub mod database;
 mod folder;
