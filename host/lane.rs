@@ -22,6 +22,7 @@ use self::gather::Gather;
 use self::interrupt::{Interrupt, Signals};
 use self::losses::Losses;
 use self::probation::Probation;
+use self::residency::Loading;
 use self::succession::Succession;
 use crate::clock::Clock;
 use crate::config::OnStrike;
@@ -36,7 +37,7 @@ use crate::plugin::Fault;
 use crate::position::Position;
 use crate::record::Records;
 use crate::row::Image;
-use crate::sink::writer::{LaneWriter, Lengths};
+use crate::sink::writer::LaneWriter;
 use crate::source::Source;
 use crate::source::merge::Merge;
 use crate::state::journal::Journal;
@@ -144,6 +145,8 @@ struct Running {
     audit: Auditor,
     on_strike: OnStrike,
     store: Store,
+    /// Until all keys are in memory.
+    loading: Option<Loading>,
     journal: Journal,
     writer: LaneWriter,
     /// The last record of the last batch, to name when the lane halts.
@@ -173,24 +176,25 @@ impl Lane {
 
 impl Running {
     fn new(lane: Lane) -> Running {
-        let Lane { name, clock, signals, board, core, journal, .. } = lane;
+        let Lane { name, clock, signals, board, core, journal, mut store, .. } = lane;
         let context = Context { name, clock, signals, board };
         let mut running = Running {
             gather: Gather::new(lane.source, lane.merge, lane.batch_records, lane.backlog, &context),
             last_record: core.last(),
-            core,
             succession: Succession::new(lane.logic, lane.strikes, lane.deployments, lane.log_rate),
             probation: Probation::new(lane.noted),
             checkpoints: Checkpoints::new(lane.checkpoint_interval, lane.lane_bytes, &context),
             audit: lane.audit,
             on_strike: lane.on_strike,
-            store: lane.store,
+            loading: Loading::begin(&core, &mut store),
+            store,
             journal,
             writer: lane.writer,
             counts: Counts::default(),
             losses: Losses::default(),
             batches: 0,
             largest_batch: 0,
+            core,
             context,
         };
         running.succession.attribute_plugin(&running.context, &mut running.core);
@@ -203,19 +207,20 @@ impl Running {
         loop {
             self.context.signals.check_rewind()?;
             if self.context.signals.stop_requested() {
-                return self.checkpoint();
+                return self.last_checkpoint();
             }
             if !self.step()? {
                 self.keep_frontier()?; // what was released last relied on nothing more being there
-                return self.checkpoint();
+                return self.last_checkpoint();
             }
         }
     }
 
     /// Gathers and folds a batch, or waits for one; false when the source has ended.
     fn step(&mut self) -> Result<bool, Interrupt> {
-        let (journal, due_at) = (&self.journal, self.checkpoints.due_at());
-        self.gather.fill(&self.context, due_at, |floors| Ok(journal.write_floors(floors)?))?; // I4
+        let (journal, due_at) = (&self.journal, self.due_at());
+        let most = if self.loading.is_some() { residency::BATCH_RECORDS } else { usize::MAX };
+        self.gather.fill(&self.context, (due_at, most), |floors| Ok(journal.write_floors(floors)?))?; // I4
         self.context.board.enter(Activity::Store);
         let records = self.gather.take();
         if records.is_empty() {
@@ -231,15 +236,19 @@ impl Running {
             self.fold(records)?;
         }
         self.context.signals.check_rewind()?;
-        self.load_more_keys()?;
+        self.load_more_keys(false)?;
         self.migrate_more_keys(MIGRATE_KEYS)?;
         self.losses.tell(&self.context);
-        if self.checkpoints.is_due(&self.context) {
-            self.checkpoint()?;
-            self.journal.check_ownership()?;
-            self.store.check_ownership()?;
-        }
+        self.attend_checkpoints()?;
         Ok(true)
+    }
+
+    /// When there is something to do besides records, on the clock's monotonic time.
+    fn due_at(&self) -> Duration {
+        match self.loading {
+            Some(_) => self.context.clock.monotonic(),
+            None => self.checkpoints.due_at(&self.context),
+        }
     }
 
     // ---- fold
@@ -498,13 +507,14 @@ impl Running {
 
     // ---- state
 
-    fn load_more_keys(&mut self) -> Result<(), Interrupt> {
-        if !self.core.residency.is_complete() {
-            self.context.board.enter(Activity::Store);
-            residency::load_more_keys(&mut self.core, &self.store)?;
-            self.checkpoints.check_state(self.core.count_state(&self.context.board))?;
+    /// Takes over the next keys of the last checkpoint, if they were read by now; with `wait`, waits for them.
+    fn load_more_keys(&mut self, wait: bool) -> Result<(), Interrupt> {
+        let Some(loading) = &mut self.loading else { return Ok(()) };
+        self.context.board.enter(Activity::Store);
+        if loading.step(&mut self.core, wait)? {
+            self.loading = None;
         }
-        Ok(())
+        Ok(self.checkpoints.check_state(self.core.count_state(&self.context.board))?)
     }
 
     /// Migrates keys that no record and no timer touches, after a deployment whose plugin has another state version.
@@ -524,58 +534,13 @@ impl Running {
     fn migrate_all_keys(&mut self) -> Result<(), Interrupt> {
         while self.core.is_migrating() {
             self.context.signals.check_rewind()?;
-            self.load_more_keys()?;
+            self.load_more_keys(true)?;
             self.migrate_more_keys(usize::MAX)?;
         }
         self.context.signals.check_rewind()
     }
 
-    // ---- checkpoint and end
-
-    /// Waits until all rows and dead letters are acknowledged, writes the state, and only then commits offsets (I2, I3).
-    fn checkpoint(&mut self) -> Result<(), Interrupt> {
-        let (clock, board) = (Arc::clone(&self.context.clock), Arc::clone(&self.context.board));
-        if !self.checkpoints.begin(&self.context) {
-            board.covered.set(Some(clock.now_ms()));
-            return Ok(());
-        }
-        let (began, covered_ms) = (clock.monotonic(), clock.now_ms());
-        board.enter(Activity::Write);
-        let patience = Patience::new(&self.context);
-        let synced = if plants(Planted::CheckpointBeforeAcknowledgement) {
-            Some(Lengths::default())
-        } else {
-            self.writer.sync(|| patience.lasts())?
-        };
-        let Some(lengths) = synced else { return Err(patience.ended()) };
-        board.enter(Activity::Checkpoint);
-        if let Some(id) = self.gather.log_id()? {
-            self.succession.hold_topic(id)?; // records of another log must not be covered
-        }
-        self.seal()?;
-        let head = self.journal.head();
-        let checkpoint =
-            checkpoint::describe(self.gather.merge(), self.core.time, (self.succession.n(), head), lengths);
-        let on_probation = self.succession.on_probation();
-        let next: Vec<_> = checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset.next())).collect();
-        if plants(Planted::OffsetsBeforeState) {
-            self.gather.commit(&next);
-        }
-        let bytes = self.store.write_checkpoint(&checkpoint, &mut self.core.shards, on_probation)?; // I2, I3, I10
-        if on_probation.is_none() {
-            self.probation.end(&self.core);
-        }
-        self.probation.forget_stale(&self.journal)?;
-        self.gather.commit(&next);
-        self.checkpoints.end();
-        board.checkpoints.add(1);
-        let took = clock.monotonic().saturating_sub(began);
-        board.checkpoint_us.set(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        board.checkpoint_bytes.set(bytes);
-        board.covered.set(Some(covered_ms));
-        self.checkpoints.check_state(self.core.count_state(&self.context.board))?;
-        Ok(())
-    }
+    // ---- end
 
     /// Closes journal and state, and reports what the lane did.
     fn close(mut self) -> Result<Summary, Failure> {
@@ -594,7 +559,6 @@ impl Running {
         };
         let audits = self.audit.audits();
         self.journal.close()?;
-        self.store.close()?;
         let Counts { records, events, rejected, late, rows, firings, calls } = summary.counts;
         let Summary { batches, largest_batch, checkpoints, floors, .. } = summary;
         tracing::info!(

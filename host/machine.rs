@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,8 +35,8 @@ pub enum Planted {
     CheckpointBeforeAcknowledgement,
     /// Offsets are committed before the state is written.
     OffsetsBeforeState,
-    /// A checkpoint keeps nothing of a shard that a withdrawal would need.
-    UndoForgetsShard,
+    /// A checkpoint forgets a file that a withdrawal would need.
+    UndoForgetsFile,
     /// Floors are not made durable.
     FloorNotKept,
     /// A lane reads the deployments before it reserves.
@@ -82,7 +82,7 @@ impl Planted {
     pub const ALL: [Planted; 22] = [
         Planted::CheckpointBeforeAcknowledgement,
         Planted::OffsetsBeforeState,
-        Planted::UndoForgetsShard,
+        Planted::UndoForgetsFile,
         Planted::FloorNotKept,
         Planted::ReservationAfterRead,
         Planted::ImageAfterRow,
@@ -196,6 +196,48 @@ impl<T> Thread<T> {
     }
 }
 
+/// Work that is done beside the thread that began it.
+#[derive(Debug)]
+pub struct Task<T>(Receiver<T>);
+
+/// Begins work that waits for nothing but requests to an object store: on the runtime, or on a thread of the simulated machine.
+pub(crate) fn background<T: Send + 'static>(
+    runtime: &tokio::runtime::Handle,
+    work: impl Future<Output = T> + Send + 'static,
+) -> io::Result<Task<T>> {
+    let (tell, result) = std::sync::mpsc::channel();
+    let work = async move {
+        let _ = tell.send(work.await); // nobody may be left who waits
+    };
+    if simulated().is_none() {
+        drop(runtime.spawn(work));
+    } else {
+        let runtime = runtime.clone();
+        spawn("state", move || runtime.block_on(work))?;
+    }
+    Ok(Task(result))
+}
+
+impl<T> Task<T> {
+    /// Returns the result if it is there, once. Fails if the work panicked or was given up.
+    pub fn take(&self) -> Result<Option<T>, GivenUp> {
+        match self.0.try_recv() {
+            Ok(result) => Ok(Some(result)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(GivenUp),
+        }
+    }
+
+    /// Waits for the result; none if the work panicked or was given up.
+    pub fn wait(&self) -> Option<T> {
+        receive(&self.0)
+    }
+}
+
+/// Work that ended without a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GivenUp;
+
 /// Pauses until this time has passed or the thread is unparked.
 pub(crate) fn park(time: Duration) {
     match simulated() {
@@ -216,23 +258,6 @@ pub(crate) fn receive<T>(inbox: &Receiver<T>) -> Option<T> {
         }
         pause = (pause * 2).min(POLL[1]);
     }
-}
-
-/// Waits for a message for this long.
-pub(crate) fn receive_within<T>(inbox: &Receiver<T>, time: Duration) -> Result<T, RecvTimeoutError> {
-    let Some(machine) = simulated() else { return inbox.recv_timeout(time) };
-    let first = inbox.try_recv();
-    let last = match first {
-        Err(TryRecvError::Empty) => {
-            machine.pause(time);
-            inbox.try_recv()
-        }
-        first => first,
-    };
-    last.map_err(|error| match error {
-        TryRecvError::Empty => RecvTimeoutError::Timeout,
-        TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
-    })
 }
 
 /// Locks a mutex whose holder may wait for something outside meanwhile.

@@ -14,15 +14,20 @@ use smallvec::SmallVec;
 use crate::event_time::EventTime;
 use crate::machine;
 use crate::record::ByteColumn;
+use crate::state::capture::Chunk;
 
 pub mod bucket;
+pub mod capture;
 pub mod chain;
 pub mod checkpoint;
 pub mod database;
+mod file;
 mod folder;
 pub mod journal;
 pub mod layout;
+pub mod manifest;
 pub mod memory;
+mod merge;
 pub mod objects;
 pub mod patient;
 pub mod reader;
@@ -31,6 +36,7 @@ mod scripted;
 pub mod slate;
 pub mod store;
 pub mod tenure;
+mod version;
 
 /// A key's bytes. Short ones, as most are, are kept in the slot itself.
 pub type KeyBytes = SmallVec<[u8; 23]>;
@@ -46,19 +52,6 @@ pub struct KeyState {
     pub list: ByteColumn,
     /// The timer, if one is set.
     pub timer: Option<EventTime>,
-}
-
-/// How the store holds a key as of the last checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// The timer under which the store's index lists the key, if it does.
-    pub timer: Option<EventTime>,
-    /// The number of runs of list items; 0 while the list is kept inline.
-    pub runs: u32,
-    /// The number of list items in those runs.
-    pub items: usize,
-    /// The state version of value and list.
-    pub version: u32,
 }
 
 /// The index of a key's slot in its shard.
@@ -79,18 +72,18 @@ pub struct Slot {
     pub key: KeyBytes,
     /// Its state.
     pub state: KeyState,
-    /// How the store holds it; `None` if it does not.
-    pub stored: Option<Stored>,
     /// The state version of the plugin that wrote value and list; 0 while there is neither.
     pub version: u32,
-    /// Whether the list was cleared since the last checkpoint, so that the stored items are obsolete.
-    pub list_replaced: bool,
     /// Whether `state` is loaded. Until then it must be read from the store.
     pub loaded: bool,
-    /// Whether the slot is in the shard's dirty list.
-    listed: bool,
-    /// Whether the next checkpoint must write it.
+    /// How many of the list's first items the store has; `None` if it does not have the key. What a checkpoint has captured counts.
+    stored: Option<u32>,
+    /// The round in whose dirty list the slot is; 0 if it is in none.
+    listed_in: u32,
+    /// Whether it changed since it was captured last.
     changed: bool,
+    /// Whether it is in the shard's list of emptied slots.
+    emptied: bool,
     /// The time under which the timer queue has it, if it does.
     queued_for: Option<EventTime>,
     /// A batch, and the slot's group in it.
@@ -100,13 +93,22 @@ pub struct Slot {
 }
 
 /// One shard of a lane's keys.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shard {
     index: HashTable<SlotId>,
     slots: Vec<Slot>,
     free: Vec<SlotId>,
     timers: BinaryHeap<Reverse<(EventTime, SlotId)>>,
+    /// The slots that were touched since the last capture began.
     dirty: Vec<SlotId>,
+    /// The number of the current round: one more than there were captures.
+    round: u32,
+    /// The slots that the capture at work has still to look at.
+    capturing: Vec<SlotId>,
+    /// What it has taken, and nobody has fetched yet.
+    captured: Chunk,
+    /// The slots that it found without state. They are freed once its checkpoint is durable: until then the store would be asked for them.
+    emptied: Vec<SlotId>,
     batch: u64,
     bytes: u64,
     largest: u32,
@@ -132,6 +134,25 @@ pub fn shard_of(hash: u64, shards: usize) -> usize {
     usize::try_from((u128::from(hash) * shards as u128) >> 64).expect("below the number of shards")
 }
 
+impl Default for Shard {
+    fn default() -> Shard {
+        Shard {
+            index: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            timers: BinaryHeap::new(),
+            dirty: Vec::new(),
+            round: 1,
+            capturing: Vec::new(),
+            captured: Chunk::default(),
+            emptied: Vec::new(),
+            batch: 0,
+            bytes: 0,
+            largest: 0,
+        }
+    }
+}
+
 impl Shard {
     /// Starts a batch, in which no slot has a group yet.
     pub fn begin_batch(&mut self) {
@@ -147,12 +168,12 @@ impl Shard {
         let new = Slot {
             key: KeyBytes::from_slice(key),
             state: KeyState::default(),
-            stored: None,
             version: 0,
-            list_replaced: false,
             loaded: complete,
-            listed: true,
+            stored: None,
+            listed_in: self.round,
             changed: false,
+            emptied: false,
             queued_for: None,
             group: (0, 0),
             bytes: 0,
@@ -202,25 +223,28 @@ impl Shard {
         &self.slots[slot.index()]
     }
 
-    /// Returns a slot to be changed, which the next checkpoint will write.
+    /// Returns a slot to be changed, which the next checkpoint will write. If the capture at work has still to take it, it is taken first.
     pub fn change(&mut self, slot: SlotId) -> &mut Slot {
-        let entry = &mut self.slots[slot.index()];
-        entry.changed = true;
-        if !entry.listed {
-            entry.listed = true;
+        let listed_in = self.slots[slot.index()].listed_in;
+        if listed_in != self.round {
+            if listed_in != 0 {
+                self.take(slot);
+            }
+            self.slots[slot.index()].listed_in = self.round;
             self.dirty.push(slot);
         }
+        let entry = &mut self.slots[slot.index()];
+        entry.changed = true;
         entry
     }
 
-    /// Sets the state of a slot to what the store holds, and queues its timer.
-    pub fn fill(&mut self, slot: SlotId, loaded: Option<(KeyState, Stored)>) {
+    /// Sets the state of a slot, with its state version, to what the store holds, and queues its timer.
+    pub fn fill(&mut self, slot: SlotId, found: Option<(KeyState, u32)>) {
         let entry = &mut self.slots[slot.index()];
         entry.loaded = true;
-        if let Some((state, stored)) = loaded {
-            entry.state = state;
-            entry.version = stored.version;
-            entry.stored = Some(stored);
+        if let Some((state, version)) = found {
+            entry.stored = Some(count(state.list.len()));
+            (entry.state, entry.version) = (state, version);
             entry.count_bytes(&mut self.bytes);
             self.schedule(slot);
         }
@@ -264,45 +288,110 @@ impl Shard {
         due
     }
 
-    /// Calls `each` with the slots that changed since the last call, for a checkpoint. Then frees slots without state.
-    pub fn take_dirty(&mut self, mut each: impl FnMut(&mut Slot)) {
-        for slot in std::mem::take(&mut self.dirty) {
-            let entry = &mut self.slots[slot.index()];
-            entry.listed = false;
-            if entry.changed {
-                each(entry);
+    // ---- checkpoints
+
+    /// Begins a capture of what changed since the last one, which must be over. From now on the state counts as it is now.
+    pub fn begin_capture(&mut self) {
+        assert!(self.capturing.is_empty() && self.captured.is_empty(), "the last capture is over");
+        self.capturing = std::mem::take(&mut self.dirty);
+        self.round += 1;
+    }
+
+    /// Looks at up to `most` more slots of the capture. Returns how many are left.
+    pub fn capture(&mut self, most: usize) -> usize {
+        for _ in 0..most {
+            let Some(slot) = self.capturing.pop() else { break };
+            if ![0, self.round].contains(&self.slots[slot.index()].listed_in) {
+                self.take(slot); // it was not changed since
+                self.slots[slot.index()].listed_in = 0;
             }
-            (entry.changed, entry.list_replaced) = (false, false);
-            entry.count_bytes(&mut self.bytes);
-            self.largest = self.largest.max(entry.bytes);
-            if entry.state.is_empty() {
-                let hash = self::hash(&entry.key);
-                entry.queued_for = None;
-                if let Ok(found) = self.index.find_entry(hash, |&s| s == slot) {
-                    found.remove();
-                }
-                self.free.push(slot);
+        }
+        self.capturing.len()
+    }
+
+    /// Returns what was captured so far, if that is at least `least` bytes.
+    pub fn captured(&mut self, least: usize) -> Option<Chunk> {
+        (self.captured.bytes() >= least && !self.captured.is_empty()).then(|| std::mem::take(&mut self.captured))
+    }
+
+    /// Takes a slot as it is.
+    fn take(&mut self, slot: SlotId) {
+        let entry = &mut self.slots[slot.index()];
+        if std::mem::take(&mut entry.changed) {
+            let is_stored = entry.stored.is_some();
+            if !entry.state.is_empty() {
+                self.captured.put(&entry.key, &entry.state, entry.version, entry.stored);
+                entry.stored = Some(count(entry.state.list.len()));
+            } else if is_stored {
+                self.captured.delete(&entry.key);
+                entry.stored = None;
+            }
+        }
+        entry.count_bytes(&mut self.bytes);
+        self.largest = self.largest.max(entry.bytes);
+        if entry.state.is_empty() && !std::mem::replace(&mut entry.emptied, true) {
+            self.emptied.push(slot);
+        }
+    }
+
+    /// Frees the slots without state that captures have found: their checkpoints are durable, and so is that these keys have no state.
+    pub fn free_emptied(&mut self) {
+        for slot in std::mem::take(&mut self.emptied) {
+            let entry = &mut self.slots[slot.index()];
+            entry.emptied = false;
+            if entry.state.is_empty() && entry.listed_in == 0 {
+                self.free(slot);
             }
         }
     }
 
-    /// Returns the number of keys in memory. Just after [`Shard::take_dirty`] each of them has state.
-    pub fn keys(&self) -> usize {
-        self.index.len()
+    fn free(&mut self, slot: SlotId) {
+        let entry = &mut self.slots[slot.index()];
+        entry.queued_for = None;
+        let hash = self::hash(&entry.key);
+        if let Ok(found) = self.index.find_entry(hash, |&s| s == slot) {
+            found.remove();
+        }
+        self.free.push(slot);
     }
 
-    /// Returns the bytes of keys, values and list items as of the last [`Shard::take_dirty`].
+    /// Calls `each` with the slots that changed since the last call, for state that is stored nowhere. Then frees slots without state.
+    pub fn take_dirty(&mut self, mut each: impl FnMut(&Slot)) {
+        for slot in std::mem::take(&mut self.dirty) {
+            let entry = &mut self.slots[slot.index()];
+            entry.listed_in = 0;
+            if std::mem::take(&mut entry.changed) {
+                each(entry);
+            }
+            entry.count_bytes(&mut self.bytes);
+            if entry.state.is_empty() {
+                self.free(slot);
+            }
+        }
+    }
+
+    /// Returns the number of keys in memory. Just after a capture each of them has state.
+    pub fn keys(&self) -> usize {
+        self.index.len() - self.emptied.len()
+    }
+
+    /// Returns the bytes of keys, values and list items as they were captured or read last.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Returns the bytes of the largest key, value and list items that any [`Shard::take_dirty`] has found.
+    /// Returns the bytes of the largest key, value and list items that was ever captured.
     pub fn largest(&self) -> u64 {
         u64::from(self.largest)
     }
 }
 
 impl Slot {
+    /// Says that the list's items are not those that the store has, nor begin with them.
+    pub fn replace_list(&mut self) {
+        self.stored = self.stored.map(|_| 0);
+    }
+
     /// Updates the slot's part of a sum of bytes.
     fn count_bytes(&mut self, sum: &mut u64) {
         let KeyState { value, list, .. } = &self.state;
@@ -311,6 +400,10 @@ impl Slot {
         *sum = *sum + u64::from(bytes) - u64::from(self.bytes);
         self.bytes = bytes;
     }
+}
+
+fn count(items: usize) -> u32 {
+    u32::try_from(items).expect("a key's state stays below 4 GiB")
 }
 
 impl std::fmt::Display for KeyState {

@@ -51,7 +51,7 @@ impl Lanes {
         let mut lanes = Vec::new();
         for name in PipelineLog::new(objects.clone(), runtime.handle().clone()).lanes()? {
             let Some(reader) = Reader::open(&objects, &format!("lanes/{name}"), runtime.handle())? else { continue };
-            let Some(checkpoint) = reader.checkpoint()? else { continue };
+            let Some(checkpoint) = reader.checkpoint() else { continue };
             let next = checkpoint.partitions.iter().map(|(partition, at)| format!("{partition}/{}", at.last.offset));
             let up_to = next.collect::<Vec<_>>().join(", ");
             lanes.push(Lane { name, reader, up_to });
@@ -161,7 +161,7 @@ fn export(config: &Config, file: &Path, output: Output) -> Result<String, Failur
 
 /// Returns a key as JSON. Values are base64, because they are the plugin's bytes.
 fn object(lane: &str, key: &StoredKey) -> Value {
-    let StoredKey { key, state, stored } = key;
+    let StoredKey { key, state, version } = key;
     let mut object = Map::new();
     object.insert("lane".into(), lane.into());
     object.insert("key".into(), String::from_utf8_lossy(key).into());
@@ -171,7 +171,7 @@ fn object(lane: &str, key: &StoredKey) -> Value {
     let timer = state.timer.map(EventTime::ms);
     object.insert("timer_ms".into(), timer.into());
     object.insert("timer".into(), timer.map(iso).into());
-    object.insert("state_version".into(), stored.version.into());
+    object.insert("state_version".into(), (*version).into());
     Value::Object(object)
 }
 
@@ -183,13 +183,13 @@ fn line(lane: &str, key: &StoredKey) -> String {
 }
 
 fn page(lane: &Lane, key: &StoredKey) -> String {
-    let StoredKey { key, state, stored } = key;
+    let StoredKey { key, state, version } = key;
     let mut lines = vec![
         format!("lane           {} (as of the checkpoint after {})", lane.name, lane.up_to),
         format!("key            {}", readable(key)),
         format!("value          {}", state.value.as_deref().map_or_else(|| "none".into(), readable)),
         format!("timer          {}", state.timer.map_or_else(|| "none".into(), |timer| iso(timer.ms()))),
-        format!("state version  {}", stored.version),
+        format!("state version  {version}"),
         format!("list           {} item(s)", state.list.len()),
     ];
     lines.extend(state.list.iter().map(|item| format!("  {}", readable(item))));

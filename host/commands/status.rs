@@ -38,9 +38,9 @@ pub fn of_checkpoints(config: &Config) -> Result<Status, Failure> {
     for name in log.lanes()? {
         let path = format!("lanes/{name}");
         let Some(reader) = Reader::open(&objects, &path, runtime.handle())? else { continue };
-        let Some(checkpoint) = reader.checkpoint()? else { continue };
+        let Some(checkpoint) = reader.checkpoint() else { continue };
         // The checkpoint is the last write in this folder.
-        let writes = objects.list(Some(&Path::from(path).join("wal"))).map_ok(|object| object.last_modified);
+        let writes = objects.list(Some(&Path::from(path).join("manifests"))).map_ok(|object| object.last_modified);
         let written: Vec<_> = runtime.block_on(writes.try_collect()).map_err(outside)?;
         let written_ms = written.into_iter().max().map(|at| at.timestamp_millis());
         lanes.push(of_checkpoint(name, &checkpoint, written_ms, &log)?);

@@ -116,7 +116,8 @@ impl PipelineLog {
 
     /// Refuses checkpoints that have no journal. Changes nothing.
     pub fn check_journal(&self) -> Result<(), Failure> {
-        if self.get("log/pipeline.json")?.is_some() || self.paths(&Path::from("lanes"))?.is_empty() {
+        // In this order: another host may begin the pipeline at this moment, and then its journal is there before its lanes are.
+        if self.paths(&Path::from("lanes"))?.is_empty() || self.get("log/pipeline.json")?.is_some() {
             return Ok(());
         }
         Err(super::journal_missing("log/"))

@@ -1,16 +1,36 @@
-//! Checkpoints of a lane: when one is due, what it describes, and how long the sink is waited for. The order of its effects is `lane.rs`'s.
+//! Checkpoints of a lane: when one is due, and how it is taken while the lane goes on. At one moment, a checkpoint begins: the lane notes where it
+//! is, puts a barrier behind the rows that it has handed over, and begins a capture of what changed in its keys. Then, between batches, what is
+//! captured is written beside the lane, until all of it is there and the sink has acknowledged all that lies before the barrier. Only then does
+//! the manifest follow that makes it valid (I2, I3), and after it the offsets.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backoff;
 use crate::event_time::LaneTime;
 use crate::failure::Failure;
+use crate::lane::Running;
 use crate::lane::context::Context;
 use crate::lane::interrupt::Interrupt;
-use crate::sink::writer::Lengths;
+use crate::machine::{Planted, plants};
+use crate::observe::board::Activity;
+use crate::position::{Offset, Partition};
+use crate::sink::writer::{Barrier, Lengths};
 use crate::source::merge::Merge;
 use crate::state::checkpoint::{Checkpoint, FORMAT, Head, PartitionProgress};
+
+/// Keys that are captured between two batches: about a millisecond.
+const CAPTURE_KEYS: usize = 4_096;
+/// What is captured is written in parts of about this size, bytes.
+const PART_BYTES: usize = 8 << 20;
+/// The most parts that are written at the same time. While they are, nothing more is captured but what the lane changes.
+const MOST_PARTS: usize = 3;
+/// How often a lane that waits for a checkpoint looks at it.
+const POLL: Duration = Duration::from_millis(1);
+/// The shortest and the longest time after which a lane that waits for records looks at a checkpoint that is being written.
+const LOOK: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
 
 /// How long a stopping lane waits for the sink to acknowledge.
 const DRAIN: Duration = Duration::from_secs(8);
@@ -23,22 +43,51 @@ pub(super) struct Checkpoints {
     due_at: Duration,
     dirty: bool,
     written: u64,
+    taking: Option<Taking>,
+}
+
+/// A checkpoint that is being taken.
+struct Taking {
+    began: Duration,
+    covered_ms: i64,
+    /// The next offsets, which it covers.
+    next: Vec<(Partition, Offset)>,
+    /// Behind the rows that it covers, until they are acknowledged.
+    barrier: Option<Barrier>,
+    lengths: Option<Lengths>,
+    is_captured: bool,
+    is_committing: bool,
+    /// Deployments whose notes of replaced rows are not needed any more once it is durable.
+    stale: Vec<u64>,
 }
 
 impl Checkpoints {
     /// Creates a schedule of one checkpoint per `interval` from now on.
     pub(super) fn new(interval: Duration, most_bytes: Option<u64>, context: &Context) -> Checkpoints {
-        Checkpoints { interval, most_bytes, due_at: context.clock.monotonic() + interval, dirty: false, written: 0 }
+        Checkpoints {
+            interval,
+            most_bytes,
+            due_at: context.clock.monotonic() + interval,
+            dirty: false,
+            written: 0,
+            taking: None,
+        }
     }
 
-    /// When the next one is due, on the clock's monotonic time.
-    pub(super) fn due_at(&self) -> Duration {
-        self.due_at
+    /// When the lane has to look at its checkpoints next, on the clock's monotonic time.
+    pub(super) fn due_at(&self, context: &Context) -> Duration {
+        let now = context.clock.monotonic();
+        match &self.taking {
+            None => self.due_at,
+            Some(taking) if !taking.is_captured => now,
+            // The longer it takes, the more seldom: during an outage nothing comes of looking.
+            Some(taking) => now + (now.saturating_sub(taking.began) / 8).clamp(LOOK[0], LOOK[1]),
+        }
     }
 
-    /// Whether one is due.
-    pub(super) fn is_due(&self, context: &Context) -> bool {
-        context.clock.monotonic() >= self.due_at
+    /// Whether one is due, and none is being taken.
+    fn is_due(&self, context: &Context) -> bool {
+        self.taking.is_none() && context.clock.monotonic() >= self.due_at
     }
 
     /// Notes that something happened that the last checkpoint does not cover.
@@ -47,15 +96,9 @@ impl Checkpoints {
     }
 
     /// Sets when the next one is due. Returns whether there is anything to write now.
-    pub(super) fn begin(&mut self, context: &Context) -> bool {
+    fn begin(&mut self, context: &Context) -> bool {
         self.due_at = context.clock.monotonic() + self.interval;
-        self.dirty
-    }
-
-    /// Notes that one was written.
-    pub(super) fn end(&mut self) {
-        self.dirty = false;
-        self.written += 1;
+        std::mem::take(&mut self.dirty)
     }
 
     /// Fails if the lane's state, as a checkpoint has kept it, is larger than it may be. That is a limit of the host, and decides no row.
@@ -76,12 +119,7 @@ impl Checkpoints {
 }
 
 /// Describes how far the lane has come.
-pub(super) fn describe(
-    merge: &Merge,
-    time: LaneTime,
-    (deployment, journal): (u64, Head),
-    lengths: Lengths,
-) -> Checkpoint {
+fn describe(merge: &Merge, time: LaneTime, (deployment, journal): (u64, Head)) -> Checkpoint {
     let progress = merge.resume().into_iter().filter_map(|(partition, resume)| {
         Some((partition, PartitionProgress { envelope: resume.envelope?, last: resume.last? }))
     });
@@ -91,9 +129,130 @@ pub(super) fn describe(
         last: merge.last(),
         time,
         deployment,
-        sink_length: lengths.sink,
-        letters_length: lengths.letters,
+        sink_length: None,
+        letters_length: None,
         journal: Some(journal),
+    }
+}
+
+impl Running {
+    /// Goes on with the checkpoint that is being taken, or begins one if it is due.
+    pub(super) fn attend_checkpoints(&mut self) -> Result<(), Interrupt> {
+        self.go_on_with_checkpoint()?;
+        if !self.checkpoints.is_due(&self.context) {
+            return Ok(());
+        }
+        self.begin_checkpoint()?;
+        if self.checkpoints.taking.is_none() {
+            self.journal.check_ownership()?;
+            self.store.check_ownership()?;
+        }
+        Ok(())
+    }
+
+    /// Takes a checkpoint, and waits until it is durable.
+    pub(super) fn last_checkpoint(&mut self) -> Result<(), Interrupt> {
+        self.finish_checkpoint()?;
+        self.begin_checkpoint()?;
+        self.finish_checkpoint()
+    }
+
+    /// Waits until the checkpoint that is being taken is durable.
+    fn finish_checkpoint(&mut self) -> Result<(), Interrupt> {
+        let context = self.context.clone();
+        let patience = Patience::new(&context);
+        while self.checkpoints.taking.is_some() {
+            self.go_on_with_checkpoint()?;
+            if self.checkpoints.taking.is_some() {
+                if !patience.lasts() {
+                    return Err(patience.ended());
+                }
+                backoff::pause(POLL);
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a checkpoint of all that was folded so far, if there is anything new.
+    fn begin_checkpoint(&mut self) -> Result<(), Interrupt> {
+        let (clock, board) = (Arc::clone(&self.context.clock), Arc::clone(&self.context.board));
+        if !self.checkpoints.begin(&self.context) {
+            board.covered.set(Some(clock.now_ms()));
+            return Ok(());
+        }
+        let (began, covered_ms) = (clock.monotonic(), clock.now_ms());
+        board.enter(Activity::Write);
+        let patience = Patience::new(&self.context);
+        let Some(barrier) = self.writer.barrier(|| patience.lasts())? else { return Err(patience.ended()) };
+        board.enter(Activity::Checkpoint);
+        self.seal()?;
+        let on_probation = self.succession.on_probation();
+        if on_probation.is_none() {
+            self.probation.end(&self.core);
+        }
+        let logic = (self.succession.n(), self.journal.head());
+        let checkpoint = describe(self.gather.merge(), self.core.time, logic);
+        let next: Vec<_> = checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset.next())).collect();
+        if plants(Planted::OffsetsBeforeState) {
+            self.gather.commit(&next);
+        }
+        self.store.begin(checkpoint, on_probation);
+        self.core.begin_capture();
+        self.checkpoints.taking = Some(Taking {
+            began,
+            covered_ms,
+            next,
+            barrier: Some(barrier),
+            lengths: plants(Planted::CheckpointBeforeAcknowledgement).then(Lengths::default),
+            is_captured: false,
+            is_committing: false,
+            stale: self.probation.take_stale(),
+        });
+        Ok(())
+    }
+
+    fn go_on_with_checkpoint(&mut self) -> Result<(), Interrupt> {
+        let Some(taking) = &mut self.checkpoints.taking else { return Ok(()) };
+        self.context.board.enter(Activity::Checkpoint);
+        let waiting = self.store.uploads()?;
+        if !taking.is_captured && waiting < MOST_PARTS {
+            taking.is_captured = self.core.capture(CAPTURE_KEYS);
+            while let Some(part) = self.core.captured(PART_BYTES, taking.is_captured) {
+                self.store.add(part)?;
+            }
+        }
+        if let (None, Some(barrier)) = (taking.lengths, &taking.barrier) {
+            taking.lengths = self.writer.passed(barrier)?; // I2, I3
+        }
+        let is_written = taking.is_captured && self.store.uploads()? == 0;
+        if let Some(lengths) = taking.lengths.filter(|_| is_written && !taking.is_committing) {
+            taking.is_committing = true;
+            if let Some(id) = self.gather.log_id()? {
+                self.succession.hold_topic(id)?; // records of another log must not be covered
+            }
+            self.store.commit((lengths.sink, lengths.letters))?; // I2, I3, I10
+        }
+        match self.store.committed()? {
+            Some(bytes) => self.end_checkpoint(bytes),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells of a checkpoint that is durable.
+    fn end_checkpoint(&mut self, bytes: u64) -> Result<(), Interrupt> {
+        let Some(taking) = self.checkpoints.taking.take() else { return Ok(()) };
+        let (clock, board) = (&self.context.clock, &self.context.board);
+        self.core.free_emptied();
+        taking.stale.iter().try_for_each(|&n| self.journal.forget_images(n))?;
+        self.gather.commit(&taking.next);
+        self.checkpoints.written += 1;
+        board.checkpoints.add(1);
+        let took = clock.monotonic().saturating_sub(taking.began);
+        board.checkpoint_us.set(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        board.checkpoint_bytes.set(bytes);
+        board.covered.set(Some(taking.covered_ms));
+        self.checkpoints.check_state(self.core.count_state(board))?;
+        Ok(self.journal.check_ownership()?)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::lane::interrupt::Signals;
 use crate::observe::board::LaneBoard;
 
 /// What every part of a lane needs: its name, its clock, the signals and its board.
+#[derive(Clone)]
 pub(super) struct Context {
     /// The lane's name in logs.
     pub(super) name: String,

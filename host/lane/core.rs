@@ -24,8 +24,9 @@ use crate::plugin::{Fault, Plugin};
 use crate::position::Position;
 use crate::record::Records;
 use crate::row::{Origin, Rows};
+use crate::state::capture::Chunk;
 use crate::state::checkpoint::Checkpoint;
-use crate::state::{KeyState, Shard, SlotId, Stored, hash, shard_of};
+use crate::state::{KeyState, Shard, SlotId, hash, shard_of};
 use crate::strike::{Stage, Strike, StrikeItem};
 
 /// What leaves the lane because of a batch.
@@ -92,12 +93,53 @@ impl Core {
         (self.residency, self.searched) = (Residency::none(), Some((0, 0)));
     }
 
-    /// Takes over a key's state as a store holds it.
-    pub fn take_over(&mut self, key: &[u8], state: KeyState, stored: Stored) {
+    /// Takes over a key's state as a store holds it, unless the key is in memory already.
+    pub fn take_over(&mut self, key: &[u8], state: KeyState, version: u32) {
         let hash = hash(key);
         let shard = shard_of(hash, self.shards.len());
-        let slot = self.shards[shard].slot_of(hash, key, true);
-        self.shards[shard].fill(slot, Some((state, stored)));
+        let shard = &mut self.shards[shard];
+        if !shard.contains(hash, key) {
+            let slot = shard.slot_of(hash, key, true);
+            shard.fill(slot, Some((state, version)));
+        }
+    }
+
+    // ---- checkpoints
+
+    /// Begins to capture what changed since the last capture, which is over.
+    pub(super) fn begin_capture(&mut self) {
+        self.shards.iter_mut().for_each(Shard::begin_capture);
+    }
+
+    /// Captures about `most` more keys. Returns whether that were all.
+    pub(super) fn capture(&mut self, most: usize) -> bool {
+        let part = most.div_ceil(self.shards.len());
+        self.shards.iter_mut().map(|shard| shard.capture(part)).sum::<usize>() == 0
+    }
+
+    /// Returns what was captured: a part of about `bytes`, or with `all` whatever there is; none if there is less.
+    pub(super) fn captured(&mut self, bytes: usize, all: bool) -> Option<Chunk> {
+        if !all {
+            return self.shards.iter_mut().find_map(|shard| shard.captured(bytes));
+        }
+        let mut whole: Option<Chunk> = None;
+        while whole.as_ref().is_none_or(|whole| whole.bytes() < bytes)
+            && let Some(chunk) = self.shards.iter_mut().find_map(|shard| shard.captured(0))
+        {
+            match &mut whole {
+                Some(whole) => whole.append(&chunk),
+                None => whole = Some(chunk),
+            }
+        }
+        whole
+    }
+
+    /// Frees the slots that the last capture found without state, whose checkpoint is durable. Not while keys are loaded: the state that a
+    /// key had before must not come back.
+    pub(super) fn free_emptied(&mut self) {
+        if self.residency.is_complete() {
+            self.shards.iter_mut().for_each(Shard::free_emptied);
+        }
     }
 
     /// Forgets which keys changed, for state that is stored nowhere. Frees slots that no longer hold any.

@@ -84,31 +84,33 @@ impl Gather {
 
     // ---- a batch
 
-    /// Fills a batch with what may be released, until it is full or was waited for a moment. `keep` makes floors durable. A head that waits for
+    /// Fills a batch with what may be released, until it has `most` records, is full or was waited for a moment; with nothing in hand it ends at
+    /// `due_at` at the latest, or thereabouts. `keep` makes floors durable. A head that waits for
     /// partitions which must be asked ends it too: what arrives from other partitions meanwhile must not put that off.
     pub(super) fn fill(
         &mut self,
         context: &Context,
-        checkpoint_at: Duration,
+        (due_at, most): (Duration, usize),
         mut keep: impl FnMut(&[Floor]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         context.board.end_batch(Activity::Gather);
         self.source.hold(&self.merge.overfull(self.most * QUEUED_BATCHES, BATCH_BYTES * QUEUED_BATCHES));
+        let most = most.min(self.most);
         self.batch.clear();
         let mut waiting_since = None;
         loop {
             if plants(Planted::MergeReleasedEarly) {
                 self.merge.blocked().iter().flat_map(|b| &b.partitions).for_each(|p| self.merge.empty(*p, i64::MAX));
             }
-            let released = self.merge.release(self.most, BATCH_BYTES, &mut self.batch);
+            let released = self.merge.release(most, BATCH_BYTES, &mut self.batch);
             self.gathered += released.records as u64;
             self.frontier_is_bet |= released.asked;
-            let full = self.batch.len() >= self.most || self.batch.bytes() >= BATCH_BYTES;
+            let full = self.batch.len() >= most || self.batch.bytes() >= BATCH_BYTES;
             let signals = &context.signals;
             if full || self.merge.finished() || signals.stop_requested() || signals.rewind_requested() {
                 return Ok(());
             }
-            let (patience, now) = (self.patience(context, checkpoint_at), context.clock.monotonic());
+            let (patience, now) = (self.patience(context, due_at), context.clock.monotonic());
             let waits = !self.batch.is_empty() || self.merge.blocked().is_some();
             waiting_since = if waits { waiting_since.or(Some(now)) } else { None };
             let waited = waiting_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
@@ -135,9 +137,9 @@ impl Gather {
     }
 
     /// How long to wait for the next arrival.
-    fn patience(&self, context: &Context, checkpoint_at: Duration) -> Duration {
+    fn patience(&self, context: &Context, due_at: Duration) -> Duration {
         if self.batch.is_empty() {
-            return idle_patience(checkpoint_at.saturating_sub(context.clock.monotonic()));
+            return idle_patience(due_at.saturating_sub(context.clock.monotonic()));
         }
         batch_patience(self.catching_up.backlog, self.gathered)
     }
@@ -268,9 +270,9 @@ impl Gather {
     }
 }
 
-/// With nothing in hand: until the next checkpoint or thereabouts.
-fn idle_patience(until_checkpoint: Duration) -> Duration {
-    IDLE_WAIT.min(until_checkpoint.max(FILL_WAIT))
+/// With nothing in hand: until something else is due, or thereabouts.
+fn idle_patience(until_due: Duration) -> Duration {
+    IDLE_WAIT.min(until_due.max(FILL_WAIT))
 }
 
 /// For a batch that is not full: a moment, or longer while the log is known to hold more.
@@ -397,7 +399,7 @@ mod tests {
 
         /// Fills a batch; returns its records as (append time, partition, offset). `keep` stands for the journal.
         fn fill(&mut self, keep: impl FnMut(&[Floor]) -> Result<(), Failure>) -> Result<Vec<(i64, u32, u64)>, Failure> {
-            let filled = self.gather.fill(&self.context, Duration::from_secs(60), keep);
+            let filled = self.gather.fill(&self.context, (Duration::from_secs(60), usize::MAX), keep);
             let batch = &self.gather.batch;
             let positions = (0..batch.len()).map(|i| (batch.append_times[i], batch.partitions[i], batch.offsets[i]));
             filled.map(|()| positions.collect())

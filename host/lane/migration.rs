@@ -145,7 +145,7 @@ impl Run<'_, '_, '_> {
             let end = item + slot.state.list.len();
             slot.state.list.clear();
             slot.state.list.append(items, item..end);
-            slot.list_replaced |= end > item;
+            slot.replace_list();
             item = end;
         }
     }
@@ -154,7 +154,7 @@ impl Run<'_, '_, '_> {
         let slot = self.shard.change(slot);
         let (key, state) = (slot.key[..].into(), lost_state(slot.state.timer, slot));
         slot.state = KeyState::default();
-        slot.list_replaced = true;
+        slot.replace_list();
         slot.version = self.plugin.description.state_version;
         self.lost.push(Lost { key, state, reason, version });
     }

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use crate::lane::core::Core;
 use crate::row::Image;
 use crate::sink::writer::SharedImages;
-use crate::state::database::Error;
 use crate::state::journal::Journal;
 
 /// The notes of a lane.
@@ -47,8 +46,8 @@ impl Probation {
         self.current.as_ref().map(|(_, images)| images)
     }
 
-    /// Deletes the notes that are no longer needed.
-    pub(super) fn forget_stale(&mut self, journal: &Journal) -> Result<(), Error> {
-        self.stale.drain(..).try_for_each(|n| journal.forget_images(n))
+    /// Returns the deployments whose notes can be deleted with the next checkpoint, once.
+    pub(super) fn take_stale(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.stale)
     }
 }

@@ -1,17 +1,22 @@
 //! Residency: which of a lane's stored keys and timers are in memory. After a restart none is. Keys are read when a batch touches them,
-//! timers up to a batch's watermark. Between batches all other keys follow, until no new key costs a look into the store.
+//! timers up to a batch's watermark. Between batches all other keys follow, page by page, until no new key costs a look into the store.
+
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::event_time::EventTime;
 use crate::lane::batch::Prepared;
 use crate::lane::core::Core;
 use crate::observe::board::{Activity, LaneBoard};
 use crate::state::database::Error;
-use crate::state::store::Store;
+use crate::state::store::{Page, Pages, Store};
+use crate::state::{KeyState, Shard, SlotId, hash, shard_of};
 
-/// Keys loaded between two batches until all are in memory.
-const LOAD_KEYS: usize = 20_000;
+/// Keys taken over between two batches until all are in memory: some milliseconds.
+const LOAD_KEYS: usize = 8_192;
 /// Keys read from the store between two signs of life on the board.
 const READ_KEYS: usize = 4_096;
+/// The most records of a batch while keys may have to be read for it.
+pub(super) const BATCH_RECORDS: usize = 1_024;
 
 /// Which of a lane's stored keys and timers are in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +30,6 @@ pub enum Residency {
 /// How far the store has been loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// The last key that was loaded in key order; empty before the first.
-    keys_up_to: Vec<u8>,
     timers: Timers,
 }
 
@@ -41,7 +44,7 @@ enum Timers {
 impl Residency {
     /// Nothing is in memory, as after a restart.
     pub(super) fn none() -> Residency {
-        Residency::Partial(Loaded { keys_up_to: Vec::new(), timers: Timers::Before(None) })
+        Residency::Partial(Loaded { timers: Timers::Before(None) })
     }
 
     /// Whether a key that is not in memory has no state.
@@ -52,7 +55,7 @@ impl Residency {
     /// The range of timers that a batch with this watermark needs and that is not in memory: from (none: the first) and up to.
     fn missing_timers(&self, watermark: Option<EventTime>) -> Option<(Option<EventTime>, EventTime)> {
         match self {
-            Residency::Partial(Loaded { timers: Timers::Before(next), .. }) if watermark >= *next => {
+            Residency::Partial(Loaded { timers: Timers::Before(next) }) if watermark >= *next => {
                 Some((*next, watermark?))
             }
             Residency::Partial(_) | Residency::All => None,
@@ -63,15 +66,6 @@ impl Residency {
     fn timers_loaded(&mut self, next: Option<EventTime>) {
         if let Residency::Partial(loaded) = self {
             loaded.timers = next.map_or(Timers::All, |next| Timers::Before(Some(next)));
-        }
-    }
-
-    /// Keys up to `last` are in memory now; with none, all are, and so are the timers.
-    fn keys_loaded(&mut self, last: Option<Vec<u8>>) {
-        match (&mut *self, last) {
-            (Residency::Partial(loaded), Some(last)) => loaded.keys_up_to = last,
-            (_, None) => *self = Residency::All,
-            (Residency::All, Some(_)) => {}
         }
     }
 }
@@ -89,23 +83,69 @@ pub(super) fn load_missing(
     for (shard, slots) in core.shards.iter_mut().zip(&prepared.missing) {
         for slots in slots.chunks(READ_KEYS) {
             board.enter(Activity::Store);
-            store.fill(shard, slots)?;
+            fill(shard, slots, store)?;
         }
     }
     if let Some((from, until)) = core.residency.missing_timers(prepared.watermark) {
-        let next = store.load_timers(&mut core.shards, from, until)?;
+        let (keys, next) = store.timers(from, until)?;
+        let mut missing: BTreeMap<usize, Vec<SlotId>> = BTreeMap::new();
+        for key in keys {
+            let hash = hash(&key);
+            let at = shard_of(hash, core.shards.len());
+            let shard = &mut core.shards[at];
+            if !shard.contains(hash, &key) {
+                missing.entry(at).or_default().push(shard.slot_of(hash, &key, false));
+            }
+        }
+        for (at, slots) in missing {
+            for slots in slots.chunks(READ_KEYS) {
+                board.enter(Activity::Store);
+                fill(&mut core.shards[at], slots, store)?;
+            }
+        }
         core.residency.timers_loaded(next);
     }
     Ok(())
 }
 
-/// Loads the next keys in key order, if not all are in memory.
-pub(super) fn load_more_keys(core: &mut Core, store: &Store) -> Result<(), Error> {
-    if let Residency::Partial(loaded) = &core.residency {
-        let last = store.load_keys(&mut core.shards, &loaded.keys_up_to, LOAD_KEYS)?;
-        core.residency.keys_loaded(last);
-    }
+/// Fills slots from the store. A key that the store does not hold has no state.
+fn fill(shard: &mut Shard, slots: &[SlotId], store: &Store) -> Result<(), Error> {
+    let keys: Vec<&[u8]> = slots.iter().map(|&slot| &*shard.slot(slot).key).collect();
+    let found = store.read(&keys)?;
+    slots.iter().zip(found).for_each(|(&slot, found)| shard.fill(slot, found));
     Ok(())
+}
+
+/// Loads all keys of a lane's last checkpoint, some between each two batches.
+pub(super) struct Loading {
+    pages: Pages,
+    /// What is left of the last page.
+    page: VecDeque<(Vec<u8>, KeyState, u32)>,
+}
+
+impl Loading {
+    /// Begins to load, if not all keys are in memory.
+    pub(super) fn begin(core: &Core, store: &mut Store) -> Option<Loading> {
+        (!core.residency.is_complete()).then(|| Loading { pages: store.pages(), page: VecDeque::new() })
+    }
+
+    /// Takes over the next keys, if they were read by now; with `wait`, waits for them. Returns whether all are in memory.
+    pub(super) fn step(&mut self, core: &mut Core, wait: bool) -> Result<bool, Error> {
+        if self.page.is_empty() {
+            match self.pages.next(wait)? {
+                None => return Ok(false),
+                Some(page) if page.is_empty() => {
+                    core.residency = Residency::All; // and so are the timers
+                    return Ok(true);
+                }
+                Some(page) => self.page = Page::into(page),
+            }
+        }
+        for (key, state, version) in self.page.drain(..self.page.len().min(LOAD_KEYS)) {
+            core.take_over(&key, state, version);
+        }
+        Ok(false)
+    }
 }
 
 #[cfg(test)]
@@ -127,16 +167,5 @@ mod tests {
         residency.timers_loaded(None);
         assert_eq!(residency.missing_timers(Some(at(i64::MAX))), None);
         assert!(!residency.is_complete(), "keys without a timer may be missing");
-    }
-
-    #[test]
-    fn with_the_last_key_everything_is_in_memory() {
-        let mut residency = Residency::none();
-        residency.keys_loaded(Some(b"k".to_vec()));
-        assert!(!residency.is_complete());
-        assert_eq!(residency.missing_timers(Some(at(1))), Some((None, at(1))), "keys tell nothing of timers");
-        residency.keys_loaded(None);
-        assert_eq!(residency, Residency::All);
-        assert_eq!(residency.missing_timers(Some(at(1))), None);
     }
 }

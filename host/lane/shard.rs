@@ -527,7 +527,7 @@ impl<'a, 'p> Run<'a, 'p> {
         self.passed(firing);
         let slot = self.shard.change(self.slot_of(firing));
         slot.state = KeyState::default();
-        slot.list_replaced = true;
+        slot.replace_list();
     }
 
     /// Notes that no timer of this key can be due before this firing.
@@ -572,7 +572,7 @@ fn apply(shard: &mut Shard, slot: SlotId, changes: &Changes, i: usize, timer: Op
     }
     if list == change::CLEAR || list == change::REPLACE {
         slot.state.list.clear();
-        slot.list_replaced = true;
+        slot.replace_list();
     }
     if list == change::PUT || list == change::REPLACE {
         slot.state.list.append(&changes.list_items, changes.items_of(i));

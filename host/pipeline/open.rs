@@ -26,7 +26,7 @@ use crate::source::{Start, grown};
 use crate::state::checkpoint::{Checkpoint, resume_of};
 use crate::state::database::Databases;
 use crate::state::journal::{self, Beginning, Contents, Journal, Seals};
-use crate::state::store::Store;
+use crate::state::store::{Store, Stores};
 use crate::state::tenure::Tenure;
 use crate::{dead_letter, sink};
 
@@ -42,6 +42,7 @@ pub(super) struct Opening<'a> {
     pub(super) loader: &'a Arc<Loader>,
     pub(super) world: &'a dyn World,
     pub(super) databases: &'a dyn Databases,
+    pub(super) stores: &'a Stores,
     pub(super) source: &'a LogSource,
     pub(super) board: &'a Arc<Board>,
     pub(super) stop: &'a Arc<AtomicBool>,
@@ -100,9 +101,7 @@ impl Opening<'_> {
 
     /// The state of a lane as this history knows it: without what a withdrawn deployment made, and empty if another history made it.
     fn state(&self, name: &str) -> Result<(Store, Option<Checkpoint>), Failure> {
-        let path = format!("lanes/{name}");
-        let open = || Store::over(self.databases.open(&path)?);
-        let mut store = open()?;
+        let mut store = self.stores.open(&format!("lanes/{name}"))?;
         if let Some(deployment) = store.undo_of()
             && self.log.is_withdrawn(deployment)?
         {
@@ -114,18 +113,17 @@ impl Opening<'_> {
                 "state restored to before the withdrawn deployment"
             );
         }
-        let checkpoint = store.checkpoint()?;
+        let checkpoint = store.checkpoint().cloned();
         let Some(n) = checkpoint.as_ref().map(|checkpoint| checkpoint.deployment) else { return Ok((store, None)) };
         if n < self.first {
-            store.close()?;
-            self.databases.delete(&path)?;
+            store.clear()?;
             tracing::info!(
                 event = "lane-reprocessing",
                 lane = name,
                 deployment = self.first,
                 "lane restarts at the beginning of the log: a deployment holds from there"
             );
-            return Ok((open()?, None));
+            return Ok((store, None));
         }
         // If it was withdrawn just now, what takes it back is there, and the lane opens again as soon as it sees the verdict.
         if store.undo_of() != Some(n) && self.log.is_withdrawn(n)? {

@@ -2,7 +2,6 @@
 //! found by its lock; in a bucket it is fenced first, and what fences it stays.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -12,13 +11,11 @@ use tokio::runtime::Handle;
 
 use crate::config::{Config, Sink, Source};
 use crate::failure::Failure;
-use crate::state::database::{Change, Database, Databases, Error};
+use crate::state::database::{Databases, Error};
 use crate::state::journal::{self, Journal};
 use crate::state::objects::{Presence, delete_under, objects, runtime};
 use crate::state::slate::Slates;
-
-/// Keys that are deleted in one write.
-const PAGE: usize = 10_000;
+use crate::state::store::Stores;
 
 /// Deletes the checkpoints of all lanes; returns how many objects or entries there were.
 pub fn reset(config: &Config) -> Result<usize, Failure> {
@@ -28,7 +25,8 @@ pub fn reset(config: &Config) -> Result<usize, Failure> {
         Some(_alone) => runtime.block_on(delete_under(&objects, "lanes")).map_err(failed),
         None => {
             let lanes = lanes(&objects, runtime.handle())?;
-            clear(&Slates { objects, runtime: runtime.handle().clone() }, &lanes)
+            let stores = Stores { objects: Arc::clone(&objects), runtime: runtime.handle().clone() };
+            clear(&Slates { objects, runtime: runtime.handle().clone() }, &stores, &lanes)
         }
     }
 }
@@ -58,16 +56,19 @@ pub fn forget(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Deletes what these lanes hold, after fencing their hosts; returns how many entries there were.
-pub fn clear(databases: &dyn Databases, lanes: &[String]) -> Result<usize, Failure> {
+/// Deletes what these lanes hold, after fencing their hosts; returns how many files there were.
+pub fn clear(databases: &dyn Databases, stores: &Stores, lanes: &[String]) -> Result<usize, Failure> {
     let mut deleted = 0;
     for lane in lanes {
         drop(Journal::over(databases.open(&journal::path(lane))?)?);
         let path = format!("lanes/{lane}");
-        deleted += match databases.open(&path) {
-            Ok(database) => clear_lane(&*database)?,
+        deleted += match stores.open(&path) {
+            Ok(mut store) => store.clear()?,
             // It is damaged, so nobody can write it either.
-            Err(Error::Unreadable(_)) => databases.delete(&path).map(|()| 1)?,
+            Err(Error::Unreadable(_)) => {
+                let deleted = stores.runtime.block_on(delete_under(&stores.objects, &path));
+                deleted.map_err(|e| Failure::outside(format!("cannot delete {path} in state.url: {e}")))?
+            }
             Err(error) => return Err(error.into()),
         };
     }
@@ -87,47 +88,54 @@ fn lanes(objects: &Arc<dyn ObjectStore>, runtime: &Handle) -> Result<Vec<String>
     Ok(found.into_iter().collect())
 }
 
-fn clear_lane(database: &dyn Database) -> Result<usize, Error> {
-    let mut deleted = 0;
-    loop {
-        let mut page: Vec<Change> = Vec::new();
-        database.scan(&[], &[], &mut |key, _| {
-            page.push((key.to_vec(), None));
-            if page.len() < PAGE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        if page.is_empty() {
-            return database.close().map(|()| deleted);
-        }
-        deleted += page.len();
-        database.write(page)?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use object_store::memory::InMemory;
 
     use super::*;
-    use crate::event_time::AppendTime;
+    use crate::event_time::{AppendTime, LaneTime};
     use crate::position::{Floor, Offset, Partition};
+    use crate::state::checkpoint::{Checkpoint, FORMAT};
+    use crate::state::store::Store;
+    use crate::state::{Shard, ValueBytes, hash};
 
     #[test]
     fn a_host_on_a_bucket_is_fenced_before_its_checkpoints_are_deleted() {
         let runtime = runtime().expect("it starts");
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let databases = Slates { objects: Arc::clone(&objects), runtime: runtime.handle().clone() };
-        let open = || databases.open("lanes/topic").expect("it opens");
-        let entry = |value: u8| vec![(b"key".to_vec(), Some(vec![value]))];
+        let stores = Stores { objects: Arc::clone(&objects), runtime: runtime.handle().clone() };
         let journal = databases.open(&journal::path("topic")).and_then(Journal::over);
         let (journal, _) = journal.expect("it opens");
-        let host = open();
-        host.write(entry(1)).expect("it is the owner");
+        let mut host = stores.open("lanes/topic").expect("it opens");
+        let mut shards = [Shard::default()];
+        let slot = shards[0].slot_of(hash(b"key"), b"key", true);
+        shards[0].change(slot).state.value = Some(ValueBytes::from_slice(b"value"));
+        write_checkpoint(&mut host, &mut shards).expect("it is the owner");
         assert_eq!(lanes(&objects, runtime.handle()).expect("they are listed"), ["topic"]);
-        assert_eq!(clear(&databases, &["topic".into()]).expect("it deletes"), 1);
-        assert!(matches!(host.write(entry(2)), Err(Error::Fenced(_))));
+        assert_eq!(clear(&databases, &stores, &["topic".into()]).expect("it deletes"), 1);
+        assert!(matches!(write_checkpoint(&mut host, &mut shards), Err(Error::Fenced(_))));
         let floor = Floor { partition: Partition(0), offset: Offset(0), append_time: AppendTime::at(0) };
         assert!(matches!(journal.write_floors(&[floor]), Err(Error::Fenced(_))));
-        assert_eq!(open().get(&[b"key"]).expect("it is readable"), [None]);
-        assert_eq!(clear(&databases, &["topic".into()]).expect("it deletes"), 0);
+        let open = stores.open("lanes/topic").expect("it opens");
+        assert_eq!((open.checkpoint(), open.read(&[b"key"]).expect("it is readable")), (None, vec![None]));
+        assert_eq!(clear(&databases, &stores, &["topic".into()]).expect("it deletes"), 0);
+    }
+
+    fn write_checkpoint(store: &mut Store, shards: &mut [Shard]) -> Result<u64, Error> {
+        let (last, time) = (None, LaneTime::default());
+        let checkpoint = Checkpoint {
+            format: FORMAT,
+            partitions: BTreeMap::new(),
+            last,
+            time,
+            deployment: 0,
+            sink_length: None,
+            letters_length: None,
+            journal: None,
+        };
+        store.write(checkpoint, shards, None)
     }
 }

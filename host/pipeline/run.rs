@@ -27,9 +27,9 @@ use crate::plugin::sandbox::Sandbox;
 use crate::rollout::{order, shadow, watch_file};
 use crate::row::Table;
 use crate::source::log_source::LogSource;
-use crate::state::database::Databases;
 use crate::state::objects::runtime;
 use crate::state::patient::Patient;
+use crate::state::store::Stores;
 use crate::{admin, dead_letter, sink};
 
 /// How to run.
@@ -101,6 +101,7 @@ impl Host<'_> {
         let patient = Patient::new(world.objects(config)?, Arc::clone(board.state()), deadline, Arc::clone(stop));
         let objects: Arc<dyn ObjectStore> = Arc::new(patient.clone());
         let databases = world.databases(&objects, runtime);
+        let stores = Stores { objects: Arc::clone(&objects), runtime: runtime.clone() };
         let log = PipelineLog::new(Arc::clone(&objects), runtime.clone());
         let store = order::Stored { objects: &objects, log: &log, runtime };
         let standing = log.standing(config, &plugin.digest)?;
@@ -122,7 +123,7 @@ impl Host<'_> {
             Standing::Changed(_) => order::at_start(config, &store, plugin)?,
         }
         log.remember(config, &plugin.digest)?;
-        attend(config, options, (&log, &databases, world), stop)?;
+        attend(config, options, (&log, &stores, world), stop)?;
         let listening = News::listen(log.clone())?;
         loop {
             let back = Arc::new(AtomicBool::new(false));
@@ -136,6 +137,7 @@ impl Host<'_> {
                 loader: &loader,
                 world: &**world,
                 databases: &*databases,
+                stores: &stores,
                 source: &outside.source,
                 board,
                 stop,
@@ -215,16 +217,16 @@ fn check_topic(config: &Config, log: &PipelineLog, source: &LogSource) -> Result
 fn attend(
     config: &Config,
     options: &Options,
-    (log, databases, world): (&PipelineLog, &Arc<dyn Databases>, &Arc<dyn World>),
+    (log, stores, world): (&PipelineLog, &Stores, &Arc<dyn World>),
     stop: &Arc<AtomicBool>,
 ) -> Result<(), Failure> {
     if let Some(file) = &options.watch {
         watch_file::watch(config, file, stop)?;
     }
     if !options.until_end && topic(config).is_some() {
-        let (config, log, databases, world) = (config.clone(), log.clone(), Arc::clone(databases), Arc::clone(world));
+        let (config, log, stores, world) = (config.clone(), log.clone(), stores.clone(), Arc::clone(world));
         let look = Box::new(move |config: &Config, deadline| world.log(config, deadline));
-        shadow::follow(shadow::Pipeline { config, log, look, databases }, stop)?;
+        shadow::follow(shadow::Pipeline { config, log, look, stores }, stop)?;
     }
     Ok(())
 }

@@ -435,8 +435,7 @@ fn try_state(store: &Stored<'_>, plugin: &Plugin, own: bool) -> Result<Tried, Fa
     let (will, mut tried, mut instance) = (plugin.description.state_version, 0, None);
     for lane in log.lanes()? {
         let Some(reader) = Reader::open(objects, &format!("lanes/{lane}"), runtime)? else { continue };
-        for StoredKey { key, state, stored: held } in reader.keys(SAMPLED)? {
-            let version = held.version;
+        for StoredKey { key, state, version } in reader.keys(SAMPLED)? {
             let mut values = ByteColumn::default();
             state.value.iter().for_each(|value| values.push(value));
             if (version == will) != own || (values.is_empty() && state.list.is_empty()) {

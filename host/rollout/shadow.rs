@@ -27,8 +27,8 @@ use crate::source::Start;
 use crate::source::log_source::LogSource;
 use crate::source::past::{Past, open_at};
 use crate::state::checkpoint::resume_of;
-use crate::state::database::Databases;
 use crate::state::reader::Reader;
+use crate::state::store::Stores;
 
 /// How long the shadow sleeps when it has come to the end of the log.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -49,7 +49,7 @@ pub struct Pipeline {
     /// Looks at its log, and waits for unavailable brokers until a deadline.
     pub look: Box<Look>,
     /// The state of its lanes.
-    pub databases: Arc<dyn Databases>,
+    pub stores: Stores,
 }
 
 /// Shadows whatever is ordered, on a thread of its own, until `stop` is raised.
@@ -151,9 +151,9 @@ impl Pipeline {
         logics: [&(Arc<Plugin>, Time); 2],
         workers: &Arc<rayon::ThreadPool>,
     ) -> Result<Option<Lane>, Failure> {
-        let Some(entries) = self.databases.reader(&format!("lanes/{name}"))? else { return Ok(None) };
-        let reader = Reader::over(entries);
-        let Some(checkpoint) = reader.checkpoint()? else { return Ok(None) };
+        let Stores { objects, runtime } = &self.stores;
+        let Some(reader) = Reader::open(objects, &format!("lanes/{name}"), runtime)? else { return Ok(None) };
+        let Some(checkpoint) = reader.checkpoint().cloned() else { return Ok(None) };
         if checkpoint.deployment != n {
             return Ok(None);
         }
@@ -163,7 +163,7 @@ impl Pipeline {
             let mut core = Core::new(Arc::new(plugin), Arc::clone(workers), *time);
             core.restore(&checkpoint);
             core.residency = Residency::All; // all of it is here
-            keys.iter().for_each(|key| core.take_over(&key.key, key.state.clone(), key.stored.clone()));
+            keys.iter().for_each(|key| core.take_over(&key.key, key.state.clone(), key.version));
             core
         });
         let from = partitions.iter().map(|&partition| (partition, resume_of(Some(&checkpoint), partition))).collect();

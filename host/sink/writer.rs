@@ -1,7 +1,7 @@
 //! The thread that writes rows and dead letters. It takes batches over a bounded channel, so a slow or unavailable sink stops the lanes, and
-//! they stop the consumer. Keeps I2 and I3: it answers a [`LaneWriter::sync`] only when everything before it is acknowledged.
+//! they stop the consumer. Keeps I2 and I3: it answers a [`LaneWriter::barrier`] only when everything before it is acknowledged.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -67,6 +67,12 @@ pub struct Writer {
     board: Arc<Board>,
 }
 
+/// A place in what a lane hands over.
+#[derive(Debug)]
+pub struct Barrier {
+    answer: Receiver<Lengths>,
+}
+
 /// A lane's handle on the writing thread.
 pub struct LaneWriter {
     writer: Writer,
@@ -113,19 +119,19 @@ impl LaneWriter {
         self.writer.send(Message::Write { rows, letters, by, images, of }, &patient)
     }
 
-    /// Returns once everything handed over is acknowledged; none if `patient` returns false before.
-    pub fn sync(&self, patient: impl Fn() -> bool) -> Result<Option<Lengths>, Failure> {
+    /// Asks to be told once everything handed over so far is acknowledged. Waits while the sink is behind and `patient` returns true; returns none
+    /// if the question was not taken.
+    pub fn barrier(&self, patient: impl Fn() -> bool) -> Result<Option<Barrier>, Failure> {
         let (reply, answer) = channel();
-        if !self.writer.send(Message::Sync { reply }, &patient)? {
-            return Ok(None);
-        }
-        loop {
-            match machine::receive_within(&answer, POLL) {
-                Ok(lengths) => return Ok(Some(lengths)),
-                Err(RecvTimeoutError::Timeout) if patient() => {}
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Err(RecvTimeoutError::Disconnected) => return Err(self.writer.failure()),
-            }
+        Ok(self.writer.send(Message::Sync { reply }, &patient)?.then_some(Barrier { answer }))
+    }
+
+    /// Returns the lengths of the files as of a barrier, once everything before it is acknowledged; none while it is not.
+    pub fn passed(&self, barrier: &Barrier) -> Result<Option<Lengths>, Failure> {
+        match barrier.answer.try_recv() {
+            Ok(lengths) => Ok(Some(lengths)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(self.writer.failure()),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::position::{Floor, Frontier, Offset, Partition};
 use crate::row::Image;
 use crate::state::checkpoint::Head;
 use crate::state::database::{Change, Database, Error, entries, value};
-use crate::state::reader::Reader;
+use crate::state::slate::Slate;
 use crate::state::tenure::Tenure;
 use crate::strike::{Strike, StrikeItem};
 
@@ -250,8 +250,8 @@ pub fn beginnings(
     let mut offsets = BTreeMap::new();
     for lane in lanes {
         let path = path(lane);
-        let reader = Reader::open(objects, &path, runtime)?;
-        if let Some(value) = reader.map(|reader| reader.get(BEGINNING)).transpose()?.flatten() {
+        let Some(held) = Slate::open_reader(objects, &path, runtime)? else { continue };
+        if let Some(value) = value(&held, BEGINNING)? {
             offsets.extend(parse::<Beginning>(&path, &value)?.offsets);
         }
     }

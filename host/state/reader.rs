@@ -1,24 +1,24 @@
-//! A lane's state and journal, read beside the host that owns them: nothing is written, nobody is fenced. What is seen is the last checkpoint.
+//! A lane's keyed state, read beside the host that owns it: nothing is written, nobody is fenced. What is seen is the last checkpoint.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
+use crate::state::KeyState;
+use crate::state::chain::Chain;
 use crate::state::checkpoint::Checkpoint;
-use crate::state::database::{Entries, Error, value};
-use crate::state::slate::Slate;
-use crate::state::store::{read_checkpoint, read_keys, read_records};
-use crate::state::{KeyState, Stored, layout};
+use crate::state::database::Error;
+use crate::state::manifest::Manifest;
+use crate::state::store::{Pages, Stores, folder, last_manifest, manifests, state_of};
+use crate::state::version::Version;
 
-/// Keys that are read in one go.
-const PAGE: usize = 256;
-
-/// A database that is only read.
+/// State that is only read: all of it belongs to one checkpoint.
 pub struct Reader {
-    entries: Box<dyn Entries>,
+    stores: Stores,
+    path: String,
+    manifest: Manifest,
+    version: Arc<Version>,
 }
 
 /// A key and its state.
@@ -27,35 +27,33 @@ pub struct StoredKey {
     pub key: Vec<u8>,
     /// Its state.
     pub state: KeyState,
-    /// How the store holds it.
-    pub stored: Stored,
+    /// The state version of value and list.
+    pub version: u32,
 }
 
 impl Reader {
-    /// Opens the database at `path`, if it exists.
+    /// Opens the state at `path`, if it exists.
     pub fn open(objects: &Arc<dyn ObjectStore>, path: &str, runtime: &Handle) -> Result<Option<Reader>, Error> {
-        Ok(Slate::open_reader(objects, path, runtime)?.map(|slate| Reader::over(Box::new(slate))))
+        let links = runtime.block_on(Chain::read(objects, &manifests(path)))?;
+        if links.is_empty() {
+            return Ok(None);
+        }
+        let manifest = last_manifest(path, &links)?;
+        let version = Arc::new(Version::of(&manifest.contents, &folder(path), 0));
+        let stores = Stores { objects: Arc::clone(objects), runtime: runtime.clone() };
+        Ok(Some(Reader { stores, path: path.to_owned(), manifest, version }))
     }
 
-    /// Reads from `entries`.
-    pub fn over(entries: Box<dyn Entries>) -> Reader {
-        Reader { entries }
-    }
-
-    /// Reads one value.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        value(&*self.entries, key)
-    }
-
-    /// Reads the last checkpoint, if there is one.
-    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
-        read_checkpoint(&*self.entries)
+    /// Returns the last checkpoint, if there is one.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.manifest.contents.checkpoint.as_ref()
     }
 
     /// Reads a key, if it has state.
     pub fn key(&self, key: &[u8]) -> Result<Option<StoredKey>, Error> {
-        let found = read_keys(&*self.entries, &[key.to_vec()])?.pop().flatten();
-        Ok(found.map(|(state, stored)| StoredKey { key: key.to_vec(), state, stored }))
+        let record = self.stores.runtime.block_on(self.version.get(&*self.stores.objects, &[key]))?.remove(0);
+        let found = state_of(&self.path, key, record.as_deref())?;
+        Ok(found.map(|(state, version)| StoredKey { key: key.to_vec(), state, version }))
     }
 
     /// Reads the first `count` keys.
@@ -72,27 +70,16 @@ impl Reader {
 
     /// Calls `take` with each key that begins with `prefix`, in key order, until it returns false.
     pub fn each(&self, prefix: &[u8], mut take: impl FnMut(StoredKey) -> bool) -> Result<(), Error> {
-        let under = layout::record_key(prefix);
-        let mut from = Vec::new();
+        let mut pages = Pages::new(self.stores.clone(), &self.path, &self.version, prefix);
         loop {
-            let mut page: Vec<(Vec<u8>, Bytes)> = Vec::new();
-            self.entries.scan(&under, &from, &mut |entry, record| {
-                page.push((layout::key_of_record(entry).to_vec(), Bytes::copy_from_slice(record)));
-                if page.len() < PAGE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            from = [&last[prefix.len()..], &[0]].concat(); // the least key after the last one
-            let is_last = page.len() < PAGE;
-            let records = page.iter().map(|(key, record)| (key.as_slice(), Some(record.clone())));
-            let states = read_records(&*self.entries, records)?;
-            for ((key, _), found) in page.into_iter().zip(states) {
-                let (state, stored) = found.expect("each record was found by the scan");
-                if !take(StoredKey { key, state, stored }) {
+            let page = pages.next(true)?.unwrap_or_default();
+            if page.is_empty() {
+                return Ok(());
+            }
+            for (key, state, version) in page {
+                if !key.starts_with(prefix) || !take(StoredKey { key, state, version }) {
                     return Ok(());
                 }
-            }
-            if is_last {
-                return Ok(());
             }
         }
     }

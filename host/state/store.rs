@@ -1,245 +1,612 @@
-//! A lane's keyed state, timers and checkpoint in a [`Database`]. Owns how they are read, the atomic write of a checkpoint, and the undo of a
-//! deployment that may still be withdrawn. Knows the layout of the entries, not what they mean to a plugin.
+//! A lane's keyed state, timers and checkpoint: files of sorted records, and a chain of manifests that name them. Owns how they are read and
+//! written, which files are needed, and the way back to before a deployment that may still be withdrawn. Knows the layout of records, not what
+//! they mean to a plugin.
+//!
+//! A checkpoint is taken in steps, while the lane goes on: [`Store::begin`] with what it describes, [`Store::add`] with what changed, as it is
+//! captured, and [`Store::commit`], which writes the manifest that makes it valid. Requests are made beside the lane.
 
-use std::collections::{BTreeMap, HashSet};
-use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt};
+use tokio::runtime::Handle;
 
+use crate::backoff;
+use crate::clock;
 use crate::event_time::EventTime;
-use crate::machine::{Planted, plants};
+use crate::machine::{self, Planted, Task, plants};
 use crate::position::{Offset, Partition};
+use crate::state::capture::Chunk;
+use crate::state::chain::{Chain, Link};
 use crate::state::checkpoint::Checkpoint;
-use crate::state::database::{CONCURRENT_READS, Change, Database, Entries, Error, entries, value};
-use crate::state::{KeyState, Shard, SlotId, Stored, hash, layout, shard_of};
+use crate::state::database::Error;
+use crate::state::file::{Builder, File, FileInfo, sizes};
+use crate::state::manifest::{Contents, Manifest};
+use crate::state::merge::{Files, Merge};
+use crate::state::version::{Run, Version};
+use crate::state::{KeyState, Shard, layout};
 
-/// The store of a lane. After an error it must be opened again: what it still knows in memory may be ahead of the database.
-pub struct Store {
-    database: Arc<dyn Database>,
-    /// What restores the state to before a deployment, while that can be withdrawn.
-    undo: Option<Undo>,
-    /// The next offset per partition as of the last checkpoint.
-    covered: BTreeMap<Partition, Offset>,
+/// How long a file stays that no manifest needs: somebody may read it by an earlier one.
+const GRACE: Duration = Duration::from_secs(60);
+/// How often a caller that waits looks whether it is over.
+const POLL: Duration = Duration::from_millis(1);
+/// Keys of a page of [`Pages`].
+const PAGE: usize = 16_384;
+
+/// Where lanes keep their state.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// The object store.
+    pub objects: Arc<dyn ObjectStore>,
+    /// What its requests run on.
+    pub runtime: Handle,
 }
 
-/// The undo entries in the store: one for each entry that was written since the deployment's T, under `u` and its key, with the value from
-/// before.
-struct Undo {
-    deployment: u64,
-    /// The keys of the entries that were written.
-    written: HashSet<Vec<u8>>,
+/// The files that are being written for a checkpoint.
+struct Pending {
+    checkpoint: Checkpoint,
+    probation: Option<u64>,
+    uploads: Vec<Task<Result<Vec<FileInfo>, Error>>>,
+    runs: Vec<Vec<FileInfo>>,
+    bytes: u64,
+}
+
+/// A manifest that is being written.
+struct Committing {
+    manifest: Manifest,
+    bytes: u64,
+    task: Task<(Chain, Result<(), Error>)>,
+}
+
+/// Runs that are being merged into one.
+struct Merging {
+    ids: Vec<u64>,
+    task: Task<Result<Vec<FileInfo>, Error>>,
+}
+
+/// The state of a lane. After an error it must be opened again: what it still knows in memory may be ahead of what is stored.
+pub struct Store {
+    stores: Stores,
+    path: String,
+    /// Away while a manifest is being written.
+    chain: Option<Chain>,
+    /// The last one that is durable.
+    manifest: Manifest,
+    version: Arc<Version>,
+    pending: Option<Pending>,
+    committing: Option<Committing>,
+    merging: Option<Merging>,
+    names: Arc<Names>,
+    runs: u64,
+    /// Files that no manifest needs since some time.
+    needless: Vec<(Duration, String)>,
+    /// What [`Pages`] read.
+    reading: Weak<Version>,
+}
+
+/// Names of files: no other opening of the store uses them.
+struct Names {
+    opening: u64,
+    next: AtomicU64,
+}
+
+impl Names {
+    fn next(&self) -> String {
+        format!("{:010}-{:010}", self.opening, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Stores {
+    /// Opens a lane's state, and creates it if it does not exist. Its former owner is fenced.
+    pub fn open(&self, path: &str) -> Result<Store, Error> {
+        Store::open(self.clone(), path)
+    }
+}
+
+/// Where the manifests of a lane's state are.
+pub(super) fn manifests(path: &str) -> String {
+    format!("{path}/manifests")
+}
+
+/// Where its files are.
+pub(super) fn folder(path: &str) -> String {
+    format!("{path}/files")
+}
+
+/// The manifest that the last link of a chain holds.
+pub(super) fn last_manifest(path: &str, links: &[Link]) -> Result<Manifest, Error> {
+    let unreadable =
+        |number: u64, e| Error::Unreadable(format!("state.url: cannot read manifest {number} of {path}: {e}"));
+    let last = links.last().map(|link| Manifest::decode(&link.body).map_err(|e| unreadable(link.number, e)));
+    Ok(last.transpose()?.unwrap_or_default())
 }
 
 impl Store {
-    /// Opens the store in a database.
-    pub fn over(database: Arc<dyn Database>) -> Result<Store, Error> {
-        let undo = match value(&*database, layout::UNDO_OF)? {
-            Some(number) => {
-                let number = number.try_into().map(u64::from_be_bytes);
-                let deployment = number.map_err(|_| {
-                    let name = database.name();
-                    Error::Unreadable(format!(
-                        "cannot read {name}: its undo entries name no deployment; run `keyfold reset`"
-                    ))
-                })?;
-                let written = entries(&*database, layout::UNDO)?.into_iter().map(|(key, _)| key).collect();
-                Some(Undo { deployment, written })
-            }
-            None => None,
+    fn open(stores: Stores, path: &str) -> Result<Store, Error> {
+        let open = async {
+            let claim = |links: &[Link]| Ok(Some(Bytes::from(last_manifest(path, links)?.encode())));
+            let (chain, links) = Chain::claim(&stores.objects, &manifests(path), claim).await?;
+            let manifest = last_manifest(path, &links)?;
+            let needed: BTreeSet<&str> = manifest.files().map(|file| file.name.as_str()).collect();
+            let there = names(&*stores.objects, path).await?;
+            let needless: Vec<String> = there.into_iter().filter(|name| !needed.contains(name.as_str())).collect();
+            Ok((chain, manifest, needless))
         };
-        Ok(Store { database, undo, covered: BTreeMap::new() })
+        let (chain, manifest, needless) = stores.runtime.block_on(open)?;
+        let version = Arc::new(Version::of(&manifest.contents, &folder(path), 0));
+        let now = Duration::from_micros(clock::uptime_us());
+        Ok(Store {
+            runs: version.runs.len() as u64,
+            names: Arc::new(Names { opening: chain.last(), next: AtomicU64::new(0) }),
+            needless: needless.into_iter().map(|name| (now, name)).collect(),
+            stores,
+            path: path.to_owned(),
+            chain: Some(chain),
+            manifest,
+            version,
+            pending: None,
+            committing: None,
+            merging: None,
+            reading: Weak::new(),
+        })
     }
 
     /// Returns the deployment that [`Store::take_back`] undoes, if there is one.
     pub fn undo_of(&self) -> Option<u64> {
-        self.undo.as_ref().map(|undo| undo.deployment)
+        self.manifest.undo.as_ref().map(|(deployment, _)| *deployment)
     }
 
-    /// Restores the state to the last checkpoint before the deployment's T.
+    /// Returns to the last checkpoint before the deployment that can be undone.
     pub fn take_back(&mut self) -> Result<(), Error> {
-        let mut changes = Vec::new();
-        for (key, before) in entries(&*self.database, layout::UNDO)? {
-            changes.push((layout::undo_key(&key), None));
-            changes.push((key, layout::decode_undo(&before).map(<[u8]>::to_vec)));
-        }
-        changes.push((layout::UNDO_OF.to_vec(), None));
-        self.undo = None;
-        self.covered.clear();
-        self.database.write(changes)
+        let contents = self.manifest.undo.take().map(|(_, contents)| contents);
+        self.become_now(Manifest { contents: contents.unwrap_or_default(), undo: None })
     }
 
-    /// Reads the last checkpoint, if there is one.
-    pub fn checkpoint(&mut self) -> Result<Option<Checkpoint>, Error> {
-        let checkpoint = read_checkpoint(&*self.database)?;
-        self.covered = checkpoint.as_ref().map(Checkpoint::covered).unwrap_or_default();
-        Ok(checkpoint)
+    /// Forgets all state. Returns how many files there were.
+    pub fn clear(&mut self) -> Result<usize, Error> {
+        self.become_now(Manifest::default())?;
+        let deleted = async {
+            let there = names(&*self.stores.objects, &self.path).await?;
+            delete(&*self.stores.objects, &self.path, &there).await?;
+            Ok(there.len())
+        };
+        self.needless.clear();
+        self.stores.runtime.block_on(deleted)
     }
 
-    /// Writes a checkpoint together with everything that changed in `shards` since the last one, atomically. Returns the number of bytes once
-    /// they are durable. While a deployment can be withdrawn (`probation`), the values from before its T are kept.
-    ///
-    /// # Panics
-    /// If the checkpoint covers less of a partition than the one before.
-    pub fn write_checkpoint(
-        &mut self,
-        checkpoint: &Checkpoint,
-        shards: &mut [Shard],
-        probation: Option<u64>,
-    ) -> Result<u64, Error> {
-        let covered = checkpoint.covered();
-        for (partition, before) in &self.covered {
-            let now = covered.get(partition);
-            assert!(
-                now >= Some(before),
-                "a checkpoint goes back from offset {before} to {now:?} in partition {partition}"
-            );
-        }
-        let mut changes = vec![(layout::CHECKPOINT.to_vec(), Some(checkpoint.encode()))];
-        for shard in shards {
-            shard.take_dirty(|slot| layout::changes(slot, |key, value| changes.push((key, value))));
-        }
-        let bytes = changes.iter().map(|(key, value)| (key.len() + value.as_ref().map_or(0, Vec::len)) as u64).sum();
-        let mut all = self.keep_before(&changes, probation)?;
-        all.append(&mut changes);
-        self.database.write(all)?;
-        self.covered = covered;
-        Ok(bytes)
-    }
-
-    /// Returns the entries that undo `changes`. Deletes those of a deployment that can no longer be withdrawn.
-    fn keep_before(&mut self, changes: &[Change], probation: Option<u64>) -> Result<Vec<Change>, Error> {
-        let mut kept = Vec::new();
-        if self.undo_of() != probation {
-            let written = self.undo.take().into_iter().flat_map(|undo| undo.written);
-            kept.extend(written.map(|key| (layout::undo_key(&key), None)));
-            kept.push((layout::UNDO_OF.to_vec(), None));
-        }
-        let Some(deployment) = probation else { return Ok(kept) };
-        kept.push((layout::UNDO_OF.to_vec(), Some(deployment.to_be_bytes().to_vec())));
-        let mut undo = self.undo.take().unwrap_or_else(|| Undo { deployment, written: HashSet::new() });
-        let forgotten = |key: &[u8]| plants(Planted::UndoForgetsShard) && key.last().is_some_and(|last| last % 2 == 0);
-        let keys = changes.iter().map(|(key, _)| key.as_slice()).filter(|key| !forgotten(key));
-        let first: Vec<&[u8]> = keys.filter(|key| undo.written.insert(key.to_vec())).collect();
-        for (key, before) in first.iter().zip(self.database.get(&first)?) {
-            kept.push((layout::undo_key(key), Some(layout::encode_undo(before.as_deref()))));
-        }
-        self.undo = Some(undo);
-        Ok(kept)
-    }
-
-    /// Fills slots from the store. A key that the store does not hold has no state.
-    pub fn fill(&self, shard: &mut Shard, slots: &[SlotId]) -> Result<(), Error> {
-        for part in slots.chunks(CONCURRENT_READS) {
-            let keys: Vec<Vec<u8>> = part.iter().map(|&slot| shard.slot(slot).key.to_vec()).collect();
-            for (&slot, state) in part.iter().zip(read_keys(&*self.database, &keys)?) {
-                shard.fill(slot, state);
-            }
-        }
+    /// Writes a manifest at once.
+    fn become_now(&mut self, manifest: Manifest) -> Result<(), Error> {
+        let chain = self.chain.as_mut().expect("no checkpoint is being written");
+        self.stores.runtime.block_on(async {
+            chain.append(true, manifest.encode().into()).await?;
+            chain.prune().await
+        })?;
+        self.version = Arc::new(Version::of(&manifest.contents, &folder(&self.path), self.runs));
+        self.runs += self.version.runs.len() as u64;
+        self.replace_manifest(manifest);
         Ok(())
     }
 
-    /// Brings the keys of stored timers from `from` (`None`: the first) up to and including `until` into memory. Returns the time of the first
-    /// timer after those, if there is one.
-    pub fn load_timers(
+    /// Returns the last checkpoint, if there is one.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.manifest.contents.checkpoint.as_ref()
+    }
+
+    // ---- reading
+
+    /// Reads the state of keys with its state version, in that order; `None` for a key without state.
+    pub fn read(&self, keys: &[&[u8]]) -> Result<Vec<Option<(KeyState, u32)>>, Error> {
+        if self.version.runs.is_empty() {
+            return Ok(vec![None; keys.len()]);
+        }
+        let found = self.stores.runtime.block_on(self.version.get(&*self.stores.objects, keys))?;
+        keys.iter().zip(found).map(|(key, record)| state_of(&self.path, key, record.as_deref())).collect()
+    }
+
+    /// Reads the keys that may have a timer from `from` (`None`: the first) up to and including `until`, and the time of the first timer after
+    /// those, if there is one.
+    pub fn timers(
         &self,
-        shards: &mut [Shard],
         from: Option<EventTime>,
         until: EventTime,
-    ) -> Result<Option<EventTime>, Error> {
-        let (mut due, mut next) = (Vec::new(), None);
-        let first = from.map_or_else(Vec::new, |from| layout::timer_key(from, &[])[layout::TIMERS.len()..].to_vec());
-        self.database.scan(layout::TIMERS, &first, &mut |entry, _| match layout::timer_of(entry) {
-            Some((time, _)) if time > until => {
-                next = Some(time);
-                ControlFlow::Break(())
-            }
-            Some((_, key)) => {
-                due.push(key.to_vec());
-                ControlFlow::Continue(())
-            }
-            None => ControlFlow::Continue(()),
-        })?;
-        self.load(shards, &due)?;
-        Ok(next)
+    ) -> Result<(Vec<Vec<u8>>, Option<EventTime>), Error> {
+        self.stores.runtime.block_on(self.version.timers(&*self.stores.objects, from, until))
     }
 
-    /// Brings a page of at most `count` keys, at least 2, into memory: those from `after` on, which is the last key of the page before. Returns
-    /// the last key of this page, or `None` once there are no more.
-    pub fn load_keys(&self, shards: &mut [Shard], after: &[u8], count: usize) -> Result<Option<Vec<u8>>, Error> {
-        let mut keys = Vec::new();
-        self.database.scan(layout::RECORDS, after, &mut |entry, _| {
-            keys.push(layout::key_of_record(entry).to_vec());
-            if keys.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        self.load(shards, &keys)?;
-        Ok(if keys.len() < count { None } else { keys.pop() })
+    /// Begins to read all keys, in key order, as of the last checkpoint.
+    pub fn pages(&mut self) -> Pages {
+        self.reading = Arc::downgrade(&self.version);
+        Pages::new(self.stores.clone(), &self.path, &self.version, &[])
     }
 
-    fn load(&self, shards: &mut [Shard], keys: &[Vec<u8>]) -> Result<(), Error> {
-        let mut missing: BTreeMap<usize, Vec<SlotId>> = BTreeMap::new();
-        for key in keys {
-            let hash = hash(key);
-            let shard = shard_of(hash, shards.len());
-            if !shards[shard].contains(hash, key) {
-                missing.entry(shard).or_default().push(shards[shard].slot_of(hash, key, false));
+    // ---- a checkpoint
+
+    /// Whether one is being taken.
+    pub fn is_busy(&self) -> bool {
+        self.pending.is_some() || self.committing.is_some()
+    }
+
+    /// Begins one. While a deployment can be withdrawn (`probation`), the last checkpoint before its T is kept.
+    ///
+    /// # Panics
+    /// If one is being taken, or if this one covers less of a partition than the last.
+    pub fn begin(&mut self, checkpoint: Checkpoint, probation: Option<u64>) {
+        assert!(!self.is_busy(), "one checkpoint is taken at a time");
+        let covered = checkpoint.covered();
+        for (partition, before) in self.covered() {
+            let now = covered.get(&partition);
+            assert!(
+                now >= Some(&before),
+                "a checkpoint goes back from offset {before} to {now:?} in partition {partition}"
+            );
+        }
+        self.pending = Some(Pending { checkpoint, probation, uploads: Vec::new(), runs: Vec::new(), bytes: 0 });
+    }
+
+    fn covered(&self) -> BTreeMap<Partition, Offset> {
+        self.checkpoint().map(Checkpoint::covered).unwrap_or_default()
+    }
+
+    /// Adds what changed in some keys, and begins to write it.
+    pub fn add(&mut self, mut chunk: Chunk) -> Result<(), Error> {
+        let (objects, path, names) = (Arc::clone(&self.stores.objects), self.path.clone(), Arc::clone(&self.names));
+        let bytes = chunk.bytes() as u64;
+        let write = async move {
+            chunk.sort();
+            let mut files = Writing::new(&*objects, &path, &names);
+            for (key, record) in chunk.records() {
+                files.push(key, record).await?;
+            }
+            files.finish().await
+        };
+        let task = self.begin_task(write)?;
+        let pending = self.pending.as_mut().expect("a checkpoint was begun");
+        pending.uploads.push(task);
+        pending.bytes += bytes;
+        Ok(())
+    }
+
+    /// Returns how many parts of the checkpoint are still being written.
+    pub fn uploads(&mut self) -> Result<usize, Error> {
+        let Some(pending) = &mut self.pending else { return Ok(0) };
+        let mut waiting = Vec::new();
+        for upload in std::mem::take(&mut pending.uploads) {
+            match taken(&upload, &self.path)? {
+                Some(run) => pending.runs.push(run?),
+                None => waiting.push(upload),
             }
         }
-        missing.into_iter().try_for_each(|(shard, slots)| self.fill(&mut shards[shard], &slots))
+        pending.uploads = waiting;
+        Ok(pending.uploads.len())
+    }
+
+    /// Begins to write the manifest of the checkpoint, all of which is there now. `lengths` are those of the files of sink and dead letters.
+    pub fn commit(&mut self, lengths: (Option<u64>, Option<u64>)) -> Result<(), Error> {
+        let Pending { mut checkpoint, probation, uploads, runs, bytes } =
+            self.pending.take().expect("a checkpoint was begun");
+        assert!(uploads.is_empty(), "all of it is written");
+        (checkpoint.sink_length, checkpoint.letters_length) = lengths;
+        self.take_merged()?;
+        let new = runs.into_iter().filter(|run| !run.is_empty());
+        let new: Vec<Run> = new.zip(self.runs..).map(|(infos, id)| self.run(infos, id)).collect();
+        self.runs += new.len() as u64;
+        let runs = new.into_iter().chain(self.version.runs.iter().cloned()).collect();
+        self.version = Arc::new(Version { runs });
+        let contents = Contents { checkpoint: Some(checkpoint), runs: self.version.runs_as_stored() };
+        let manifest = Manifest { contents, undo: self.undo_for(probation) };
+        let mut chain = self.chain.take().expect("one manifest is written at a time");
+        let body = Bytes::from(manifest.encode());
+        let write = async move {
+            let mut written = chain.append(true, body).await;
+            if written.is_ok() {
+                written = chain.prune().await;
+            }
+            (chain, written)
+        };
+        let task = self.begin_task(write)?;
+        self.committing = Some(Committing { manifest, bytes, task });
+        Ok(())
+    }
+
+    /// What a withdrawal returns to.
+    fn undo_for(&self, probation: Option<u64>) -> Option<(u64, Contents)> {
+        let deployment = probation?;
+        if let Some(undo) = self.manifest.undo.as_ref().filter(|(of, _)| *of == deployment) {
+            return Some(undo.clone());
+        }
+        let mut before = self.manifest.contents.clone();
+        if plants(Planted::UndoForgetsFile) {
+            before.runs.pop();
+        }
+        Some((deployment, before))
+    }
+
+    /// Returns the number of bytes of the checkpoint once it is durable; none while it is not.
+    pub fn committed(&mut self) -> Result<Option<u64>, Error> {
+        let Some(committing) = &self.committing else { return Ok(None) };
+        let Some((chain, written)) = taken(&committing.task, &self.path)? else { return Ok(None) };
+        let Committing { manifest, bytes, .. } = self.committing.take().expect("it is there");
+        self.chain = Some(chain);
+        written?;
+        self.replace_manifest(manifest);
+        self.delete_needless()?;
+        self.merge()?;
+        Ok(Some(bytes))
+    }
+
+    /// Takes a checkpoint of these shards at once, and waits until it is durable.
+    pub fn write(
+        &mut self,
+        checkpoint: Checkpoint,
+        shards: &mut [Shard],
+        probation: Option<u64>,
+    ) -> Result<u64, Error> {
+        let lengths = (checkpoint.sink_length, checkpoint.letters_length);
+        self.begin(checkpoint, probation);
+        for shard in &mut *shards {
+            shard.begin_capture();
+            shard.capture(usize::MAX);
+            shard.captured(0).map_or(Ok(()), |part| self.add(part))?;
+        }
+        while self.uploads()? > 0 {
+            backoff::pause(POLL);
+        }
+        self.commit(lengths)?;
+        loop {
+            if let Some(bytes) = self.committed()? {
+                shards.iter_mut().for_each(Shard::free_emptied);
+                return Ok(bytes);
+            }
+            backoff::pause(POLL);
+        }
+    }
+
+    // ---- files
+
+    fn begin_task<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<Task<T>, Error> {
+        let begun = machine::background(&self.stores.runtime, work);
+        begun.map_err(|e| Error::Outside(format!("cannot write {}: no thread: {e}", self.path)))
+    }
+
+    fn run(&self, infos: Vec<FileInfo>, id: u64) -> Run {
+        let folder = folder(&self.path);
+        Run { id, files: infos.into_iter().map(|info| File::new(&folder, info)).collect() }
+    }
+
+    /// Notes which files are needless now that this manifest is durable.
+    fn replace_manifest(&mut self, manifest: Manifest) {
+        let before = std::mem::replace(&mut self.manifest, manifest);
+        let needed: BTreeSet<&str> = self.manifest.files().map(|file| file.name.as_str()).collect();
+        let now = Duration::from_micros(clock::uptime_us());
+        let gone = before.files().filter(|file| !needed.contains(file.name.as_str()));
+        let gone: BTreeSet<String> = gone.map(|file| file.name.clone()).collect();
+        self.needless.extend(gone.into_iter().map(|name| (now, name)));
+    }
+
+    /// Deletes the files that nobody needs any more.
+    fn delete_needless(&mut self) -> Result<(), Error> {
+        let now = Duration::from_micros(clock::uptime_us());
+        let is_old = |(since, _): &(Duration, String)| now.saturating_sub(*since) >= GRACE;
+        let (old, young): (Vec<_>, Vec<_>) = std::mem::take(&mut self.needless).into_iter().partition(is_old);
+        if old.is_empty() || self.reading.upgrade().is_some() {
+            self.needless = old.into_iter().chain(young).collect();
+            return Ok(());
+        }
+        self.needless = young;
+        let (objects, path) = (Arc::clone(&self.stores.objects), self.path.clone());
+        let names: Vec<String> = old.into_iter().map(|(_, name)| name).collect();
+        let work = async move {
+            if let Err(error) = delete(&*objects, &path, &names).await {
+                tracing::debug!(event = "state-files-left", path, %error, "cannot delete files that are not needed any more");
+            }
+        };
+        self.begin_task(work).map(drop)
+    }
+
+    /// Begins to merge runs, if there are enough to be merged and none are being merged.
+    fn merge(&mut self) -> Result<(), Error> {
+        self.take_merged()?;
+        let Some(range) = self.version.to_merge().filter(|_| self.merging.is_none()) else { return Ok(()) };
+        let runs: Vec<Run> = self.version.runs[range.clone()].to_vec();
+        let is_oldest = range.end == self.version.runs.len();
+        let (stores, path, names) = (self.stores.clone(), self.path.clone(), Arc::clone(&self.names));
+        let ids = runs.iter().map(|run| run.id).collect();
+        let work =
+            async move { merged(&stores, &path, &names, runs.into_iter().map(|run| run.files), is_oldest).await };
+        self.merging = Some(Merging { ids, task: self.begin_task(work)? });
+        Ok(())
+    }
+
+    /// Puts a merged run in the place of those that it was made of. The next manifest names it.
+    fn take_merged(&mut self) -> Result<(), Error> {
+        let Some(merging) = &self.merging else { return Ok(()) };
+        let Some(files) = taken(&merging.task, &self.path)? else { return Ok(()) };
+        let Merging { ids, .. } = self.merging.take().expect("it is there");
+        let files = match files {
+            Err(Error::Outside(error)) => {
+                tracing::debug!(
+                    event = "state-not-merged",
+                    path = self.path,
+                    error,
+                    "cannot merge files of state; trying again later"
+                );
+                return Ok(());
+            }
+            files => files?,
+        };
+        let merged = self.run(files, self.runs);
+        self.runs += 1;
+        let mut runs = self.version.runs.clone();
+        let at = runs.iter().position(|run| run.id == ids[0]).expect("only a merge takes runs away");
+        runs.splice(at..at + ids.len(), Some(merged).filter(|run| !run.files.is_empty()));
+        self.version = Arc::new(Version { runs });
+        Ok(())
     }
 
     /// Fails if another host is known to have taken over.
     pub fn check_ownership(&self) -> Result<(), Error> {
-        self.database.check_ownership()
-    }
-
-    /// Closes the store.
-    pub fn close(self) -> Result<(), Error> {
-        self.database.close()
-    }
-}
-
-/// Reads the last checkpoint of a lane, if there is one.
-pub(super) fn read_checkpoint(database: &(impl Entries + ?Sized)) -> Result<Option<Checkpoint>, Error> {
-    let unreadable = |e| Error::Unreadable(format!("cannot read the checkpoint of {}: {e}", database.name()));
-    value(database, layout::CHECKPOINT)?.map(|bytes| Checkpoint::decode(&bytes).map_err(unreadable)).transpose()
-}
-
-/// Reads what `keys` have, in that order; `None` for a key without state.
-pub(super) fn read_keys(
-    database: &(impl Entries + ?Sized),
-    keys: &[Vec<u8>],
-) -> Result<Vec<Option<(KeyState, Stored)>>, Error> {
-    let records: Vec<Vec<u8>> = keys.iter().map(|key| layout::record_key(key)).collect();
-    let records = database.get(&slices(&records))?;
-    read_records(database, keys.iter().map(Vec::as_slice).zip(records))
-}
-
-/// Decodes records of keys, and reads the runs of their lists.
-pub(super) fn read_records<'a>(
-    database: &(impl Entries + ?Sized),
-    records: impl Iterator<Item = (&'a [u8], Option<Bytes>)>,
-) -> Result<Vec<Option<(KeyState, Stored)>>, Error> {
-    let unreadable = |key: &[u8], e: &dyn std::fmt::Display| {
-        Error::Unreadable(format!("cannot read key \"{}\" of {}: {e}", key.escape_ascii(), database.name()))
-    };
-    let (mut found, mut runs, mut of) = (Vec::new(), Vec::new(), Vec::new());
-    for (key, record) in records {
-        let state = record.map(|record| layout::decode(&record)).transpose().map_err(|e| unreadable(key, &e))?;
-        for run in 0..state.as_ref().map_or(0, |(_, stored)| stored.runs) {
-            runs.push(layout::run_key(key, run));
-            of.push((found.len(), key));
+        match &self.chain {
+            Some(chain) => self.stores.runtime.block_on(chain.check_ownership()),
+            None => Ok(()), // the manifest that is being written finds out
         }
-        found.push(state);
     }
-    for ((index, key), items) in of.into_iter().zip(database.get(&slices(&runs))?) {
-        let items = items.ok_or_else(|| unreadable(key, &"a part of its list is missing; run `keyfold reset`"))?;
-        let (state, _) = found[index].as_mut().expect("a key with runs has a record");
-        layout::decode_items(&items, &mut state.list).map_err(|e| unreadable(key, &e))?;
-    }
-    Ok(found)
 }
 
-fn slices(keys: &[Vec<u8>]) -> Vec<&[u8]> {
-    keys.iter().map(Vec::as_slice).collect()
+/// Returns the result of a task, if it is there.
+fn taken<T>(task: &Task<T>, path: &str) -> Result<Option<T>, Error> {
+    task.take()
+        .map_err(|_| Error::Outside(format!("the task that writes {path} has ended without a result: this is a bug")))
+}
+
+/// The names of the files under a path.
+async fn names(objects: &dyn ObjectStore, path: &str) -> Result<Vec<String>, Error> {
+    let folder = Path::from(folder(path));
+    let found: Result<Vec<_>, _> = objects.list(Some(&folder)).try_collect().await;
+    let found = found.map_err(|e| Error::Outside(format!("state.url: cannot list {folder}: {e}")))?;
+    Ok(found.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
+}
+
+async fn delete(objects: &dyn ObjectStore, path: &str, names: &[String]) -> Result<(), Error> {
+    for name in names {
+        let location = Path::from(format!("{}/{name}", folder(path)));
+        match objects.delete(&location).await {
+            Ok(()) | Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(Error::Outside(format!("state.url: cannot delete {location}: {error}"))),
+        }
+    }
+    Ok(())
+}
+
+/// Merges runs into one. If they are the oldest, nothing is kept of keys without state.
+async fn merged(
+    stores: &Stores,
+    path: &str,
+    names: &Names,
+    runs: impl Iterator<Item = Files>,
+    are_oldest: bool,
+) -> Result<Vec<FileInfo>, Error> {
+    let mut merge = Merge::new(&stores.objects, runs, &[]);
+    let mut files = Writing::new(&*stores.objects, path, names);
+    while let Some((key, record)) = merge.next().await? {
+        let is_deleted = layout::decode(&record).map_err(|e| unreadable(path, &key, e))?.is_deleted();
+        if !(are_oldest && is_deleted) {
+            files.push(&key, &record).await?;
+        }
+    }
+    files.finish().await
+}
+
+fn unreadable(path: &str, key: &[u8], why: layout::Corrupt) -> Error {
+    Error::Unreadable(format!("cannot read key \"{}\" of {path}: {why}", key.escape_ascii()))
+}
+
+/// The state that a record gives, with its version.
+pub(super) fn state_of(path: &str, key: &[u8], record: Option<&[u8]>) -> Result<Option<(KeyState, u32)>, Error> {
+    let Some(record) = record else { return Ok(None) };
+    let read = layout::decode(record).and_then(|record| Ok(record.state()?.map(|state| (state, record.version))));
+    read.map_err(|e| unreadable(path, key, e))
+}
+
+/// Files of one run that are being written, each of about [`Sizes::file`](super::file::Sizes).
+struct Writing<'a> {
+    objects: &'a dyn ObjectStore,
+    path: &'a str,
+    names: &'a Names,
+    builder: Builder,
+    files: Vec<FileInfo>,
+}
+
+impl<'a> Writing<'a> {
+    fn new(objects: &'a dyn ObjectStore, path: &'a str, names: &'a Names) -> Writing<'a> {
+        Writing { objects, path, names, builder: Builder::new(), files: Vec::new() }
+    }
+
+    async fn push(&mut self, key: &[u8], record: &[u8]) -> Result<(), Error> {
+        self.builder.push(key, record).map_err(|e| unreadable(self.path, key, e))?;
+        if self.builder.size() >= sizes().file {
+            self.end_file().await?;
+        }
+        Ok(())
+    }
+
+    async fn end_file(&mut self) -> Result<(), Error> {
+        let (info, bytes) = std::mem::replace(&mut self.builder, Builder::new()).finish(self.names.next());
+        let location = Path::from(format!("{}/{}", folder(self.path), info.name));
+        let put = self.objects.put(&location, bytes.into()).await;
+        put.map_err(|e| Error::Outside(format!("state.url: cannot write {location}: {e}")))?;
+        self.files.push(info);
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<Vec<FileInfo>, Error> {
+        if !self.builder.is_empty() {
+            self.end_file().await?;
+        }
+        Ok(self.files)
+    }
+}
+
+/// A page of keys with their state and its version.
+pub type Page = Vec<(Vec<u8>, KeyState, u32)>;
+
+/// All keys of a checkpoint, page by page, in key order. The next page is read beside the caller.
+pub struct Pages {
+    stores: Stores,
+    path: String,
+    task: Option<Task<Result<(Merge, Page), Error>>>,
+    merge: Option<Merge>,
+    /// Its files are not deleted while they are read.
+    _version: Arc<Version>,
+}
+
+impl Pages {
+    pub(super) fn new(stores: Stores, path: &str, version: &Arc<Version>, from: &[u8]) -> Pages {
+        let merge = Merge::new(&stores.objects, version.runs.iter().map(|run| run.files.clone()), from);
+        Pages { stores, path: path.to_owned(), task: None, merge: Some(merge), _version: Arc::clone(version) }
+    }
+
+    /// Returns the next page, if it is there: empty at the end. With `wait`, waits until it is there.
+    pub fn next(&mut self, wait: bool) -> Result<Option<Page>, Error> {
+        self.read_ahead()?;
+        let Some(task) = self.task.take() else { return Ok(Some(Page::new())) };
+        let lost =
+            || Error::Outside(format!("the task that reads {} has ended without a result: this is a bug", self.path));
+        let read = match wait {
+            true => Some(task.wait().ok_or_else(lost)?),
+            false => task.take().map_err(|_| lost())?,
+        };
+        let Some(read) = read else {
+            self.task = Some(task);
+            return Ok(None);
+        };
+        let (merge, page) = read?;
+        if !page.is_empty() {
+            self.merge = Some(merge);
+            self.read_ahead()?;
+        }
+        Ok(Some(page))
+    }
+
+    fn read_ahead(&mut self) -> Result<(), Error> {
+        let Some(mut merge) = self.merge.take() else { return Ok(()) };
+        let path = self.path.clone();
+        let work = async move {
+            let mut page = Page::new();
+            while page.len() < PAGE {
+                let Some((key, record)) = merge.next().await? else { break };
+                if let Some((state, version)) = state_of(&path, &key, Some(&record))? {
+                    page.push((key, state, version));
+                }
+            }
+            Ok((merge, page))
+        };
+        let begun = machine::background(&self.stores.runtime, work);
+        self.task = Some(begun.map_err(|e| Error::Outside(format!("cannot read {}: no thread: {e}", self.path)))?);
+        Ok(())
+    }
 }

@@ -9,9 +9,7 @@ use keyfold::failure::{Exit, Failure};
 use keyfold::state::database::{Database, Entries, Error};
 use keyfold::state::journal::{Contents, Journal};
 use keyfold::state::memory::{Fault, MemoryDisk};
-use keyfold::state::reader::Reader;
 use keyfold::state::slate::Slate;
-use keyfold::state::store::Store;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -39,21 +37,8 @@ impl Form {
         }
     }
 
-    fn store(&self) -> Store {
-        Store::over(self.open()).expect("the store is readable")
-    }
-
     fn journal(&self) -> (Journal, Contents) {
         Journal::over(self.open()).expect("the journal is readable")
-    }
-
-    fn reader(&self) -> Reader {
-        match self {
-            Form::Memory(disk) => Reader::over(Box::new(disk.open_reader(PATH))),
-            Form::Slate { objects, runtime } => {
-                Reader::open(objects, PATH, runtime).expect("it can be opened").expect("it exists")
-            }
-        }
     }
 
     /// All that is stored. Nobody is fenced.

@@ -23,12 +23,13 @@ use keyfold::deployment::Outcome;
 use keyfold::position::{Offset, Partition};
 use keyfold::state::reader::{Reader, StoredKey};
 use keyfold::strike::StrikeItem;
+use object_store::ObjectStore;
 use serde_json::Value;
 
 use crate::hosts::Start;
 use crate::run::Simulation;
 use crate::scheduler::locked;
-use crate::settings::MOST_WORKERS;
+use crate::settings::{MOST_WORKERS, shared};
 use crate::support::model::Lane;
 use crate::support::model::folds::Hostile;
 use crate::table::Table;
@@ -247,8 +248,10 @@ impl Simulation {
         let (disks, log) = (&self.outside.disks, self.log());
         let deployments = truth::deployments(&self.plan, &log);
         let folded = truth::fold(&self.plan, &log, &truth::journal(disks, lane), &records, &deployments);
-        let reader = Reader::over(Box::new(disks.at(&format!("lanes/{lane}")).open_reader("checker")));
-        let keys = reader.keys(usize::MAX).expect("the state is readable");
+        let objects: Arc<dyn ObjectStore> = Arc::clone(&self.outside.objects) as _;
+        let reader =
+            Reader::open(&objects, &format!("lanes/{lane}"), shared().reading.handle()).expect("the state is readable");
+        let keys = reader.expect("it exists").keys(usize::MAX).expect("the state is readable");
         let is_second = folded.fold.is_second();
         let found = keys.iter().map(|key| (name(&key.key), state(key, is_second))).collect();
         (states(&folded), found)
@@ -274,7 +277,7 @@ fn states(folded: &Lane<Hostile>) -> BTreeMap<String, State> {
 /// The state of a stored key, in the plugin's second version if that is in force: keys are migrated one after the other.
 fn state(key: &StoredKey, is_second: bool) -> State {
     let number = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().expect("the plugin stores eight bytes"));
-    let migrates = is_second && key.stored.version == 1;
+    let migrates = is_second && key.version == 1;
     let value = key.state.value.as_deref().map(|value| {
         let value = value.strip_prefix(b"second:").unwrap_or(value);
         let more = if migrates { 1000 } else { 0 };

@@ -8,10 +8,11 @@ use keyfold::deployment::{Author, Deployment, PipelineLog, Settings};
 use keyfold::pipeline::reset;
 use keyfold::plugin::Plugin;
 use keyfold::state::database::Databases;
+use keyfold::state::store::Stores;
 use object_store::ObjectStore;
 
 use crate::disks::SeenDisks;
-use crate::objects::{SeenObjects, reserved_ms};
+use crate::objects::reserved_ms;
 use crate::plan::{Deploy, Then};
 use crate::run::Simulation;
 use crate::scheduler::{BEGAN_MS, Process, locked};
@@ -74,13 +75,11 @@ impl Simulation {
         let process =
             Process::new(&self.scheduler, self.next_process, (self.ahead_ms, self.random.next()), self.planted);
         self.next_process += 1;
-        let (inner, reserving) = (Arc::clone(&self.outside.objects), Arc::clone(&self.outside.reserving));
         // A client that is faster than a host does much between two requests of the host.
         let slow = if self.random.chance(90) { 0 } else { self.plan.trouble.slow };
         let trouble = Trouble { faults: self.plan.trouble.faults / 4, slow, slow_reservations: 0 };
         let of_client = Arc::clone(&process);
-        let objects: Arc<dyn ObjectStore> =
-            Arc::new(SeenObjects { inner, reserving, process: Arc::clone(&process), trouble });
+        let objects: Arc<dyn ObjectStore> = Arc::new(self.outside.objects_of(&process, trouble));
         let done: Arc<Mutex<Option<T>>> = Arc::default();
         let tell = Arc::clone(&done);
         self.clients.push(process.id);
@@ -212,11 +211,11 @@ impl Simulation {
         self.figures.resets += 1;
         let outside = Arc::clone(&self.outside);
         self.client(move |_, process| {
-            let (disks, table, letters) =
-                (Arc::clone(&outside.disks), Arc::clone(&outside.table), Arc::clone(&outside.letters));
-            let databases = SeenDisks { disks, table, letters, process: Arc::clone(process), faults: 0 };
+            let databases = SeenDisks { disks: Arc::clone(&outside.disks), process: Arc::clone(process), faults: 0 };
+            let objects = Arc::new(outside.objects_of(process, Trouble::default()));
+            let stores = Stores { objects, runtime: shared().runtime.handle().clone() };
             let lanes = outside.disks.lanes();
-            let cleared = reset::clear(&databases as &dyn Databases, &lanes);
+            let cleared = reset::clear(&databases as &dyn Databases, &stores, &lanes);
             process.note(&format!("resets {lanes:?}: {cleared:?}"));
         });
     }

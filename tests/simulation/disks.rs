@@ -1,27 +1,33 @@
-//! The lanes' databases: the host's own, in memory, with a connection that may fail. A simulated crash loses nothing that a write has
-//! acknowledged.
+//! What hosts keep: the lanes' journals, which are the host's own database in memory with a connection that may fail, and their state, which lies
+//! in the simulated store of objects. A simulated crash loses nothing that a write has acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::executor::block_on;
 use keyfold::machine::Planted;
 use keyfold::position::{Offset, Partition};
+use keyfold::state::chain::Chain;
 use keyfold::state::checkpoint::Checkpoint;
 use keyfold::state::database::{Change, Database, Databases, Entries, Error, Visit};
 use keyfold::state::journal::Journal;
-use keyfold::state::layout;
+use keyfold::state::manifest::Manifest;
 use keyfold::state::memory::{MemoryDatabase, MemoryDisk};
 use keyfold::strike::StrikeItem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::scheduler::{Process, ProcessId, locked};
 use crate::table::Table;
 use crate::world::{Fault, Letters};
 
 /// What survives each crash, by path.
-#[derive(Default)]
 pub(crate) struct Disks {
+    /// The store of objects.
+    objects: Arc<dyn ObjectStore>,
     disks: Mutex<BTreeMap<String, MemoryDisk>>,
     violations: Mutex<Vec<String>>,
     /// Which process has opened what, in this order.
@@ -31,6 +37,17 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
+    /// Nothing is kept yet, but what lies in this store.
+    pub(crate) fn new(objects: Arc<dyn ObjectStore>) -> Disks {
+        Disks {
+            objects,
+            disks: Mutex::default(),
+            violations: Mutex::default(),
+            openings: Mutex::default(),
+            before: Mutex::default(),
+        }
+    }
+
     /// The disk at a path; an empty one of its own if there is none.
     pub(crate) fn at(&self, path: &str) -> MemoryDisk {
         locked(&self.disks).get(path).cloned().unwrap_or_default()
@@ -48,12 +65,22 @@ impl Disks {
 
     /// The lanes with checkpoints.
     pub(crate) fn lanes(&self) -> Vec<String> {
-        self.paths().iter().filter_map(|path| path.strip_prefix("lanes/")).map(str::to_owned).collect()
+        let lane = |path: Path| path.parts().nth(1).map(|lane| lane.as_ref().to_owned());
+        self.under("lanes").into_iter().filter_map(lane).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Loses what is at a path.
-    pub(crate) fn lose(&self, path: &str) {
-        locked(&self.disks).remove(path);
+    /// Loses the state of a lane.
+    pub(crate) fn lose(&self, lane: &str) {
+        for path in self.under(&format!("lanes/{lane}")) {
+            block_on(self.objects.delete(&path)).expect("it is in memory");
+        }
+    }
+
+    /// The objects under a path.
+    fn under(&self, path: &str) -> Vec<Path> {
+        let found: Vec<_> =
+            block_on(self.objects.list(Some(&Path::from(path))).try_collect()).expect("it is in memory");
+        found.into_iter().map(|object: object_store::ObjectMeta| object.location).collect()
     }
 
     /// What must never happen, and did.
@@ -82,9 +109,20 @@ impl Disks {
 
     /// The last checkpoint of a lane.
     pub(crate) fn checkpoint(&self, lane: &str) -> Option<Checkpoint> {
-        let disk = self.at(&format!("lanes/{lane}"));
-        let bytes = disk.open_reader("checker").get(&[layout::CHECKPOINT]).ok()?.pop().flatten()?;
-        Checkpoint::decode(&bytes).ok()
+        let links = block_on(Chain::read(&self.objects, &format!("lanes/{lane}/manifests"))).ok()?;
+        Manifest::decode(&links.last()?.body).ok()?.contents.checkpoint
+    }
+
+    /// Looks at a link of a lane's manifests that was just written.
+    pub(crate) fn check_manifest(&self, process: &Process, link: &[u8], outputs: (&Table, &Letters)) {
+        let (path, end) = ("lanes", link.iter().position(|byte| *byte == b'\n').expect("a link has a first line"));
+        if String::from_utf8_lossy(&link[..end]).contains("\"claim\":true") {
+            return self.opened(path, process);
+        }
+        let manifest = Manifest::decode(&link[end + 1..]).expect("a manifest is readable");
+        if let Some(checkpoint) = manifest.contents.checkpoint {
+            self.check_checkpoint(process, &checkpoint, outputs);
+        }
     }
 
     /// How many databases were opened so far.
@@ -119,14 +157,12 @@ impl Disks {
     }
 
     /// What a checkpoint covers was acknowledged before.
-    fn check_checkpoint(
-        &self,
-        process: &Process,
-        covered: &BTreeMap<Partition, Offset>,
-        (table, letters): (&Table, &Letters),
-    ) {
+    fn check_checkpoint(&self, process: &Process, checkpoint: &Checkpoint, (table, letters): (&Table, &Letters)) {
+        let (covered, last) =
+            (checkpoint.covered(), checkpoint.last_record().map(|last| (last.partition, last.offset)));
+        // What fires while the lane is idle after it has begun the checkpoint names the last record too.
         let is_covered =
-            |(partition, offset): &&(Partition, Offset)| covered.get(partition).is_some_and(|next| offset < next);
+            |at: &&(Partition, Offset)| covered.get(&at.0).is_some_and(|next| at.1 < *next) && Some(**at) != last;
         if let Some(at) = table.unacknowledged(process.id).iter().find(is_covered) {
             self.violate(format!("I2: a checkpoint covers {at:?}, whose rows are not acknowledged"));
         }
@@ -164,8 +200,6 @@ impl Disks {
 /// The disks as one host sees them.
 pub(crate) struct SeenDisks {
     pub(crate) disks: Arc<Disks>,
-    pub(crate) table: Arc<Table>,
-    pub(crate) letters: Arc<Letters>,
     pub(crate) process: Arc<Process>,
     pub(crate) faults: u64,
 }
@@ -178,9 +212,8 @@ impl Databases for SeenDisks {
         self.disks.opened(path, &self.process);
         let database = self.disks.make(path).open(path);
         let (process, faults) = (Arc::clone(&self.process), self.faults);
-        let outputs = (Arc::clone(&self.table), Arc::clone(&self.letters));
         let (disks, broken) = (Arc::clone(&self.disks), AtomicBool::new(false));
-        Ok(Arc::new(SeenDisk { database, disks, outputs, process, faults, broken }))
+        Ok(Arc::new(SeenDisk { database, disks, process, faults, broken }))
     }
 
     fn reader(&self, path: &str) -> Result<Option<Box<dyn Entries>>, Error> {
@@ -194,7 +227,7 @@ impl Databases for SeenDisks {
         self.process.wait_a_moment();
         alive(&self.process, path)?;
         self.process.note(&format!("deletes {path}"));
-        self.disks.lose(path);
+        locked(&self.disks.disks).remove(path);
         Ok(())
     }
 }
@@ -202,7 +235,6 @@ impl Databases for SeenDisks {
 struct SeenDisk {
     database: MemoryDatabase,
     disks: Arc<Disks>,
-    outputs: (Arc<Table>, Arc<Letters>),
     process: Arc<Process>,
     faults: u64,
     broken: AtomicBool,
@@ -262,14 +294,6 @@ impl Database for SeenDisk {
         let fault = Fault::pick(&self.process, self.faults);
         self.process.note(&format!("writes {} entries to {}: {fault:?}", changes.len(), self.name()));
         let changes = self.misdirect(changes);
-        let checkpoint =
-            changes.iter().find(|(key, _)| key == layout::CHECKPOINT).and_then(|(_, value)| value.as_ref());
-        if let Some(checkpoint) = checkpoint.and_then(|bytes| Checkpoint::decode(bytes).ok())
-            && self.database.check_ownership().is_ok()
-        {
-            let (table, letters) = (&*self.outputs.0, &*self.outputs.1);
-            self.disks.check_checkpoint(&self.process, &checkpoint.covered(), (table, letters));
-        }
         self.disks.remember(self.database.name(), &self.process);
         let written = if fault == Fault::Lost { Ok(()) } else { self.database.write(changes) };
         self.process.wait_a_moment();

@@ -15,6 +15,7 @@ use object_store::memory::InMemory;
 use crate::broker::{Appended, Topic};
 use crate::case::{Case, Figures, Outcome};
 use crate::clients::Ordered;
+use crate::disks::Disks;
 use crate::hosts::{Start, Started};
 use crate::plan::{CONTENDER, Foreign, Happening, Plan, Then, describe};
 use crate::scheduler::{BEGAN_MS, ProcessId, Scheduler};
@@ -69,13 +70,14 @@ pub(crate) fn simulate(case: &Case, traces: bool) -> Outcome {
     close(&mut plan);
     scheduler.note(0, &describe(&plan));
     let topic = std::mem::replace(&mut plan.topic, Topic::new(Vec::new(), Vec::new(), None));
+    let objects = Arc::new(InMemory::new());
     let outside = Arc::new(Outside {
         topic: Arc::new(topic),
         table: Arc::default(),
         letters: Arc::default(),
-        objects: Arc::new(InMemory::new()),
+        objects: Arc::clone(&objects),
         reserving: Arc::default(),
-        disks: Arc::default(),
+        disks: Arc::new(Disks::new(objects)),
         refuses: plan.refuses,
     });
     let mut simulation = Simulation {
@@ -264,7 +266,7 @@ impl Simulation {
 
     /// Deletes the checkpoints of all lanes while no host runs.
     pub(crate) fn lose_checkpoints(&self) {
-        self.outside.disks.lanes().iter().for_each(|lane| self.outside.disks.lose(&format!("lanes/{lane}")));
+        self.outside.disks.lanes().iter().for_each(|lane| self.outside.disks.lose(lane));
     }
 
     fn outcome(self) -> Outcome {

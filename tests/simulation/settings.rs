@@ -19,6 +19,8 @@ pub(crate) const MOST_WORKERS: usize = 3;
 pub(crate) struct Shared {
     /// What requests run on.
     pub(crate) runtime: Runtime,
+    /// What the state is read on by checks, which are no part of a simulated machine.
+    pub(crate) reading: Runtime,
     /// What plugins run in, by the number of workers less one.
     sandboxes: Vec<Sandbox>,
     target: PathBuf,
@@ -46,7 +48,8 @@ pub(crate) fn shared() -> &'static Shared {
             Sandbox::new(&config).expect("there is memory for it")
         };
         let sandboxes = (1..=MOST_WORKERS).map(sandbox).collect();
-        Shared { runtime, sandboxes, target }
+        let reading = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("it starts");
+        Shared { runtime, reading, sandboxes, target }
     })
 }
 

@@ -41,6 +41,21 @@ pub(crate) struct Outside {
     pub(crate) refuses: bool,
 }
 
+impl Outside {
+    /// The store of objects as a process sees it.
+    pub(crate) fn objects_of(&self, process: &Arc<Process>, trouble: Trouble) -> SeenObjects {
+        SeenObjects {
+            inner: Arc::clone(&self.objects),
+            reserving: Arc::clone(&self.reserving),
+            process: Arc::clone(process),
+            trouble,
+            disks: Arc::clone(&self.disks),
+            table: Arc::clone(&self.table),
+            letters: Arc::clone(&self.letters),
+        }
+    }
+}
+
 /// How requests go.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Trouble {
@@ -106,15 +121,13 @@ pub(crate) struct SeenWorld {
 
 impl World for SeenWorld {
     fn objects(&self, _: &Config) -> Result<Arc<dyn ObjectStore>, Failure> {
-        let (inner, reserving) = (Arc::clone(&self.outside.objects), Arc::clone(&self.outside.reserving));
-        Ok(Arc::new(SeenObjects { inner, reserving, process: Arc::clone(&self.process), trouble: self.trouble }))
+        Ok(Arc::new(self.outside.objects_of(&self.process, self.trouble)))
     }
 
     fn databases(&self, _: &Arc<dyn ObjectStore>, _: &Handle) -> Arc<dyn Databases> {
         let (disks, process) = (Arc::clone(&self.outside.disks), Arc::clone(&self.process));
         // A database that does not answer ends a host, so it fails seldom.
-        let (table, letters) = (Arc::clone(&self.outside.table), Arc::clone(&self.outside.letters));
-        Arc::new(SeenDisks { disks, table, letters, process, faults: self.trouble.faults / 20 })
+        Arc::new(SeenDisks { disks, process, faults: self.trouble.faults / 20 })
     }
 
     fn log(&self, _: &Config, _: Instant) -> Result<LogSource, Failure> {

@@ -108,9 +108,9 @@ impl Store<'_> {
     fn lane(&self, lane: &str) -> Result<(LaneState, String), Failure> {
         let handle = self.runtime.handle();
         let path = format!("lanes/{lane}");
-        let checkpoint = Reader::open(&self.objects, &path, handle)?.map(|reader| reader.checkpoint()).transpose()?;
+        let checkpoint = Reader::open(&self.objects, &path, handle)?.and_then(|reader| reader.checkpoint().cloned());
         let began = journal::beginnings(&self.objects, &[lane.to_owned()], handle)?;
-        let state = LaneState { checkpoint: checkpoint.flatten(), began, topic: self.log.topic_id()? };
+        let state = LaneState { checkpoint, began, topic: self.log.topic_id()? };
         let owner = self.log.owner(lane)?;
         let mut detail = owner.map_or_else(|| "no owner recorded".to_owned(), |owner| owner.to_string());
         if state.checkpoint.is_none() {

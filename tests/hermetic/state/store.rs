@@ -1,17 +1,57 @@
-//! A lane's keyed state, timers and checkpoint.
+//! A lane's keyed state, timers and checkpoint, on objects in memory and in a folder.
 
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
 use keyfold::event_time::{AppendTime, EventTime, LaneTime};
 use keyfold::failure::Exit;
 use keyfold::position::{LastRecord, Offset, Partition};
+use keyfold::state::chain::Chain;
 use keyfold::state::checkpoint::{Checkpoint, FORMAT, PartitionProgress};
 use keyfold::state::database::Error;
-use keyfold::state::memory::{Fault, MemoryDisk};
-use keyfold::state::store::Store;
-use keyfold::state::{KeyState, Shard, ValueBytes, hash, layout, shard_of};
+use keyfold::state::manifest::Manifest;
+use keyfold::state::reader::Reader;
+use keyfold::state::store::{Store, Stores};
+use keyfold::state::{KeyState, Shard, ValueBytes, hash, shard_of};
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+use tokio::runtime::Runtime;
 
-use super::{Form, PATH, on_each_form, put, said};
+use super::{PATH, said};
 
 const SHARDS: usize = 3;
+
+/// Runs a check on objects in memory and in a folder, each time with nothing there.
+fn on_each_store(check: impl Fn(&Stores)) {
+    let runtime = Runtime::new().expect("threads can be started");
+    let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+    let local = LocalFileSystem::new_with_prefix(folder.path()).expect("the folder exists");
+    for objects in [Arc::new(InMemory::new()) as Arc<dyn ObjectStore>, Arc::new(local)] {
+        println!("on {objects}:");
+        check(&Stores { objects, runtime: runtime.handle().clone() });
+    }
+}
+
+fn open(stores: &Stores) -> Store {
+    stores.open(PATH).expect("the store is readable")
+}
+
+/// The names of the objects under a path.
+fn under(stores: &Stores, path: &str) -> Vec<Path> {
+    use futures::TryStreamExt;
+    let found = stores.objects.list(Some(&Path::from(path))).map_ok(|object| object.location);
+    let mut found: Vec<Path> = stores.runtime.block_on(found.try_collect()).expect("they are listed");
+    found.sort();
+    found
+}
 
 /// A lane's keys in memory.
 struct Keys(Vec<Shard>);
@@ -46,7 +86,7 @@ impl Keys {
         let hash = hash(key.as_bytes());
         let shard = &mut self.0[shard_of(hash, SHARDS)];
         let slot = shard.slot_of(hash, key.as_bytes(), true);
-        shard.change(slot).list_replaced = true;
+        shard.change(slot).replace_list();
     }
 
     /// The state of a key that is in memory.
@@ -60,17 +100,29 @@ impl Keys {
         })
     }
 
-    fn count(&self) -> usize {
-        self.0.iter().map(Shard::keys).sum()
+    /// Takes a checkpoint.
+    fn write(&mut self, store: &mut Store, next: &[u64], probation: Option<u64>) -> Result<u64, Error> {
+        store.write(checkpoint(next), &mut self.0, probation)
     }
 }
 
 /// The state of these keys as a store holds it, read as a batch reads it.
 fn read(store: &Store, keys: &[&str]) -> Vec<KeyState> {
-    let mut shard = Shard::default();
-    let slots: Vec<_> = keys.iter().map(|key| shard.slot_of(hash(key.as_bytes()), key.as_bytes(), false)).collect();
-    store.fill(&mut shard, &slots).expect("the store is readable");
-    slots.into_iter().map(|slot| shard.slot(slot).state.clone()).collect()
+    let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
+    let found = store.read(&keys).expect("the store is readable");
+    found.into_iter().map(|found| found.map(|(state, _)| state).unwrap_or_default()).collect()
+}
+
+/// All keys of a store with their state, in key order.
+fn all(store: &mut Store) -> Vec<(String, KeyState)> {
+    let (mut pages, mut all) = (store.pages(), Vec::new());
+    loop {
+        let page = pages.next(true).expect("the store is readable").expect("it was waited for");
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page.into_iter().map(|(key, state, _)| (String::from_utf8(key).expect("it is text"), state)));
+    }
 }
 
 /// A checkpoint up to these next offsets of partitions 0, 1, ...
@@ -94,262 +146,391 @@ fn checkpoint(next: &[u64]) -> Checkpoint {
 
 #[test]
 fn a_checkpoint_comes_back_with_the_state_of_its_keys() {
-    on_each_form(|form| {
-        let (mut store, mut keys) = (form.store(), Keys::new());
-        assert_eq!(store.checkpoint().unwrap(), None);
+    on_each_store(|stores| {
+        let (mut store, mut keys) = (open(stores), Keys::new());
+        assert_eq!(store.checkpoint(), None);
         keys.set("a", "1", 10);
         keys.append("a", 0..3);
         for round in 0..5 {
             keys.append("long", round * 100..(round + 1) * 100);
-            let bytes = store.write_checkpoint(&checkpoint(&[u64::from(round) + 1]), &mut keys.0, None).unwrap();
-            assert!(bytes > 2_000, "{bytes} bytes");
+            let bytes = keys.write(&mut store, &[u64::from(round) + 1], None).expect("it is the owner");
+            assert!((2_000..4_000).contains(&bytes), "{bytes} bytes: what was appended is written, and no more");
         }
-        let bytes = store.write_checkpoint(&checkpoint(&[6]), &mut keys.0, None).unwrap();
-        assert_eq!(bytes, 1 + checkpoint(&[6]).encode().len() as u64, "what did not change is not written");
+        let bytes = keys.write(&mut store, &[6], None).expect("it is the owner");
+        assert_eq!(bytes, 0, "what did not change is not written");
         drop(store); // a crash
 
-        let mut store = form.store();
-        assert_eq!(store.checkpoint().unwrap(), Some(checkpoint(&[6])));
+        let mut store = open(stores);
+        assert_eq!(store.checkpoint(), Some(&checkpoint(&[6])));
         let found = read(&store, &["long", "none", "a"]);
         assert_eq!(found, [keys.get("long").unwrap(), KeyState::default(), keys.get("a").unwrap()]);
         assert_eq!(found[0].list.len(), 500);
         keys.clear("a");
-        store.write_checkpoint(&checkpoint(&[6, 1]), &mut keys.0, None).unwrap();
-        store.close().unwrap();
-        assert_eq!(read(&form.store(), &["a"]), [KeyState::default()]);
+        keys.write(&mut store, &[6, 1], None).expect("it is the owner");
+        assert_eq!(read(&open(stores), &["a"]), [KeyState::default()]);
     });
 }
 
 #[test]
+fn many_checkpoints_are_merged_and_nothing_of_a_key_without_state_is_left() {
+    on_each_store(|stores| {
+        let (mut store, mut keys) = (open(stores), Keys::new());
+        for round in 1..=60u64 {
+            (0..40).for_each(|i| keys.set(&format!("key {}", (round * 7 + i) % 100), &round.to_string(), 5));
+            keys.append("long", 0..30);
+            (0..10).for_each(|i| keys.clear(&format!("key {}", (round * 3 + i) % 100)));
+            keys.write(&mut store, &[round], None).expect("it is the owner");
+        }
+        let mut expected: Vec<(String, KeyState)> = Vec::new();
+        for name in (0..100).map(|i| format!("key {i}")).chain(["long".to_owned()]) {
+            expected.extend(keys.get(&name).filter(|state| !state.is_empty()).map(|state| (name, state)));
+        }
+        expected.sort_by(|a, b| a.0.cmp(&b.0));
+        assert!(expected.len() > 50, "some have state");
+        let mut store = open(stores);
+        assert_eq!(all(&mut store), expected);
+        let names: Vec<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(read(&store, &names).iter().eq(expected.iter().map(|(_, state)| state)));
+        let links = under(stores, &format!("{PATH}/manifests"));
+        assert!(links.len() <= 4, "manifests that are not needed are deleted: {links:?}");
+        let runs = manifest(stores).contents.runs;
+        assert!(runs.len() < 20, "{} runs of 60 checkpoints", runs.len());
+        store.clear().expect("it is the owner");
+        assert_eq!((store.checkpoint(), under(stores, &format!("{PATH}/files"))), (None, Vec::new()));
+        assert_eq!(all(&mut open(stores)), []);
+    });
+}
+
+fn manifest(stores: &Stores) -> Manifest {
+    let links = stores.runtime.block_on(Chain::read(&stores.objects, &format!("{PATH}/manifests")));
+    Manifest::decode(&links.expect("it is readable").last().expect("it was opened").body).expect("it is readable")
+}
+
+#[test]
+fn what_changes_while_a_checkpoint_is_taken_belongs_to_the_next_one() {
+    on_each_store(|stores| {
+        let (mut store, mut keys) = (open(stores), Keys::new());
+        (0..100).for_each(|i| keys.set(&format!("key {i}"), "first", i));
+        keys.append("list", 0..100);
+        store.begin(checkpoint(&[1]), None);
+        keys.0.iter_mut().for_each(Shard::begin_capture);
+        let mut at = 0;
+        loop {
+            let left: usize = keys.0.iter_mut().map(|shard| shard.capture(5)).sum();
+            keys.set(&format!("key {at}"), "second", 7); // of which some were captured before
+            keys.append("list", 100..110);
+            keys.clear(&format!("key {}", 99 - at));
+            keys.set(&format!("new {at}"), "second", 7);
+            at += 1;
+            if left == 0 {
+                break;
+            }
+        }
+        assert!(at > 3, "it took several steps");
+        for shard in &mut keys.0 {
+            shard.captured(0).map_or(Ok(()), |part| store.add(part)).expect("it is the owner");
+        }
+        while store.uploads().expect("it is the owner") > 0 {}
+        store.commit((None, Some(1))).expect("it is the owner");
+        while store.committed().expect("it is the owner").is_none() {}
+        keys.0.iter_mut().for_each(Shard::free_emptied);
+        let mut found = all(&mut open(stores));
+        let list = found.pop().expect("it is the last").1;
+        assert_eq!(list.list.len(), 100);
+        assert!(found.len() == 100 && found.iter().all(|(_, state)| state.value.as_deref() == Some(&b"first"[..])));
+
+        let mut store = open(stores);
+        keys.write(&mut store, &[2], None).expect("it is the owner");
+        let found = all(&mut open(stores));
+        assert!(found.iter().all(|(name, state)| keys.get(name).as_ref() == Some(state)), "{found:?}");
+        assert_eq!(found.len(), 100 - at + at + 1, "some have lost their state, and as many are new");
+    });
+}
+
+/// A store of objects of which one write fails: before it has its effect, or after.
+#[derive(Debug)]
+struct Failing {
+    inner: InMemory,
+    /// Writes until it fails; less than 0 once it has failed.
+    left: AtomicI64,
+    is_late: bool,
+}
+
+impl fmt::Display for Failing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Failing")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Failing {
+    async fn put_opts(&self, to: &Path, payload: PutPayload, opts: PutOptions) -> object_store::Result<PutResult> {
+        let fails = self.left.fetch_sub(1, Ordering::SeqCst) == 0;
+        let failed = || object_store::Error::Generic { store: "failing", source: "it was made to fail".into() };
+        if fails && !self.is_late {
+            return Err(failed());
+        }
+        let put = self.inner.put_opts(to, payload, opts).await;
+        if fails { Err(failed()) } else { put }
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        to: &Path,
+        opts: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(to, opts).await
+    }
+
+    async fn get_opts(&self, from: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        self.inner.get_opts(from, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[test]
 fn a_checkpoint_and_its_state_are_written_together_or_not_at_all() {
+    let runtime = Runtime::new().expect("threads can be started");
     let mut outcomes = (0, 0);
-    for (fault, at) in [Fault::Lost, Fault::AnswerLost].into_iter().flat_map(|f| (0..2).map(move |at| (f, at))) {
-        let form = Form::Memory(MemoryDisk::default());
-        let Form::Memory(disk) = &form else { unreachable!("it was just made") };
-        let (mut store, mut keys) = (form.store(), Keys::new());
+    for (is_late, at) in [false, true].into_iter().flat_map(|late| (0..4).map(move |at| (late, at))) {
+        let failing = Arc::new(Failing { inner: InMemory::new(), left: AtomicI64::new(i64::MAX), is_late });
+        let stores = Stores { objects: Arc::clone(&failing) as _, runtime: runtime.handle().clone() };
+        let (mut store, mut keys) = (open(&stores), Keys::new());
         (0..100).for_each(|i| keys.set(&format!("key {i}"), "before", i));
-        store.write_checkpoint(&checkpoint(&[1]), &mut keys.0, None).unwrap();
+        keys.write(&mut store, &[1], None).expect("it is the owner");
         (0..100).for_each(|i| keys.set(&format!("key {i}"), "after", i));
-        disk.fail_after(at, fault);
-        let written = store.write_checkpoint(&checkpoint(&[2]), &mut keys.0, Some(7));
+        failing.left.store(at, Ordering::SeqCst);
+        let written = keys.write(&mut store, &[2], Some(7));
         drop(store);
-        let mut store = form.store();
-        let is_after = store.checkpoint().unwrap() == Some(checkpoint(&[2]));
-        assert!(written.is_err() || is_after, "an acknowledged checkpoint is lost");
+        failing.left.store(i64::MAX, Ordering::SeqCst);
+        let store = open(&stores);
+        let is_after = store.checkpoint() == Some(&checkpoint(&[2]));
+        assert!(written.is_err(), "write {at} failed");
         let value = if is_after { "after" } else { "before" };
         let names: Vec<String> = (0..100).map(|i| format!("key {i}")).collect();
         for state in read(&store, &names.iter().map(String::as_str).collect::<Vec<_>>()) {
-            assert_eq!(state.value.as_deref(), Some(value.as_bytes()), "{fault:?} at call {at}");
+            assert_eq!(state.value.as_deref(), Some(value.as_bytes()), "late {is_late} at write {at}");
         }
         assert_eq!(store.undo_of(), is_after.then_some(7), "what undoes it is part of the same write");
         outcomes = (outcomes.0 + u32::from(is_after), outcomes.1 + u32::from(!is_after));
     }
-    assert!(outcomes.0 > 0 && outcomes.1 > 0, "{outcomes:?}");
+    assert_eq!(outcomes, (1, 7), "only the manifest makes it valid: three files, and then that");
 }
 
 #[test]
 fn i8_a_fenced_host_cannot_write_a_checkpoint() {
-    on_each_form(|form| {
-        let mut old = form.store();
+    on_each_store(|stores| {
+        let (mut old, mut none) = (open(stores), Keys::new());
         old.check_ownership().expect("it is the owner");
-        old.write_checkpoint(&checkpoint(&[1]), &mut [], None).unwrap();
-        let mut new = form.store();
-        new.write_checkpoint(&checkpoint(&[2]), &mut [], None).unwrap();
-        let (exit, message) = said(old.write_checkpoint(&checkpoint(&[3]), &mut [], None).expect_err("it is fenced"));
+        none.write(&mut old, &[1], None).expect("it is the owner");
+        let mut new = open(stores);
+        none.write(&mut new, &[2], None).expect("it is the owner");
+        assert!(matches!(old.check_ownership(), Err(Error::Fenced(_))));
+        let (exit, message) = said(none.write(&mut old, &[3], None).expect_err("it is fenced"));
         assert_eq!(exit, Exit::State);
         assert!(message.contains(PATH) && message.contains("another host has taken over"), "{message}");
-        assert!(matches!(old.check_ownership(), Err(Error::Fenced(_))));
         new.check_ownership().expect("it is the owner");
-        assert_eq!(new.checkpoint().unwrap(), Some(checkpoint(&[2])));
+        assert_eq!(open(stores).checkpoint(), Some(&checkpoint(&[2])));
     });
 }
 
 #[test]
 fn i10_taking_a_deployment_back_restores_the_state_before_it_exactly() {
-    on_each_form(|form| {
-        let (mut store, mut keys) = (form.store(), Keys::new());
+    on_each_store(|stores| {
+        let (mut store, mut keys) = (open(stores), Keys::new());
         keys.set("changed", "before", 10);
         keys.set("deleted", "before", 20);
         keys.set("kept", "before", 30);
         keys.append("list", 0..200);
-        store.write_checkpoint(&checkpoint(&[1]), &mut keys.0, None).unwrap();
-        let before = form.dump();
-        for (round, value) in [(2, "once"), (3, "twice"), (4, "thrice")] {
-            keys.set("changed", value, 10 + i64::try_from(round).unwrap());
-            keys.set(&format!("new {round}"), value, 5);
+        keys.write(&mut store, &[1], None).expect("it is the owner");
+        let before = all(&mut store);
+        for round in 2..40u64 {
+            keys.set("changed", &round.to_string(), 10 + round.cast_signed());
+            keys.set(&format!("new {round}"), "new", 5);
             keys.append("list", 200..300);
             keys.clear("deleted");
-            store.write_checkpoint(&checkpoint(&[round]), &mut keys.0, Some(7)).unwrap();
+            keys.write(&mut store, &[round], Some(7)).expect("it is the owner");
             assert_eq!(store.undo_of(), Some(7));
-            store = form.store(); // what was kept is known after a restart too
-            assert_eq!(store.undo_of(), Some(7));
-        }
-        assert_eq!(read(&store, &["changed"])[0].value.as_deref(), Some(&b"thrice"[..]));
-        store.take_back().unwrap();
-        assert_eq!(store.undo_of(), None);
-        assert_eq!(form.dump(), before, "all of it, and no undo entry is left");
-        assert_eq!(store.checkpoint().unwrap(), Some(checkpoint(&[1])));
-    });
-}
-
-#[test]
-fn i10_undo_entries_go_once_the_deployment_stays() {
-    on_each_form(|form| {
-        let (mut store, mut keys) = (form.store(), Keys::new());
-        let undo = || form.dump().into_keys().filter(|key| key.starts_with(b"u") || key.starts_with(b"v")).count();
-        keys.set("a", "1", 1);
-        store.write_checkpoint(&checkpoint(&[1]), &mut keys.0, None).unwrap();
-        keys.set("a", "2", 1);
-        store.write_checkpoint(&checkpoint(&[2]), &mut keys.0, Some(7)).unwrap();
-        assert_eq!(undo(), 3, "the deployment, the checkpoint, the key");
-        keys.set("b", "3", 1);
-        store.write_checkpoint(&checkpoint(&[3]), &mut keys.0, Some(8)).unwrap();
-        assert_eq!(
-            undo(),
-            4,
-            "those of the former deployment are gone: the deployment, the checkpoint, the key, its timer"
-        );
-        store.write_checkpoint(&checkpoint(&[4]), &mut keys.0, None).unwrap();
-        assert_eq!((undo(), store.undo_of()), (0, None));
-    });
-}
-
-#[test]
-fn timers_come_into_memory_in_order_up_to_a_bound() {
-    on_each_form(|form| {
-        let (mut store, mut keys) = (form.store(), Keys::new());
-        (-50..150i64).for_each(|i| keys.set(&format!("key {i}"), "v", i * 7 % 200));
-        store.write_checkpoint(&checkpoint(&[1]), &mut keys.0, None).unwrap();
-        let mut loaded = Keys::new();
-        let (mut from, mut watermark) = (None, -350);
-        while let Some(next) = store.load_timers(&mut loaded.0, from, EventTime::at(watermark)).unwrap() {
-            assert!(next > EventTime::at(watermark), "it is due already");
-            for i in -50..150i64 {
-                let (name, timer) = (format!("key {i}"), i * 7 % 200);
-                assert_eq!(loaded.get(&name).is_some(), timer <= watermark, "{name}, {timer} at {watermark}");
+            if round % 10 == 0 {
+                store = open(stores); // what was kept is known after a restart too
+                assert_eq!(store.undo_of(), Some(7));
             }
+        }
+        assert_eq!(read(&store, &["changed"])[0].value.as_deref(), Some(&b"39"[..]));
+        store.take_back().expect("it is the owner");
+        assert_eq!((store.undo_of(), store.checkpoint()), (None, Some(&checkpoint(&[1]))));
+        assert_eq!(
+            (all(&mut store), all(&mut open(stores))),
+            (before.clone(), before),
+            "all of it, however much was merged since"
+        );
+    });
+}
+
+#[test]
+fn i10_what_undoes_a_deployment_goes_once_it_stays() {
+    on_each_store(|stores| {
+        let (mut store, mut keys) = (open(stores), Keys::new());
+        keys.set("a", "1", 1);
+        keys.write(&mut store, &[1], None).expect("it is the owner");
+        keys.set("a", "2", 1);
+        keys.write(&mut store, &[2], Some(7)).expect("it is the owner");
+        let undo = |stores: &Stores| manifest(stores).undo.map(|(of, contents)| (of, contents.checkpoint));
+        assert_eq!(undo(stores), Some((7, Some(checkpoint(&[1])))));
+        keys.write(&mut store, &[3], Some(8)).expect("it is the owner");
+        assert_eq!(undo(stores), Some((8, Some(checkpoint(&[2])))), "that of the former deployment is gone");
+        keys.write(&mut store, &[4], None).expect("it is the owner");
+        assert_eq!((undo(stores), store.undo_of()), (None, None));
+    });
+}
+
+#[test]
+fn timers_are_found_in_order_up_to_a_bound() {
+    on_each_store(|stores| {
+        let (mut store, mut keys) = (open(stores), Keys::new());
+        (-50..150i64).for_each(|i| keys.set(&format!("key {i}"), "v", i * 7 % 200));
+        keys.write(&mut store, &[1], None).expect("it is the owner");
+        let (mut from, mut watermark, mut found) = (None, -350, 0);
+        loop {
+            let (due, next) = store.timers(from, EventTime::at(watermark)).expect("it is readable");
+            let low = from.map_or(i64::MIN, EventTime::ms);
+            let expected = (-50..150i64).filter(|i| (low..=watermark).contains(&(i * 7 % 200)));
+            let mut expected: Vec<Vec<u8>> = expected.map(|i| format!("key {i}").into_bytes()).collect();
+            expected.sort();
+            assert_eq!(due, expected, "from {from:?} up to {watermark}");
+            found += due.len();
+            let Some(next) = next else { break };
+            assert!(next > EventTime::at(watermark), "it is due already");
             (from, watermark) = (Some(next), next.ms() + 30);
         }
-        assert_eq!(loaded.count(), 200);
-        assert_eq!(loaded.get("key 149"), keys.get("key 149"));
+        assert_eq!(found, 200);
     });
 }
 
 #[test]
-fn keys_come_into_memory_in_pages() {
-    on_each_form(|form| {
-        let (mut store, mut keys) = (form.store(), Keys::new());
-        (0..150).for_each(|i| keys.set(&format!("key {i:03}"), &i.to_string(), i));
-        keys.set("", "the empty key", 1);
-        store.write_checkpoint(&checkpoint(&[1]), &mut keys.0, None).unwrap();
-        for page in [2, 64, 75, 151, 1_000] {
-            let (mut loaded, mut after, mut pages) = (Keys::new(), Vec::new(), 0);
-            while let Some(last) = store.load_keys(&mut loaded.0, &after, page).unwrap() {
-                assert!(last > after || pages == 0, "a page brings something");
-                (after, pages) = (last, pages + 1);
-            }
-            assert_eq!(loaded.count(), 151, "in pages of {page}");
-            for name in ["", "key 000", "key 074", "key 149"] {
-                assert_eq!(loaded.get(name), keys.get(name));
-            }
-        }
-    });
-}
-
-#[test]
-fn a_key_in_memory_is_not_read_again() {
-    on_each_form(|form| {
-        let (mut store, mut keys) = (form.store(), Keys::new());
-        keys.set("a", "stored", 1);
-        store.write_checkpoint(&checkpoint(&[1]), &mut keys.0, None).unwrap();
-        keys.set("a", "in memory", 2);
-        assert_eq!(store.load_keys(&mut keys.0, &[], 10).unwrap(), None);
-        assert_eq!(store.load_timers(&mut keys.0, None, EventTime::at(9)).unwrap(), None);
-        assert_eq!(keys.get("a").unwrap().value.as_deref(), Some(&b"in memory"[..]));
+fn a_timer_that_was_moved_is_found_at_its_new_time_too() {
+    on_each_store(|stores| {
+        let (mut store, mut keys) = (open(stores), Keys::new());
+        keys.set("a", "1", 10);
+        keys.write(&mut store, &[1], None).expect("it is the owner");
+        keys.set("a", "1", 20);
+        keys.write(&mut store, &[2], None).expect("it is the owner");
+        let timers = |from, until| store.timers(from, EventTime::at(until)).expect("it is readable");
+        assert_eq!(timers(None, 9), (vec![], Some(EventTime::at(10))));
+        assert_eq!(timers(Some(EventTime::at(11)), 25), (vec![b"a".to_vec()], None));
+        assert_eq!(read(&store, &["a"])[0].timer, Some(EventTime::at(20)), "and its record tells which is right");
     });
 }
 
 #[test]
 fn a_reader_sees_one_checkpoint_and_fences_nobody() {
-    on_each_form(|form| {
-        let (mut store, mut keys) = (form.store(), Keys::new());
+    on_each_store(|stores| {
+        let (mut store, mut keys) = (open(stores), Keys::new());
         (0..600).for_each(|i| keys.set(&format!("key {i:03}"), "1", i));
+        keys.set("", "the empty key", 1);
         keys.append("long", 0..200);
-        store.write_checkpoint(&checkpoint(&[1]), &mut keys.0, None).unwrap();
-        let reader = form.reader();
+        keys.write(&mut store, &[1], None).expect("it is the owner");
+        let reader = Reader::open(&stores.objects, PATH, &stores.runtime).expect("it is readable").expect("it exists");
         keys.set("key 000", "2", 0);
-        store.write_checkpoint(&checkpoint(&[2]), &mut keys.0, None).expect("it is not fenced");
-        assert_eq!(reader.checkpoint().unwrap(), Some(checkpoint(&[1])));
+        keys.write(&mut store, &[2], None).expect("it is not fenced");
+        assert_eq!(reader.checkpoint(), Some(&checkpoint(&[1])));
         let first = reader.key(b"key 000").unwrap().expect("it has state");
         assert_eq!(first.state.value.as_deref(), Some(&b"1"[..]));
         assert_eq!(reader.key(b"long").unwrap().expect("it has state").state, keys.get("long").unwrap());
         assert!(reader.key(b"key").unwrap().is_none(), "a prefix of a key is another key");
-        assert_eq!(reader.keys(3).unwrap().last().expect("three").key, b"key 002");
+        assert_eq!(reader.keys(4).unwrap().last().expect("four").key, b"key 002");
         assert!(reader.keys(0).unwrap().is_empty());
         let mut found = Vec::new();
-        reader
-            .each(b"key ", |key| {
-                found.push(String::from_utf8(key.key).unwrap());
-                true
-            })
-            .unwrap();
+        let mut take = |key: keyfold::state::reader::StoredKey| {
+            found.push(String::from_utf8(key.key).expect("it is text"));
+            true
+        };
+        reader.each(b"key ", &mut take).expect("it is readable");
         assert!(found.iter().eq((0..600).map(|i| format!("key {i:03}")).collect::<Vec<_>>().iter()));
+        assert!(Reader::open(&stores.objects, "lanes/none", &stores.runtime).expect("it is readable").is_none());
     });
 }
 
 #[test]
-fn state_of_a_newer_format_is_refused() {
-    on_each_form(|form| {
-        let database = form.open();
-        database.write(vec![put(layout::CHECKPOINT, br#"{"format":2,"new":[]}"#)]).unwrap();
-        database
-            .write(vec![put(&layout::record_key(b"newer"), &[9, 0, 1]), put(&layout::record_key(b"short"), &[1])])
-            .unwrap();
-        let mut store = Store::over(database).expect("it can be opened");
-        let refused = |error: Error, parts: &[&str]| {
-            let (exit, message) = said(error);
+fn damaged_or_missing_files_are_refused_by_name() {
+    let runtime = Runtime::new().expect("threads can be started");
+    let stores = Stores { objects: Arc::new(InMemory::new()), runtime: runtime.handle().clone() };
+    let mut keys = Keys::new();
+    (0..100).for_each(|i| keys.set(&format!("key {i}"), "before", i));
+    keys.write(&mut open(&stores), &[1], None).expect("it is the owner");
+    for file in under(&stores, &format!("{PATH}/files")) {
+        let whole = runtime.block_on(async { stores.objects.get(&file).await.expect("it is there").bytes().await });
+        let whole = whole.expect("it is memory");
+        let mut damaged = vec![None, Some(whole[..whole.len() - 1].to_vec()), Some(whole[1..].to_vec())];
+        damaged.extend((0..whole.len()).step_by(97).map(|at| {
+            let mut bytes = whole.to_vec();
+            bytes[at] ^= 4;
+            Some(bytes)
+        }));
+        for bytes in damaged {
+            match bytes {
+                Some(bytes) => drop(runtime.block_on(stores.objects.put(&file, bytes.into())).expect("it is memory")),
+                None => runtime.block_on(stores.objects.delete(&file)).expect("it is there"),
+            }
+            let names: Vec<String> = (0..100).map(|i| format!("key {i}")).collect();
+            let keys: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+            let store = open(&stores);
+            let refused = store.read(&keys).map(drop).and_then(|()| store.timers(None, EventTime::at(99)).map(drop));
+            let (exit, message) = said(refused.expect_err("it is not what was written"));
             assert_eq!(exit, Exit::State, "{message}");
-            parts.iter().for_each(|part| assert!(message.contains(part), "{message}"));
-        };
-        refused(store.checkpoint().expect_err("newer"), &[PATH, "has format 2", "run a newer keyfold"]);
-        let mut shard = Shard::default();
-        let mut fill = |key: &[u8]| {
-            let slot = shard.slot_of(hash(key), key, false);
-            store.fill(&mut shard, &[slot]).expect_err("it is not readable")
-        };
-        refused(fill(b"newer"), &[PATH, "\"newer\"", "has format 9", "run a newer keyfold"]);
-        refused(fill(b"short"), &[PATH, "\"short\"", "incomplete"]);
-    });
+            assert!(message.contains(file.as_ref()) && message.contains("keyfold reset"), "{message}");
+        }
+        runtime.block_on(stores.objects.put(&file, whole.into())).expect("it is memory");
+    }
+    assert_eq!(read(&open(&stores), &["key 7"])[0].value.as_deref(), Some(&b"before"[..]));
 }
 
 #[test]
 #[should_panic(expected = "a checkpoint goes back")]
 fn a_checkpoint_never_covers_less_than_the_one_before() {
-    let form = Form::Memory(MemoryDisk::default());
-    form.store().write_checkpoint(&checkpoint(&[5, 7]), &mut [], None).unwrap();
-    let mut store = form.store();
-    store.checkpoint().unwrap();
-    store.write_checkpoint(&checkpoint(&[6, 7]), &mut [], None).unwrap();
-    let _ = store.write_checkpoint(&checkpoint(&[8, 6]), &mut [], None);
+    let runtime = Runtime::new().expect("threads can be started");
+    let stores = Stores { objects: Arc::new(InMemory::new()), runtime: runtime.handle().clone() };
+    let mut none = Keys::new();
+    none.write(&mut open(&stores), &[5, 7], None).expect("it is the owner");
+    let mut store = open(&stores);
+    none.write(&mut store, &[6, 7], None).expect("it is the owner");
+    let _ = none.write(&mut store, &[8, 6], None);
 }
 
 #[test]
 fn stored_state_is_what_it_always_was() {
-    let form = Form::Memory(MemoryDisk::default());
-    let (mut store, mut keys) = (form.store(), Keys::new());
+    let runtime = Runtime::new().expect("threads can be started");
+    let stores = Stores { objects: Arc::new(InMemory::new()), runtime: runtime.handle().clone() };
+    let (mut store, mut keys) = (open(&stores), Keys::new());
     keys.set("k", "v", 258);
-    store.write_checkpoint(&checkpoint(&[1]), &mut keys.0, None).unwrap();
+    keys.write(&mut store, &[1], None).expect("it is the owner");
     keys.append("k", 0..1);
-    store.write_checkpoint(&checkpoint(&[2]), &mut keys.0, Some(3)).unwrap();
-    assert_eq!(form.text(), STATE);
+    keys.write(&mut store, &[2], Some(3)).expect("it is the owner");
+    assert_eq!(String::from_utf8(manifest(&stores).encode()).expect("it is JSON"), MANIFEST);
+    let last = under(&stores, &format!("{PATH}/files")).pop().expect("there are two");
+    let bytes = runtime.block_on(async { stores.objects.get(&last).await.expect("it is there").bytes().await });
+    assert_eq!(bytes.expect("it is memory").escape_ascii().to_string(), FILE);
 }
 
-/// Entries of format 1, as they were first written.
-const STATE: [&str; 6] = [
-    r#"kk = \x01\x01\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00v\x01\x00\x00\x00\x19\x00\x00\x00item 00000000000000000000"#,
-    r#"m = {"format":1,"partitions":{"0":{"envelope":20,"last":{"offset":1,"timestamp":1,"fingerprint":2}}},"last":null,"time":{"watermark":-9223372036854775808,"last_append_time":-9223372036854775808,"base":-9223372036854775808},"deployment":1,"sink_length":null,"letters_length":2}"#,
-    r#"t\x80\x00\x00\x00\x00\x00\x01\x02k = "#,
-    r#"ukk = \x01\x01\x01\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00v\x00\x00\x00\x00"#,
-    r#"um = \x01{"format":1,"partitions":{"0":{"envelope":10,"last":{"offset":0,"timestamp":1,"fingerprint":1}}},"last":null,"time":{"watermark":-9223372036854775808,"last_append_time":-9223372036854775808,"base":-9223372036854775808},"deployment":1,"sink_length":null,"letters_length":1}"#,
-    r#"v = \x00\x00\x00\x00\x00\x00\x00\x03"#,
-];
+/// A manifest of format 1, as it was first written.
+const MANIFEST: &str = "";
+/// A file of format 1, as it was first written.
+const FILE: &str = "";
