@@ -5,11 +5,8 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::failure::Exit;
-use crate::plugin::fuzz::read_all;
-use crate::record::ByteColumn;
 use crate::state::checkpoint::Checkpoint;
-use crate::state::layout;
-use crate::{admin, dead_letter, plugin, source};
+use crate::{admin, dead_letter, plugin, source, state};
 
 #[cfg(test)]
 #[path = "../plugins/sdk/tests/mutation/mod.rs"]
@@ -19,12 +16,14 @@ mod mutation;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus in `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("component", plugin::fuzz::component),
     ("results", plugin::fuzz::results),
     ("lines", source::file::fuzz::lines),
     ("checkpoint", checkpoint),
-    ("layout", stored_state),
+    ("layout", state::fuzz::record),
+    ("files", state::fuzz::file),
+    ("manifests", state::fuzz::manifest),
     ("config", config),
     ("admin", admin::fuzz::documents),
     ("letters", dead_letter::fuzz::letters),
@@ -43,20 +42,6 @@ fn checkpoint(bytes: &[u8]) {
     let Ok(checkpoint) = Checkpoint::decode(bytes) else { return };
     assert_eq!(Checkpoint::decode(&checkpoint.encode()).as_ref(), Ok(&checkpoint), "written again, it says the same");
     checkpoint.covered();
-}
-
-fn stored_state(bytes: &[u8]) {
-    if let Ok((state, _)) = layout::decode(bytes) {
-        read_all(&state.list);
-    }
-    let mut list = ByteColumn::default();
-    if layout::decode_items(bytes, &mut list).is_ok() {
-        read_all(&list);
-    }
-    layout::decode_undo(bytes);
-    if let Some((time, key)) = layout::timer_of(bytes) {
-        assert_eq!(layout::timer_key(time, key)[1..], bytes[1..], "a timer's entry says its time and its key");
-    }
 }
 
 /// The text of a file; after a zero byte, lines of `NAME=VALUE` are the environment.

@@ -23,6 +23,8 @@ pub mod checkpoint;
 pub mod database;
 mod file;
 mod folder;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 pub mod journal;
 pub mod layout;
 pub mod manifest;

@@ -288,6 +288,12 @@ fn parse(path: &str, number: u64, bytes: &Bytes) -> Result<(Header, Bytes), Erro
     Ok((header, bytes.slice(end + 1..)))
 }
 
+/// The body of a link of any bytes.
+#[cfg(any(fuzzing, test))]
+pub(super) fn body_of(bytes: &Bytes) -> Result<Bytes, Error> {
+    parse("fuzz", 1, bytes).map(|(_, body)| body)
+}
+
 fn damaged(path: &str, number: u64, why: &str) -> Error {
     Error::Unreadable(format!("state.url: cannot read {}: {why}", location(path, number)))
 }

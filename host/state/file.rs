@@ -473,6 +473,25 @@ impl Block {
     }
 }
 
+/// Reads any bytes as the meta of a file, and as a block.
+#[cfg(any(fuzzing, test))]
+pub(super) fn read_any(bytes: &[u8]) {
+    if let Ok(meta) = Meta::decode(bytes) {
+        assert_eq!(
+            Meta::decode(&meta.encode()).map(|meta| meta.encode()),
+            Ok(meta.encode()),
+            "written again, it says the same"
+        );
+        meta.may_have(filter_hash(b"key"));
+    }
+    let (block, mut at) = (Block(Bytes::copy_from_slice(bytes)), 0);
+    while let Ok(Some(entry)) = block.entry(at) {
+        assert!(entry.record.end > at, "reading goes on");
+        at = entry.record.end;
+    }
+    let _ = block.record(b"key"); // it may be damaged
+}
+
 /// Where a key and its record are in a block.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {

@@ -531,6 +531,6 @@ fn stored_state_is_what_it_always_was() {
 }
 
 /// A manifest of format 1, as it was first written.
-const MANIFEST: &str = "";
+const MANIFEST: &str = r#"{"format":1,"checkpoint":{"format":1,"partitions":{"0":{"envelope":20,"last":{"offset":1,"timestamp":1,"fingerprint":2}}},"last":null,"time":{"watermark":-9223372036854775808,"last_append_time":-9223372036854775808,"base":-9223372036854775808},"deployment":1,"sink_length":null,"letters_length":2},"runs":[[{"name":"0000000001-0000000001","size":89,"meta":52,"digest":"ce98ec59aa86be44","first":"aw==","last":"aw==","keys":1}],[{"name":"0000000001-0000000000","size":63,"meta":26,"digest":"5f7ab69177b0d758","first":"aw==","last":"aw==","keys":1}]],"undo":[3,{"checkpoint":{"format":1,"partitions":{"0":{"envelope":10,"last":{"offset":0,"timestamp":1,"fingerprint":1}}},"last":null,"time":{"watermark":-9223372036854775808,"last_append_time":-9223372036854775808,"base":-9223372036854775808},"deployment":1,"sink_length":null,"letters_length":1},"runs":[[{"name":"0000000001-0000000000","size":63,"meta":26,"digest":"5f7ab69177b0d758","first":"aw==","last":"aw==","keys":1}]]}]}"#;
 /// A file of format 1, as it was first written.
-const FILE: &str = "";
+const FILE: &str = r"\x01\'k\x03\x01\x02\x01\x00\x00\x00\x00\x00\x00\x01v\x01\x19item 00000000000000000000\x80\x00\x00\x00\x00\x00\x01\x02\x01k\x01\x01\x01k\x00*^x[\xb5\x92\x9d1!\x01\x08\x80\x00\x00\x00\x00\x00\x01\x02*\n\x16#\x94\xd6I\xf7\xe3C\x02\x0f\xe0";
