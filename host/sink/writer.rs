@@ -363,6 +363,18 @@ mod tests {
         }
     }
 
+    /// Waits until all that was handed over is acknowledged, while `patient` returns true.
+    fn sync(lane: &LaneWriter, patient: impl Fn() -> bool) -> Result<Option<Lengths>, Failure> {
+        let Some(barrier) = lane.barrier(&patient)? else { return Ok(None) };
+        loop {
+            match lane.passed(&barrier)? {
+                None if !patient() => return Ok(None),
+                None => backoff::pause(POLL),
+                lengths => return Ok(lengths),
+            }
+        }
+    }
+
     #[test]
     fn a_row_that_the_sink_refuses_counts_as_rejected_and_as_lost() {
         let board = Arc::new(Board::new("pipeline", &Arc::default()));
@@ -371,7 +383,7 @@ mod tests {
         let handle = writer.of_lane(&lane, Arc::new(samples::Host::after(0)));
         let rows = samples::sessions(&[(1, 2, &["A"]), (3, 4, &["B"])]);
         assert!(handle.write((rows, Vec::new()), ("digest", 0), None, || true).expect("the thread lives"));
-        handle.sync(|| true).expect("the thread lives");
+        sync(&handle, || true).expect("the thread lives");
         assert_eq!(lane.rejected.get(Stage::Sink), 1);
         assert_eq!(lane.losses.news().expect("one is lost").reasons, "sink: refused (1)");
         assert_eq!((lane.sink_rows.get(), lane.letters.get(Stage::Sink)), (1, 1));
@@ -387,10 +399,10 @@ mod tests {
         let batch = (samples::sessions(&[(1, 2, &["A"])]), vec![letter]);
         assert!(lane.write(batch, ("digest", 0), None, || true).expect("the thread lives"));
         // Patience lasts until the write is held up for sure.
-        let held = lane.sync(|| !holds.reached.load(Ordering::SeqCst)).expect("the thread lives");
+        let held = sync(&lane, || !holds.reached.load(Ordering::SeqCst)).expect("the thread lives");
         assert_eq!(held, None, "answered before all was acknowledged");
         holds.open.store(true, Ordering::SeqCst);
-        assert_eq!(lane.sync(|| true).expect("the thread lives"), Some(Lengths::default()));
+        assert_eq!(sync(&lane, || true).expect("the thread lives"), Some(Lengths::default()));
         drop((writer, lane));
         thread.join().expect("the thread ends with its last handle");
     }
@@ -436,7 +448,7 @@ mod tests {
             let board = Arc::new(Board::new("pipeline", &Arc::default()));
             let (writer, thread) = Writer::start(Box::new(open()), Box::new(Refused), &board).expect("it starts");
             let lane = writer.of_lane(&board.lane("topic"), Arc::new(samples::Host::after(0)));
-            let failure = lane.sync(|| true).expect_err("it cannot be stored");
+            let failure = sync(&lane, || true).expect_err("it cannot be stored");
             assert_eq!(failure.message, "too large");
             thread.join().expect("the thread ends with its failure");
         }

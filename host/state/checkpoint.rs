@@ -79,19 +79,17 @@ impl Checkpoint {
 
     /// Decodes a stored checkpoint. The error of another format names its number.
     pub fn decode(bytes: &[u8]) -> Result<Checkpoint, String> {
-        let damaged = |e| format!("it is damaged: {e}; run `keyfold reset` to rebuild it from the log");
-        let checkpoint: Checkpoint = serde_json::from_slice(bytes).map_err(damaged)?;
-        checkpoint.check_format()?;
-        Ok(checkpoint)
-    }
-
-    /// Refuses a checkpoint of another format, by its number.
-    pub fn check_format(&self) -> Result<(), String> {
-        let format = self.format;
-        match format {
-            FORMAT => Ok(()),
-            _ => Err(format!("it has format {format}, and this version reads format {FORMAT}; run a newer keyfold")),
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
         }
+        let damaged = |e| format!("it is damaged: {e}; run `keyfold reset` to rebuild it from the log");
+        let head: Head = serde_json::from_slice(bytes).map_err(damaged)?;
+        if head.format != FORMAT {
+            let format = head.format;
+            return Err(format!("it has format {format}, and this version reads format {FORMAT}; run a newer keyfold"));
+        }
+        serde_json::from_slice(bytes).map_err(damaged)
     }
 }
 
