@@ -40,6 +40,16 @@ impl Load {
         partition_of: fn(u64) -> u32,
     ) -> Load {
         create_topic(brokers, topic, partitions, &[("message.timestamp.type", "LogAppendTime")]);
+        Load::onto(brokers, topic, rate, move |i| event(i, partition_of(i)))
+    }
+
+    /// `rate` records a second, made by `record`, in a topic that is there.
+    pub(crate) fn onto(
+        brokers: &str,
+        topic: &'static str,
+        rate: u64,
+        mut record: impl FnMut(u64) -> TestRecord + Send + 'static,
+    ) -> Load {
         let (brokers, stop) = (brokers.to_owned(), Arc::new(AtomicBool::new(false)));
         let told = Arc::clone(&stop);
         let total = Arc::new(AtomicU64::new(0));
@@ -49,7 +59,7 @@ impl Load {
             let (began, mut sent) = (Instant::now(), 0_u64);
             while !told.load(Ordering::Relaxed) {
                 if u128::from(sent) * 1_000_000 < began.elapsed().as_micros() * u128::from(rate) {
-                    send(&producer, topic, &event(sent, partition_of(sent)));
+                    send(&producer, topic, &record(sent));
                     sent += 1;
                 } else {
                     counted.store(sent, Ordering::Relaxed);
