@@ -126,14 +126,25 @@ pub(super) fn last_manifest(path: &str, links: &[Link]) -> Result<Manifest, Erro
     Ok(last.transpose()?.unwrap_or_default())
 }
 
+/// Why files without a manifest are refused: a manifest is written before the first of them.
+fn without_manifests(path: &str) -> Error {
+    Error::Unreadable(format!(
+        "state.url: {path}/manifests is missing or empty, and other files of the checkpoint are there: put it back from a copy, or delete all of \
+         it with `keyfold reset`"
+    ))
+}
+
 impl Store {
     fn open(stores: Stores, path: &str) -> Result<Store, Error> {
         let open = async {
-            let claim = |links: &[Link]| Ok(Some(Bytes::from(last_manifest(path, links)?.encode())));
+            let there = names(&*stores.objects, path).await?;
+            let claim = |links: &[Link]| match links {
+                [] if !there.is_empty() => Err(without_manifests(path)),
+                links => Ok(Some(Bytes::from(last_manifest(path, links)?.encode()))),
+            };
             let (chain, links) = Chain::claim(&stores.objects, &manifests(path), claim).await?;
             let manifest = last_manifest(path, &links)?;
             let needed: BTreeSet<&str> = manifest.files().map(|file| file.name.as_str()).collect();
-            let there = names(&*stores.objects, path).await?;
             let needless: Vec<String> = there.into_iter().filter(|name| !needed.contains(name.as_str())).collect();
             Ok((chain, manifest, needless))
         };

@@ -263,6 +263,6 @@ fn an_object_of_the_journal_that_is_missing_or_replaced_is_refused_by_name() {
     assert_same("put back", &rows(&pipeline), &want);
     std::fs::remove_dir_all(pipeline.path("state/log/lanes")).expect("the journal of the lane");
     pipeline.run_to_end(&[]).expect_code(5).expect_said(&["the journal (log/lanes/topic) is missing"]);
-    std::fs::remove_dir_all(pipeline.path("state/lanes/topic/manifest")).expect("the checkpoint has manifests");
-    pipeline.run_to_end(&[]).expect_code(5).expect_said(&["lanes/topic/manifest is missing"]);
+    std::fs::remove_dir_all(pipeline.path("state/lanes/topic/manifests")).expect("the checkpoint has manifests");
+    pipeline.run_to_end(&[]).expect_code(5).expect_said(&["lanes/topic/manifests is missing", "keyfold reset"]);
 }

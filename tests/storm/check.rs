@@ -74,7 +74,7 @@ impl<'a> StoredState<'a> {
         self.lanes(log).iter().all(|(lane, records)| {
             // While the host writes its first one, there may be half of a database.
             let reader = Reader::open(&self.objects, &format!("lanes/{lane}"), self.runtime.handle());
-            let checkpoint = reader.ok().flatten().and_then(|reader| reader.checkpoint().ok().flatten());
+            let checkpoint = reader.ok().flatten().and_then(|reader| reader.checkpoint().cloned());
             let covered = checkpoint.map(|checkpoint| checkpoint.covered()).unwrap_or_default();
             records.iter().all(|r| covered.get(&Partition(r.partition)).is_some_and(|next| next.0 > r.offset))
         })
