@@ -17,9 +17,11 @@ use crate::record::ByteColumn;
 
 pub mod bucket;
 pub mod chain;
+pub mod chained;
 pub mod checkpoint;
 pub mod database;
 mod folder;
+pub mod forms;
 pub mod journal;
 pub mod layout;
 pub mod memory;

@@ -13,9 +13,9 @@ use tokio::runtime::Handle;
 use crate::config::{Config, Sink, Source};
 use crate::failure::Failure;
 use crate::state::database::{Change, Database, Databases, Error};
+use crate::state::forms::ObjectDatabases;
 use crate::state::journal::{self, Journal};
 use crate::state::objects::{Presence, delete_under, objects, runtime};
-use crate::state::slate::Slates;
 
 /// Keys that are deleted in one write.
 const PAGE: usize = 10_000;
@@ -28,7 +28,7 @@ pub fn reset(config: &Config) -> Result<usize, Failure> {
         Some(_alone) => runtime.block_on(delete_under(&objects, "lanes")).map_err(failed),
         None => {
             let lanes = lanes(&objects, runtime.handle())?;
-            clear(&Slates { objects, runtime: runtime.handle().clone() }, &lanes)
+            clear(&ObjectDatabases::new(objects, runtime.handle().clone()), &lanes)
         }
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     fn a_host_on_a_bucket_is_fenced_before_its_checkpoints_are_deleted() {
         let runtime = runtime().expect("it starts");
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let databases = Slates { objects: Arc::clone(&objects), runtime: runtime.handle().clone() };
+        let databases = ObjectDatabases::new(Arc::clone(&objects), runtime.handle().clone());
         let open = || databases.open("lanes/topic").expect("it opens");
         let entry = |value: u8| vec![(b"key".to_vec(), Some(vec![value]))];
         let journal = databases.open(&journal::path("topic")).and_then(Journal::over);

@@ -8,8 +8,8 @@ use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
 use crate::state::checkpoint::Checkpoint;
-use crate::state::database::{Entries, Error, value};
-use crate::state::slate::Slate;
+use crate::state::database::{Databases, Entries, Error, value};
+use crate::state::forms::ObjectDatabases;
 use crate::state::store::{read_checkpoint, read_keys, read_records};
 use crate::state::{KeyState, Stored, layout};
 
@@ -34,7 +34,8 @@ pub struct StoredKey {
 impl Reader {
     /// Opens the database at `path`, if it exists.
     pub fn open(objects: &Arc<dyn ObjectStore>, path: &str, runtime: &Handle) -> Result<Option<Reader>, Error> {
-        Ok(Slate::open_reader(objects, path, runtime)?.map(|slate| Reader::over(Box::new(slate))))
+        let databases = ObjectDatabases::new(Arc::clone(objects), runtime.clone());
+        Ok(databases.reader(path)?.map(Reader::over))
     }
 
     /// Reads from `entries`.

@@ -1,4 +1,4 @@
-//! The real form of a database: SlateDB on an object store. Keeps I8: a host that lost its lane to another can write nothing.
+//! Keyed state as a SlateDB database on an object store. Keeps I8: a host that lost its lane to another can write nothing.
 
 mod cache;
 mod ticks;
@@ -20,8 +20,7 @@ use slatedb_common::clock::{SystemClock, SystemClockTicker};
 use tokio::runtime::Handle;
 
 use crate::clock;
-use crate::state::database::{CONCURRENT_READS, Change, Database, Databases, Entries, Error, Visit};
-use crate::state::objects::delete_under;
+use crate::state::database::{CONCURRENT_READS, Change, Database, Entries, Error, Visit};
 use crate::state::slate::ticks::RisingClock;
 
 /// How long a reader stays with what it found first: longer than anything that is read.
@@ -43,30 +42,6 @@ impl SystemClock for StandingClock {
 
     fn ticker<'a>(&'a self, duration: Duration) -> SystemClockTicker<'a> {
         SystemClockTicker::new(self, duration)
-    }
-}
-
-/// The databases on an object store.
-pub(crate) struct Slates {
-    /// Where they are.
-    pub(crate) objects: Arc<dyn ObjectStore>,
-    /// What their requests run on.
-    pub(crate) runtime: Handle,
-}
-
-impl Databases for Slates {
-    fn open(&self, path: &str) -> Result<Arc<dyn Database>, Error> {
-        Ok(Arc::new(Slate::open(Arc::clone(&self.objects), path, self.runtime.clone())?))
-    }
-
-    fn reader(&self, path: &str) -> Result<Option<Box<dyn Entries>>, Error> {
-        let slate = Slate::open_reader(&self.objects, path, &self.runtime)?;
-        Ok(slate.map(|slate| Box::new(slate) as Box<dyn Entries>))
-    }
-
-    fn delete(&self, path: &str) -> Result<(), Error> {
-        let deleted = self.runtime.block_on(delete_under(&self.objects, path));
-        deleted.map(drop).map_err(|e| Error::Outside(format!("state.url: {path} cannot be deleted: {e}")))
     }
 }
 
