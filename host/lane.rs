@@ -236,7 +236,7 @@ impl Running {
         self.losses.tell(&self.context);
         if self.checkpoints.is_due(&self.context) {
             self.checkpoint()?;
-            self.journal.check_ownership()?;
+            self.journal.confirm()?;
             self.store.check_ownership()?;
         }
         Ok(true)

@@ -1,8 +1,8 @@
 //! The seam between a lane's storage and the database below it: [`Database`], a sorted map of bytes with one writer.
 //!
 //! The seam is here, and not at the lane's store and its journal, because those two are what a simulation must exercise: layouts, undo
-//! entries, images and floors are the same code on both forms of a database. The forms are [`super::slate`] (SlateDB on an object store) and
-//! [`super::memory`]; one conformance suite (`tests/hermetic/state.rs`) runs on both.
+//! entries, images and floors are the same code on both forms of a database. The forms are [`super::chained`] (a chain of objects),
+//! [`super::slate`] (SlateDB on an object store) and [`super::memory`]; one conformance suite (`tests/hermetic/state.rs`) runs on all.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -42,7 +42,8 @@ pub trait Database: Entries {
     /// the database was opened again elsewhere.
     fn write(&self, changes: Vec<Change>) -> Result<(), Error>;
 
-    /// Fails with [`Error::Fenced`] if it is known that the database was opened elsewhere. A write always finds out.
+    /// Fails with [`Error::Fenced`] if the database was opened elsewhere before the call. It writes nothing. (SlateDB only knows what a write or its own
+    /// look at the store has found out; a journal is never SlateDB.)
     fn check_ownership(&self) -> Result<(), Error>;
 
     /// Closes the database. What was written stays even if it is never closed.

@@ -136,10 +136,10 @@ impl Journal {
         self.database.write(changes)
     }
 
-    /// Fails if another host has opened the journal since this one did. It writes, because only a write always finds out.
+    /// Fails if another host has opened the journal since this one did. Nothing is written: whoever opens a journal writes its claim where the next
+    /// entry of the former owner would be, and nothing is there yet.
     pub fn confirm(&self) -> Result<(), Error> {
-        let written = machine::lock(&self.written);
-        self.database.write(vec![(HEAD.to_vec(), Some(json(&written.head)))])
+        self.database.check_ownership()
     }
 
     /// Writes what the lane was told of the deployments, if that is new. Durable on return.
@@ -203,11 +203,6 @@ impl Journal {
         let prefix = [IMAGE, &deployment.to_be_bytes()[..]].concat();
         let keys = entries(&*self.database, &prefix)?.into_iter().map(|(key, _)| [&prefix[..], &key].concat());
         self.database.write(keys.map(|key| (key, None)).collect())
-    }
-
-    /// Fails if another host is known to have taken over.
-    pub fn check_ownership(&self) -> Result<(), Error> {
-        self.database.check_ownership()
     }
 
     /// Closes the journal.
