@@ -3,7 +3,8 @@
 //! a link says is its user's.
 //!
 //! An owner begins with a link of its own, a claim. A claim lies exactly where its predecessor would write next, so claims are not deleted
-//! while others are: however late a former owner wakes up, it finds one in its way.
+//! while others are: however late a former owner wakes up, it finds one in its way. A host that has looked for the end of a chain long ago may
+//! write its claim where a link was deleted meanwhile. Later links are there then, so it looks once more, and such a claim counts for nothing.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -16,7 +17,7 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, Pu
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::machine;
+use crate::machine::{self, Planted, plants};
 use crate::state::database::Error;
 
 /// Folders that SlateDB makes, which earlier builds used.
@@ -147,13 +148,23 @@ impl Chain {
                 whole: found.links.first().filter(|link| link.is_whole).map(|link| link.number),
             };
             match chain.put(true, body.is_some(), body.unwrap_or_default()).await {
-                Err(Error::Fenced(_)) => {} // another host has written meanwhile
-                put => return put.map(|()| (chain, found.links)),
-            }
-            // Only what is new is read: an owner that writes all the time would be ahead again after a longer look.
-            found.claims.pop();
-            if !found.follow(objects, path).await? {
-                found = find(objects, path).await?;
+                Ok(()) if plants(Planted::ClaimUnchecked) || chain.is_at_the_end().await? => {
+                    return Ok((chain, found.links));
+                }
+                Ok(()) => {
+                    found = find(objects, path).await?;
+                    if found.links.iter().any(|link| link.number == next) {
+                        return Err(Error::Fenced(path.to_owned()));
+                    }
+                }
+                // Another host has written meanwhile. Only what is new is read: it may write all the time, and would be ahead again after a longer look.
+                Err(Error::Fenced(_)) => {
+                    found.claims.pop();
+                    if !found.follow(objects, path).await? {
+                        found = find(objects, path).await?;
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -193,6 +204,19 @@ impl Chain {
         }
         self.next += 1;
         Ok(())
+    }
+
+    /// Whether no link follows the last one of this host. A claim that another one follows lies where a link was deleted, or was followed by
+    /// another claim since.
+    async fn is_at_the_end(&self) -> Result<bool, Error> {
+        let mut later =
+            self.objects.list_with_offset(Some(&Path::from(&*self.path)), &location(&self.path, self.next - 1));
+        while let Some(object) = later.next().await.transpose().map_err(|e| outside(&self.path, &e))? {
+            if number_of(&self.path, &object.location).is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether an object is there, with these bytes.
@@ -242,6 +266,11 @@ fn location(path: &str, number: u64) -> Path {
     Path::from(format!("{path}/{number:020}"))
 }
 
+/// The number of the link that lies there.
+fn number_of(path: &str, at: &Path) -> Option<u64> {
+    at.filename()?.parse().ok().filter(|&number| *at == location(path, number))
+}
+
 fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -255,7 +284,8 @@ async fn read(objects: &Arc<dyn ObjectStore>, location: &Path) -> Result<Bytes, 
 }
 
 impl Found {
-    /// Takes in the links that another host has written since. Returns whether nothing is missing.
+    /// Takes in the links that another host has written since. Returns whether there are any, and nothing is missing between them; otherwise links were
+    /// deleted meanwhile.
     async fn follow(&mut self, objects: &Arc<dyn ObjectStore>, path: &str) -> Result<bool, Error> {
         let before = self.last;
         let ahead = stream::iter(before + 1..).map(|number| async move {
@@ -271,7 +301,7 @@ impl Found {
             };
             let (header, body) = parse(path, number, &bytes)?;
             if header.before != self.digest {
-                return Err(unreadable(path, number - 1, NOT_FOLLOWED));
+                return Ok(false); // the one before is a claim that counts for nothing
             }
             if header.whole {
                 self.links.clear();
@@ -314,8 +344,7 @@ async fn numbers(objects: &Arc<dyn ObjectStore>, path: &str) -> Result<BTreeSet<
                 "state.url: {path}/{folder} is of an earlier form of the journal, which this version does not read: begin anew with another state.url"
             )));
         }
-        let name = object.location.filename().and_then(|name| name.parse::<u64>().ok());
-        numbers.extend(name.filter(|&number| object.location == location(path, number)));
+        numbers.extend(number_of(path, &object.location));
     }
     Ok(numbers)
 }
@@ -391,172 +420,4 @@ fn missing(path: &str, number: u64) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use object_store::memory::InMemory;
-
-    use super::*;
-    use crate::state::scripted::{Fault, Scripted};
-
-    const PATH: &str = "log/lanes/0";
-
-    fn store() -> Arc<dyn ObjectStore> {
-        Arc::new(InMemory::new())
-    }
-
-    async fn claim(objects: &Arc<dyn ObjectStore>) -> (Chain, Vec<String>) {
-        let (chain, links) = Chain::claim(objects, PATH, |_| Ok(None)).await.expect("it is readable");
-        (chain, said(&links))
-    }
-
-    fn said(links: &[Link]) -> Vec<String> {
-        let said = links.iter().map(|link| String::from_utf8_lossy(&link.body).into_owned());
-        said.filter(|said| !said.is_empty()).collect()
-    }
-
-    async fn say(chain: &mut Chain, what: &'static str) -> Result<(), Error> {
-        chain.append(false, Bytes::from_static(what.as_bytes())).await
-    }
-
-    #[tokio::test]
-    async fn what_was_written_is_read_in_order_and_from_the_last_whole_link_on() {
-        let objects = store();
-        let (mut chain, before) = claim(&objects).await;
-        assert!(before.is_empty());
-        say(&mut chain, "a").await.expect("it owns the chain");
-        say(&mut chain, "b").await.expect("it owns the chain");
-        assert_eq!(said(&Chain::read(&objects, PATH).await.expect("it is readable")), ["a", "b"]);
-        chain.append(true, Bytes::from_static(b"ab")).await.expect("it owns the chain");
-        say(&mut chain, "c").await.expect("it owns the chain");
-        assert_eq!(claim(&objects).await.1, ["ab", "c"]);
-    }
-
-    #[tokio::test]
-    async fn i8_a_former_owner_finds_a_claim_in_its_way_however_late_it_wakes() {
-        let objects = store();
-        let (mut former, _) = claim(&objects).await;
-        say(&mut former, "a").await.expect("it owns the chain");
-        for _ in 0..3 {
-            let (mut owner, _) = claim(&objects).await;
-            for _ in 0..4 {
-                owner.append(true, Bytes::from_static(b"all")).await.expect("it owns the chain");
-            }
-            owner.prune().await.expect("it can delete");
-        }
-        assert!(matches!(former.check_ownership().await, Err(Error::Fenced(_))));
-        assert!(matches!(say(&mut former, "b").await, Err(Error::Fenced(_))));
-        assert_eq!(said(&Chain::read(&objects, PATH).await.expect("it is readable")), ["all"]);
-    }
-
-    #[tokio::test]
-    async fn the_links_before_a_whole_one_are_deleted_but_for_claims() {
-        let objects = store();
-        drop(claim(&objects).await);
-        let (mut chain, _) = claim(&objects).await;
-        for what in ["a", "b", "c"] {
-            say(&mut chain, what).await.expect("it owns the chain");
-        }
-        chain.append(true, Bytes::from_static(b"abc")).await.expect("it owns the chain");
-        let needless = chain.needless();
-        assert_eq!((needless.count(), chain.needless().count()), (3, 0), "they are handed over once");
-        needless.delete().await.expect("it can delete");
-        let left = numbers(&objects, PATH).await.expect("they are listed");
-        assert_eq!(left.into_iter().collect::<Vec<_>>(), [1, 2, 6], "two claims, and the whole link");
-        chain.check_ownership().await.expect("it owns the chain");
-    }
-
-    #[tokio::test]
-    async fn what_an_owner_could_not_delete_the_next_one_deletes() {
-        let objects = store();
-        let (mut chain, _) = claim(&objects).await;
-        say(&mut chain, "a").await.expect("it owns the chain");
-        chain.append(true, Bytes::from_static(b"a")).await.expect("it owns the chain");
-        let (mut chain, _) = claim(&objects).await;
-        chain.prune().await.expect("it can delete");
-        let left = numbers(&objects, PATH).await.expect("they are listed");
-        assert_eq!(left.into_iter().collect::<Vec<_>>(), [1, 3, 4]);
-    }
-
-    #[tokio::test]
-    async fn i8_a_chain_is_taken_over_from_an_owner_that_writes_all_the_time() {
-        let objects = store();
-        let (mut owner, _) = claim(&objects).await;
-        let mut looks = 0;
-        let taken = Chain::claim(&objects, PATH, |_| {
-            looks += 1;
-            // It writes whenever the other host has looked, until that has looked three times.
-            let writes = if looks < 3 { 2 * looks } else { 0 };
-            for _ in 0..writes {
-                let is_whole = looks == 2;
-                futures::executor::block_on(owner.append(is_whole, Bytes::from_static(b"x")))
-                    .expect("it owns the chain");
-            }
-            Ok(None)
-        });
-        let (chain, links) = taken.await.expect("it takes over");
-        assert_eq!((looks, chain.last()), (3, 8), "a claim, two links, four, and a claim");
-        assert_eq!(links.iter().map(|link| link.number).collect::<Vec<_>>(), [7], "the last whole one");
-        assert!(matches!(say(&mut owner, "y").await, Err(Error::Fenced(_))));
-        assert_eq!(chain.claims, [1, 8]);
-        let read = Chain::read(&objects, PATH).await.expect("it is readable");
-        assert_eq!(read.iter().map(|link| link.number).collect::<Vec<_>>(), [7, 8]);
-    }
-
-    #[tokio::test]
-    async fn a_write_that_a_bucket_s_client_has_repeated_is_not_taken_for_that_of_another_host() {
-        let scripted = Arc::new(Scripted::default());
-        let objects: Arc<dyn ObjectStore> = scripted.clone();
-        let (mut chain, _) = claim(&objects).await;
-        scripted.fail_put(0, Fault::Repeated);
-        say(&mut chain, "a").await.expect("it owns the chain");
-        say(&mut chain, "b").await.expect("it owns the chain");
-        assert_eq!(said(&Chain::read(&objects, PATH).await.expect("it is readable")), ["a", "b"]);
-    }
-
-    #[tokio::test]
-    async fn what_an_earlier_build_wrote_is_refused_by_name() {
-        for folder in FORMER {
-            let objects = store();
-            let location = Path::from(format!("{PATH}/{folder}/00000000000000000001.sst"));
-            objects.put(&location, "x".into()).await.expect("it is memory");
-            let error = Chain::claim(&objects, PATH, |_| Ok(None)).await.expect_err("it is refused").to_string();
-            assert!(error.contains(&format!("{PATH}/{folder}")) && error.contains("another state.url"), "{error}");
-            Chain::read(&objects, PATH).await.expect_err("it is refused");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_chain_that_is_older_than_all_kept_claims_is_whole() {
-        let objects = store();
-        for _ in 0..KEPT_CLAIMS + 3 {
-            let (mut chain, _) = claim(&objects).await;
-            chain.append(true, Bytes::from_static(b"all")).await.expect("it owns the chain");
-            chain.prune().await.expect("it can delete");
-        }
-        assert_eq!(numbers(&objects, PATH).await.expect("they are listed").len(), KEPT_CLAIMS + 1);
-        assert_eq!(claim(&objects).await.1, ["all"]);
-    }
-
-    #[tokio::test]
-    async fn a_link_that_is_missing_or_was_changed_is_refused() {
-        for (number, bytes, why) in [
-            (2, None, "00000000000000000002 is missing"),
-            (2, Some("{\"format\":1,\"owner\":\"x\",\"before\":\"\"}\na"), "it is not the one that was followed"),
-            (3, Some("{\"format\":2,\"owner\":\"x\",\"before\":\"\"}\nb"), "run a newer keyfold"),
-            (3, Some("{\"format\":1"), "it is incomplete"),
-            (3, Some("nothing\n"), "its first line"),
-            (3, Some(""), "it is incomplete"),
-            (1, None, "00000000000000000001 is missing"),
-        ] {
-            let objects = store();
-            let (mut chain, _) = claim(&objects).await;
-            say(&mut chain, "a").await.expect("it owns the chain");
-            say(&mut chain, "b").await.expect("it owns the chain");
-            match bytes {
-                Some(bytes) => drop(objects.put(&location(PATH, number), bytes.into()).await.expect("it is memory")),
-                None => objects.delete(&location(PATH, number)).await.expect("it is there"),
-            }
-            let error = Chain::read(&objects, PATH).await.expect_err("it is refused").to_string();
-            assert!(error.contains(why), "{error}");
-        }
-    }
-}
+mod tests;

@@ -107,7 +107,7 @@ pub struct Chained {
     contents: Mutex<Contents>,
     writer: Mutex<Writer>,
     /// Why it cannot be used any more, if it cannot.
-    closed: OnceLock<&'static str>,
+    closed: OnceLock<String>,
 }
 
 struct Writer {
@@ -194,7 +194,7 @@ impl Chained {
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        let unusable = |reason| Error::Outside(format!("state.url: cannot use {}: {reason}; open it again", self.name));
+        let unusable = |why| Error::Outside(format!("state.url: {} must be opened again: {why}", self.name));
         self.closed.get().map_or(Ok(()), |reason| Err(unusable(reason)))
     }
 }
@@ -238,7 +238,7 @@ impl Database for Chained {
             Ok(()) => {}
             Err(Error::Fenced(name)) => return Err(Error::Fenced(name)),
             Err(error) => {
-                self.closed.get_or_init(|| "it is unknown what became of its last write");
+                self.closed.get_or_init(|| format!("it is unknown what became of its last write ({error})"));
                 return Err(error);
             }
         }
@@ -263,7 +263,7 @@ impl Database for Chained {
 
     fn close(&self) -> Result<(), Error> {
         self.check_ownership()?;
-        self.closed.get_or_init(|| "it was closed");
+        self.closed.get_or_init(|| "it was closed".to_owned());
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! The lanes' databases: the host's own, in memory, with a connection that may fail. A simulated crash loses nothing that a write has
-//! acknowledged.
+//! The lanes' keyed state: the host's own databases, in memory, with a connection that may fail. A simulated crash loses nothing that a write has
+//! acknowledged. Journals are in [`crate::journals`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,12 +10,10 @@ use keyfold::machine::Planted;
 use keyfold::position::{Offset, Partition};
 use keyfold::state::checkpoint::Checkpoint;
 use keyfold::state::database::{Change, Database, Databases, Entries, Error, Visit};
-use keyfold::state::journal::Journal;
 use keyfold::state::layout;
 use keyfold::state::memory::{MemoryDatabase, MemoryDisk};
-use keyfold::strike::StrikeItem;
 
-use crate::scheduler::{Process, ProcessId, locked};
+use crate::scheduler::{Process, locked};
 use crate::table::Table;
 use crate::world::{Fault, Letters};
 
@@ -24,10 +22,6 @@ use crate::world::{Fault, Letters};
 pub(crate) struct Disks {
     disks: Mutex<BTreeMap<String, MemoryDisk>>,
     violations: Mutex<Vec<String>>,
-    /// Which process has opened what, in this order.
-    openings: Mutex<Vec<(String, ProcessId)>>,
-    /// What journals held before their last write, if they are to lose it.
-    before: Mutex<BTreeMap<String, MemoryDisk>>,
 }
 
 impl Disks {
@@ -61,21 +55,6 @@ impl Disks {
         locked(&self.violations).clone()
     }
 
-    /// Keeps what a journal held before a write, if it is to lose that write.
-    fn remember(&self, path: &str, process: &Process) {
-        if process.is_planted(Planted::JournalLosesWrite) && path.starts_with("log/") {
-            let before = self.at(path).contents();
-            locked(&self.before).insert(path.to_owned(), before);
-        }
-    }
-
-    /// Takes back the last write of each journal that is remembered.
-    pub(crate) fn lose_last_writes(&self) {
-        for (path, before) in std::mem::take(&mut *locked(&self.before)) {
-            locked(&self.disks).insert(path, before);
-        }
-    }
-
     fn violate(&self, what: String) {
         locked(&self.violations).push(what);
     }
@@ -85,37 +64,6 @@ impl Disks {
         let disk = self.at(&format!("lanes/{lane}"));
         let bytes = disk.open_reader("checker").get(&[layout::CHECKPOINT]).ok()?.pop().flatten()?;
         Checkpoint::decode(&bytes).ok()
-    }
-
-    /// How many databases were opened so far.
-    pub(crate) fn openings(&self) -> usize {
-        locked(&self.openings).len()
-    }
-
-    /// Notes that a process has opened a database.
-    fn opened(&self, path: &str, process: &Process) {
-        locked(&self.openings).push((path.to_owned(), process.id));
-    }
-
-    /// The path of the journal of a partition's lane.
-    pub(crate) fn journal_of(&self, partition: Partition) -> String {
-        let own = format!("log/lanes/{partition}");
-        if locked(&self.disks).contains_key(&own) { own } else { "log/lanes/topic".to_owned() }
-    }
-
-    /// The path of the journal of the lane with this name, if it has been written there.
-    pub(crate) fn journal_named(&self, name: &str) -> Option<String> {
-        let held =
-            |path: &String| self.at(path).open_reader("checker").get(&[b"tenure"]).ok().and_then(|mut v| v.pop()?);
-        let is_named = |path: &String| held(path).is_some_and(|held| String::from_utf8_lossy(&held).contains(name));
-        self.paths().into_iter().filter(|path| path.starts_with("log/")).find(is_named)
-    }
-
-    /// The number of the opening by which a process holds a journal.
-    pub(crate) fn tenure(&self, path: &str, process: &Process) -> u64 {
-        let openings = locked(&self.openings);
-        let at = openings.iter().rposition(|(of, id)| of == path && *id == process.id);
-        at.map_or(0, |at| at as u64 + 1)
     }
 
     /// What a checkpoint covers was acknowledged before.
@@ -132,16 +80,6 @@ impl Disks {
         }
         if let Some(at) = letters.waiting(process.id).iter().find(is_covered) {
             self.violate(format!("I3: a checkpoint covers {at:?}, whose dead letters are not acknowledged"));
-        }
-    }
-
-    /// A strike is in the journal before its dead letter leaves.
-    pub(crate) fn check_strike(&self, item: &StrikeItem) {
-        let journals = self.paths().into_iter().filter(|path| path.starts_with("log/"));
-        let known = journals.map(|path| Journal::over(Arc::new(self.at(&path).open_reader("checker"))));
-        let mut strikes = known.flatten().flat_map(|(_, contents)| contents.strikes.into_values());
-        if !strikes.any(|strikes| strikes.contains_key(item)) {
-            self.violate(format!("I4: the dead letter of {item:?} has left, and no journal holds the strike"));
         }
     }
 
@@ -175,7 +113,6 @@ impl Databases for SeenDisks {
         self.process.wait_a_moment();
         alive(&self.process, path)?;
         self.process.note(&format!("opens {path}"));
-        self.disks.opened(path, &self.process);
         let database = self.disks.make(path).open(path);
         let (process, faults) = (Arc::clone(&self.process), self.faults);
         let outputs = (Arc::clone(&self.table), Arc::clone(&self.letters));
@@ -215,16 +152,6 @@ fn alive(process: &Process, path: &str) -> Result<(), Error> {
 }
 
 impl SeenDisk {
-    /// The changes without those that a planted fault writes elsewhere.
-    fn misdirect(&self, changes: Vec<Change>) -> Vec<Change> {
-        if !self.process.is_planted(Planted::FrontierOfWrongLane) || self.database.name() != "log/lanes/0" {
-            return changes;
-        }
-        let (wrong, right): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|(key, _)| key == b"frontier");
-        self.disks.at("log/lanes/1").overwrite(wrong);
-        right
-    }
-
     fn check(&self) -> Result<(), Error> {
         alive(&self.process, self.database.name())?;
         if self.broken.load(Ordering::SeqCst) {
@@ -261,7 +188,6 @@ impl Database for SeenDisk {
         self.check()?;
         let fault = Fault::pick(&self.process, self.faults);
         self.process.note(&format!("writes {} entries to {}: {fault:?}", changes.len(), self.name()));
-        let changes = self.misdirect(changes);
         let checkpoint =
             changes.iter().find(|(key, _)| key == layout::CHECKPOINT).and_then(|(_, value)| value.as_ref());
         if let Some(checkpoint) = checkpoint.and_then(|bytes| Checkpoint::decode(bytes).ok())
@@ -270,7 +196,6 @@ impl Database for SeenDisk {
             let (table, letters) = (&*self.outputs.0, &*self.outputs.1);
             self.disks.check_checkpoint(&self.process, &checkpoint.covered(), (table, letters));
         }
-        self.disks.remember(self.database.name(), &self.process);
         let written = if fault == Fault::Lost { Ok(()) } else { self.database.write(changes) };
         self.process.wait_a_moment();
         alive(&self.process, self.name())?;

@@ -7,6 +7,7 @@ mod checks;
 mod clients;
 mod disks;
 mod hosts;
+mod journals;
 mod objects;
 mod plan;
 mod run;

@@ -15,6 +15,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use crate::journals::Journals;
 use crate::scheduler::Process;
 use crate::world::{Fault, Trouble};
 
@@ -24,6 +25,7 @@ const RESERVATIONS: &str = "log/reservations/";
 /// The store as one host sees it.
 pub(crate) struct SeenObjects {
     pub(crate) inner: Arc<InMemory>,
+    pub(crate) journals: Arc<Journals>,
     /// How many reservations were begun.
     pub(crate) reserving: Arc<AtomicUsize>,
     pub(crate) process: Arc<Process>,
@@ -95,7 +97,10 @@ impl ObjectStore for SeenObjects {
         if fault == Fault::Lost {
             return Err(failed("the request was lost"));
         }
-        let put = self.inner.put_opts(location, payload, opts).await;
+        let put = self.inner.put_opts(location, payload.clone(), opts).await;
+        if put.is_ok() {
+            self.journals.put(location, &bytes::Bytes::from(payload), &self.process);
+        }
         self.end(fault, put)
     }
 

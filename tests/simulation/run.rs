@@ -16,6 +16,7 @@ use crate::broker::{Appended, Topic};
 use crate::case::{Case, Figures, Outcome};
 use crate::clients::Ordered;
 use crate::hosts::{Start, Started};
+use crate::journals::Journals;
 use crate::plan::{CONTENDER, Foreign, Happening, Plan, Then, describe};
 use crate::scheduler::{BEGAN_MS, ProcessId, Scheduler};
 use crate::settings::{Logic, Version, shared};
@@ -69,11 +70,13 @@ pub(crate) fn simulate(case: &Case, traces: bool) -> Outcome {
     close(&mut plan);
     scheduler.note(0, &describe(&plan));
     let topic = std::mem::replace(&mut plan.topic, Topic::new(Vec::new(), Vec::new(), None));
+    let objects = Arc::new(InMemory::new());
     let outside = Arc::new(Outside {
         topic: Arc::new(topic),
         table: Arc::default(),
         letters: Arc::default(),
-        objects: Arc::new(InMemory::new()),
+        journals: Arc::new(Journals::new(Arc::clone(&objects))),
+        objects,
         reserving: Arc::default(),
         disks: Arc::default(),
         refuses: plan.refuses,
@@ -216,7 +219,7 @@ impl Simulation {
             }
             Happening::Rival => self.start(),
             Happening::SlowRival { freezes, thaws: after } => {
-                let opened = self.outside.disks.openings();
+                let opened = self.outside.journals.openings();
                 self.start();
                 let id = self.hosts.last().map(|host| host.process.id).expect("it was started");
                 match self.random.below(4) {
@@ -240,7 +243,7 @@ impl Simulation {
     /// Lets the topic be another one for a time. A pipeline that has not begun would begin with that one.
     fn replace_topic(&mut self, how: Foreign, lasts: Duration) {
         let lanes = truth::lanes(&self.plan, &self.outside.topic);
-        let has_begun = |lane: &str| truth::journal(&self.outside.disks, lane).beginning.is_some();
+        let has_begun = |lane: &str| self.outside.journals.of(lane).beginning.is_some();
         let all_begun = lanes.iter().all(|(lane, _)| has_begun(lane));
         let is_known = self.log().topic_id().is_ok_and(|id| id.is_some());
         // With a lane for each partition, a new one gets a lane of its own.

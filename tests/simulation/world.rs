@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 
 use crate::broker::{SeenTopic, Topic};
 use crate::disks::{Disks, SeenDisks};
+use crate::journals::{Journals, SeenDatabases};
 use crate::objects::SeenObjects;
 use crate::scheduler::{Process, ProcessId, locked};
 use crate::table::{Connection, Table};
@@ -37,8 +38,30 @@ pub(crate) struct Outside {
     /// How many reservations of lanes were begun.
     pub(crate) reserving: Arc<AtomicUsize>,
     pub(crate) disks: Arc<Disks>,
+    pub(crate) journals: Arc<Journals>,
     /// Whether the database of rows refuses some.
     pub(crate) refuses: bool,
+}
+
+impl Outside {
+    /// The store of objects as a process sees it.
+    pub(crate) fn seen_objects(&self, process: &Arc<Process>, trouble: Trouble) -> SeenObjects {
+        let (inner, reserving) = (Arc::clone(&self.objects), Arc::clone(&self.reserving));
+        let (journals, process) = (Arc::clone(&self.journals), Arc::clone(process));
+        SeenObjects { inner, journals, reserving, process, trouble }
+    }
+
+    /// The databases as a process sees them, which sees the store of objects like this.
+    pub(crate) fn seen_databases(
+        &self,
+        process: &Arc<Process>,
+        objects: Arc<dyn ObjectStore>,
+        faults: u64,
+    ) -> SeenDatabases {
+        let (disks, table, letters) = (Arc::clone(&self.disks), Arc::clone(&self.table), Arc::clone(&self.letters));
+        let disks = SeenDisks { disks, table, letters, process: Arc::clone(process), faults };
+        SeenDatabases { journals: Arc::clone(&self.journals), objects, disks, process: Arc::clone(process) }
+    }
 }
 
 /// How requests go.
@@ -106,15 +129,12 @@ pub(crate) struct SeenWorld {
 
 impl World for SeenWorld {
     fn objects(&self, _: &Config) -> Result<Arc<dyn ObjectStore>, Failure> {
-        let (inner, reserving) = (Arc::clone(&self.outside.objects), Arc::clone(&self.outside.reserving));
-        Ok(Arc::new(SeenObjects { inner, reserving, process: Arc::clone(&self.process), trouble: self.trouble }))
+        Ok(Arc::new(self.outside.seen_objects(&self.process, self.trouble)))
     }
 
-    fn databases(&self, _: &Arc<dyn ObjectStore>, _: &Handle) -> Arc<dyn Databases> {
-        let (disks, process) = (Arc::clone(&self.outside.disks), Arc::clone(&self.process));
+    fn databases(&self, objects: &Arc<dyn ObjectStore>, _: &Handle) -> Arc<dyn Databases> {
         // A database that does not answer ends a host, so it fails seldom.
-        let (table, letters) = (Arc::clone(&self.outside.table), Arc::clone(&self.outside.letters));
-        Arc::new(SeenDisks { disks, table, letters, process, faults: self.trouble.faults / 20 })
+        Arc::new(self.outside.seen_databases(&self.process, Arc::clone(objects), self.trouble.faults / 20))
     }
 
     fn log(&self, _: &Config, _: Instant) -> Result<LogSource, Failure> {
@@ -137,7 +157,8 @@ impl World for SeenWorld {
     fn letters(&self, _: &Config, _: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure> {
         dead(&self.process)?;
         let (letters, process) = (Arc::clone(&self.outside.letters), Arc::clone(&self.process));
-        Ok(Box::new(LetterWriter { letters, process, disks: Arc::clone(&self.outside.disks), waiting: Vec::new() }))
+        let journals = Arc::clone(&self.outside.journals);
+        Ok(Box::new(LetterWriter { letters, process, journals, waiting: Vec::new() }))
     }
 }
 
@@ -167,7 +188,7 @@ impl Letters {
 struct LetterWriter {
     letters: Arc<Letters>,
     process: Arc<Process>,
-    disks: Arc<Disks>,
+    journals: Arc<Journals>,
     waiting: Vec<DeadLetter>,
 }
 
@@ -197,7 +218,8 @@ impl DeadLetterWriter for LetterWriter {
         {
             let record = letter.record.get(0);
             let (partition, offset) = (Partition(record.partition), Offset(record.offset));
-            self.disks.check_strike(&StrikeItem::Event { partition, offset, event: letter.event.unwrap_or_default() });
+            let event = letter.event.unwrap_or_default();
+            self.journals.check_strike(&StrikeItem::Event { partition, offset, event });
         }
         self.waiting.extend_from_slice(letters);
         // Some are stored at once.

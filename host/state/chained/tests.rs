@@ -161,7 +161,7 @@ fn after_a_write_of_unknown_outcome_the_database_must_be_opened_again() {
             database.get(&[b"k"]).expect_err("it must be opened again"),
             database.check_ownership().expect_err("it must be opened again"),
         ] {
-            assert!(refused.to_string().contains("open it again"), "{refused}");
+            assert!(refused.to_string().contains("must be opened again"), "{refused}");
         }
         let expected: &[&str] = if fault == Fault::Lost { &["k=1", "l=1"] } else { &["k=2"] };
         assert_eq!(text(&place.open_with(Compaction { links })), expected, "{links} {fault:?}");
