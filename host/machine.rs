@@ -69,6 +69,8 @@ pub enum Planted {
     RowsLeaveUnproved,
     /// A journal loses its last write in a crash.
     JournalLosesWrite,
+    /// A host that claims a journal does not look whether its claim lies at the end.
+    ClaimUnchecked,
     /// A start does not look whether it still owns the journal once it owns the state.
     JournalNotConfirmed,
     /// A start folds by its own configuration, although another host has begun the pipeline with another one.
@@ -79,7 +81,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 22] = [
+    pub const ALL: [Planted; 23] = [
         Planted::CheckpointBeforeAcknowledgement,
         Planted::OffsetsBeforeState,
         Planted::UndoForgetsFile,
@@ -99,6 +101,7 @@ impl Planted {
         Planted::RowsOutliveWithdrawal,
         Planted::RowsLeaveUnproved,
         Planted::JournalLosesWrite,
+        Planted::ClaimUnchecked,
         Planted::JournalNotConfirmed,
         Planted::BeginsAsItsOwn,
         Planted::StateUnchecked,

@@ -19,10 +19,11 @@ use crate::state::capture::Chunk;
 pub mod bucket;
 pub mod capture;
 pub mod chain;
+pub mod chained;
 pub mod checkpoint;
 pub mod database;
 mod file;
-mod folder;
+pub mod forms;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 pub mod journal;
@@ -35,7 +36,6 @@ pub mod patient;
 pub mod reader;
 #[cfg(test)]
 mod scripted;
-pub mod slate;
 pub mod store;
 pub mod tenure;
 mod version;

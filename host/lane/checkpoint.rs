@@ -144,8 +144,7 @@ impl Running {
         }
         self.begin_checkpoint()?;
         if self.checkpoints.taking.is_none() {
-            self.journal.check_ownership()?;
-            self.store.check_ownership()?;
+            self.store.ask_ownership()?;
         }
         Ok(())
     }
@@ -251,8 +250,7 @@ impl Running {
         board.checkpoint_us.set(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         board.checkpoint_bytes.set(bytes);
         board.covered.set(Some(taking.covered_ms));
-        self.checkpoints.check_state(self.core.count_state(board))?;
-        Ok(self.journal.check_ownership()?)
+        Ok(self.checkpoints.check_state(self.core.count_state(board))?)
     }
 }
 

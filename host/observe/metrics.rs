@@ -229,10 +229,10 @@ const METRICS: &[Metric] = &[
     ),
     gauge(
         "keyfold_checkpoint_duration_seconds",
-        "duration of the last checkpoint, including the wait for the sink",
+        "time from the beginning of the last checkpoint until it was durable; the lane folds on meanwhile",
         |lane, _, out| out.value(&[], micros(lane.checkpoint_us.get())),
     ),
-    gauge("keyfold_checkpoint_bytes", "size of the last checkpoint before compression", |lane, _, out| {
+    gauge("keyfold_checkpoint_bytes", "size of what the last checkpoint has written of keys", |lane, _, out| {
         out.number(lane.checkpoint_bytes.get());
     }),
     host(

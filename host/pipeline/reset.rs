@@ -12,9 +12,9 @@ use tokio::runtime::Handle;
 use crate::config::{Config, Sink, Source};
 use crate::failure::Failure;
 use crate::state::database::{Databases, Error};
+use crate::state::forms::ObjectDatabases;
 use crate::state::journal::{self, Journal};
 use crate::state::objects::{Presence, delete_under, objects, runtime};
-use crate::state::slate::Slates;
 use crate::state::store::Stores;
 
 /// Deletes the checkpoints of all lanes; returns how many objects or entries there were.
@@ -26,7 +26,7 @@ pub fn reset(config: &Config) -> Result<usize, Failure> {
         None => {
             let lanes = lanes(&objects, runtime.handle())?;
             let stores = Stores { objects: Arc::clone(&objects), runtime: runtime.handle().clone() };
-            clear(&Slates { objects, runtime: runtime.handle().clone() }, &stores, &lanes)
+            clear(&ObjectDatabases::new(objects, runtime.handle().clone()), &stores, &lanes)
         }
     }
 }
@@ -105,7 +105,7 @@ mod tests {
     fn a_host_on_a_bucket_is_fenced_before_its_checkpoints_are_deleted() {
         let runtime = runtime().expect("it starts");
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let databases = Slates { objects: Arc::clone(&objects), runtime: runtime.handle().clone() };
+        let databases = ObjectDatabases::new(Arc::clone(&objects), runtime.handle().clone());
         let stores = Stores { objects: Arc::clone(&objects), runtime: runtime.handle().clone() };
         let journal = databases.open(&journal::path("topic")).and_then(Journal::over);
         let (journal, _) = journal.expect("it opens");

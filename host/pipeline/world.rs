@@ -13,8 +13,8 @@ use crate::row::Table;
 use crate::sink::{self, Sink};
 use crate::source::log_source::LogSource;
 use crate::state::database::Databases;
+use crate::state::forms::ObjectDatabases;
 use crate::state::objects::{Presence, objects};
-use crate::state::slate::Slates;
 
 /// The world around a pipeline. What cannot be reached is tried again until a deadline.
 pub trait World: Send + Sync {
@@ -51,7 +51,7 @@ impl World for Real {
     }
 
     fn databases(&self, objects: &Arc<dyn ObjectStore>, runtime: &Handle) -> Arc<dyn Databases> {
-        Arc::new(Slates { objects: Arc::clone(objects), runtime: runtime.clone() })
+        Arc::new(ObjectDatabases::new(Arc::clone(objects), runtime.clone()))
     }
 
     fn log(&self, config: &Config, deadline: Instant) -> Result<LogSource, Failure> {

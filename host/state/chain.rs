@@ -3,9 +3,11 @@
 //! a link says is its user's.
 //!
 //! An owner begins with a link of its own, a claim. A claim lies exactly where its predecessor would write next, so claims are not deleted
-//! while others are: however late a former owner wakes up, it finds one in its way.
+//! while others are: however late a former owner wakes up, it finds one in its way. A host that has looked for the end of a chain long ago may
+//! write its claim where a link was deleted meanwhile. Later links are there then, so it looks once more, and such a claim counts for nothing.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,15 +17,21 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, Pu
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::machine;
+use crate::machine::{self, Planted, plants};
 use crate::state::database::Error;
 
+/// Folders that SlateDB makes, which earlier builds used.
+const FORMER: [&str; 3] = ["manifest", "wal", "compacted"];
 /// The format of links.
 const FORMAT: u32 = 1;
 /// Claims that are kept. A host that slept through as many takeovers would go unnoticed.
 const KEPT_CLAIMS: usize = 256;
 /// Links that are read at the same time.
 const READS: usize = 16;
+/// Links that are read at the same time by a host that follows the owner of a chain, to take it over.
+const FOLLOWED: usize = 4;
+/// Why a link is refused whose successor holds another digest.
+const NOT_FOLLOWED: &str = "it is not the one that was followed";
 /// How often a chain is looked at again whose links were deleted by its owner while they were read.
 const LOOKS: u32 = 16;
 
@@ -70,10 +78,36 @@ pub struct Chain {
     /// The digest of the last one.
     digest: String,
     claims: Vec<u64>,
-    /// The links that are there, without the kept claims.
+    /// The links that are there. Those of this owner's that are claims do not count.
     there: BTreeSet<u64>,
     /// The last whole link, if there is one.
     whole: Option<u64>,
+}
+
+/// Links that nobody needs any more.
+#[derive(Debug)]
+pub struct Needless {
+    objects: Arc<dyn ObjectStore>,
+    path: String,
+    numbers: Vec<u64>,
+}
+
+impl Needless {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Deletes them. What is left after a failure is needless to the next owner too.
+    pub async fn delete(self) -> Result<(), Error> {
+        let paths: Vec<_> = self.numbers.iter().map(|&number| Ok(location(&self.path, number))).collect();
+        let deleted = self.objects.delete_stream(stream::iter(paths).boxed());
+        let gone = async |deleted: Result<Path, StoreError>| match deleted {
+            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(outside(&self.path, &error)),
+        };
+        deleted.then(gone).try_collect::<()>().await
+    }
 }
 
 /// What is read of a chain.
@@ -81,9 +115,11 @@ pub struct Chain {
 struct Found {
     /// From the last whole link on, or from the beginning.
     links: Vec<Link>,
+    /// The number of the last one; 0 if there is none.
+    last: u64,
     digest: String,
     claims: Vec<u64>,
-    /// All numbers.
+    /// The numbers of all links, claims included.
     there: BTreeSet<u64>,
 }
 
@@ -95,26 +131,40 @@ impl Chain {
         path: &str,
         mut claim: impl FnMut(&[Link]) -> Result<Option<Bytes>, Error>,
     ) -> Result<(Chain, Vec<Link>), Error> {
+        let mut found = find(objects, path).await?;
         loop {
-            let found = find(objects, path).await?;
             let body = claim(&found.links)?;
-            let last = found.there.last().copied().unwrap_or_default();
+            let next = found.last + 1;
+            found.claims.push(next);
+            let first = found.claims.len().saturating_sub(KEPT_CLAIMS);
             let mut chain = Chain {
                 objects: Arc::clone(objects),
                 path: path.to_owned(),
                 owner: format!("{:016x}", machine::random()),
-                next: last + 1,
-                digest: found.digest,
-                claims: found.claims,
-                there: found.there,
+                next,
+                digest: found.digest.clone(),
+                claims: found.claims[first..].to_vec(),
+                there: found.there.clone(),
                 whole: found.links.first().filter(|link| link.is_whole).map(|link| link.number),
             };
-            chain.claims.push(chain.next);
-            let first = chain.claims.len().saturating_sub(KEPT_CLAIMS);
-            chain.claims.drain(..first);
             match chain.put(true, body.is_some(), body.unwrap_or_default()).await {
-                Err(Error::Fenced(_)) => {} // another host has written meanwhile
-                put => return put.map(|()| (chain, found.links)),
+                Ok(()) if plants(Planted::ClaimUnchecked) || chain.is_at_the_end().await? => {
+                    return Ok((chain, found.links));
+                }
+                Ok(()) => {
+                    found = find(objects, path).await?;
+                    if found.links.iter().any(|link| link.number == next) {
+                        return Err(Error::Fenced(path.to_owned()));
+                    }
+                }
+                // Another host has written meanwhile. Only what is new is read: it may write all the time, and would be ahead again after a longer look.
+                Err(Error::Fenced(_)) => {
+                    found.claims.pop();
+                    if !found.follow(objects, path).await? {
+                        found = find(objects, path).await?;
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -137,9 +187,11 @@ impl Chain {
         let mut bytes = serde_json::to_vec(&header).expect("plain data becomes JSON");
         bytes.push(b'\n');
         bytes.extend_from_slice(&body);
-        let (digest, location) = (digest(&bytes), location(&self.path, self.next));
-        match self.objects.put_opts(&location, PutPayload::from(bytes), PutMode::Create.into()).await {
+        let (digest, location, bytes) = (digest(&bytes), location(&self.path, self.next), Bytes::from(bytes));
+        match self.objects.put_opts(&location, PutPayload::from(bytes.clone()), PutMode::Create.into()).await {
             Ok(_) => {}
+            // The client of a bucket retries by itself, and may meet what its lost attempt has written. No other host writes the same bytes.
+            Err(StoreError::AlreadyExists { .. }) if self.is_there(&location, &bytes).await? => {}
             Err(StoreError::AlreadyExists { .. }) => return Err(Error::Fenced(self.path.clone())),
             Err(error) => return Err(outside(&self.path, &error)),
         }
@@ -154,31 +206,57 @@ impl Chain {
         Ok(())
     }
 
-    /// Fails with [`Error::Fenced`] if another host has claimed the chain since this one wrote to it.
-    pub async fn check_ownership(&self) -> Result<(), Error> {
-        match self.objects.head(&location(&self.path, self.next)).await {
-            Ok(_) => Err(Error::Fenced(self.path.clone())),
-            Err(StoreError::NotFound { .. }) => Ok(()),
+    /// Whether no link follows the last one of this host. A claim that another one follows lies where a link was deleted, or was followed by
+    /// another claim since.
+    async fn is_at_the_end(&self) -> Result<bool, Error> {
+        let mut later =
+            self.objects.list_with_offset(Some(&Path::from(&*self.path)), &location(&self.path, self.next - 1));
+        while let Some(object) = later.next().await.transpose().map_err(|e| outside(&self.path, &e))? {
+            if number_of(&self.path, &object.location).is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether an object is there, with these bytes.
+    async fn is_there(&self, location: &Path, bytes: &Bytes) -> Result<bool, Error> {
+        match read(&self.objects, location).await {
+            Ok(found) => Ok(found == *bytes),
+            Err(StoreError::NotFound { .. }) => Ok(false),
             Err(error) => Err(outside(&self.path, &error)),
         }
     }
 
-    /// The number of links that are not needed any more.
-    pub fn superfluous(&self) -> usize {
-        self.whole.map_or(0, |whole| self.there.range(..whole).count())
+    /// Fails with [`Error::Fenced`] if another host has claimed the chain since this one wrote to it.
+    pub async fn check_ownership(&self) -> Result<(), Error> {
+        self.ownership().await
     }
 
-    /// Deletes the links before the last whole one, but not the last claims.
-    pub async fn prune(&mut self) -> Result<(), Error> {
-        let Some(whole) = self.whole else { return Ok(()) };
+    /// The question of [`Chain::check_ownership`], to be asked beside the owner.
+    pub fn ownership(&self) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+        let (objects, path, next) = (Arc::clone(&self.objects), self.path.clone(), location(&self.path, self.next));
+        async move {
+            match objects.head(&next).await {
+                Ok(_) => Err(Error::Fenced(path)),
+                Err(StoreError::NotFound { .. }) => Ok(()),
+                Err(error) => Err(outside(&path, &error)),
+            }
+        }
+    }
+
+    /// Hands over the links that nobody needs any more: those before the last whole one, without the last claims.
+    pub fn needless(&mut self) -> Needless {
         let kept: BTreeSet<u64> = self.claims.iter().copied().collect();
-        let needless: Vec<u64> = self.there.range(..whole).copied().filter(|number| !kept.contains(number)).collect();
-        let paths: Vec<_> = needless.iter().map(|&number| Ok(location(&self.path, number))).collect();
-        let deleted = self.objects.delete_stream(stream::iter(paths).boxed());
-        let gone = |e| if matches!(e, StoreError::NotFound { .. }) { Ok(()) } else { Err(outside(&self.path, &e)) };
-        deleted.map(|deleted| deleted.map(drop).or_else(gone)).try_collect::<()>().await?;
+        let whole = self.whole.unwrap_or_default();
+        let numbers = self.there.range(..whole).copied().filter(|number| !kept.contains(number)).collect();
         self.there = self.there.split_off(&whole);
-        Ok(())
+        Needless { objects: Arc::clone(&self.objects), path: self.path.clone(), numbers }
+    }
+
+    /// Deletes the links that nobody needs any more.
+    pub async fn prune(&mut self) -> Result<(), Error> {
+        self.needless().delete().await
     }
 
     /// The path.
@@ -196,6 +274,11 @@ fn location(path: &str, number: u64) -> Path {
     Path::from(format!("{path}/{number:020}"))
 }
 
+/// The number of the link that lies there.
+fn number_of(path: &str, at: &Path) -> Option<u64> {
+    at.filename()?.parse().ok().filter(|&number| *at == location(path, number))
+}
+
 fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -204,13 +287,54 @@ fn outside(path: &str, error: &StoreError) -> Error {
     Error::Outside(format!("state.url: cannot read or write {path}: {error}"))
 }
 
+async fn read(objects: &Arc<dyn ObjectStore>, location: &Path) -> Result<Bytes, StoreError> {
+    objects.get(location).await?.bytes().await
+}
+
+impl Found {
+    /// Takes in the links that another host has written since. Returns whether there are any, and nothing is missing between them; otherwise links were
+    /// deleted meanwhile.
+    async fn follow(&mut self, objects: &Arc<dyn ObjectStore>, path: &str) -> Result<bool, Error> {
+        let before = self.last;
+        let ahead = stream::iter(before + 1..).map(|number| async move {
+            let got = read(objects, &location(path, number)).await;
+            (number, got)
+        });
+        let mut ahead = pin!(ahead.buffered(FOLLOWED));
+        while let Some((number, got)) = ahead.next().await {
+            let bytes = match got {
+                Ok(bytes) => bytes,
+                Err(StoreError::NotFound { .. }) => break,
+                Err(error) => return Err(outside(path, &error)),
+            };
+            let (header, body) = parse(path, number, &bytes)?;
+            if header.before != self.digest {
+                return Ok(false); // the one before is a claim that counts for nothing
+            }
+            if header.whole {
+                self.links.clear();
+            }
+            if !header.claims.is_empty() {
+                self.claims = header.claims;
+            }
+            self.links.push(Link { number, is_whole: header.whole, body });
+            self.there.insert(number);
+            (self.last, self.digest) = (number, digest(&bytes));
+        }
+        Ok(self.last > before)
+    }
+}
+
 /// Reads a chain. Its owner may delete links meanwhile, once newer ones make them needless.
 async fn find(objects: &Arc<dyn ObjectStore>, path: &str) -> Result<Found, Error> {
     let mut looks = 0;
     loop {
         let there = numbers(objects, path).await?;
         match read_back(objects, path, &there).await? {
-            Read::All(links, digest, claims) => return Ok(Found { links, digest, claims, there }),
+            Read::All(links, digest, claims) => {
+                let last = there.last().copied().unwrap_or_default();
+                return Ok(Found { links, last, digest, claims, there });
+            }
             Read::Deleted(number) if looks == LOOKS => return Err(missing(path, number)),
             Read::Deleted(_) => looks += 1,
         }
@@ -221,8 +345,14 @@ async fn numbers(objects: &Arc<dyn ObjectStore>, path: &str) -> Result<BTreeSet<
     let mut found = objects.list(Some(&Path::from(path)));
     let mut numbers = BTreeSet::new();
     while let Some(object) = found.next().await.transpose().map_err(|e| outside(path, &e))? {
-        let name = object.location.filename().and_then(|name| name.parse::<u64>().ok());
-        numbers.extend(name.filter(|&number| object.location == location(path, number)));
+        let within = object.location.prefix_match(&Path::from(path)).and_then(|mut parts| parts.next());
+        if let Some(folder) = FORMER.iter().find(|folder| within.as_ref().is_some_and(|part| part.as_ref() == **folder))
+        {
+            return Err(Error::Unreadable(format!(
+                "state.url: {path}/{folder} is of an earlier form of the journal, which this version does not read: begin anew with another state.url"
+            )));
+        }
+        numbers.extend(number_of(path, &object.location));
     }
     Ok(numbers)
 }
@@ -239,10 +369,7 @@ async fn read_back(objects: &Arc<dyn ObjectStore>, path: &str, there: &BTreeSet<
     let (mut links, mut claims, mut last_digest) = (Vec::new(), Vec::new(), String::new());
     let mut expected: Option<(u64, String)> = None; // the number and digest of the link to come
     let ahead = stream::iter(there.iter().rev().copied()).map(|number| async move {
-        let got = match objects.get(&location(path, number)).await {
-            Ok(got) => got.bytes().await,
-            Err(error) => Err(error),
-        };
+        let got = read(objects, &location(path, number)).await;
         (number, got)
     });
     let mut ahead = ahead.buffered(READS);
@@ -256,7 +383,7 @@ async fn read_back(objects: &Arc<dyn ObjectStore>, path: &str, there: &BTreeSet<
         match &expected {
             None => last_digest.clone_from(&digest),
             Some((wanted, _)) if *wanted != number => return Ok(Read::Deleted(*wanted)),
-            Some((_, of)) if *of != digest => return Err(damaged(path, number, "it is not the one that was followed")),
+            Some((_, of)) if *of != digest => return Err(unreadable(path, number, NOT_FOLLOWED)),
             Some(_) => {}
         }
         let (header, body) = parse(path, number, &bytes)?;
@@ -277,13 +404,13 @@ async fn read_back(objects: &Arc<dyn ObjectStore>, path: &str, there: &BTreeSet<
 }
 
 fn parse(path: &str, number: u64, bytes: &Bytes) -> Result<(Header, Bytes), Error> {
-    let end = memchr::memchr(b'\n', bytes).ok_or_else(|| damaged(path, number, "it is incomplete"))?;
+    let end = memchr::memchr(b'\n', bytes).ok_or_else(|| unreadable(path, number, "it is incomplete"))?;
     let header: Header =
-        serde_json::from_slice(&bytes[..end]).map_err(|e| damaged(path, number, &format!("its first line: {e}")))?;
+        serde_json::from_slice(&bytes[..end]).map_err(|e| unreadable(path, number, &format!("its first line: {e}")))?;
     if header.format != FORMAT {
         let why =
             format!("it has format {}, and this version reads format {FORMAT}; run a newer keyfold", header.format);
-        return Err(damaged(path, number, &why));
+        return Err(unreadable(path, number, &why));
     }
     Ok((header, bytes.slice(end + 1..)))
 }
@@ -294,7 +421,8 @@ pub(super) fn body_of(bytes: &Bytes) -> Result<Bytes, Error> {
     parse("fuzz", 1, bytes).map(|(_, body)| body)
 }
 
-fn damaged(path: &str, number: u64, why: &str) -> Error {
+/// Why a link cannot be read.
+pub fn unreadable(path: &str, number: u64, why: &str) -> Error {
     Error::Unreadable(format!("state.url: cannot read {}: {why}", location(path, number)))
 }
 
@@ -306,96 +434,4 @@ fn missing(path: &str, number: u64) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use object_store::memory::InMemory;
-
-    use super::*;
-
-    const PATH: &str = "log/lanes/0";
-
-    fn store() -> Arc<dyn ObjectStore> {
-        Arc::new(InMemory::new())
-    }
-
-    async fn claim(objects: &Arc<dyn ObjectStore>) -> (Chain, Vec<String>) {
-        let (chain, links) = Chain::claim(objects, PATH, |_| Ok(None)).await.expect("it is readable");
-        (chain, said(&links))
-    }
-
-    fn said(links: &[Link]) -> Vec<String> {
-        let said = links.iter().map(|link| String::from_utf8_lossy(&link.body).into_owned());
-        said.filter(|said| !said.is_empty()).collect()
-    }
-
-    async fn say(chain: &mut Chain, what: &'static str) -> Result<(), Error> {
-        chain.append(false, Bytes::from_static(what.as_bytes())).await
-    }
-
-    #[tokio::test]
-    async fn what_was_written_is_read_in_order_and_from_the_last_whole_link_on() {
-        let objects = store();
-        let (mut chain, before) = claim(&objects).await;
-        assert!(before.is_empty());
-        say(&mut chain, "a").await.expect("it owns the chain");
-        say(&mut chain, "b").await.expect("it owns the chain");
-        assert_eq!(said(&Chain::read(&objects, PATH).await.expect("it is readable")), ["a", "b"]);
-        chain.append(true, Bytes::from_static(b"ab")).await.expect("it owns the chain");
-        say(&mut chain, "c").await.expect("it owns the chain");
-        assert_eq!(claim(&objects).await.1, ["ab", "c"]);
-    }
-
-    #[tokio::test]
-    async fn i8_a_former_owner_finds_a_claim_in_its_way_however_late_it_wakes() {
-        let objects = store();
-        let (mut former, _) = claim(&objects).await;
-        say(&mut former, "a").await.expect("it owns the chain");
-        for _ in 0..3 {
-            let (mut owner, _) = claim(&objects).await;
-            for _ in 0..4 {
-                owner.append(true, Bytes::from_static(b"all")).await.expect("it owns the chain");
-            }
-            owner.prune().await.expect("it can delete");
-        }
-        assert!(matches!(former.check_ownership().await, Err(Error::Fenced(_))));
-        assert!(matches!(say(&mut former, "b").await, Err(Error::Fenced(_))));
-        assert_eq!(said(&Chain::read(&objects, PATH).await.expect("it is readable")), ["all"]);
-    }
-
-    #[tokio::test]
-    async fn the_links_before_a_whole_one_are_deleted_but_for_claims() {
-        let objects = store();
-        drop(claim(&objects).await);
-        let (mut chain, _) = claim(&objects).await;
-        for what in ["a", "b", "c"] {
-            say(&mut chain, what).await.expect("it owns the chain");
-        }
-        chain.append(true, Bytes::from_static(b"abc")).await.expect("it owns the chain");
-        assert_eq!(chain.superfluous(), 4);
-        chain.prune().await.expect("it can delete");
-        let left = numbers(&objects, PATH).await.expect("they are listed");
-        assert_eq!(left.into_iter().collect::<Vec<_>>(), [1, 2, 6], "two claims, and the whole link");
-        chain.check_ownership().await.expect("it owns the chain");
-    }
-
-    #[tokio::test]
-    async fn a_link_that_is_missing_or_was_changed_is_refused() {
-        for (number, bytes, why) in [
-            (2, None, "00000000000000000002 is missing"),
-            (2, Some("{\"format\":1,\"owner\":\"x\",\"before\":\"\"}\na"), "it is not the one that was followed"),
-            (3, Some("{\"format\":2,\"owner\":\"x\",\"before\":\"\"}\nb"), "run a newer keyfold"),
-            (3, Some("{\"format\":1"), "it is incomplete"),
-            (3, Some("nothing\n"), "its first line"),
-        ] {
-            let objects = store();
-            let (mut chain, _) = claim(&objects).await;
-            say(&mut chain, "a").await.expect("it owns the chain");
-            say(&mut chain, "b").await.expect("it owns the chain");
-            match bytes {
-                Some(bytes) => drop(objects.put(&location(PATH, number), bytes.into()).await.expect("it is memory")),
-                None => objects.delete(&location(PATH, number)).await.expect("it is there"),
-            }
-            let error = Chain::read(&objects, PATH).await.expect_err("it is refused").to_string();
-            assert!(error.contains(why), "{error}");
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,8 @@
 //! The seam between a lane's storage and the database below it: [`Database`], a sorted map of bytes with one writer.
 //!
 //! The seam is here, and not at the lane's store and its journal, because those two are what a simulation must exercise: layouts, undo
-//! entries, images and floors are the same code on both forms of a database. The forms are [`super::slate`] (SlateDB on an object store) and
-//! [`super::memory`]; one conformance suite (`tests/hermetic/state.rs`) runs on both.
+//! entries, images and floors are the same code on both forms of a database. The forms are [`super::chained`] (a chain of objects)
+//! and [`super::memory`]; one conformance suite (`tests/hermetic/state.rs`) runs on both.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub trait Database: Entries {
     /// the database was opened again elsewhere.
     fn write(&self, changes: Vec<Change>) -> Result<(), Error>;
 
-    /// Fails with [`Error::Fenced`] if it is known that the database was opened elsewhere. A write always finds out.
+    /// Fails with [`Error::Fenced`] if the database was opened elsewhere before the call. It writes nothing.
     fn check_ownership(&self) -> Result<(), Error>;
 
     /// Closes the database. What was written stays even if it is never closed.
@@ -56,9 +56,6 @@ pub trait Databases: Send + Sync {
 
     /// Opens a database for reading, if it exists. Its owner is not fenced, and later writes are not seen.
     fn reader(&self, path: &str) -> Result<Option<Box<dyn Entries>>, Error>;
-
-    /// Deletes a database that is closed.
-    fn delete(&self, path: &str) -> Result<(), Error>;
 }
 
 /// Why a lane's state or journal cannot be used.

@@ -13,9 +13,9 @@ use crate::event_time::AppendTime;
 use crate::machine;
 use crate::position::{Floor, Frontier, Offset, Partition};
 use crate::row::Image;
+use crate::state::chained::Chained;
 use crate::state::checkpoint::Head;
 use crate::state::database::{Change, Database, Error, entries, value};
-use crate::state::slate::Slate;
 use crate::state::tenure::Tenure;
 use crate::strike::{Strike, StrikeItem};
 
@@ -136,10 +136,10 @@ impl Journal {
         self.database.write(changes)
     }
 
-    /// Fails if another host has opened the journal since this one did. It writes, because only a write always finds out.
+    /// Fails if another host has opened the journal since this one did. Nothing is written: whoever opens a journal writes its claim where the next
+    /// entry of the former owner would be, and nothing is there yet.
     pub fn confirm(&self) -> Result<(), Error> {
-        let written = machine::lock(&self.written);
-        self.database.write(vec![(HEAD.to_vec(), Some(json(&written.head)))])
+        self.database.check_ownership()
     }
 
     /// Writes what the lane was told of the deployments, if that is new. Durable on return.
@@ -205,11 +205,6 @@ impl Journal {
         self.database.write(keys.map(|key| (key, None)).collect())
     }
 
-    /// Fails if another host is known to have taken over.
-    pub fn check_ownership(&self) -> Result<(), Error> {
-        self.database.check_ownership()
-    }
-
     /// Closes the journal.
     pub fn close(self) -> Result<(), Error> {
         self.database.close()
@@ -250,7 +245,7 @@ pub fn beginnings(
     let mut offsets = BTreeMap::new();
     for lane in lanes {
         let path = path(lane);
-        let Some(held) = Slate::open_reader(objects, &path, runtime)? else { continue };
+        let Some(held) = Chained::reader(objects, &path, runtime)? else { continue };
         if let Some(value) = value(&held, BEGINNING)? {
             offsets.extend(parse::<Beginning>(&path, &value)?.offsets);
         }

@@ -1,5 +1,5 @@
-//! A database in memory, for simulations and tests. [`MemoryDisk`] is what survives a crash; to crash is to drop the [`MemoryDatabase`] that
-//! was opened on it. Faults are injected by the number of a call, so that a simulation can fail at every step. Keeps I8 as the real form does.
+//! A database in memory, for tests. [`MemoryDisk`] is what survives a crash; to crash is to drop the [`MemoryDatabase`] that
+//! was opened on it. Faults are injected by the number of a call, so that a test can fail at every step. Keeps I8 as the real form does.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

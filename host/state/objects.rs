@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 
 use super::bucket;
-use super::folder::FolderStore;
 use crate::failure::{Exit, Failure};
 use crate::paths::create_folder;
 
@@ -29,7 +29,8 @@ pub(crate) fn objects(url: &url::Url) -> Result<Arc<dyn ObjectStore>, Failure> {
         Failure::new(Exit::Outside, format!("state.url: cannot use the folder {}: {e}", folder.display()))
     };
     create_folder(&folder).map_err(|e| refused(&e))?;
-    Ok(Arc::new(FolderStore::open(&folder).map_err(|e| refused(&e))?))
+    let files = LocalFileSystem::new_with_prefix(&folder).map_err(|e| refused(&e))?;
+    Ok(Arc::new(files.with_fsync(true)))
 }
 
 /// The presence of hosts on a folder of state: a lock on a file in it, which all hosts share, and which `keyfold reset` excludes.

@@ -19,7 +19,6 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
-use slatedb_common::retry::{NonRetryable, should_retry};
 
 use crate::backoff::{Backoff, Outage};
 use crate::{clock, machine};
@@ -64,7 +63,7 @@ impl Patient {
 enum Kind {
     Read,
     Write,
-    /// A write in parts, whose parts SlateDB retries.
+    /// A write in parts, whose parts the caller retries.
     Upload,
     Delete,
 }
@@ -135,8 +134,7 @@ impl Waiting {
             retried.get_or_insert_with(|| Retried::new(self, kind));
             self.availability().failed(kind, &error);
             if self.has_enough() {
-                // SlateDB would retry any other error without limit.
-                return Err(Error::Generic { store: "state", source: Box::new(NonRetryable(Box::new(error))) });
+                return Err(error);
             }
             // Not a blocking pause of `backoff`: other requests share this thread of the runtime.
             match machine::simulated() {
@@ -153,7 +151,7 @@ impl Waiting {
         match error {
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => self.until().is_some(),
             Error::InvalidPath { .. } => true,
-            error => !should_retry(error),
+            error => is_final(error),
         }
     }
 
@@ -188,6 +186,19 @@ impl Waiting {
         let is_equal = found.bytes().await? == Bytes::from(payload.clone());
         Ok(is_equal.then_some(PutResult { e_tag, version, extensions: object_store::Extensions::default() }))
     }
+}
+
+/// Whether the same request would fail in the same way again.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::AlreadyExists { .. }
+            | Error::Precondition { .. }
+            | Error::NotModified { .. }
+            | Error::NotFound { .. }
+            | Error::NotImplemented { .. }
+            | Error::NotSupported { .. }
+    )
 }
 
 impl fmt::Display for Patient {
@@ -470,8 +481,7 @@ mod tests {
         let place = Place::new(Duration::ZERO);
         place.go();
         let at = Path::from("n");
-        let error = place.patient.get(&at).await.expect_err("it is away");
-        assert!(!should_retry(&error), "{error}");
+        place.patient.get(&at).await.expect_err("it is away");
         place.patient.for_ever();
         let waits = tokio::time::timeout(Duration::from_millis(300), place.patient.get(&at)).await;
         assert!(waits.is_err(), "it is retried: {waits:?}");

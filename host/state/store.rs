@@ -81,6 +81,8 @@ pub struct Store {
     pending: Option<Pending>,
     committing: Option<Committing>,
     merging: Option<Merging>,
+    /// Whether another host has taken over.
+    asked: Option<Task<Result<(), Error>>>,
     names: Arc<Names>,
     runs: u64,
     /// Files that no manifest needs since some time.
@@ -163,6 +165,7 @@ impl Store {
             pending: None,
             committing: None,
             merging: None,
+            asked: None,
             reading: Weak::new(),
         })
     }
@@ -193,10 +196,8 @@ impl Store {
     /// Writes a manifest at once.
     fn become_now(&mut self, manifest: Manifest) -> Result<(), Error> {
         let chain = self.chain.as_mut().expect("no checkpoint is being written");
-        self.stores.runtime.block_on(async {
-            chain.append(true, manifest.encode().into()).await?;
-            chain.prune().await
-        })?;
+        self.stores.runtime.block_on(chain.append(true, manifest.encode().into()))?;
+        self.delete_needless_links()?;
         self.version = Arc::new(Version::of(&manifest.contents, &folder(&self.path), self.runs));
         self.runs += self.version.runs.len() as u64;
         self.replace_manifest(manifest);
@@ -313,10 +314,7 @@ impl Store {
         let mut chain = self.chain.take().expect("one manifest is written at a time");
         let body = Bytes::from(manifest.encode());
         let write = async move {
-            let mut written = chain.append(true, body).await;
-            if written.is_ok() {
-                written = chain.prune().await;
-            }
+            let written = chain.append(true, body).await;
             (chain, written)
         };
         let task = self.begin_task(write)?;
@@ -345,6 +343,7 @@ impl Store {
         self.chain = Some(chain);
         written?;
         self.replace_manifest(manifest);
+        self.delete_needless_links()?;
         self.delete_needless()?;
         self.merge()?;
         Ok(Some(bytes))
@@ -397,6 +396,20 @@ impl Store {
         let gone = before.files().filter(|file| !needed.contains(file.name.as_str()));
         let gone: BTreeSet<String> = gone.map(|file| file.name.clone()).collect();
         self.needless.extend(gone.into_iter().map(|name| (now, name)));
+    }
+
+    /// Deletes the manifests that nobody needs any more, beside the lane.
+    fn delete_needless_links(&mut self) -> Result<(), Error> {
+        let Some(needless) = self.chain.as_mut().map(Chain::needless).filter(|needless| needless.count() > 0) else {
+            return Ok(());
+        };
+        let path = self.path.clone();
+        let work = async move {
+            if let Err(error) = needless.delete().await {
+                tracing::debug!(event = "manifests-left", path, %error, "cannot delete manifests that are not needed any more");
+            }
+        };
+        self.begin_task(work).map(drop)
     }
 
     /// Deletes the files that nobody needs any more.
@@ -459,12 +472,18 @@ impl Store {
         Ok(())
     }
 
-    /// Fails if another host is known to have taken over.
-    pub fn check_ownership(&self) -> Result<(), Error> {
-        match &self.chain {
-            Some(chain) => self.stores.runtime.block_on(chain.check_ownership()),
-            None => Ok(()), // the manifest that is being written finds out
+    /// Asks whether another host has taken over, and does not wait for the answer. Fails if one had, when this was asked before.
+    pub fn ask_ownership(&mut self) -> Result<(), Error> {
+        if let Some(asked) = &self.asked {
+            match taken(asked, &self.path)? {
+                None => return Ok(()),
+                Some(Err(fenced @ Error::Fenced(_))) => return Err(fenced),
+                Some(_) => {} // a store that does not answer is told of elsewhere
+            }
         }
+        // While a manifest is being written, that finds out.
+        self.asked = self.chain.as_ref().map(|chain| self.begin_task(chain.ownership())).transpose()?;
+        Ok(())
     }
 }
 

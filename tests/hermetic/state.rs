@@ -1,15 +1,15 @@
-//! What a lane keeps, on each form of a database. One suite runs on SlateDB, in a folder and on objects in memory, and on the database in
-//! memory that simulations use.
+//! What a lane keeps. One suite runs on each form of a journal's database: on chains, in a folder and on objects in memory, and on the database
+//! in memory that some tests use.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use keyfold::failure::{Exit, Failure};
+use keyfold::state::chained::{Chained, Compaction};
 use keyfold::state::database::{Database, Entries, Error};
 use keyfold::state::journal::{Contents, Journal};
 use keyfold::state::memory::{Fault, MemoryDisk};
-use keyfold::state::slate::Slate;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -23,7 +23,7 @@ const PATH: &str = "lanes/0";
 /// A place for one database. It survives whoever has it open.
 enum Form {
     Memory(MemoryDisk),
-    Slate { objects: Arc<dyn ObjectStore>, runtime: Handle },
+    Chained { objects: Arc<dyn ObjectStore>, runtime: Handle, compaction: Compaction },
 }
 
 impl Form {
@@ -31,8 +31,8 @@ impl Form {
     fn open(&self) -> Arc<dyn Database> {
         match self {
             Form::Memory(disk) => Arc::new(disk.open(PATH)),
-            Form::Slate { objects, runtime } => {
-                Arc::new(Slate::open(Arc::clone(objects), PATH, runtime.clone()).expect("it can be opened"))
+            Form::Chained { objects, runtime, compaction } => {
+                Arc::new(Chained::open_with(objects, PATH, runtime, *compaction).expect("it can be opened"))
             }
         }
     }
@@ -41,17 +41,20 @@ impl Form {
         Journal::over(self.open()).expect("the journal is readable")
     }
 
-    /// All that is stored. Nobody is fenced.
-    fn dump(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    /// Opens the database for reading. Nobody is fenced.
+    fn entries(&self) -> Box<dyn Entries> {
         match self {
-            Form::Memory(disk) => scan(&disk.open_reader(PATH), b"", b""),
-            Form::Slate { objects, runtime } => {
-                let slate = Slate::open_reader(objects, PATH, runtime).expect("it can be opened");
-                scan(&slate.expect("it exists"), b"", b"")
+            Form::Memory(disk) => Box::new(disk.open_reader(PATH)),
+            Form::Chained { objects, runtime, .. } => {
+                let found = Chained::reader(objects, PATH, runtime).expect("it can be opened");
+                Box::new(found.expect("it exists"))
             }
         }
-        .into_iter()
-        .collect()
+    }
+
+    /// All that is stored.
+    fn dump(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        scan(&*self.entries(), b"", b"").into_iter().collect()
     }
 
     /// All that is stored, as text.
@@ -64,15 +67,19 @@ impl Form {
 /// Runs a check on each form, each time on an empty database.
 fn on_each_form(check: impl Fn(&Form)) {
     let runtime = Runtime::new().expect("threads can be started");
-    let folder = tempfile::tempdir().expect("there is a folder for temporary files");
-    let local = LocalFileSystem::new_with_prefix(folder.path()).expect("the folder exists");
-    let slate = |objects: Arc<dyn ObjectStore>| -> Form { Form::Slate { objects, runtime: runtime.handle().clone() } };
+    let chains = tempfile::tempdir().expect("there is a folder for temporary files");
+    let local_chains = LocalFileSystem::new_with_prefix(chains.path()).expect("the folder exists");
+    let chained = |objects: Arc<dyn ObjectStore>, compaction| -> Form {
+        Form::Chained { objects, runtime: runtime.handle().clone(), compaction }
+    };
     println!("on the database in memory:");
     check(&Form::Memory(MemoryDisk::default()));
-    println!("on SlateDB on objects in memory:");
-    check(&slate(Arc::new(InMemory::new())));
-    println!("on SlateDB in a folder:");
-    check(&slate(Arc::new(local)));
+    println!("on a chain in memory:");
+    check(&chained(Arc::new(InMemory::new()), Compaction::default()));
+    println!("on a chain in memory in which every third link says all:");
+    check(&chained(Arc::new(InMemory::new()), Compaction { links: 2 }));
+    println!("on a chain in a folder:");
+    check(&chained(Arc::new(local_chains), Compaction::default()));
 }
 
 fn scan(database: &(impl Entries + ?Sized), prefix: &[u8], from: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {

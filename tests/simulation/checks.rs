@@ -3,9 +3,9 @@
 //! | invariant | check | when |
 //! |---|---|---|
 //! | I1 | one worker and batches of one record give the same rows and dead letters | at the end, [`Replay::OneByOne`] |
-//! | I2 | rows are acknowledged before a checkpoint covers them; offsets are committed only below checkpoints | at each checkpoint and commit, `disks.rs` |
-//! | I3 | dead letters are acknowledged before a checkpoint covers them | at each checkpoint, `disks.rs` |
-//! | I4 | a strike is in the journal before its dead letter leaves; a replay of log and journal gives the same | at each dead letter, `disks.rs`; at the end |
+//! | I2 | rows are acknowledged before a checkpoint covers them; offsets are committed only below checkpoints | at each checkpoint and commit, `states.rs` |
+//! | I3 | dead letters are acknowledged before a checkpoint covers them | at each checkpoint, `states.rs` |
+//! | I4 | a strike is in the journal before its dead letter leaves; a replay of log and journal gives the same | at each dead letter, `journals.rs`; at the end |
 //! | I5 | each row that a host ever sent is right at some time; many workers and large batches give the same | at the end, [`Replay::Cut`] |
 //! | I6 | a host whose clock is a day ahead gives the same | at the end, [`Replay::DayAhead`] |
 //! | I7 | exactly those events are struck on which the plugin fails alone | at the end |
@@ -76,7 +76,7 @@ impl Simulation {
             return;
         }
         let rows = truth::without_the_last(self.outside.table.rows());
-        let truth = Truth::of(&self.plan, &self.outside.topic, &self.log(), &self.outside.disks);
+        let truth = Truth::of(&self.plan, &self.outside.topic, &self.log(), &self.outside.journals);
         self.figures.floors = truth.floors;
         self.figures.records = self.outside.topic.visible().len() as u64;
         self.figures.rows = rows.len() as u64;
@@ -96,7 +96,8 @@ impl Simulation {
         let replay = *self.random.pick(&[Replay::OneByOne, Replay::Cut, Replay::DayAhead]);
         self.replay(replay, &rows);
         self.violations.extend(before.table.violations());
-        self.violations.extend(before.disks.violations());
+        self.violations.extend(before.states.violations());
+        self.violations.extend(before.journals.violations());
         self.violations.extend(before.topic.violations());
         self.figures.writes = before.table.writes();
     }
@@ -131,8 +132,8 @@ impl Simulation {
         }
         let calm = self.plan.trouble.slow == 0 && self.plan.trouble.faults < 50;
         let bound = Duration::from_secs(if calm { 3 } else { 15 });
-        for lane in self.outside.disks.lanes() {
-            let Some(checkpoint) = self.outside.disks.checkpoint(&lane) else { continue };
+        for lane in self.outside.states.lanes() {
+            let Some(checkpoint) = self.outside.states.checkpoint(&lane) else { continue };
             let n = checkpoint.deployment;
             let since = self.withdrawn.get(&n).map_or(Duration::ZERO, |withdrawn| now.saturating_sub(*withdrawn));
             let is_new = self.seen.get(&lane) != Some(&checkpoint);
@@ -207,7 +208,7 @@ impl Simulation {
     fn strikes(&self, truth: &Truth) -> Option<String> {
         let hold = truth::holding(&self.log());
         let lanes = truth::lanes(&self.plan, &self.outside.topic);
-        let strikes = lanes.iter().flat_map(|(lane, _)| truth::journal(&self.outside.disks, lane).strikes);
+        let strikes = lanes.iter().flat_map(|(lane, _)| self.outside.journals.of(lane).strikes);
         let of_those = strikes.filter(|(n, _)| hold.contains(n)).flat_map(|(_, strikes)| strikes.into_keys());
         let struck: BTreeSet<_> = of_those.filter(|item| matches!(item, StrikeItem::Event { .. })).collect();
         (struck != truth.struck).then(|| {
@@ -223,7 +224,7 @@ impl Simulation {
             return;
         }
         for (lane, records) in truth::lanes(&self.plan, &self.outside.topic) {
-            let Some(checkpoint) = self.outside.disks.checkpoint(&lane) else { continue };
+            let Some(checkpoint) = self.outside.states.checkpoint(&lane) else { continue };
             if self.compared.get(&lane) == Some(&checkpoint) || !self.all_hold() {
                 continue;
             }
@@ -245,9 +246,9 @@ impl Simulation {
         let is_covered =
             |partition: u32, offset: u64| covered.get(&Partition(partition)).is_some_and(|next| offset < next.0);
         let records: Vec<_> = records.iter().filter(|r| is_covered(r.partition, r.offset)).cloned().collect();
-        let (disks, log) = (&self.outside.disks, self.log());
+        let log = self.log();
         let deployments = truth::deployments(&self.plan, &log);
-        let folded = truth::fold(&self.plan, &log, &truth::journal(disks, lane), &records, &deployments);
+        let folded = truth::fold(&self.plan, &log, &self.outside.journals.of(lane), &records, &deployments);
         let objects: Arc<dyn ObjectStore> = Arc::clone(&self.outside.objects) as _;
         let reader =
             Reader::open(&objects, &format!("lanes/{lane}"), shared().reading.handle()).expect("the state is readable");

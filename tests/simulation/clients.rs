@@ -11,7 +11,6 @@ use keyfold::state::database::Databases;
 use keyfold::state::store::Stores;
 use object_store::ObjectStore;
 
-use crate::disks::SeenDisks;
 use crate::objects::reserved_ms;
 use crate::plan::{Deploy, Then};
 use crate::run::Simulation;
@@ -51,11 +50,11 @@ impl Simulation {
     /// Withdraws a deployment while a host opens its lanes.
     fn withdraw_while_lanes_open(&mut self, n: u64) {
         self.figures.withdrawn += 1;
-        let disks = Arc::clone(&self.outside.disks);
-        let from = disks.openings() + 1 + usize::try_from(self.random.below(3)).expect("few");
+        let journals = Arc::clone(&self.outside.journals);
+        let from = journals.openings() + 1 + usize::try_from(self.random.below(3)).expect("few");
         let after = Duration::from_millis(self.random.below(60));
         self.client(move |log, process| {
-            (0..MOST_LOOKS).take_while(|_| disks.openings() < from).for_each(|_| process.wait(LOOK));
+            (0..MOST_LOOKS).take_while(|_| journals.openings() < from).for_each(|_| process.wait(LOOK));
             process.wait(after);
             let withdrawn = log.withdraw(n, &Author::default());
             process.note(&format!("withdraws {n}: {withdrawn:?}"));
@@ -64,7 +63,9 @@ impl Simulation {
 
     /// Waits until so many more databases were opened.
     pub(crate) fn await_openings(&self, from: usize) {
-        (0..MOST_LOOKS).take_while(|_| self.outside.disks.openings() < from).for_each(|_| self.scheduler.pause(LOOK));
+        (0..MOST_LOOKS)
+            .take_while(|_| self.outside.journals.openings() < from)
+            .for_each(|_| self.scheduler.pause(LOOK));
     }
 
     /// Lets a client do something with the deployments, as a process of its own.
@@ -79,7 +80,7 @@ impl Simulation {
         let slow = if self.random.chance(90) { 0 } else { self.plan.trouble.slow };
         let trouble = Trouble { faults: self.plan.trouble.faults / 4, slow, slow_reservations: 0 };
         let of_client = Arc::clone(&process);
-        let objects: Arc<dyn ObjectStore> = Arc::new(self.outside.objects_of(&process, trouble));
+        let objects: Arc<dyn ObjectStore> = Arc::new(self.outside.seen_objects(&process, trouble));
         let done: Arc<Mutex<Option<T>>> = Arc::default();
         let tell = Arc::clone(&done);
         self.clients.push(process.id);
@@ -188,7 +189,7 @@ impl Simulation {
     pub(crate) fn decide(&mut self, n: u64, then: Then) {
         if then == Then::WithdrawAtRestart {
             self.kill_all();
-            self.outside.disks.lose_last_writes();
+            self.outside.journals.lose_last_writes();
             // Then the lane is before T once more, and an earlier life has written rows from there on.
             if self.random.chance(40) {
                 self.lose_checkpoints();
@@ -211,10 +212,10 @@ impl Simulation {
         self.figures.resets += 1;
         let outside = Arc::clone(&self.outside);
         self.client(move |_, process| {
-            let databases = SeenDisks { disks: Arc::clone(&outside.disks), process: Arc::clone(process), faults: 0 };
-            let objects = Arc::new(outside.objects_of(process, Trouble::default()));
+            let objects: Arc<dyn ObjectStore> = Arc::new(outside.seen_objects(process, Trouble::default()));
+            let databases = outside.seen_databases(process, Arc::clone(&objects));
             let stores = Stores { objects, runtime: shared().runtime.handle().clone() };
-            let lanes = outside.disks.lanes();
+            let lanes = outside.states.lanes();
             let cleared = reset::clear(&databases as &dyn Databases, &stores, &lanes);
             process.note(&format!("resets {lanes:?}: {cleared:?}"));
         });

@@ -128,7 +128,7 @@ impl Simulation {
 
     /// Starts another host after all have died, and lets some decisions fall meanwhile.
     pub(crate) fn restart(&mut self, pause: Duration, loses_checkpoints: bool) {
-        self.outside.disks.lose_last_writes();
+        self.outside.journals.lose_last_writes();
         if loses_checkpoints {
             self.lose_checkpoints();
         }

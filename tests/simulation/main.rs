@@ -5,13 +5,14 @@ mod broker;
 mod case;
 mod checks;
 mod clients;
-mod disks;
 mod hosts;
+mod journals;
 mod objects;
 mod plan;
 mod run;
 mod scheduler;
 mod settings;
+mod states;
 #[path = "../support/simulated.rs"]
 mod support;
 mod table;

@@ -17,8 +17,9 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use crate::disks::Disks;
+use crate::journals::Journals;
 use crate::scheduler::Process;
+use crate::states::States;
 use crate::table::Table;
 use crate::world::{Fault, Letters, Trouble};
 
@@ -28,12 +29,13 @@ const RESERVATIONS: &str = "log/reservations/";
 /// The store as one host sees it.
 pub(crate) struct SeenObjects {
     pub(crate) inner: Arc<InMemory>,
+    pub(crate) journals: Arc<Journals>,
     /// How many reservations were begun.
     pub(crate) reserving: Arc<AtomicUsize>,
     pub(crate) process: Arc<Process>,
     pub(crate) trouble: Trouble,
     /// What manifests of lanes are held against.
-    pub(crate) disks: Arc<Disks>,
+    pub(crate) states: Arc<States>,
     pub(crate) table: Arc<Table>,
     pub(crate) letters: Arc<Letters>,
 }
@@ -119,8 +121,12 @@ impl ObjectStore for SeenObjects {
             }
             put => put,
         };
-        if put.is_ok() && is_manifest(location) {
-            self.disks.check_manifest(&self.process, &bytes, (&self.table, &self.letters));
+        if put.is_ok() {
+            self.journals.put(location, &bytes, &self.process);
+            if is_manifest(location) && self.states.check_manifest(&self.process, &bytes, (&self.table, &self.letters))
+            {
+                self.journals.note_opening();
+            }
         }
         self.end(fault, put)
     }

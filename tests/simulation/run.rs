@@ -15,11 +15,12 @@ use object_store::memory::InMemory;
 use crate::broker::{Appended, Topic};
 use crate::case::{Case, Figures, Outcome};
 use crate::clients::Ordered;
-use crate::disks::Disks;
 use crate::hosts::{Start, Started};
+use crate::journals::Journals;
 use crate::plan::{CONTENDER, Foreign, Happening, Plan, Then, describe};
 use crate::scheduler::{BEGAN_MS, ProcessId, Scheduler};
 use crate::settings::{Logic, Version, shared};
+use crate::states::States;
 use crate::support::generate::TestRecord;
 use crate::support::random::Random;
 use crate::truth;
@@ -75,9 +76,10 @@ pub(crate) fn simulate(case: &Case, traces: bool) -> Outcome {
         topic: Arc::new(topic),
         table: Arc::default(),
         letters: Arc::default(),
-        objects: Arc::clone(&objects),
+        journals: Arc::new(Journals::new(Arc::clone(&objects))),
+        states: Arc::new(States::new(Arc::clone(&objects) as _)),
+        objects,
         reserving: Arc::default(),
-        disks: Arc::new(Disks::new(objects)),
         refuses: plan.refuses,
     });
     let mut simulation = Simulation {
@@ -218,7 +220,7 @@ impl Simulation {
             }
             Happening::Rival => self.start(),
             Happening::SlowRival { freezes, thaws: after } => {
-                let opened = self.outside.disks.openings();
+                let opened = self.outside.journals.openings();
                 self.start();
                 let id = self.hosts.last().map(|host| host.process.id).expect("it was started");
                 match self.random.below(4) {
@@ -242,7 +244,7 @@ impl Simulation {
     /// Lets the topic be another one for a time. A pipeline that has not begun would begin with that one.
     fn replace_topic(&mut self, how: Foreign, lasts: Duration) {
         let lanes = truth::lanes(&self.plan, &self.outside.topic);
-        let has_begun = |lane: &str| truth::journal(&self.outside.disks, lane).beginning.is_some();
+        let has_begun = |lane: &str| self.outside.journals.of(lane).beginning.is_some();
         let all_begun = lanes.iter().all(|(lane, _)| has_begun(lane));
         let is_known = self.log().topic_id().is_ok_and(|id| id.is_some());
         // With a lane for each partition, a new one gets a lane of its own.
@@ -266,7 +268,7 @@ impl Simulation {
 
     /// Deletes the checkpoints of all lanes while no host runs.
     pub(crate) fn lose_checkpoints(&self) {
-        self.outside.disks.lanes().iter().for_each(|lane| self.outside.disks.lose(lane));
+        self.outside.states.lanes().iter().for_each(|lane| self.outside.states.lose(lane));
     }
 
     fn outcome(self) -> Outcome {

@@ -13,7 +13,7 @@ use keyfold::row::{Cell, Image, RowRef, Rows};
 use keyfold::sink::{Owner, Refusal, Sink};
 use serde_json::{Map, Value, json};
 
-use crate::disks::Disks;
+use crate::journals::Journals;
 use crate::scheduler::{Moment, Process, ProcessId, locked};
 use crate::world::{Fault, Outside, dead, step};
 
@@ -114,7 +114,7 @@ pub(crate) struct Connection {
     pub(crate) table: Arc<Table>,
     pub(crate) process: Arc<Process>,
     pub(crate) faults: u64,
-    disks: Arc<Disks>,
+    journals: Arc<Journals>,
     refuses: bool,
     last: i64,
 }
@@ -122,8 +122,9 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects.
     pub(crate) fn new(outside: &Outside, process: &Arc<Process>, faults: u64) -> Connection {
-        let (table, disks, process) = (Arc::clone(&outside.table), Arc::clone(&outside.disks), Arc::clone(process));
-        Connection { table, process, faults, disks, refuses: outside.refuses, last: 0 }
+        let (table, journals, process) =
+            (Arc::clone(&outside.table), Arc::clone(&outside.journals), Arc::clone(process));
+        Connection { table, process, faults, journals, refuses: outside.refuses, last: 0 }
     }
 
     /// Writes, until it is acknowledged. Each attempt asks for ownership and has timestamps of its own.
@@ -149,8 +150,8 @@ impl Connection {
             step(&self.process)?;
             self.last = timestamp + i64::try_from(rows.len()).expect("few") - 1;
             // Images do not say of which lane they are; its name is there by now.
-            let path = journal.clone().or_else(|| self.disks.journal_named(owner.lane()));
-            let tenure = path.map_or(0, |path| self.disks.tenure(&path, &self.process));
+            let path = journal.clone().or_else(|| self.journals.journal_named(owner.lane()));
+            let tenure = path.map_or(0, |path| self.journals.tenure(&path, &self.process));
             if self.attempt(rows, timestamp, tenure)? {
                 return Ok(());
             }
@@ -236,7 +237,7 @@ impl Sink for Connection {
         }
         let taken: Vec<_> = taken.into_iter().map(|(_, (key, row))| (key, Some(row))).collect();
         if !taken.is_empty() {
-            let journal = rows.order.first().map(|row| self.disks.journal_of(row.origin.partition));
+            let journal = rows.order.first().map(|row| self.journals.journal_of(row.origin.partition));
             self.put(&taken, owner, journal)?;
         }
         self.table.state(Duration::ZERO).unacknowledged.remove(&self.process.id);
@@ -276,7 +277,7 @@ impl Sink for Connection {
         if of_key.is_empty() {
             return Ok(());
         }
-        let journal = self.disks.journal_named(owner.lane());
+        let journal = self.journals.journal_named(owner.lane());
         self.put(&of_key.into_iter().collect::<Vec<_>>(), owner, journal)
     }
 

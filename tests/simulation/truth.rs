@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use keyfold::deployment::{Entry, Outcome, PipelineLog};
 use keyfold::position::{Offset, Partition};
-use keyfold::state::journal::{Contents, Journal};
+use keyfold::state::journal::Contents;
 use keyfold::strike::StrikeItem;
 use serde_json::Value;
 
 use crate::broker::Topic;
-use crate::disks::Disks;
+use crate::journals::Journals;
 use crate::plan::{CONTENDER, MARKS, MORE_MARKS, Plan};
 use crate::support::generate::TestRecord;
 use crate::support::model::folds::{Hostile, SECOND_VERSION};
@@ -69,13 +68,13 @@ pub(crate) fn fold(
 
 impl Truth {
     /// Asks the model.
-    pub(crate) fn of(plan: &Plan, topic: &Topic, log: &PipelineLog, disks: &Disks) -> Truth {
+    pub(crate) fn of(plan: &Plan, topic: &Topic, log: &PipelineLog, journals: &Journals) -> Truth {
         let deployments = deployments(plan, log);
         let first = log.first().expect("the objects are readable");
         let number = |held: usize| held.checked_sub(1).map_or(first, |last| deployments[last].1);
         let mut truth = Truth::default();
         for (lane, records) in lanes(plan, topic) {
-            let contents = journal(disks, &lane);
+            let contents = journals.of(&lane);
             truth.floors += contents.floors.len() as u64;
             let folded = fold(plan, log, &contents, &records, &deployments);
             for letter in &folded.letters {
@@ -114,12 +113,6 @@ impl Truth {
 /// The rows without those of the log's last records, whose timers fire as soon as a lane is idle after them.
 pub(crate) fn without_the_last(rows: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     rows.into_iter().filter(|(_, row)| !row["k"].as_str().unwrap_or_default().starts_with("last")).collect()
-}
-
-/// What the journal of a lane holds.
-pub(crate) fn journal(disks: &Disks, lane: &str) -> Contents {
-    let database = disks.at(&format!("log/lanes/{lane}")).open_reader("checker");
-    Journal::over(Arc::new(database)).map(|(_, contents)| contents).expect("a journal is readable")
 }
 
 /// The deployments that hold from a T on, each with its number. The first one with the second version of the plugin stands twice: it migrates,

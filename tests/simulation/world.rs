@@ -22,9 +22,10 @@ use object_store::memory::InMemory;
 use tokio::runtime::Handle;
 
 use crate::broker::{SeenTopic, Topic};
-use crate::disks::{Disks, SeenDisks};
+use crate::journals::{Journals, SeenDatabases};
 use crate::objects::SeenObjects;
 use crate::scheduler::{Process, ProcessId, locked};
+use crate::states::States;
 use crate::table::{Connection, Table};
 
 /// Everything outside the hosts.
@@ -36,23 +37,30 @@ pub(crate) struct Outside {
     pub(crate) objects: Arc<InMemory>,
     /// How many reservations of lanes were begun.
     pub(crate) reserving: Arc<AtomicUsize>,
-    pub(crate) disks: Arc<Disks>,
+    pub(crate) states: Arc<States>,
+    pub(crate) journals: Arc<Journals>,
     /// Whether the database of rows refuses some.
     pub(crate) refuses: bool,
 }
 
 impl Outside {
     /// The store of objects as a process sees it.
-    pub(crate) fn objects_of(&self, process: &Arc<Process>, trouble: Trouble) -> SeenObjects {
+    pub(crate) fn seen_objects(&self, process: &Arc<Process>, trouble: Trouble) -> SeenObjects {
         SeenObjects {
             inner: Arc::clone(&self.objects),
+            journals: Arc::clone(&self.journals),
             reserving: Arc::clone(&self.reserving),
             process: Arc::clone(process),
             trouble,
-            disks: Arc::clone(&self.disks),
+            states: Arc::clone(&self.states),
             table: Arc::clone(&self.table),
             letters: Arc::clone(&self.letters),
         }
+    }
+
+    /// The lanes' journals as a process sees them, which sees the store of objects like this.
+    pub(crate) fn seen_databases(&self, process: &Arc<Process>, objects: Arc<dyn ObjectStore>) -> SeenDatabases {
+        SeenDatabases { journals: Arc::clone(&self.journals), objects, process: Arc::clone(process) }
     }
 }
 
@@ -121,22 +129,20 @@ pub(crate) struct SeenWorld {
 
 impl World for SeenWorld {
     fn objects(&self, _: &Config) -> Result<Arc<dyn ObjectStore>, Failure> {
-        Ok(Arc::new(self.outside.objects_of(&self.process, self.trouble)))
+        Ok(Arc::new(self.outside.seen_objects(&self.process, self.trouble)))
     }
 
-    fn databases(&self, _: &Arc<dyn ObjectStore>, _: &Handle) -> Arc<dyn Databases> {
-        let (disks, process) = (Arc::clone(&self.outside.disks), Arc::clone(&self.process));
-        // A database that does not answer ends a host, so it fails seldom.
-        Arc::new(SeenDisks { disks, process, faults: self.trouble.faults / 20 })
+    fn databases(&self, objects: &Arc<dyn ObjectStore>, _: &Handle) -> Arc<dyn Databases> {
+        Arc::new(self.outside.seen_databases(&self.process, Arc::clone(objects)))
     }
 
     fn log(&self, _: &Config, _: Instant) -> Result<LogSource, Failure> {
         self.process.wait_a_moment();
         step(&self.process)?;
-        let (disks, process) = (Arc::clone(&self.outside.disks), Arc::clone(&self.process));
+        let (states, process) = (Arc::clone(&self.outside.states), Arc::clone(&self.process));
         let committed = {
             let process = Arc::clone(&process);
-            Arc::new(move |next: &[(Partition, Offset)]| disks.check_commit(&process, next))
+            Arc::new(move |next: &[(Partition, Offset)]| states.check_commit(&process, next))
         };
         Ok(LogSource::Other(Arc::new(SeenTopic::new(&self.outside.topic, process, committed))))
     }
@@ -150,7 +156,8 @@ impl World for SeenWorld {
     fn letters(&self, _: &Config, _: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure> {
         dead(&self.process)?;
         let (letters, process) = (Arc::clone(&self.outside.letters), Arc::clone(&self.process));
-        Ok(Box::new(LetterWriter { letters, process, disks: Arc::clone(&self.outside.disks), waiting: Vec::new() }))
+        let journals = Arc::clone(&self.outside.journals);
+        Ok(Box::new(LetterWriter { letters, process, journals, waiting: Vec::new() }))
     }
 }
 
@@ -180,7 +187,7 @@ impl Letters {
 struct LetterWriter {
     letters: Arc<Letters>,
     process: Arc<Process>,
-    disks: Arc<Disks>,
+    journals: Arc<Journals>,
     waiting: Vec<DeadLetter>,
 }
 
@@ -210,7 +217,8 @@ impl DeadLetterWriter for LetterWriter {
         {
             let record = letter.record.get(0);
             let (partition, offset) = (Partition(record.partition), Offset(record.offset));
-            self.disks.check_strike(&StrikeItem::Event { partition, offset, event: letter.event.unwrap_or_default() });
+            let event = letter.event.unwrap_or_default();
+            self.journals.check_strike(&StrikeItem::Event { partition, offset, event });
         }
         self.waiting.extend_from_slice(letters);
         // Some are stored at once.

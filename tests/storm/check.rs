@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use keyfold::event_time::AppendTime;
 use keyfold::position::{Offset, Partition};
+use keyfold::state::chained::{Chained, Snapshot};
 use keyfold::state::database::{Change, Database, Entries, Error, Visit};
 use keyfold::state::journal::Journal;
 use keyfold::state::reader::Reader;
-use keyfold::state::slate::Slate;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use serde_json::Value;
-use slatedb::DbReader;
 use tokio::runtime::Runtime;
 
 use crate::orders::Orders;
@@ -110,7 +109,7 @@ impl<'a> StoredState<'a> {
     }
 
     fn floors(&self, lane: &str) -> BTreeMap<(u32, u64), i64> {
-        let journal = Slate::open_reader(&self.objects, &format!("log/lanes/{lane}"), self.runtime.handle());
+        let journal = Chained::reader(&self.objects, &format!("log/lanes/{lane}"), self.runtime.handle());
         let journal = journal.expect("the journal can be read").expect("there is a journal");
         let (_, contents) = Journal::over(Arc::new(ReadOnly(journal))).expect("the journal can be read");
         assert!(contents.strikes.is_empty(), "{:?}", contents.strikes);
@@ -143,7 +142,7 @@ impl<'a> StoredState<'a> {
 }
 
 /// A journal that is read beside its owner.
-struct ReadOnly(Slate<DbReader>);
+struct ReadOnly(Snapshot);
 
 impl Entries for ReadOnly {
     fn name(&self) -> &str {

@@ -103,7 +103,7 @@ fn i8_a_fenced_host_cannot_write_to_the_journal() {
         let (_new, _) = form.journal();
         let floor = Floor { partition: Partition(0), offset: Offset(1), append_time: AppendTime::at(5) };
         assert!(matches!(old.write_floors(&[floor]), Err(Error::Fenced(_))));
-        assert!(matches!(old.check_ownership(), Err(Error::Fenced(_))));
+        assert!(matches!(old.confirm(), Err(Error::Fenced(_))));
         assert!(form.journal().1.floors.is_empty());
     });
 }
