@@ -223,6 +223,8 @@ impl Running {
         self.gather.fill(&self.context, (due_at, most), |floors| Ok(journal.write_floors(floors)?))?; // I4
         self.context.board.enter(Activity::Store);
         let records = self.gather.take();
+        // Before the fold, so that partitions are asked meanwhile: what they say is there when the batch has left.
+        self.gather.ask_partitions(&self.context, self.succession.time(), records.is_empty());
         if records.is_empty() {
             self.gather.give_back(records);
             let back = self.succession.look()?;
@@ -230,7 +232,6 @@ impl Running {
             if self.gather.finished() {
                 return Ok(false);
             }
-            self.gather.ask_partitions(&self.context, self.succession.time());
             self.advance_idle()?;
         } else {
             self.fold(records)?;

@@ -46,12 +46,12 @@ pub enum Arrival {
         /// Its next records.
         records: Records,
     },
-    /// All that was visible in the partition's leader, to a `read_uncommitted` client, when it was asked at `asked_ms` has been
+    /// All that was visible in these partitions' leaders, to a `read_uncommitted` client, when they were asked at `asked_ms` has been
     /// delivered before this.
     Empty {
-        /// Partition.
-        partition: Partition,
-        /// The host's clock just before it was asked, ms since 1970.
+        /// Those that were wished for, and whatever others were asked with them.
+        partitions: Vec<Partition>,
+        /// The host's clock just before they were asked, ms since 1970.
         asked_ms: i64,
     },
     /// The partition's last record has been delivered: end of a file, or the end as of the start under `--until-end`.
@@ -67,7 +67,7 @@ pub trait Source: Send {
     fn partitions(&self) -> &[Partition];
     /// The next arrival, waiting at most `timeout`; none after that.
     fn next(&mut self, timeout: std::time::Duration) -> Result<Option<Arrival>, Failure>;
-    /// Wants an [`Arrival::Empty`] for these partitions, asked after `after_ms`. Replaces the former wish; a source that cannot be asked
+    /// Wants an [`Arrival::Empty`] for these partitions, asked after `after_ms`. Replaces the former wish. A source that cannot be asked
     /// (a file) ignores it.
     fn ask(&mut self, partitions: &[Partition], after_ms: i64);
     /// Holds these partitions back: none of their records is fetched until a call leaves them out. What is under way still arrives.

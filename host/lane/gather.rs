@@ -151,7 +151,9 @@ impl Gather {
         keep: &mut impl FnMut(&[Floor]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         match arrival {
-            Arrival::Empty { partition, asked_ms } => self.merge.empty(partition, asked_ms),
+            Arrival::Empty { partitions, asked_ms } => {
+                partitions.iter().for_each(|partition| self.merge.empty(*partition, asked_ms));
+            }
             Arrival::End { partition } => self.merge.end(partition),
             Arrival::Records { partition, records } => {
                 self.timestamps.watch(partition, &records, context);
@@ -173,10 +175,11 @@ impl Gather {
 
     // ---- waiting
 
-    /// Asks the partitions for which heads wait.
-    pub(super) fn ask_partitions(&mut self, context: &Context, time: &Time) {
+    /// Asks the partitions for which heads wait. If none does and nothing was released (`idle`), all are asked, so that the lane's time can
+    /// follow the clock.
+    pub(super) fn ask_partitions(&mut self, context: &Context, time: &Time, idle: bool) {
         let Some(blocked) = self.merge.blocked() else {
-            if time.idle_timeout_ms.is_some() {
+            if idle && time.idle_timeout_ms.is_some() {
                 let all = self.source.partitions().to_vec();
                 self.source.ask(&all, context.clock.now_ms());
             }
@@ -416,7 +419,7 @@ mod tests {
     }
 
     fn empty(partition: u32, asked_ms: i64) -> Arrival {
-        Arrival::Empty { partition: Partition(partition), asked_ms }
+        Arrival::Empty { partitions: vec![Partition(partition)], asked_ms }
     }
 
     fn no_floors(floors: &[Floor]) -> Result<(), Failure> {
@@ -530,11 +533,11 @@ mod tests {
     fn partitions_are_asked_for_which_a_head_waits() {
         let mut bench = Bench::new(2, 10);
         let settings = settings(None);
-        bench.gather.ask_partitions(&bench.context, &settings);
+        bench.gather.ask_partitions(&bench.context, &settings, true);
         assert!(bench.heard.lock().unwrap().asked.is_empty(), "nothing waits, and time does not follow the clock");
         bench.arrive(records(0, &[(0, 1000)]));
         assert_eq!(bench.fill(no_floors), Ok(vec![]));
-        bench.gather.ask_partitions(&bench.context, &settings);
+        bench.gather.ask_partitions(&bench.context, &settings, true);
         assert_eq!(bench.heard.lock().unwrap().asked, [(vec![Partition(1)], 1000 + SKEW_MS)]);
     }
 
@@ -558,7 +561,7 @@ mod tests {
         let watermark = Some(EventTime::at(100));
         let mut time = LaneTime { watermark, last_append_time: Some(AppendTime::at(1000)), base: watermark };
         assert_eq!(bench.gather.advance_idle(&settings, time), None, "the partition was never asked");
-        bench.gather.ask_partitions(&bench.context, &settings);
+        bench.gather.ask_partitions(&bench.context, &settings, true);
         assert_eq!(bench.heard.lock().unwrap().asked, [(vec![Partition(0)], bench.clock.now_ms())]);
         let mut advance = |asked_ms| {
             bench.arrive(empty(0, asked_ms));

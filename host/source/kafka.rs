@@ -6,7 +6,7 @@
 //! Configuration and start-up questions are `broker.rs`'s, emptiness is `emptiness.rs`'s,
 //! recreated topics are `identity.rs`'s.
 //!
-//! Memory: at most [`ARRIVALS`] arrivals of [`reader::CHUNK_RECORDS`] records or `CHUNK_BYTES` each wait in the channel; behind it librdkafka
+//! Memory: at most [`PARCELS`] parcels of [`reader::CHUNK_RECORDS`] records or `CHUNK_BYTES` each wait in the channel; behind it librdkafka
 //! holds what its `queued.max.messages.kbytes` (32 MiB) allows, and one answer more. A full channel stops the reading thread, a full queue the fetching.
 
 mod broker;
@@ -20,6 +20,7 @@ pub mod secrets;
 pub mod survey;
 mod voice;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -44,8 +45,8 @@ use crate::source::{Arrival, Source, Start};
 
 pub use crate::source::kafka::broker::{DEFAULTS, RESERVED, Timestamps, Topic, check_files, check_properties, inspect};
 
-/// Arrivals that wait for the lane.
-const ARRIVALS: usize = 8;
+/// Parcels of arrivals that wait for the lane.
+const PARCELS: usize = 8;
 
 /// A topic that is being read.
 pub struct KafkaSource {
@@ -54,7 +55,9 @@ pub struct KafkaSource {
     watch: Arc<Mutex<Watch>>,
     partitions: Vec<Partition>,
     first_offsets: Vec<(Partition, Offset)>,
-    arrivals: Option<Receiver<Result<Arrival, Failure>>>,
+    parcels: Option<Receiver<Result<Vec<Arrival>, Failure>>>,
+    /// What is left of the parcel that came last.
+    arrivals: VecDeque<Arrival>,
     desk: Arc<Desk>,
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -87,7 +90,7 @@ impl KafkaSource {
         let partitions: Vec<Partition> = first_offsets.iter().map(|(p, _)| *p).collect();
 
         let connection = Arc::new(Connection::open(config, &first_offsets)?);
-        let (out, arrivals) = sync_channel(ARRIVALS);
+        let (out, parcels) = sync_channel(PARCELS);
         let desk = Arc::new(Desk::new(Ledger::new(first_offsets.clone())));
         let stopped = Arc::new(AtomicBool::new(false));
         let properties = secrets::fresh(&config.properties, &config.secret_files);
@@ -101,6 +104,7 @@ impl KafkaSource {
             ends: Arc::clone(&ends),
             surveyed: clock::instant(),
             missed: false,
+            is_one_away: false,
             outage: Backoff::publishing(format!("topic {}", config.topic), Arc::clone(ends.outage())),
             desk: Arc::clone(&desk),
             out: out.clone(),
@@ -128,7 +132,8 @@ impl KafkaSource {
             watch,
             partitions,
             first_offsets,
-            arrivals: Some(arrivals),
+            parcels: Some(parcels),
+            arrivals: VecDeque::new(),
             desk,
             stopped,
             threads,
@@ -146,6 +151,24 @@ impl KafkaSource {
     /// The offset at which reading each partition started.
     pub fn first_offsets(&self) -> Vec<(Partition, Offset)> {
         self.first_offsets.clone()
+    }
+}
+
+impl KafkaSource {
+    /// The next arrivals; none after `timeout`.
+    fn next_parcel(&self, timeout: Duration) -> Result<Vec<Arrival>, Failure> {
+        let parcels = self.parcels.as_ref().expect("the channel lives until the source is dropped");
+        match parcels.recv_timeout(timeout) {
+            Ok(parcel) => parcel,
+            Err(RecvTimeoutError::Timeout) if !self.threads.iter().any(JoinHandle::is_finished) => Ok(Vec::new()),
+            // A thread that ended may have left its reason a moment ago.
+            Err(_) => parcels.try_recv().unwrap_or_else(|_| {
+                Err(Failure::unexpected(format!(
+                    "reading topic {} has ended without a reason: this is a bug",
+                    self.topic
+                )))
+            }),
+        }
     }
 }
 
@@ -172,19 +195,10 @@ impl Source for KafkaSource {
     }
 
     fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Failure> {
-        let arrivals = self.arrivals.as_ref().expect("the channel lives until the source is dropped");
-        match arrivals.recv_timeout(timeout) {
-            Ok(arrival) => arrival.map(Some),
-            Err(RecvTimeoutError::Timeout) if !self.threads.iter().any(JoinHandle::is_finished) => Ok(None),
-            // A thread that ended may have left its reason a moment ago.
-            Err(_) => match arrivals.try_recv() {
-                Ok(arrival) => arrival.map(Some),
-                Err(_) => Err(Failure::unexpected(format!(
-                    "reading topic {} has ended without a reason: this is a bug",
-                    self.topic
-                ))),
-            },
+        if self.arrivals.is_empty() {
+            self.arrivals.extend(self.next_parcel(timeout)?);
         }
+        Ok(self.arrivals.pop_front())
     }
 
     fn ask(&mut self, partitions: &[Partition], after_ms: i64) {
@@ -224,7 +238,7 @@ impl Source for KafkaSource {
 impl Drop for KafkaSource {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Release);
-        self.arrivals = None;
+        self.parcels = None;
         self.desk.wake();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -391,10 +405,10 @@ mod tests {
         while empty.len() < 2 {
             match next(&mut source) {
                 Arrival::Records { records, .. } => delivered += records.len(),
-                Arrival::Empty { partition, asked_ms } => {
+                Arrival::Empty { partitions, asked_ms } => {
                     assert!(asked_ms > before_ms);
-                    assert!(partition == Partition(1) || delivered == 5, "an answer overtook a record");
-                    empty.push(partition);
+                    assert!(partitions == [Partition(1)] || delivered == 5, "an answer overtook a record");
+                    empty.extend(partitions);
                 }
                 Arrival::End { .. } => panic!("there is no end"),
             }
@@ -427,7 +441,9 @@ mod tests {
         assert_eq!(up_to(&mut source, 2), [0, 1, 2]);
         for round in 1..4 {
             source.ask(&[Partition(0)], rdkafka::util::current_time_millis());
-            assert!(matches!(next(&mut source), Arrival::Empty { partition: Partition(0), .. }));
+            assert!(
+                matches!(next(&mut source), Arrival::Empty { partitions, .. } if partitions.contains(&Partition(0)))
+            );
             backoff::pause(Duration::from_millis(50)); // the event of the partition's end is taken too
             source.hold(&[Partition(0)]);
             backoff::pause(Duration::from_millis(50));

@@ -48,7 +48,8 @@ struct Queue {
     envelope: Option<AppendTime>,
     /// Append time of the last released record.
     released: Option<AppendTime>,
-    /// The host's clock, ms since 1970, just before the partition was found empty; none if it was not, or has records since.
+    /// The host's clock, ms since 1970, just before the partition was asked last; all that it held then has been pushed. None if it was never
+    /// asked. Records that came since were not visible then, so they leave this as it is.
     empty_at_ms: Option<i64>,
     ended: bool,
     last: Option<LastRecord>,
@@ -112,7 +113,6 @@ impl Merge {
         }
         if !records.is_empty() {
             let queue = &mut self.queues[i];
-            queue.empty_at_ms = None;
             queue.queued += records.len();
             queue.queued_bytes += records.bytes();
             let digests = std::mem::take(&mut records.digests);
@@ -124,12 +124,10 @@ impl Merge {
         new_floors
     }
 
-    /// The partition was found empty when it was asked at `asked_ms`, all that was visible then having been pushed.
+    /// The partition was asked at `asked_ms`, and all that was visible then has been pushed: at that instant it was empty beyond that.
     pub fn empty(&mut self, partition: Partition, asked_ms: i64) {
         let i = self.index(partition);
-        if self.queues[i].chunks.is_empty() {
-            self.queues[i].empty_at_ms = self.queues[i].empty_at_ms.max(Some(asked_ms));
-        }
+        self.queues[i].empty_at_ms = self.queues[i].empty_at_ms.max(Some(asked_ms));
     }
 
     /// The partition's last record has been pushed.
@@ -194,7 +192,7 @@ impl Merge {
         self.queues.iter().all(|q| q.chunks.is_empty())
     }
 
-    /// The instant at which every partition was last found empty, if all are empty: up to there no record is missing.
+    /// The instant at which every partition was asked, if nothing waits: up to there no record is missing.
     pub fn all_empty_at_ms(&self) -> Option<i64> {
         self.queues.iter().map(|q| if q.chunks.is_empty() { q.empty_at_ms } else { None }).min()?
     }
@@ -477,18 +475,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_partition_said_when_it_was_empty_is_void_once_it_has_records() {
+    fn what_a_partition_said_of_an_instant_holds_whatever_came_since() {
         let mut merge = merge_of(2, 0);
-        merge.push(Partition(0), records(0, &[(0, 10)]));
+        merge.push(Partition(0), records(0, &[(0, 10), (1, 30), (2, 55), (3, 65)]));
         merge.empty(Partition(1), 50);
         merge.push(Partition(1), records(1, &[(0, 20)]));
-        merge.empty(Partition(1), 60); // not empty: its record waits
-        assert_eq!(release(&mut merge).0, [(10, 0, 0)]);
-        assert_eq!(merge.blocked().map(|b| numbers(&b.partitions)), Some(vec![0]));
-        merge.empty(Partition(0), 70);
-        assert_eq!(release(&mut merge).0, [(20, 1, 0)]);
-        assert_eq!(merge.all_empty_at_ms(), None, "partition 1 was not asked since");
-        merge.empty(Partition(1), 80);
+        assert_eq!(release(&mut merge), (vec![(10, 0, 0), (20, 1, 0), (30, 0, 1)], true), "30 on the word of 50");
+        assert_eq!(merge.blocked(), Some(Blocked { partitions: vec![Partition(1)], after_ms: 55 }));
+        merge.push(Partition(1), records(1, &[(1, 57)]));
+        merge.empty(Partition(1), 60); // its record waits, and nothing beyond that
+        assert_eq!(release(&mut merge).0, [(55, 0, 2), (57, 1, 1)]);
+        assert_eq!(merge.blocked(), Some(Blocked { partitions: vec![Partition(1)], after_ms: 65 }));
+        merge.empty(Partition(1), 70);
+        assert_eq!(release(&mut merge).0, [(65, 0, 3)]);
+        assert_eq!(merge.all_empty_at_ms(), None, "partition 0 was never asked");
+        merge.empty(Partition(0), 80);
         assert_eq!(merge.all_empty_at_ms(), Some(70));
     }
 
@@ -524,9 +525,7 @@ mod tests {
             "2 sorts after 1 at 100"
         );
         merge.empty(Partition(1), 1000);
-        assert_eq!(release(&mut merge).0, [(100, 2, 3), (100, 2, 4)]);
-        merge.empty(Partition(2), 1000);
-        assert_eq!(release(&mut merge).0, [(101, 0, 7), (101, 0, 8), (200, 0, 9)]);
+        assert_eq!(release(&mut merge).0, [(100, 2, 3), (100, 2, 4), (101, 0, 7), (101, 0, 8), (200, 0, 9)]);
     }
 
     #[test]

@@ -169,7 +169,7 @@ fn restart(brokers: &str, arguments: &Arguments) {
     report("without restart: peak RSS", &format!("{} MiB", mib(warm_peak)));
     report("stop, from signal to exit", &seconds(stop));
     report("after restart: first record folded after", &seconds(cold.first()));
-    report("after restart: 80 % of that rate after", &reached);
+    report("after restart: 80 % of that rate from", &reached);
     report("after restart: all folded after", &seconds(cold.last()));
     report("after restart: longest stretch without a fold", &millis(cold.longest_stretch()));
     report("after restart: CPU until all are folded", &seconds(cold_cpu));

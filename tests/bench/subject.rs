@@ -84,6 +84,7 @@ impl Subject {
     }
 
     /// Records that this process has folded.
+    #[expect(clippy::cast_possible_truncation, reason = "a metric that counts is a whole number")]
     pub(crate) fn folded(&self) -> u64 {
         self.lane("keyfold_records_total") as u64
     }
@@ -201,14 +202,12 @@ impl Progress {
         if rest == 0 { self.records() as f64 / self.last().as_secs_f64() } else { rest as f64 / time }
     }
 
-    /// When half a second began in which so many records a second were folded, if there was one.
+    /// From when on records were folded at this rate or faster, up to the last one; none if that was only so for the last tenth of them.
     pub(crate) fn reached(&self, rate: f64) -> Option<Duration> {
-        const WINDOW: Duration = Duration::from_millis(500);
-        self.looks.iter().find_map(|(from, before)| {
-            let (at, after) = self.looks.iter().find(|look| look.0 >= *from + WINDOW)?;
-            let seconds = (*at - *from).as_secs_f64();
-            ((after - before) as f64 >= rate * seconds).then_some(*from)
-        })
+        let (all, last) = (self.looks[self.looks.len() - 1].1, self.last());
+        let rest = self.looks.iter().filter(|look| (all - look.1) * 10 >= self.records());
+        let fast = |look: &&(Duration, u64)| (all - look.1) as f64 >= rate * last.saturating_sub(look.0).as_secs_f64();
+        rest.into_iter().find(fast).map(|look| look.0)
     }
 
     /// The longest time between two looks that saw records being folded, from the first to the last of them.

@@ -229,18 +229,22 @@ impl Reader {
         None
     }
 
-    /// A partition that was asked and is empty.
+    /// A partition that was asked and is empty, and now and then what others say that were asked with it.
     fn empty(&mut self) -> Option<Arrival> {
         let (now, now_ms) = (self.process.now(), keyfold::machine::Machine::now_ms(&*self.process));
         if self.topic.foreign(now).is_some() {
             return None;
         }
-        let part = self.parts.iter_mut().find(|part| {
-            let all = part.next == self.topic.written(part.at, now);
-            !part.ended && all && part.ask.is_some_and(|after| now_ms > after)
-        })?;
-        part.ask = None;
-        Some(Arrival::Empty { partition: part.partition, asked_ms: now_ms })
+        let all = |part: &Reading| !part.ended && part.next == self.topic.written(part.at, now);
+        let wished = |part: &Reading| all(part) && part.ask.is_some_and(|after| now_ms > after);
+        let first = self.parts.iter().position(wished)?;
+        let with_others = self.process.below(2) == 0;
+        let mut partitions = Vec::new();
+        for (i, part) in self.parts.iter_mut().enumerate().filter(|(i, part)| *i == first || with_others && all(part)) {
+            part.ask = part.ask.filter(|after| i != first && now_ms <= *after);
+            partitions.push(part.partition);
+        }
+        Some(Arrival::Empty { partitions, asked_ms: now_ms })
     }
 }
 
@@ -337,7 +341,7 @@ fn describe(arrival: &Arrival) -> String {
             let (first, last) = (offsets.next().copied().unwrap_or_default(), records.offsets.last().copied());
             format!("reads {partition}/{first} to {}", last.unwrap_or(first))
         }
-        Arrival::Empty { partition, asked_ms } => format!("finds {partition} empty at {asked_ms}"),
+        Arrival::Empty { partitions, asked_ms } => format!("finds {partitions:?} empty at {asked_ms}"),
         Arrival::End { partition } => format!("has read {partition} to its end"),
     }
 }

@@ -7,6 +7,7 @@
 //! reading thread positions; whoever completes a question sends its [`Arrival::Empty`]. It knows no order between partitions and never
 //! takes silence for emptiness.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ use crate::source::kafka::broker::{ANSWER_TIMEOUT, Voice, locked, offsets};
 use crate::source::kafka::identity::{self, Watch};
 use crate::source::kafka::secrets::Secrets;
 
-/// How soon after an unsuccessful round the leaders are asked again.
+/// How soon after a round the leaders are asked again.
 const ROUND_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How old a leader's answer gets before it is asked again: only a log that lost its tail ever needs it.
@@ -41,16 +42,24 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 /// What is wanted, answered and delivered.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// Per partition, ascending: everything before this offset has been delivered.
-    delivered: Vec<(Partition, Offset)>,
+    /// Ascending by partition.
+    tracks: Vec<Track>,
+    /// Partitions, ascending, and the instant past which they are to be asked.
     wish: (Vec<Partition>, i64),
-    questions: Vec<Question>,
+    /// When the asking thread looks up by itself, if it waits; ms since 1970.
+    looks_up_ms: i64,
 }
 
+/// A partition.
 #[derive(Debug)]
-struct Question {
+struct Track {
     partition: Partition,
+    /// Everything before this offset has been delivered.
+    delivered: Offset,
+    /// What its leader said, until everything before that is delivered.
     answer: Option<Answer>,
+    /// When its leader was asked whose answer was settled last; ms since 1970.
+    settled_ms: Option<i64>,
 }
 
 /// What a leader said.
@@ -61,71 +70,79 @@ struct Answer {
     at: Instant,
 }
 
-/// A question with its answer, all delivered: (partition, clock just before it was asked).
-type Settled = (Partition, i64);
+/// Questions with their answers, all delivered, by the clock just before they were asked.
+type Settled = BTreeMap<i64, Vec<Partition>>;
 
 impl Ledger {
     /// A ledger of a reader that starts at these positions.
     pub(super) fn new(mut delivered: Vec<(Partition, Offset)>) -> Ledger {
         delivered.sort_unstable();
-        Ledger { delivered, ..Ledger::default() }
+        let track = |(partition, delivered)| Track { partition, delivered, answer: None, settled_ms: None };
+        Ledger { tracks: delivered.into_iter().map(track).collect(), ..Ledger::default() }
     }
 
-    /// Replaces the wish; answers that serve the new one are kept.
-    fn wish(&mut self, partitions: &[Partition], after_ms: i64) {
-        if self.wish.1 == after_ms && self.wish.0 == partitions {
-            // What was answered and is wished for again has had records since: it is asked again.
-            let answered: Vec<Partition> =
-                partitions.iter().copied().filter(|p| !self.questions.iter().any(|q| q.partition == *p)).collect();
-            self.questions.extend(answered.into_iter().map(|partition| Question { partition, answer: None }));
-            return;
-        }
-        let former = std::mem::take(&mut self.questions);
-        let answer_of = |partition: Partition| former.iter().find(|q| q.partition == partition).and_then(|q| q.answer);
-        self.questions = partitions
-            .iter()
-            .map(|p| Question { partition: *p, answer: answer_of(*p).filter(|a| a.asked_ms > after_ms) })
-            .collect();
+    /// Replaces the wish; answers that serve the new one are kept. Whether the asking thread must look up for it.
+    fn wish(&mut self, partitions: &[Partition], after_ms: i64) -> bool {
         self.wish = (partitions.to_vec(), after_ms);
+        self.wish.0.sort_unstable();
+        !partitions.is_empty() && after_ms < self.looks_up_ms
+    }
+
+    /// The partitions that are wished for and were not answered yet.
+    fn open(&self) -> impl Iterator<Item = &Track> {
+        let wished = self.wish.0.iter().filter_map(|p| self.index(*p)).map(|i| &self.tracks[i]);
+        wished.filter(|track| track.settled_ms <= Some(self.wish.1))
     }
 
     /// The partitions whose leaders are to be asked now.
     fn unasked(&self) -> Vec<Partition> {
-        let fresh = |question: &Question| question.answer.is_some_and(|answer| clock::since(answer.at) < ANSWER_LIFE);
-        self.questions.iter().filter(|q| !fresh(q)).map(|q| q.partition).collect()
+        let serves = |answer: Answer| answer.asked_ms > self.wish.1 && clock::since(answer.at) < ANSWER_LIFE;
+        self.open().filter(|track| !track.answer.is_some_and(serves)).map(|track| track.partition).collect()
     }
 
-    /// A leader's answer.
-    fn answer(&mut self, partition: Partition, answer: Answer) -> Option<Settled> {
-        let after_ms = self.wish.1;
-        let question = self.questions.iter_mut().find(|q| q.partition == partition)?;
-        if answer.asked_ms <= after_ms {
-            return None;
+    /// What leaders answered in a round. Those of partitions that nobody wished for count too: it may spare a round.
+    fn answer(&mut self, answers: impl IntoIterator<Item = (Partition, Answer)>) -> Settled {
+        let mut settled = Settled::new();
+        for (partition, answer) in answers {
+            let Some(i) = self.index(partition) else { continue };
+            let wanted = self.wish.0.binary_search(&partition).is_ok();
+            let track = &mut self.tracks[i];
+            // A former answer is the nearer goal, unless it serves no more or the log has lost its tail since.
+            track.answer = Some(match track.answer {
+                Some(former) if former.high <= answer.high && (!wanted || former.asked_ms > self.wish.1) => {
+                    Answer { at: answer.at, ..former }
+                }
+                _ => answer,
+            });
+            track.settle(&mut settled);
         }
-        // A former answer is the nearer goal, unless the log has lost its tail since.
-        question.answer = Some(match question.answer {
-            Some(former) if former.high <= answer.high => Answer { at: answer.at, ..former },
-            _ => answer,
-        });
-        self.settle(partition)
+        settled
     }
 
-    /// The reader has delivered everything of `partition` before `offset`.
-    pub(super) fn deliver(&mut self, partition: Partition, offset: Offset) -> Option<Settled> {
-        let i = self.delivered.binary_search_by_key(&partition, |d| d.0).ok()?;
-        self.delivered[i].1 = offset;
-        self.settle(partition)
-    }
-
-    fn settle(&mut self, partition: Partition) -> Option<Settled> {
-        let i = self.questions.iter().position(|q| q.partition == partition)?;
-        let answer = self.questions[i].answer?;
-        let delivered = self.delivered.binary_search_by_key(&partition, |d| d.0).ok()?;
-        if self.delivered[delivered].1 < answer.high {
-            return None;
+    /// The reader has delivered everything of each partition before the offset beside it.
+    fn deliver(&mut self, reached: &[(Partition, Offset)]) -> Settled {
+        let mut settled = Settled::new();
+        for &(partition, offset) in reached {
+            if let Some(i) = self.index(partition) {
+                self.tracks[i].delivered = offset;
+                self.tracks[i].settle(&mut settled);
+            }
         }
-        self.questions.swap_remove(i);
-        Some((partition, answer.asked_ms))
+        settled
+    }
+
+    fn index(&self, partition: Partition) -> Option<usize> {
+        self.tracks.binary_search_by_key(&partition, |track| track.partition).ok()
+    }
+}
+
+impl Track {
+    fn settle(&mut self, settled: &mut Settled) {
+        if let Some(answer) = self.answer.filter(|answer| self.delivered >= answer.high) {
+            self.answer = None;
+            self.settled_ms = self.settled_ms.max(Some(answer.asked_ms));
+            settled.entry(answer.asked_ms).or_default().push(self.partition);
+        }
     }
 }
 
@@ -144,13 +161,14 @@ impl Desk {
 
     /// See [`super::Source::ask`].
     pub(super) fn wish(&self, partitions: &[Partition], after_ms: i64) {
-        locked(&self.ledger).wish(partitions, after_ms);
-        self.changed.notify_one();
+        if locked(&self.ledger).wish(partitions, after_ms) {
+            self.changed.notify_one();
+        }
     }
 
-    /// Notes what the reader has delivered; gives the arrival that it completes.
-    pub(super) fn deliver(&self, partition: Partition, offset: Offset) -> Option<Arrival> {
-        locked(&self.ledger).deliver(partition, offset).map(empty)
+    /// Notes how far the reader has delivered partitions; gives the arrivals that this completes.
+    pub(super) fn deliver(&self, reached: &[(Partition, Offset)]) -> Vec<Arrival> {
+        empty(locked(&self.ledger).deliver(reached))
     }
 
     /// Wakes the asking thread, so that it sees that it should stop.
@@ -158,32 +176,31 @@ impl Desk {
         self.changed.notify_one();
     }
 
-    fn wait(&self, at_most: Duration) {
-        let ledger = locked(&self.ledger);
-        drop(self.changed.wait_timeout(ledger, at_most).unwrap_or_else(PoisonError::into_inner));
+    /// Waits for what is to be asked now: not before `earliest`, and not for ever.
+    fn next_round(&self, earliest: Instant) -> Vec<Partition> {
+        let mut ledger = locked(&self.ledger);
+        let (unasked, now_ms) = (ledger.unasked(), now_ms());
+        let until =
+            Duration::from_millis(u64::try_from(ledger.wish.1.saturating_sub(now_ms).saturating_add(1)).unwrap_or(0));
+        let until = until.max(earliest.saturating_duration_since(clock::instant()));
+        let pause = match unasked.is_empty() {
+            true if ledger.open().next().is_some() => ROUND_INTERVAL,
+            true => IDLE_INTERVAL,
+            false if until.is_zero() => return unasked,
+            false => until.min(IDLE_INTERVAL),
+        };
+        ledger.looks_up_ms = now_ms.saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
+        drop(self.changed.wait_timeout(ledger, pause).unwrap_or_else(PoisonError::into_inner));
+        Vec::new()
     }
 
-    /// What is to be asked now, or how long there is nothing to ask.
-    fn next_round(&self) -> Result<Vec<Partition>, Duration> {
-        let ledger = locked(&self.ledger);
-        let unasked = ledger.unasked();
-        if unasked.is_empty() {
-            return Err(if ledger.questions.is_empty() { IDLE_INTERVAL } else { ROUND_INTERVAL });
-        }
-        let until = ledger.wish.1.saturating_sub(now_ms()).saturating_add(1);
-        match u64::try_from(until) {
-            Ok(until @ 1..) => Err(Duration::from_millis(until).min(IDLE_INTERVAL)),
-            _ => Ok(unasked),
-        }
-    }
-
-    fn answer(&self, partition: Partition, answer: Answer) -> Option<Arrival> {
-        locked(&self.ledger).answer(partition, answer).map(empty)
+    fn answer(&self, answers: Vec<(Partition, Answer)>) -> Vec<Arrival> {
+        empty(locked(&self.ledger).answer(answers))
     }
 }
 
-fn empty((partition, asked_ms): Settled) -> Arrival {
-    Arrival::Empty { partition, asked_ms }
+fn empty(settled: Settled) -> Vec<Arrival> {
+    settled.into_iter().map(|(asked_ms, partitions)| Arrival::Empty { partitions, asked_ms }).collect()
 }
 
 /// The asking thread.
@@ -204,12 +221,14 @@ pub(super) struct Asker {
     pub(super) surveyed: Instant,
     /// Whether it was not answered.
     pub(super) missed: bool,
+    /// Whether a leader did not answer a round. Then only those are asked that are wished for, until a survey is answered by all.
+    pub(super) is_one_away: bool,
     /// Publishes that there are no answers.
     pub(super) outage: Backoff,
     /// Where wishes come from and answers go.
     pub(super) desk: Arc<Desk>,
     /// Where arrivals go.
-    pub(super) out: SyncSender<Result<Arrival, Failure>>,
+    pub(super) out: SyncSender<Result<Vec<Arrival>, Failure>>,
     /// Whether the source is gone.
     pub(super) stopped: Arc<std::sync::atomic::AtomicBool>,
 }
@@ -217,6 +236,7 @@ pub(super) struct Asker {
 impl Asker {
     /// Asks until the source is gone.
     pub(super) fn run(mut self) {
+        let mut earliest = clock::instant();
         while !self.stopped.load(std::sync::atomic::Ordering::Acquire) {
             self.client.poll(Duration::ZERO);
             self.secrets.look(self.client.client());
@@ -225,15 +245,12 @@ impl Asker {
                 return drop(self.out.send(Err(error)));
             }
             self.survey();
-            let sent = match self.desk.next_round() {
-                Err(pause) => {
-                    self.desk.wait(pause);
-                    true
+            let wished = self.desk.next_round(earliest);
+            if !wished.is_empty() {
+                earliest = clock::instant() + ROUND_INTERVAL;
+                if !self.round(&wished) {
+                    return;
                 }
-                Ok(partitions) => self.round(&partitions),
-            };
-            if !sent {
-                return;
             }
         }
     }
@@ -259,7 +276,7 @@ impl Asker {
         }
         match highs {
             Ok(highs) if highs.iter().all(Option::is_some) => {
-                self.missed = false;
+                (self.missed, self.is_one_away) = (false, false);
                 self.outage.over();
             }
             answer => {
@@ -272,28 +289,16 @@ impl Asker {
         }
     }
 
-    /// Asks these partitions' leaders; false once the source is gone.
-    fn round(&self, partitions: &[Partition]) -> bool {
-        let answered = self.ask(partitions, ANSWER_TIMEOUT);
-        // One leader that is away fails the round for all: ask the others each for themselves.
-        let answered = match answered {
-            None if partitions.len() > 1 => {
-                partitions.iter().filter_map(|p| self.ask(&[*p], ANSWER_TIMEOUT / 4)).flatten().collect()
-            }
-            answered => answered.unwrap_or_default(),
-        };
-        let complete = answered.len() == partitions.len();
-        for (partition, answer) in answered {
-            if let Some(arrival) = self.desk.answer(partition, answer)
-                && self.out.send(Ok(arrival)).is_err()
-            {
-                return false;
-            }
-        }
-        if !complete {
-            self.desk.wait(ROUND_INTERVAL);
-        }
-        true
+    /// Asks all leaders, since a request to a broker is for all its partitions; false once the source is gone.
+    fn round(&mut self, wished: &[Partition]) -> bool {
+        let answers = self.ask(if self.is_one_away { wished } else { &self.partitions }, ANSWER_TIMEOUT);
+        self.is_one_away |= answers.is_none();
+        // One leader that is away fails the round for all: ask those that are wished for each for themselves.
+        let alone = wished.iter().filter(|_| self.partitions.len() > 1);
+        let alone = alone.filter_map(|p| self.ask(&[*p], ANSWER_TIMEOUT / 4)).flatten();
+        let answers = answers.unwrap_or_else(|| alone.collect());
+        let arrivals = self.desk.answer(answers);
+        arrivals.is_empty() || self.out.send(Ok(arrivals)).is_ok()
     }
 
     fn ask(&self, partitions: &[Partition], timeout: Duration) -> Option<Vec<(Partition, Answer)>> {
@@ -324,46 +329,90 @@ mod tests {
         Answer { high: Offset(high), asked_ms, at: clock::instant() }
     }
 
-    #[test]
-    fn an_answer_waits_for_the_reader() {
-        let mut ledger = Ledger::new(vec![(Partition(0), Offset(5)), (Partition(1), Offset(0))]);
-        ledger.wish(&[Partition(0), Partition(1)], 100);
-        assert_eq!(ledger.answer(Partition(0), answer(7, 101)), None);
-        assert_eq!(ledger.deliver(Partition(0), Offset(6)), None);
-        assert_eq!(ledger.deliver(Partition(0), Offset(7)), Some((Partition(0), 101)));
-        assert_eq!(ledger.deliver(Partition(0), Offset(8)), None, "a question is answered once");
-        assert_eq!(ledger.answer(Partition(1), answer(0, 102)), Some((Partition(1), 102)));
+    fn ledger(partitions: &[(u32, u64)]) -> Ledger {
+        Ledger::new(partitions.iter().map(|(partition, offset)| (Partition(*partition), Offset(*offset))).collect())
+    }
+
+    /// What is settled by this, as (partition, when it was asked).
+    fn told(settled: Settled) -> Vec<(u32, i64)> {
+        settled.into_iter().flat_map(|(asked_ms, all)| all.into_iter().map(move |p| (p.0, asked_ms))).collect()
+    }
+
+    impl Ledger {
+        fn answers(&mut self, partition: u32, high: u64, asked_ms: i64) -> Vec<(u32, i64)> {
+            told(self.answer([(Partition(partition), answer(high, asked_ms))]))
+        }
+
+        fn delivers(&mut self, partition: u32, offset: u64) -> Vec<(u32, i64)> {
+            told(self.deliver(&[(Partition(partition), Offset(offset))]))
+        }
     }
 
     #[test]
-    fn an_answer_asked_too_early_does_not_count() {
-        let mut ledger = Ledger::new(vec![(Partition(0), Offset(5))]);
+    fn an_answer_waits_for_the_reader() {
+        let mut ledger = ledger(&[(0, 5), (1, 0)]);
+        ledger.wish(&[Partition(0), Partition(1)], 100);
+        assert_eq!(ledger.answers(0, 7, 101), []);
+        assert_eq!(ledger.delivers(0, 6), []);
+        assert_eq!(ledger.delivers(0, 7), [(0, 101)]);
+        assert_eq!(ledger.delivers(0, 8), [], "a question is answered once");
+        assert_eq!(ledger.answers(1, 0, 102), [(1, 102)]);
+        assert_eq!(ledger.unasked(), []);
+    }
+
+    #[test]
+    fn an_answer_asked_too_early_leaves_the_question_open() {
+        let mut ledger = ledger(&[(0, 5)]);
         ledger.wish(&[Partition(0)], 100);
-        assert_eq!(ledger.answer(Partition(0), answer(5, 100)), None);
+        assert_eq!(ledger.answers(0, 5, 100), [(0, 100)]);
         assert_eq!(ledger.unasked(), [Partition(0)]);
-        assert_eq!(ledger.answer(Partition(0), answer(5, 101)), Some((Partition(0), 101)));
+        assert_eq!(ledger.answers(0, 5, 101), [(0, 101)]);
+        assert_eq!(ledger.unasked(), []);
     }
 
     #[test]
     fn a_new_wish_keeps_the_answers_that_serve_it() {
-        let mut ledger = Ledger::new(vec![(Partition(0), Offset(0)), (Partition(1), Offset(0))]);
+        let mut ledger = ledger(&[(0, 0), (1, 0)]);
         ledger.wish(&[Partition(0), Partition(1)], 100);
-        assert_eq!(ledger.answer(Partition(0), answer(3, 150)), None);
+        assert_eq!(ledger.answers(0, 3, 150), []);
         ledger.wish(&[Partition(0)], 140);
-        assert_eq!(ledger.unasked(), [] as [Partition; 0]);
+        assert_eq!(ledger.unasked(), []);
         ledger.wish(&[Partition(0)], 150);
         assert_eq!(ledger.unasked(), [Partition(0)]);
-        ledger.wish(&[], 0);
-        assert_eq!(ledger.deliver(Partition(0), Offset(9)), None);
+        assert_eq!(ledger.answers(0, 4, 151), []);
+        assert_eq!(ledger.delivers(0, 3), [], "what was asked at 150 serves no more");
+        assert_eq!(ledger.delivers(0, 4), [(0, 151)]);
+        ledger.wish(&[Partition(0)], 150);
+        assert_eq!(ledger.unasked(), [], "what was settled is not asked again for the same instant");
+    }
+
+    #[test]
+    fn partitions_that_nobody_wished_for_are_answered_too() {
+        let mut ledger = ledger(&[(0, 0), (1, 5), (2, 0)]);
+        ledger.wish(&[Partition(0)], 100);
+        let answers = [(Partition(0), answer(0, 101)), (Partition(1), answer(5, 101)), (Partition(2), answer(9, 101))];
+        assert_eq!(told(ledger.answer(answers)), [(0, 101), (1, 101)]);
+        ledger.wish(&[Partition(0)], 200);
+        assert_eq!(ledger.answers(2, 20, 201), []);
+        assert_eq!(ledger.delivers(2, 9), [(2, 101)], "the nearer goal, since nobody waits for the other");
     }
 
     #[test]
     fn a_log_that_lost_its_tail_moves_the_goal_down_and_new_records_do_not_move_it_up() {
-        let mut ledger = Ledger::new(vec![(Partition(0), Offset(0))]);
+        let mut ledger = ledger(&[(0, 0)]);
         ledger.wish(&[Partition(0)], 0);
-        assert_eq!(ledger.answer(Partition(0), answer(9, 1)), None);
-        assert_eq!(ledger.answer(Partition(0), answer(20, 2)), None);
-        assert_eq!(ledger.answer(Partition(0), answer(4, 3)), None);
-        assert_eq!(ledger.deliver(Partition(0), Offset(4)), Some((Partition(0), 3)));
+        assert_eq!(ledger.answers(0, 9, 1), []);
+        assert_eq!(ledger.answers(0, 20, 2), []);
+        assert_eq!(ledger.answers(0, 4, 3), []);
+        assert_eq!(ledger.delivers(0, 4), [(0, 3)]);
+    }
+
+    #[test]
+    fn only_a_wish_that_is_due_before_the_asking_thread_looks_up_wakes_it() {
+        let mut ledger = ledger(&[(0, 0)]);
+        ledger.looks_up_ms = 500;
+        assert!(ledger.wish(&[Partition(0)], 400));
+        assert!(!ledger.wish(&[Partition(0)], 600));
+        assert!(!ledger.wish(&[], 0));
     }
 }

@@ -2,6 +2,7 @@
 //! It refuses to guess: silence is not emptiness, and a log that does not hold the next offset is an error.
 
 use std::ffi::c_int;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
@@ -20,9 +21,9 @@ use crate::source::kafka::emptiness::Desk;
 use crate::source::kafka::native::{Batch, Connection, Message};
 use crate::source::kafka::secrets::Secrets;
 
-/// Records in one arrival, at most.
+/// Records in one parcel, at most.
 pub(super) const CHUNK_RECORDS: usize = 4096;
-/// Bytes after which an arrival is full.
+/// Bytes after which a parcel is full.
 const CHUNK_BYTES: usize = 4 << 20;
 /// How long the reading thread waits for a first message before it looks whether it should stop.
 const IDLE_MS: c_int = 100;
@@ -60,7 +61,7 @@ pub(super) struct Reader {
     pub(super) slots: Vec<Option<usize>>,
     pub(super) tracks: Vec<Track>,
     pub(super) desk: Arc<Desk>,
-    pub(super) out: SyncSender<Result<Arrival, Failure>>,
+    pub(super) out: SyncSender<Result<Vec<Arrival>, Failure>>,
     pub(super) stopped: Arc<AtomicBool>,
     pub(super) connection: Arc<Connection>,
     pub(super) wanted: Arc<Wanted>,
@@ -195,43 +196,61 @@ impl Reader {
         track.records.push_bounded(record, headers_left_out);
         track.reach(offset.next());
         if track.records.len() >= CHUNK_RECORDS || track.records.bytes() >= CHUNK_BYTES {
-            self.flush(slot)?;
+            self.flush(slot..slot + 1)?;
         }
         Ok(())
     }
 
     pub(super) fn flush_all(&mut self) -> Result<(), Stop> {
-        (0..self.tracks.len()).try_for_each(|slot| self.flush(slot))
+        self.flush(0..self.tracks.len())
     }
 
-    /// Sends what was taken of a partition, then what follows from the position that this reaches.
-    pub(super) fn flush(&mut self, slot: usize) -> Result<(), Stop> {
-        let track = &mut self.tracks[slot];
-        if !track.moved {
-            return Ok(());
-        }
-        track.moved = false;
-        let (partition, reached) = (track.partition, track.reached);
-        self.ends.reach(slot, reached, track.records.len());
-        if !track.records.is_empty() {
+    /// Sends what was taken of these partitions, then what follows from the positions that this reaches. In as few parcels as their
+    /// bounds allow: at the head of many partitions each has a record or two, and the channel counts parcels.
+    pub(super) fn flush(&mut self, slots: Range<usize>) -> Result<(), Stop> {
+        let (mut parcel, mut bytes, mut reached) = (Vec::new(), 0, Vec::new());
+        for slot in slots.clone() {
+            let track = &mut self.tracks[slot];
+            if !std::mem::take(&mut track.moved) {
+                continue;
+            }
+            reached.push((track.partition, track.reached));
+            self.ends.reach(slot, track.reached, track.records.len());
+            if track.records.is_empty() {
+                continue;
+            }
+            if bytes + track.records.bytes() > CHUNK_BYTES {
+                bytes = 0;
+                let full = std::mem::take(&mut parcel);
+                self.send(full)?;
+            }
+            let track = &mut self.tracks[slot];
+            bytes += track.records.bytes();
             let next = with_room_of(&track.records);
             let records = std::mem::replace(&mut track.records, next);
-            self.send(Arrival::Records { partition, records })?;
+            parcel.push(Arrival::Records { partition: track.partition, records });
         }
-        if let Some(empty) = self.desk.deliver(partition, reached) {
-            self.send(empty)?;
-        }
-        let track = &mut self.tracks[slot];
-        if !track.ended && track.end.is_some_and(|end| reached >= end) {
-            track.ended = true;
-            self.connection.pause(&self.topic, partition).map_err(|e| Stop::Failed(unexpected(e)))?;
-            self.send(Arrival::End { partition })?;
+        self.send(parcel)?;
+        // After the records: nobody may hear before them that they were all.
+        self.send(self.desk.deliver(&reached))?;
+        self.end(slots)
+    }
+
+    /// Ends those of these partitions that have come to their end.
+    fn end(&mut self, slots: Range<usize>) -> Result<(), Stop> {
+        for track in &mut self.tracks[slots] {
+            if !track.ended && track.end.is_some_and(|end| track.reached >= end) {
+                track.ended = true;
+                let partition = track.partition;
+                self.connection.pause(&self.topic, partition).map_err(|e| Stop::Failed(unexpected(e)))?;
+                self.out.send(Ok(vec![Arrival::End { partition }])).map_err(|_| Stop::Dropped)?;
+            }
         }
         Ok(())
     }
 
-    pub(super) fn send(&self, arrival: Arrival) -> Result<(), Stop> {
-        self.out.send(Ok(arrival)).map_err(|_| Stop::Dropped)
+    pub(super) fn send(&self, parcel: Vec<Arrival>) -> Result<(), Stop> {
+        if parcel.is_empty() { Ok(()) } else { self.out.send(Ok(parcel)).map_err(|_| Stop::Dropped) }
     }
 
     /// What librdkafka retries by itself is said now and then; what it would skip or jump over ends the source.

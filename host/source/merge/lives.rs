@@ -158,6 +158,13 @@ fn simulate(seed: u64, keep: bool) -> Found {
             lives &= life.read(partition, now, usize::MAX, random.chance(50), &mut journal, keep);
             life.merge.empty(Partition(partition), now);
         }
+        // Others are asked with them, and say something too once all that they hold was read.
+        for partition in 0..PARTITIONS {
+            if random.chance(100) {
+                lives &= life.read(partition, now, usize::MAX, random.chance(50), &mut journal, keep);
+                life.merge.empty(Partition(partition), now);
+            }
+        }
         if !lives {
             found.crashes += 1;
             life = Life::new(&log, &saved, &journal);
