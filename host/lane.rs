@@ -178,6 +178,7 @@ impl Running {
     fn new(lane: Lane) -> Running {
         let Lane { name, clock, signals, board, core, journal, mut store, .. } = lane;
         let context = Context { name, clock, signals, board };
+        journal.count(&context.board.journal);
         let mut running = Running {
             gather: Gather::new(lane.source, lane.merge, lane.batch_records, lane.backlog, &context),
             last_record: core.last(),

@@ -3,6 +3,7 @@
 pub mod board;
 pub mod ends;
 pub mod health;
+pub mod journal_meter;
 pub mod log;
 pub mod losses;
 pub mod meter;

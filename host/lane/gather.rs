@@ -535,6 +535,8 @@ mod tests {
         let settings = settings(None);
         bench.gather.ask_partitions(&bench.context, &settings, true);
         assert!(bench.heard.lock().unwrap().asked.is_empty(), "nothing waits, and time does not follow the clock");
+        bench.gather.ask_partitions(&bench.context, &self::settings(Some(30)), false);
+        assert!(bench.heard.lock().unwrap().asked.is_empty(), "it does so only while nothing is released");
         bench.arrive(records(0, &[(0, 1000)]));
         assert_eq!(bench.fill(no_floors), Ok(vec![]));
         bench.gather.ask_partitions(&bench.context, &settings, true);

@@ -12,6 +12,7 @@ use crate::config::Late;
 use crate::counts::Counts;
 use crate::event_time::{AppendTime, EventTime, Implausible, LaneTime};
 use crate::observe::ends::Ends;
+use crate::observe::journal_meter::JournalMeter;
 use crate::observe::losses::Losses;
 use crate::observe::meter::Meter;
 use crate::observe::plugin_log::Log;
@@ -263,6 +264,8 @@ pub struct LaneBoard {
     pub state_bytes: Number,
     /// Bytes of the largest key, value and list items of any checkpoint in this life.
     pub largest_key: Number,
+    /// Its journal.
+    pub journal: Arc<JournalMeter>,
     /// Checkpoints written.
     pub checkpoints: Number,
     /// When a checkpoint last covered everything.

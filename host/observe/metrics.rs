@@ -221,6 +221,14 @@ const METRICS: &[Metric] = &[
         "size of the largest key with its value and list items in any checkpoint since the start; plugin.state_bytes limits it",
         |lane, _, out| out.number(lane.largest_key.get()),
     ),
+    count("keyfold_journal_writes_total", "journal writes", |lane, _, out| out.number(lane.journal.writes.get())),
+    count("keyfold_journal_written_bytes_total", "size of all journal writes", |lane, _, out| {
+        out.number(lane.journal.written_bytes.get());
+    }),
+    count("keyfold_journal_compactions_total", "journal writes of all that it holds", |lane, _, out| {
+        out.number(lane.journal.compactions.get());
+    }),
+    gauge("keyfold_journal_bytes", "size of all journal entries", |lane, _, out| out.number(lane.journal.bytes.get())),
     count("keyfold_checkpoints_total", "checkpoints written", |lane, _, out| out.number(lane.checkpoints.get())),
     gauge(
         "keyfold_checkpoint_age_seconds",

@@ -152,9 +152,7 @@ impl KafkaSource {
     pub fn first_offsets(&self) -> Vec<(Partition, Offset)> {
         self.first_offsets.clone()
     }
-}
 
-impl KafkaSource {
     /// The next arrivals; none after `timeout`.
     fn next_parcel(&self, timeout: Duration) -> Result<Vec<Arrival>, Failure> {
         let parcels = self.parcels.as_ref().expect("the channel lives until the source is dropped");

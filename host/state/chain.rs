@@ -27,7 +27,7 @@ const FORMAT: u32 = 1;
 /// Claims that are kept. A host that slept through as many takeovers would go unnoticed.
 const KEPT_CLAIMS: usize = 256;
 /// Links that are read at the same time.
-const READS: usize = 16;
+const READS: usize = 32;
 /// Links that are read at the same time by a host that follows the owner of a chain, to take it over.
 const FOLLOWED: usize = 4;
 /// Why a link is refused whose successor holds another digest.

@@ -12,6 +12,7 @@ use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
 use crate::machine;
+use crate::observe::journal_meter::JournalMeter;
 use crate::state::chain::{Chain, Link, Needless, unreadable};
 use crate::state::database::{Change, Database, Entries, Error, Visit};
 
@@ -26,27 +27,30 @@ const OVERHEAD: usize = 9;
 
 const MIB: usize = 1 << 20;
 
+/// A change whose value is a part of what was read or will be written.
+type Said = (Vec<u8>, Option<Bytes>);
+
 /// When a link says all that the database holds, so that a start reads no links before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Compaction {
-    /// After so many links, while all is small. Of a large database more, up to [`Compaction::MOST`] times as many: writing all of it
-    /// again costs more than reading them.
+    /// After so many links of a database with at most [`Compaction::SMALL`] bytes. Of a larger one in proportion, so that all of it is not written
+    /// for few changes, but not of more than [`Compaction::MOST`] times as many.
     pub links: usize,
 }
 
 impl Compaction {
-    /// How many times more links of a large database may be read.
-    const MOST: usize = 16;
+    const SMALL: usize = 64 << 10;
+    const MOST: usize = 64;
 
     /// Whether it is time after `links` with `bytes`, for a database of this size.
     fn is_due(self, (links, bytes): (usize, usize), size: usize) -> bool {
-        links >= self.links * (size / MIB).clamp(1, Compaction::MOST) || bytes >= MIB.max(4 * size)
+        links >= self.links * (size / Compaction::SMALL).clamp(1, Compaction::MOST) || bytes >= MIB.max(4 * size)
     }
 }
 
 impl Default for Compaction {
     fn default() -> Compaction {
-        Compaction { links: 256 }
+        Compaction { links: 64 }
     }
 }
 
@@ -108,6 +112,7 @@ pub struct Chained {
     writer: Mutex<Writer>,
     /// Why it cannot be used any more, if it cannot.
     closed: OnceLock<String>,
+    meter: OnceLock<Arc<JournalMeter>>,
 }
 
 struct Writer {
@@ -145,6 +150,7 @@ impl Chained {
             contents: Mutex::new(contents),
             writer: Mutex::new(Writer { chain, since }),
             closed: OnceLock::new(),
+            meter: OnceLock::new(),
         };
         database.prune(needless);
         Ok(database)
@@ -221,8 +227,7 @@ impl Database for Chained {
         if changes.is_empty() {
             return Ok(());
         }
-        let changes: Vec<(Vec<u8>, Option<Bytes>)> =
-            changes.into_iter().map(|(key, value)| (key, value.map(Bytes::from))).collect();
+        let changes: Vec<Said> = changes.into_iter().map(|(key, value)| (key, value.map(Bytes::from))).collect();
         let mut writer = machine::lock(&self.writer);
         self.check_open()?;
         let is_whole = self.compaction.is_due(writer.since, self.contents().size);
@@ -244,6 +249,12 @@ impl Database for Chained {
         }
         let mut contents = self.contents();
         changes.into_iter().for_each(|(key, value)| contents.apply(key, value));
+        if let Some(meter) = self.meter.get() {
+            meter.writes.add(1);
+            meter.written_bytes.add(bytes as u64);
+            meter.compactions.add(u64::from(is_whole));
+            meter.bytes.set(contents.size as u64);
+        }
         drop(contents);
         if is_whole {
             writer.since = (0, 0);
@@ -261,8 +272,14 @@ impl Database for Chained {
         self.runtime.block_on(writer.chain.check_ownership())
     }
 
+    fn count(&self, meter: &Arc<JournalMeter>) {
+        meter.bytes.set(self.contents().size as u64);
+        self.meter.get_or_init(|| Arc::clone(meter));
+    }
+
+    /// Everything is written, so nothing is asked of the object store.
     fn close(&self) -> Result<(), Error> {
-        self.check_ownership()?;
+        self.check_open()?;
         self.closed.get_or_init(|| "it was closed".to_owned());
         Ok(())
     }
@@ -310,7 +327,7 @@ fn encode<'a>(changes: impl Iterator<Item = (&'a [u8], Option<&'a Bytes>)>) -> B
 }
 
 /// Reads changes. Claims say none.
-fn decode(body: &Bytes) -> Result<Vec<(Vec<u8>, Option<Bytes>)>, String> {
+fn decode(body: &Bytes) -> Result<Vec<Said>, String> {
     let mut left = body.clone();
     match left.first() {
         None => return Ok(Vec::new()),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::failure::{Exit, Failure};
+use crate::observe::journal_meter::JournalMeter;
 
 /// A stored key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
@@ -44,6 +45,9 @@ pub trait Database: Entries {
 
     /// Fails with [`Error::Fenced`] if the database was opened elsewhere before the call. It writes nothing.
     fn check_ownership(&self) -> Result<(), Error>;
+
+    /// Counts writes there from now on, if it is a journal's database.
+    fn count(&self, _: &Arc<JournalMeter>) {}
 
     /// Closes the database. What was written stays even if it is never closed.
     fn close(&self) -> Result<(), Error>;

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use crate::clock::Clock;
 use crate::event_time::AppendTime;
 use crate::machine;
+use crate::observe::journal_meter::JournalMeter;
 use crate::position::{Floor, Frontier, Offset, Partition};
 use crate::row::Image;
 use crate::state::chained::Chained;
@@ -203,6 +204,11 @@ impl Journal {
         let prefix = [IMAGE, &deployment.to_be_bytes()[..]].concat();
         let keys = entries(&*self.database, &prefix)?.into_iter().map(|(key, _)| [&prefix[..], &key].concat());
         self.database.write(keys.map(|key| (key, None)).collect())
+    }
+
+    /// Counts what is written there, from now on.
+    pub fn count(&self, meter: &Arc<JournalMeter>) {
+        self.database.count(meter);
     }
 
     /// Closes the journal.

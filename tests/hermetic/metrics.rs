@@ -116,6 +116,7 @@ fn check(metrics: &Metrics) {
         ("keyfold_open_keys{lane=\"topic\"}", 5.0),
         ("keyfold_state_bytes{lane=\"topic\"}", 95.0),
         ("keyfold_largest_key_bytes{lane=\"topic\"}", 19.0),
+        ("keyfold_journal_compactions_total{lane=\"topic\"}", 0.0),
         ("keyfold_sink_up", 1.0),
         ("keyfold_sink_retries_total", 0.0),
         ("keyfold_sink_queued_batches", 0.0),
@@ -127,6 +128,9 @@ fn check(metrics: &Metrics) {
     for some in [
         "keyfold_checkpoints_total{lane=\"topic\"}",
         "keyfold_checkpoint_bytes{lane=\"topic\"}",
+        "keyfold_journal_writes_total{lane=\"topic\"}",
+        "keyfold_journal_written_bytes_total{lane=\"topic\"}",
+        "keyfold_journal_bytes{lane=\"topic\"}",
         "keyfold_checkpoint_duration_seconds{lane=\"topic\"}",
         "keyfold_swap_gap_seconds{lane=\"topic\"}",
         "keyfold_lane_seconds_total{lane=\"topic\",activity=\"map\"}",

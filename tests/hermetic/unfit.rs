@@ -41,6 +41,41 @@ fn a_journal_that_was_deleted_beside_its_checkpoints_is_refused_by_name() {
 }
 
 #[test]
+fn a_journal_with_a_file_that_is_missing_cut_short_or_of_an_earlier_build_is_refused_by_its_name() {
+    let pipeline = Pipeline::new(&Settings::default().to_toml());
+    write_records(&pipeline.path("log.ndjson"), &generate(2_000, 20, 7));
+    pipeline.run_to_end(&[]).expect_code(0);
+    let folder = pipeline.path("state/log/lanes/topic");
+    let named = std::fs::read_dir(&folder).expect("it is there").map(|file| file.expect("it is readable").file_name());
+    let mut names: Vec<String> = named.map(|name| name.into_string().expect("a number")).collect();
+    names.sort();
+    let [.., former, last] = &names[..] else { panic!("a claim and some entries, but there are {names:?}") };
+
+    let aside = pipeline.path("aside");
+    std::fs::rename(folder.join(former), &aside).expect("it is there");
+    let missing = format!("log/lanes/topic/{former} is missing");
+    pipeline.run_to_end(&[]).expect_code(5).expect_said(&[&missing, "put it back from a copy"]);
+    let found = ids(&doctor(&pipeline, 5));
+    assert!(found.iter().any(|id| *id == Symptom::StateForeign.name()), "{found:?}");
+    std::fs::rename(&aside, folder.join(former)).expect("it is aside");
+
+    let whole = std::fs::read(folder.join(last)).expect("it is there");
+    for length in [0, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(folder.join(last), &whole[..length]).expect("it is writable");
+        let damaged = format!("cannot read log/lanes/topic/{last}");
+        pipeline.run_to_end(&[]).expect_code(5).expect_said(&[&damaged]);
+    }
+    std::fs::write(folder.join(last), &whole).expect("it is writable");
+
+    std::fs::create_dir(folder.join("wal")).expect("it is writable");
+    std::fs::write(folder.join("wal/00000000000000000001.sst"), b"").expect("it is writable");
+    let said = ["log/lanes/topic/wal is of an earlier form", "begin anew with another state.url"];
+    pipeline.run_to_end(&[]).expect_code(5).expect_said(&said);
+    std::fs::remove_dir_all(folder.join("wal")).expect("it is there");
+    pipeline.run_to_end(&[]).expect_code(0);
+}
+
+#[test]
 fn a_limit_of_open_files_that_is_too_low_for_the_lanes_is_refused_with_the_number() {
     let source = "[source.file]\npath = \"log.ndjson\"\nformat = \"records\"\nordering = \"partition\"".to_owned();
     let pipeline = Pipeline::new(&Settings { source, ..Settings::default() }.to_toml());

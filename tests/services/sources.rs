@@ -82,17 +82,21 @@ fn an_open_transaction_is_not_empty_and_a_commit_marker_is() {
         .expect("it opens");
     source.ask(&[Partition(0), Partition(1)], 0);
     assert!(matches!(next(&mut source), Arrival::Empty { partitions, .. } if partitions == [Partition(1)]));
-    let quiet = source.next(Duration::from_secs(1)).expect("the source is well");
-    assert!(quiet.is_none(), "partition 0 has an open transaction, but: {quiet:?}");
+    // Partition 1 may be asked again with partition 0.
+    match source.next(Duration::from_secs(1)).expect("the source is well") {
+        None => {}
+        Some(Arrival::Empty { partitions, .. }) if partitions == [Partition(1)] => {}
+        heard => panic!("partition 0 has an open transaction, but: {heard:?}"),
+    }
 
     open.commit_transaction(PATIENCE).expect("the broker commits");
     let mut offsets = Vec::new();
     loop {
         match next(&mut source) {
             Arrival::Records { records, .. } => offsets.extend(records.offsets),
-            Arrival::Empty { partitions, .. } => {
-                break assert_eq!(partitions, [Partition(0)], "the marker at the end is no record");
-            }
+            // The marker at the end is no record.
+            Arrival::Empty { partitions, .. } if partitions.contains(&Partition(0)) => break,
+            Arrival::Empty { .. } => {}
             Arrival::End { .. } => panic!("there is no end"),
         }
     }

@@ -104,6 +104,19 @@ impl<'a> Life<'a> {
         true
     }
 
+    /// Asks the partitions for which heads wait, and now and then others with them; false if it dies before their floors are durable.
+    fn ask(&mut self, now: i64, random: &mut Random, journal: &mut Durable, keep: bool) -> bool {
+        let mut lives = true;
+        let waits = self.merge.blocked().map(|b| numbers(&b.partitions)).unwrap_or_default();
+        for partition in 0..PARTITIONS {
+            if waits.contains(&partition) || random.chance(100) {
+                lives &= self.read(partition, now, usize::MAX, random.chance(50), journal, keep);
+                self.merge.empty(Partition(partition), now);
+            }
+        }
+        lives
+    }
+
     fn release(&mut self, most: usize) {
         let mut out = Records::default();
         self.asked |= self.merge.release(most, usize::MAX, &mut out).asked;
@@ -154,17 +167,7 @@ fn simulate(seed: u64, keep: bool) -> Found {
             let (most, dies) = (random.index(20), random.chance(50));
             lives &= random.chance(300) || life.read(partition, now, most, dies, &mut journal, keep);
         }
-        for partition in life.merge.blocked().map(|b| numbers(&b.partitions)).unwrap_or_default() {
-            lives &= life.read(partition, now, usize::MAX, random.chance(50), &mut journal, keep);
-            life.merge.empty(Partition(partition), now);
-        }
-        // Others are asked with them, and say something too once all that they hold was read.
-        for partition in 0..PARTITIONS {
-            if random.chance(100) {
-                lives &= life.read(partition, now, usize::MAX, random.chance(50), &mut journal, keep);
-                life.merge.empty(Partition(partition), now);
-            }
-        }
+        lives &= life.ask(now, random, &mut journal, keep);
         if !lives {
             found.crashes += 1;
             life = Life::new(&log, &saved, &journal);
