@@ -513,7 +513,7 @@ impl Running {
     fn load_more_keys(&mut self, wait: bool) -> Result<(), Interrupt> {
         let Some(loading) = &mut self.loading else { return Ok(()) };
         self.context.board.enter(Activity::Store);
-        if loading.step(&mut self.core, wait)? {
+        if loading.step(&mut self.core, wait).map_err(|e| self.store.explain(e))? {
             self.loading = None;
         }
         Ok(self.checkpoints.check_state(self.core.count_state(&self.context.board))?)

@@ -66,14 +66,21 @@ impl Contents {
     /// What links say together.
     fn of(path: &str, links: &[Link]) -> Result<Contents, Error> {
         let mut contents = Contents::default();
-        for link in links {
+        contents.read(path, links, &mut 0).map(|()| contents)
+    }
+
+    /// Takes in what links say that follow the one with the number `last`, which becomes that of the last of them.
+    fn read(&mut self, path: &str, links: &[Link], last: &mut u64) -> Result<(), Error> {
+        let before = *last;
+        for link in links.iter().filter(|link| link.number > before) {
             if link.is_whole {
-                contents = Contents::default();
+                *self = Contents::default();
             }
             let changes = decode(&link.body).map_err(|why| unreadable(path, link.number, &why))?;
-            changes.into_iter().for_each(|(key, value)| contents.apply(key, value));
+            changes.into_iter().for_each(|(key, value)| self.apply(key, value));
+            *last = link.number;
         }
-        Ok(contents)
+        Ok(())
     }
 
     fn apply(&mut self, key: Vec<u8>, value: Option<Bytes>) {
@@ -134,8 +141,10 @@ impl Chained {
         runtime: &Handle,
         compaction: Compaction,
     ) -> Result<Chained, Error> {
-        let (mut chain, links) = runtime.block_on(Chain::claim(objects, path, |_| Ok(None)))?;
-        let contents = Contents::of(path, &links)?;
+        let (mut contents, mut last) = (Contents::default(), 0);
+        // What cannot be read is refused before a claim follows it.
+        let claim = |links: &[Link]| contents.read(path, links, &mut last).map(|()| None);
+        let (mut chain, links) = runtime.block_on(Chain::claim(objects, path, claim))?;
         let partial = links.iter().filter(|link| !link.is_whole);
         let mut since = partial.fold((1, 0), |(links, bytes), link| (links + 1, bytes + link.body.len()));
         if compaction.is_due(since, contents.size) {

@@ -196,6 +196,7 @@ impl Store {
     /// Writes a manifest at once.
     fn become_now(&mut self, manifest: Manifest) -> Result<(), Error> {
         let chain = self.chain.as_mut().expect("no checkpoint is being written");
+        self.asked = None; // who asks now could find this manifest
         self.stores.runtime.block_on(chain.append(true, manifest.encode().into()))?;
         self.delete_needless_links()?;
         self.version = Arc::new(Version::of(&manifest.contents, &folder(&self.path), self.runs));
@@ -216,7 +217,8 @@ impl Store {
         if self.version.runs.is_empty() {
             return Ok(vec![None; keys.len()]);
         }
-        let found = self.stores.runtime.block_on(self.version.get(&*self.stores.objects, keys))?;
+        let found = self.stores.runtime.block_on(self.version.get(&*self.stores.objects, keys));
+        let found = found.map_err(|e| self.explain(e))?;
         keys.iter().zip(found).map(|(key, record)| state_of(&self.path, key, record.as_deref())).collect()
     }
 
@@ -227,7 +229,17 @@ impl Store {
         from: Option<EventTime>,
         until: EventTime,
     ) -> Result<(Vec<Vec<u8>>, Option<EventTime>), Error> {
-        self.stores.runtime.block_on(self.version.timers(&*self.stores.objects, from, until))
+        let found = self.stores.runtime.block_on(self.version.timers(&*self.stores.objects, from, until));
+        found.map_err(|e| self.explain(e))
+    }
+
+    /// Returns why something cannot be read: what is missing may have been deleted by another host, or by a reset, which takes the lane over first.
+    pub fn explain(&self, error: Error) -> Error {
+        let Some(chain) = self.chain.as_ref().filter(|_| matches!(error, Error::Unreadable(_))) else { return error };
+        match self.stores.runtime.block_on(chain.check_ownership()) {
+            Err(fenced @ Error::Fenced(_)) => fenced,
+            _ => error,
+        }
     }
 
     /// Begins to read all keys, in key order, as of the last checkpoint.
@@ -312,6 +324,7 @@ impl Store {
         let contents = Contents { checkpoint: Some(checkpoint), runs: self.version.runs_as_stored() };
         let manifest = Manifest { contents, undo: self.undo_for(probation) };
         let mut chain = self.chain.take().expect("one manifest is written at a time");
+        self.asked = None; // who asks now could find this manifest
         let body = Bytes::from(manifest.encode());
         let write = async move {
             let written = chain.append(true, body).await;
@@ -461,7 +474,7 @@ impl Store {
                 );
                 return Ok(());
             }
-            files => files?,
+            files => files.map_err(|e| self.explain(e))?,
         };
         let merged = self.run(files, self.runs);
         self.runs += 1;

@@ -248,6 +248,9 @@ fn links_that_are_missing_damaged_or_in_another_order_are_refused_by_name() {
     let cut = place.bytes(4);
     place.put(4, cut.slice(..cut.len() - 1));
     assert!(place.refused().contains(&format!("cannot read {}: its entries end too early", name(4))));
+    assert_eq!(place.links(), [1, 2, 3, 4], "a start that is refused leaves nothing behind");
+    place.put(4, cut);
+    assert_eq!(text(&place.open()), ["k=2"]);
 
     let place = whole();
     let (third, fourth) = (place.bytes(3), place.bytes(4));
