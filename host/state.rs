@@ -32,6 +32,7 @@ pub mod manifest;
 pub mod memory;
 mod merge;
 pub mod objects;
+pub mod pages;
 pub mod patient;
 pub mod reader;
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub fn of_checkpoints(config: &Config) -> Result<Status, Failure> {
         let writes = objects.list(Some(&Path::from(path).join("manifests"))).map_ok(|object| object.last_modified);
         let written: Vec<_> = runtime.block_on(writes.try_collect()).map_err(outside)?;
         let written_ms = written.into_iter().max().map(|at| at.timestamp_millis());
-        lanes.push(of_checkpoint(name, &checkpoint, written_ms, &log)?);
+        lanes.push(of_checkpoint(name, checkpoint, written_ms, &log)?);
     }
     Ok(Status {
         pipeline: config.name.clone(),

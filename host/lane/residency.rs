@@ -8,7 +8,8 @@ use crate::lane::batch::Prepared;
 use crate::lane::core::Core;
 use crate::observe::board::{Activity, LaneBoard};
 use crate::state::database::Error;
-use crate::state::store::{Page, Pages, Store};
+use crate::state::pages::{Page, Pages};
+use crate::state::store::Store;
 use crate::state::{KeyState, Shard, SlotId, hash, shard_of};
 
 /// Keys taken over between two batches until all are in memory: some milliseconds.

@@ -10,7 +10,8 @@ use crate::state::chain::Chain;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::database::Error;
 use crate::state::manifest::Manifest;
-use crate::state::store::{Pages, Stores, folder, last_manifest, manifests, state_of};
+use crate::state::pages::Pages;
+use crate::state::store::{Stores, folder, last_manifest, manifests, state_of};
 use crate::state::version::Version;
 
 /// State that is only read: all of it belongs to one checkpoint.
