@@ -40,6 +40,7 @@ mod scripted;
 pub mod store;
 pub mod tenure;
 mod version;
+mod writing;
 
 /// A key's bytes. Short ones, as most are, are kept in the slot itself.
 pub type KeyBytes = SmallVec<[u8; 23]>;

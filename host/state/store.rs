@@ -6,7 +6,6 @@
 //! captured, and [`Store::commit`], which writes the manifest that makes it valid. Requests are made beside the lane.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -25,11 +24,11 @@ use crate::state::capture::Chunk;
 use crate::state::chain::{Chain, Link};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::database::Error;
-use crate::state::file::{Builder, File, FileInfo, sizes};
+use crate::state::file::{File, FileInfo};
 use crate::state::manifest::{Contents, Manifest};
-use crate::state::merge::{Files, Merge};
 use crate::state::pages::Pages;
 use crate::state::version::{Run, Version};
+use crate::state::writing::{Names, Writing, merged};
 use crate::state::{KeyState, Shard, layout};
 
 /// How long a file stays that no manifest needs: somebody may read it by an earlier one.
@@ -90,18 +89,6 @@ pub struct Store {
     reading: Weak<Version>,
 }
 
-/// Names of files: no other opening of the store uses them.
-struct Names {
-    opening: u64,
-    next: AtomicU64,
-}
-
-impl Names {
-    fn next(&self) -> String {
-        format!("{:010}-{:010}", self.opening, self.next.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
 impl Stores {
     /// Opens a lane's state, and creates it if it does not exist. Its former owner is fenced.
     pub fn open(&self, path: &str) -> Result<Store, Error> {
@@ -138,15 +125,19 @@ fn without_manifests(path: &str) -> Error {
 impl Store {
     fn open(stores: Stores, path: &str) -> Result<Store, Error> {
         let open = async {
-            let there = names(&*stores.objects, path).await?;
+            let mut there = sizes_of(&*stores.objects, path).await?;
             let claim = |links: &[Link]| match links {
                 [] if !there.is_empty() => Err(without_manifests(path)),
                 links => Ok(Some(Bytes::from(last_manifest(path, links)?.encode()))),
             };
             let (chain, links) = Chain::claim(&stores.objects, &manifests(path), claim).await?;
             let manifest = last_manifest(path, &links)?;
+            if check_files(path, &manifest, &there).is_err() {
+                there = sizes_of(&*stores.objects, path).await?; // the former owner may have written until the claim
+                check_files(path, &manifest, &there)?;
+            }
             let needed: BTreeSet<&str> = manifest.files().map(|file| file.name.as_str()).collect();
-            let needless: Vec<String> = there.into_iter().filter(|name| !needed.contains(name.as_str())).collect();
+            let needless = there.into_keys().filter(|name| !needed.contains(name.as_str())).collect::<Vec<String>>();
             Ok((chain, manifest, needless))
         };
         let (chain, manifest, needless) = stores.runtime.block_on(open)?;
@@ -154,7 +145,7 @@ impl Store {
         let now = Duration::from_micros(clock::uptime_us());
         Ok(Store {
             runs: version.runs.len() as u64,
-            names: Arc::new(Names { opening: chain.last(), next: AtomicU64::new(0) }),
+            names: Arc::new(Names::of(chain.last())),
             needless: needless.into_iter().map(|name| (now, name)).collect(),
             stores,
             path: path.to_owned(),
@@ -184,7 +175,7 @@ impl Store {
     pub fn clear(&mut self) -> Result<usize, Error> {
         self.become_now(Manifest::default())?;
         let deleted = async {
-            let there = names(&*self.stores.objects, &self.path).await?;
+            let there: Vec<String> = sizes_of(&*self.stores.objects, &self.path).await?.into_keys().collect();
             delete(&*self.stores.objects, &self.path, &there).await?;
             Ok(there.len())
         };
@@ -452,8 +443,9 @@ impl Store {
         let is_oldest = range.end == self.version.runs.len();
         let (stores, path, names) = (self.stores.clone(), self.path.clone(), Arc::clone(&self.names));
         let ids = runs.iter().map(|run| run.id).collect();
-        let work =
-            async move { merged(&stores, &path, &names, runs.into_iter().map(|run| run.files), is_oldest).await };
+        let work = async move {
+            merged(&stores.objects, (&path, &names), runs.into_iter().map(|run| run.files), is_oldest).await
+        };
         self.merging = Some(Merging { ids, task: self.begin_task(work)? });
         Ok(())
     }
@@ -505,12 +497,29 @@ fn taken<T>(task: &Task<T>, path: &str) -> Result<Option<T>, Error> {
         .map_err(|_| Error::Outside(format!("the task that writes {path} has ended without a result: this is a bug")))
 }
 
-/// The names of the files under a path.
-async fn names(objects: &dyn ObjectStore, path: &str) -> Result<Vec<String>, Error> {
+/// The files under a path, with their sizes.
+async fn sizes_of(objects: &dyn ObjectStore, path: &str) -> Result<BTreeMap<String, u64>, Error> {
     let folder = Path::from(folder(path));
     let found: Result<Vec<_>, _> = objects.list(Some(&folder)).try_collect().await;
     let found = found.map_err(|e| Error::Outside(format!("state.url: cannot list {folder}: {e}")))?;
-    Ok(found.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
+    Ok(found.iter().filter_map(|object| Some((object.location.filename()?.to_owned(), object.size))).collect())
+}
+
+/// Refuses files that are missing, or that have another size than was written.
+fn check_files(path: &str, manifest: &Manifest, there: &BTreeMap<String, u64>) -> Result<(), Error> {
+    let folder = folder(path);
+    manifest.files().try_for_each(|file| match there.get(&file.name) {
+        Some(size) if *size == file.size => Ok(()),
+        size => Err(unfit(&format!("{folder}/{}", file.name), size.copied(), file.size)),
+    })
+}
+
+/// Why a file is refused that has another size than was written, or is missing.
+fn unfit(file: &str, size: Option<u64>, written: u64) -> Error {
+    let what = size.map_or("is missing".to_owned(), |size| format!("has {size} bytes, and {written} were written"));
+    Error::Unreadable(format!(
+        "state.url: {file} {what}: put it back from a copy, or run `keyfold reset` to rebuild the state from the log"
+    ))
 }
 
 async fn delete(objects: &dyn ObjectStore, path: &str, names: &[String]) -> Result<(), Error> {
@@ -524,26 +533,7 @@ async fn delete(objects: &dyn ObjectStore, path: &str, names: &[String]) -> Resu
     Ok(())
 }
 
-/// Merges runs into one. If they are the oldest, nothing is kept of keys without state.
-async fn merged(
-    stores: &Stores,
-    path: &str,
-    names: &Names,
-    runs: impl Iterator<Item = Files>,
-    are_oldest: bool,
-) -> Result<Vec<FileInfo>, Error> {
-    let mut merge = Merge::new(&stores.objects, runs, &[]);
-    let mut files = Writing::new(&*stores.objects, path, names);
-    while let Some((key, record)) = merge.next().await? {
-        let is_deleted = layout::decode(&record).map_err(|e| unreadable(path, &key, e))?.is_deleted();
-        if !(are_oldest && is_deleted) {
-            files.push(&key, &record).await?;
-        }
-    }
-    files.finish().await
-}
-
-fn unreadable(path: &str, key: &[u8], why: layout::Corrupt) -> Error {
+pub(super) fn unreadable(path: &str, key: &[u8], why: layout::Corrupt) -> Error {
     Error::Unreadable(format!("cannot read key \"{}\" of {path}: {why}", key.escape_ascii()))
 }
 
@@ -552,43 +542,4 @@ pub(super) fn state_of(path: &str, key: &[u8], record: Option<&[u8]>) -> Result<
     let Some(record) = record else { return Ok(None) };
     let read = layout::decode(record).and_then(|record| Ok(record.state()?.map(|state| (state, record.version))));
     read.map_err(|e| unreadable(path, key, e))
-}
-
-/// Files of one run that are being written, each of about [`Sizes::file`](super::file::Sizes).
-struct Writing<'a> {
-    objects: &'a dyn ObjectStore,
-    path: &'a str,
-    names: &'a Names,
-    builder: Builder,
-    files: Vec<FileInfo>,
-}
-
-impl<'a> Writing<'a> {
-    fn new(objects: &'a dyn ObjectStore, path: &'a str, names: &'a Names) -> Writing<'a> {
-        Writing { objects, path, names, builder: Builder::new(), files: Vec::new() }
-    }
-
-    async fn push(&mut self, key: &[u8], record: &[u8]) -> Result<(), Error> {
-        self.builder.push(key, record).map_err(|e| unreadable(self.path, key, e))?;
-        if self.builder.size() >= sizes().file {
-            self.end_file().await?;
-        }
-        Ok(())
-    }
-
-    async fn end_file(&mut self) -> Result<(), Error> {
-        let (info, bytes) = std::mem::replace(&mut self.builder, Builder::new()).finish(self.names.next());
-        let location = Path::from(format!("{}/{}", folder(self.path), info.name));
-        let put = self.objects.put(&location, bytes.into()).await;
-        put.map_err(|e| Error::Outside(format!("state.url: cannot write {location}: {e}")))?;
-        self.files.push(info);
-        Ok(())
-    }
-
-    async fn finish(mut self) -> Result<Vec<FileInfo>, Error> {
-        if !self.builder.is_empty() {
-            self.end_file().await?;
-        }
-        Ok(self.files)
-    }
 }

@@ -493,8 +493,10 @@ fn damaged_or_missing_files_are_refused_by_name() {
             }
             let names: Vec<String> = (0..100).map(|i| format!("key {i}")).collect();
             let keys: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
-            let store = open(&stores);
-            let refused = store.read(&keys).map(drop).and_then(|()| store.timers(None, EventTime::at(99)).map(drop));
+            let refused = stores.open(PATH).and_then(|store| {
+                store.read(&keys)?;
+                store.timers(None, EventTime::at(99)).map(drop)
+            });
             let (exit, message) = said(refused.expect_err("it is not what was written"));
             assert_eq!(exit, Exit::State, "{message}");
             assert!(message.contains(file.as_ref()) && message.contains("keyfold reset"), "{message}");
