@@ -16,6 +16,7 @@ use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use twox_hash::XxHash3_64;
 
 use crate::machine::{self, Planted, plants};
 use crate::state::database::Error;
@@ -61,6 +62,23 @@ struct Header {
     /// The numbers of the last claims; in whole links and claims.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     claims: Vec<u64>,
+    /// The XXH3 of this line without it and of the body, in hexadecimal: nothing else tells of damage to the last link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    check: Option<String>,
+}
+
+impl Header {
+    /// Its first line, with the check of itself and of the body.
+    fn line(&self, body: &[u8]) -> Vec<u8> {
+        let json = |header: &Header| {
+            let mut line = serde_json::to_vec(header).expect("plain data becomes JSON");
+            line.push(b'\n');
+            line
+        };
+        let mut checked = Header { check: None, ..self.clone() };
+        checked.check = Some(format!("{:016x}", XxHash3_64::oneshot(&[&json(&checked)[..], body].concat())));
+        json(&checked)
+    }
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -183,9 +201,8 @@ impl Chain {
     async fn put(&mut self, is_claim: bool, is_whole: bool, body: Bytes) -> Result<(), Error> {
         let claims = if is_claim || is_whole { self.claims.clone() } else { Vec::new() };
         let (owner, before) = (self.owner.clone(), self.digest.clone());
-        let header = Header { format: FORMAT, owner, claim: is_claim, whole: is_whole, before, claims };
-        let mut bytes = serde_json::to_vec(&header).expect("plain data becomes JSON");
-        bytes.push(b'\n');
+        let header = Header { format: FORMAT, owner, claim: is_claim, whole: is_whole, before, claims, check: None };
+        let mut bytes = header.line(&body);
         bytes.extend_from_slice(&body);
         let (digest, location, bytes) = (digest(&bytes), location(&self.path, self.next), Bytes::from(bytes));
         match self.objects.put_opts(&location, PutPayload::from(bytes.clone()), PutMode::Create.into()).await {
@@ -404,6 +421,14 @@ async fn read_back(objects: &Arc<dyn ObjectStore>, path: &str, there: &BTreeSet<
 }
 
 fn parse(path: &str, number: u64, bytes: &Bytes) -> Result<(Header, Bytes), Error> {
+    let (header, body) = split(path, number, bytes)?;
+    match header.line(&body) == bytes[..bytes.len() - body.len()] {
+        true => Ok((header, body)),
+        false => Err(unreadable(path, number, "it is damaged: put it back from a copy")),
+    }
+}
+
+fn split(path: &str, number: u64, bytes: &Bytes) -> Result<(Header, Bytes), Error> {
     let end = memchr::memchr(b'\n', bytes).ok_or_else(|| unreadable(path, number, "it is incomplete"))?;
     let header: Header =
         serde_json::from_slice(&bytes[..end]).map_err(|e| unreadable(path, number, &format!("its first line: {e}")))?;
@@ -418,7 +443,7 @@ fn parse(path: &str, number: u64, bytes: &Bytes) -> Result<(Header, Bytes), Erro
 /// The body of a link of any bytes.
 #[cfg(any(fuzzing, test))]
 pub(super) fn body_of(bytes: &Bytes) -> Result<Bytes, Error> {
-    parse("fuzz", 1, bytes).map(|(_, body)| body)
+    split("fuzz", 1, bytes).map(|(_, body)| body)
 }
 
 /// Why a link cannot be read.

@@ -294,7 +294,9 @@ fn read<T: for<'de> Deserialize<'de>>(database: &dyn Database, key: &[u8]) -> Re
 
 fn parse<T: for<'de> Deserialize<'de>>(name: &str, value: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(value).map_err(|e| {
-        Error::Unreadable(format!("cannot read {name}: {e}; run the keyfold version that wrote it, or a newer one"))
+        Error::Unreadable(format!(
+            "state.url: cannot read {name}: {e}; run the keyfold version that wrote it, or a newer one"
+        ))
     })
 }
 

@@ -534,7 +534,7 @@ async fn delete(objects: &dyn ObjectStore, path: &str, names: &[String]) -> Resu
 }
 
 pub(super) fn unreadable(path: &str, key: &[u8], why: layout::Corrupt) -> Error {
-    Error::Unreadable(format!("cannot read key \"{}\" of {path}: {why}", key.escape_ascii()))
+    Error::Unreadable(format!("state.url: cannot read key \"{}\" of {path}: {why}", key.escape_ascii()))
 }
 
 /// The state that a record gives, with its version.

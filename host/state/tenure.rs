@@ -45,7 +45,7 @@ impl Tenure {
             serde_json::from_slice::<Reserved>(&held).map_err(|e| {
                 let name = database.name();
                 Error::Unreadable(format!(
-                    "cannot read {name}: {e}; run the keyfold version that wrote it, or a newer one"
+                    "state.url: cannot read {name}: {e}; run the keyfold version that wrote it, or a newer one"
                 ))
             })
         });

@@ -234,3 +234,19 @@ async fn a_link_that_is_missing_or_was_changed_is_refused() {
         assert!(error.contains(why), "{error}");
     }
 }
+
+#[tokio::test]
+async fn each_bit_of_the_last_link_counts() {
+    let objects = store();
+    let (mut chain, _) = claim(&objects).await;
+    chain.append(true, Bytes::from_static(b"all")).await.expect("it owns the chain");
+    let last = location(PATH, 2);
+    let whole = objects.get(&last).await.expect("it is there").bytes().await.expect("it is memory");
+    for bit in 0..whole.len() * 8 {
+        let mut bytes = whole.to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        objects.put(&last, bytes.into()).await.expect("it is memory");
+        let read = Chain::read(&objects, PATH).await;
+        assert!(matches!(read, Err(Error::Unreadable(_))), "bit {bit}: {read:?}");
+    }
+}

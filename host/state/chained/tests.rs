@@ -282,19 +282,28 @@ fn entries_of_a_newer_format_or_of_none_are_refused() {
 
 /// Links as they were first written: a claim, a write, and one that says all. Where the digest of the one before belongs, there is a mark.
 const STORED: [&[u8]; 3] = [
-    b"{\"format\":1,\"owner\":\"00000000000000aa\",\"claim\":true,\"before\":\"#\",\"claims\":[1]}\n",
-    b"{\"format\":1,\"owner\":\"00000000000000aa\",\"before\":\"#\"}\n\
+    b"{\"format\":1,\"owner\":\"00000000000000aa\",\"claim\":true,\"before\":\"#\",\"claims\":[1],\"check\":\"%\"}\n",
+    b"{\"format\":1,\"owner\":\"00000000000000aa\",\"before\":\"#\",\"check\":\"%\"}\n\
         \x01\x01\x01\0\0\0k\x02\0\0\0v1\x01\x01\0\0\0l\0\0\0\0\x01\x01\0\0\0m\x01\0\0\0x\0\x01\0\0\0m",
-    b"{\"format\":1,\"owner\":\"00000000000000aa\",\"whole\":true,\"before\":\"#\",\"claims\":[1]}\n\
+    b"{\"format\":1,\"owner\":\"00000000000000aa\",\"whole\":true,\"before\":\"#\",\"claims\":[1],\"check\":\"%\"}\n\
         \x01\x01\x01\0\0\0k\x02\0\0\0v2\x01\x01\0\0\0l\0\0\0\0",
 ];
+
+/// The link with its check in the place of the mark.
+fn checked(link: Vec<u8>) -> Vec<u8> {
+    const CHECK: &[u8] = b",\"check\":\"%\"";
+    let at = link.windows(CHECK.len()).position(|bytes| bytes == CHECK).expect("a mark");
+    let without = [&link[..at], &link[at + CHECK.len()..]].concat();
+    let check = format!(",\"check\":\"{:016x}\"", twox_hash::XxHash3_64::oneshot(&without));
+    [&link[..at], check.as_bytes(), &link[at + CHECK.len()..]].concat()
+}
 
 #[test]
 fn a_stored_journal_is_what_it_always_was() {
     let mut before = String::new();
     let stored = STORED.map(|link| {
         let at = link.iter().position(|byte| *byte == b'#').expect("a mark");
-        let bytes = [&link[..at], before.as_bytes(), &link[at + 1..]].concat();
+        let bytes = checked([&link[..at], before.as_bytes(), &link[at + 1..]].concat());
         before = sha2::Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         bytes
     });
@@ -317,7 +326,7 @@ fn a_stored_journal_is_what_it_always_was() {
         assert_eq!(written[number(&written)..], stored[number(stored)..]);
         let shape = |link: &[u8]| -> serde_json::Value {
             let mut header: serde_json::Value = serde_json::from_slice(&link[..number(link)]).expect("JSON");
-            (header["owner"], header["before"]) = ("".into(), "".into());
+            (header["owner"], header["before"], header["check"]) = ("".into(), "".into(), "".into());
             header
         };
         assert_eq!(shape(&written), shape(stored));
