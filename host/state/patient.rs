@@ -181,7 +181,10 @@ impl Waiting {
 
     /// Returns the result of an earlier attempt whose answer was lost, if the object is what that attempt put.
     async fn is_ours(&self, location: &Path, payload: &PutPayload) -> Result<Option<PutResult>> {
-        let found = self.inner.get(location).await?;
+        let found = match self.inner.get(location).await {
+            Err(Error::NotFound { .. }) => return Ok(None), // whoever came later has deleted it
+            found => found?,
+        };
         let (e_tag, version) = (found.meta.e_tag.clone(), found.meta.version.clone());
         let is_equal = found.bytes().await? == Bytes::from(payload.clone());
         Ok(is_equal.then_some(PutResult { e_tag, version, extensions: object_store::Extensions::default() }))
