@@ -52,8 +52,8 @@ struct Taking {
     covered_ms: i64,
     /// The next offsets, which it covers.
     next: Vec<(Partition, Offset)>,
-    /// Behind the rows that it covers, until they are acknowledged.
-    barrier: Option<Barrier>,
+    /// Behind the rows that it covers.
+    barrier: Barrier,
     lengths: Option<Lengths>,
     is_captured: bool,
     is_committing: bool,
@@ -201,7 +201,7 @@ impl Running {
             began,
             covered_ms,
             next,
-            barrier: Some(barrier),
+            barrier,
             lengths: plants(Planted::CheckpointBeforeAcknowledgement).then(Lengths::default),
             is_captured: false,
             is_committing: false,
@@ -220,8 +220,8 @@ impl Running {
                 self.store.add(part)?;
             }
         }
-        if let (None, Some(barrier)) = (taking.lengths, &taking.barrier) {
-            taking.lengths = self.writer.passed(barrier)?; // I2, I3
+        if taking.lengths.is_none() {
+            taking.lengths = self.writer.passed(&taking.barrier)?; // I2, I3
         }
         let is_written = taking.is_captured && self.store.uploads()? == 0;
         if let Some(lengths) = taking.lengths.filter(|_| is_written && !taking.is_committing) {

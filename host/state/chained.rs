@@ -194,13 +194,8 @@ impl Chained {
                 ),
             }
         };
-        if machine::simulated().is_none() {
-            drop(self.runtime.spawn(delete));
-            return;
-        }
-        let runtime = self.runtime.clone();
         // What is not deleted now, because no thread can be had, is needless to the next owner too.
-        let _ = machine::spawn("prune", move || runtime.block_on(delete));
+        let _ = machine::background(&self.runtime, delete);
     }
 
     /// The contents, which nobody holds while they wait for something.

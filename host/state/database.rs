@@ -21,9 +21,6 @@ pub type Change = (Vec<u8>, Option<Vec<u8>>);
 /// What a scan calls with each key and its value until it returns [`ControlFlow::Break`]. It must not call the database.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
-/// Keys a caller asks for in one call of [`Entries::get`]: a database reads as many concurrently.
-pub const CONCURRENT_READS: usize = 64;
-
 /// A sorted map of bytes that can be read. All calls block.
 pub trait Entries: Send + Sync {
     /// Returns the name of the database, as errors give it.
@@ -57,9 +54,6 @@ pub trait Database: Entries {
 pub trait Databases: Send + Sync {
     /// Opens a database, and creates it if it does not exist. Its former owner is fenced.
     fn open(&self, path: &str) -> Result<Arc<dyn Database>, Error>;
-
-    /// Opens a database for reading, if it exists. Its owner is not fenced, and later writes are not seen.
-    fn reader(&self, path: &str) -> Result<Option<Box<dyn Entries>>, Error>;
 }
 
 /// Why a lane's state or journal cannot be used.

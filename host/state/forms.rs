@@ -6,7 +6,7 @@ use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
 use crate::state::chained::Chained;
-use crate::state::database::{Database, Databases, Entries, Error};
+use crate::state::database::{Database, Databases, Error};
 
 /// The databases on an object store.
 pub struct ObjectDatabases {
@@ -24,10 +24,5 @@ impl ObjectDatabases {
 impl Databases for ObjectDatabases {
     fn open(&self, path: &str) -> Result<Arc<dyn Database>, Error> {
         Ok(Arc::new(Chained::open(&self.objects, path, &self.runtime)?))
-    }
-
-    fn reader(&self, path: &str) -> Result<Option<Box<dyn Entries>>, Error> {
-        let found = Chained::reader(&self.objects, path, &self.runtime)?;
-        Ok(found.map(|found| Box::new(found) as Box<dyn Entries>))
     }
 }

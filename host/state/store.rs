@@ -24,7 +24,7 @@ use crate::state::capture::Chunk;
 use crate::state::chain::{Chain, Link};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::database::Error;
-use crate::state::file::{File, FileInfo};
+use crate::state::file::FileInfo;
 use crate::state::manifest::{Contents, Manifest};
 use crate::state::pages::Pages;
 use crate::state::version::{Run, Version};
@@ -126,12 +126,15 @@ impl Store {
     fn open(stores: Stores, path: &str) -> Result<Store, Error> {
         let open = async {
             let mut there = sizes_of(&*stores.objects, path).await?;
-            let claim = |links: &[Link]| match links {
-                [] if !there.is_empty() => Err(without_manifests(path)),
-                links => Ok(Some(Bytes::from(last_manifest(path, links)?.encode()))),
+            let mut manifest = Manifest::default();
+            let claim = |links: &[Link]| {
+                if links.is_empty() && !there.is_empty() {
+                    return Err(without_manifests(path));
+                }
+                manifest = last_manifest(path, links)?;
+                Ok(Some(Bytes::from(manifest.encode())))
             };
-            let (chain, links) = Chain::claim(&stores.objects, &manifests(path), claim).await?;
-            let manifest = last_manifest(path, &links)?;
+            let (chain, _) = Chain::claim(&stores.objects, &manifests(path), claim).await?;
             if check_files(path, &manifest, &there).is_err() {
                 there = sizes_of(&*stores.objects, path).await?; // the former owner may have written until the claim
                 check_files(path, &manifest, &there)?;
@@ -241,7 +244,7 @@ impl Store {
     // ---- a checkpoint
 
     /// Whether one is being taken.
-    pub fn is_busy(&self) -> bool {
+    fn is_busy(&self) -> bool {
         self.pending.is_some() || self.committing.is_some()
     }
 
@@ -307,7 +310,7 @@ impl Store {
         (checkpoint.sink_length, checkpoint.letters_length) = lengths;
         self.take_merged()?;
         let new = runs.into_iter().filter(|run| !run.is_empty());
-        let new: Vec<Run> = new.zip(self.runs..).map(|(infos, id)| self.run(infos, id)).collect();
+        let new: Vec<Run> = new.zip(self.runs..).map(|(infos, id)| self.run(&infos, id)).collect();
         self.runs += new.len() as u64;
         let runs = new.into_iter().chain(self.version.runs.iter().cloned()).collect();
         self.version = Arc::new(Version { runs });
@@ -386,9 +389,8 @@ impl Store {
         begun.map_err(|e| Error::Outside(format!("cannot write {}: no thread: {e}", self.path)))
     }
 
-    fn run(&self, infos: Vec<FileInfo>, id: u64) -> Run {
-        let folder = folder(&self.path);
-        Run { id, files: infos.into_iter().map(|info| File::new(&folder, info)).collect() }
+    fn run(&self, infos: &[FileInfo], id: u64) -> Run {
+        Run::of(infos, &folder(&self.path), id)
     }
 
     /// Notes which files are needless now that this manifest is durable.
@@ -467,7 +469,7 @@ impl Store {
             }
             files => files.map_err(|e| self.explain(e))?,
         };
-        let merged = self.run(files, self.runs);
+        let merged = self.run(&files, self.runs);
         self.runs += 1;
         let mut runs = self.version.runs.clone();
         let at = runs.iter().position(|run| run.id == ids[0]).expect("only a merge takes runs away");

@@ -9,7 +9,7 @@ use object_store::ObjectStore;
 
 use crate::event_time::EventTime;
 use crate::state::database::Error;
-use crate::state::file::{File, filter_hash, sizes};
+use crate::state::file::{File, FileInfo, filter_hash, sizes};
 use crate::state::layout;
 use crate::state::manifest::Contents;
 use crate::state::merge::Files;
@@ -32,6 +32,11 @@ pub(super) struct Version {
 }
 
 impl Run {
+    /// The run with this number, of the files that a manifest describes.
+    pub(super) fn of(infos: &[FileInfo], folder: &str, id: u64) -> Run {
+        Run { id, files: infos.iter().map(|info| File::new(folder, info.clone())).collect() }
+    }
+
     /// Its size, bytes.
     fn size(&self) -> u64 {
         self.files.iter().map(|file| file.info.size).sum()
@@ -46,14 +51,13 @@ impl Run {
 
 impl Version {
     /// What a manifest says of the runs.
-    pub(super) fn runs_as_stored(&self) -> Vec<Vec<crate::state::file::FileInfo>> {
+    pub(super) fn runs_as_stored(&self) -> Vec<Vec<FileInfo>> {
         self.runs.iter().map(|run| run.files.iter().map(|file| file.info.clone()).collect()).collect()
     }
 
     /// The runs of a manifest, numbered from `first_id` on.
     pub(super) fn of(contents: &Contents, folder: &str, first_id: u64) -> Version {
-        let files = |infos: &Vec<_>| infos.iter().map(|info| File::new(folder, Clone::clone(info))).collect();
-        let runs = contents.runs.iter().zip(first_id..).map(|(infos, id)| Run { id, files: files(infos) });
+        let runs = contents.runs.iter().zip(first_id..).map(|(infos, id)| Run::of(infos, folder, id));
         Version { runs: runs.collect() }
     }
 

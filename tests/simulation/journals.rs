@@ -211,11 +211,6 @@ impl Databases for SeenDatabases {
         self.journals.note_opening();
         Ok(Arc::new(SeenJournal { chained, journals, process }))
     }
-
-    fn reader(&self, path: &str) -> Result<Option<Box<dyn Entries>>, Error> {
-        let found = Chained::reader(&self.objects, path, shared().runtime.handle())?;
-        Ok(found.map(|found| Box::new(found) as Box<dyn Entries>))
-    }
 }
 
 /// A journal that a host has opened, with the faults that are planted in it.
