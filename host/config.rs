@@ -22,8 +22,8 @@ mod tests;
 pub use keys::{most_like, reference};
 pub use model::{
     Admin, AdminTls, Compile, Component, Config, CqlSink, CqlTls, DEFAULT_COMPILE, DEFAULT_LIMITS, DeadLetters,
-    FileFormat, FileSource, ImplausibleTime, KafkaSource, Late, Limits, Listen, NdjsonSink, OnStrike, Ordering, Plugin,
-    Run, Sink, Source, SqliteSink, State, Telemetry, Time, WithdrawnRows,
+    FileFormat, FileSource, Hosts, ImplausibleTime, KafkaSource, Late, Limits, Listen, NdjsonSink, OnStrike, Ordering,
+    Plugin, Run, Sink, Source, SqliteSink, State, Telemetry, Time, WithdrawnRows,
 };
 pub use schema::schema;
 

@@ -34,12 +34,19 @@ pub struct Failure {
     pub exit: Exit,
     /// `what failed: why; what to do`, in lower case without a full stop.
     pub message: String,
+    /// Whether it is that another host has taken over a lane. The host's other lanes are not concerned.
+    pub is_fenced: bool,
 }
 
 impl Failure {
     /// Creates a failure.
     pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure { exit, message: message.into() }
+        Failure { exit, message: message.into(), is_fenced: false }
+    }
+
+    /// Another host has taken over a lane.
+    pub fn fenced(message: impl Into<String>) -> Failure {
+        Failure { is_fenced: true, ..Failure::state(message) }
     }
 
     /// The configuration, or the command line, asks for what cannot be.

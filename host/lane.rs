@@ -206,7 +206,7 @@ impl Running {
     /// Works until the source has ended or a stop is requested, and then writes a last checkpoint.
     fn work(&mut self) -> Result<(), Interrupt> {
         loop {
-            self.context.signals.check_rewind()?;
+            self.context.signals.check()?;
             if self.context.signals.stop_requested() {
                 return self.last_checkpoint();
             }
@@ -237,7 +237,7 @@ impl Running {
         } else {
             self.fold(records)?;
         }
-        self.context.signals.check_rewind()?;
+        self.context.signals.check()?;
         self.load_more_keys(false)?;
         self.migrate_more_keys(MIGRATE_KEYS)?;
         self.losses.tell(&self.context);
@@ -268,7 +268,7 @@ impl Running {
             rest.append(&records, split..records.len());
             before.append(&records, 0..split);
             self.fold_records(&before)?;
-            self.context.signals.check_rewind()?;
+            self.context.signals.check()?;
             self.swap(t)?;
             records = rest;
         }
@@ -318,7 +318,7 @@ impl Running {
         self.checkpoints.touch();
         self.context.board.enter(Activity::Store);
         self.journal_strikes(&output.strikes)?;
-        self.context.signals.check_rewind()?;
+        self.context.signals.check()?;
         self.send(output)
     }
 
@@ -462,7 +462,7 @@ impl Running {
     fn swap(&mut self, t: i64) -> Result<(), Interrupt> {
         let ended = self.context.clock.monotonic();
         self.advance_to(t)?;
-        self.context.signals.check_rewind()?;
+        self.context.signals.check()?;
         let logic = self.succession.next()?;
         self.seal()?; // before it folds anything
         let version = self.succession.plugin().description.state_version;
@@ -535,11 +535,11 @@ impl Running {
     /// between two deployments.
     fn migrate_all_keys(&mut self) -> Result<(), Interrupt> {
         while self.core.is_migrating() {
-            self.context.signals.check_rewind()?;
+            self.context.signals.check()?;
             self.load_more_keys(true)?;
             self.migrate_more_keys(usize::MAX)?;
         }
-        self.context.signals.check_rewind()
+        self.context.signals.check()
     }
 
     // ---- end

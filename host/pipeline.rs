@@ -4,5 +4,6 @@ mod descriptors;
 mod open;
 pub mod reset;
 pub mod run;
+mod share;
 mod stop;
 pub mod world;

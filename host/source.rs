@@ -3,6 +3,7 @@
 
 pub mod merge;
 pub mod file;
+pub mod group;
 pub mod kafka;
 pub mod log_source;
 pub mod past;

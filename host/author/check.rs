@@ -35,7 +35,7 @@ pub fn check(file: &Path, config: &Value) -> Result<Checked, Failure> {
     let engine = engine(2, DEFAULT_LIMITS.memory_bytes)?;
     let loaded = Plugin::load_with(&engine, bytes, config, DEFAULT_LIMITS, &compiling);
     let plugin = loaded.map_err(|error| {
-        let Failure { exit, message } = error;
+        let Failure { exit, message, .. } = error;
         Failure::new(exit, format!("{}: {message}", file.display()))
     })?;
     Ok(Checked { plugin, bytes: size, took: clock::since(began) })

@@ -326,7 +326,7 @@ impl<'a> Case<'a> {
     /// The plugin, the time settings and the records of the case.
     fn tried(&self) -> Result<(Arc<Plugin>, Time, Records), Failure> {
         self.write_config("workers = 1")?;
-        let renamed = |Failure { exit, message }| Failure::new(exit, self.by_the_authors_names(&message));
+        let renamed = |Failure { exit, message, .. }| Failure::new(exit, self.by_the_authors_names(&message));
         let config = config::load(&self.place.join("keyfold.toml"), std::iter::empty()).map_err(renamed)?;
         let (plugin, _) = load_plugin(&config).map_err(renamed)?;
         let records = recent(&config.source, RECORDS, clock::instant() + Duration::from_secs(60));

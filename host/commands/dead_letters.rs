@@ -498,6 +498,7 @@ mod tests {
             topic: "visits".into(),
             group: "g".into(),
             ordering: config::Ordering::Topic,
+            hosts: config::Hosts::One,
             properties: BTreeMap::new(),
             secret_files: BTreeMap::new(),
         })

@@ -15,6 +15,7 @@ pub(super) fn find(given: &mut Given, values: &Values) {
     source_file(given, values);
     cql_credentials(given);
     dead_letters(given);
+    many_hosts(given, values);
     native_code(given, values);
     shared_files(given, values);
     admin(given, values);
@@ -136,6 +137,24 @@ fn dead_letters(given: &mut Given) {
     if topic && !given.has("source.kafka") && !given.has("dead_letters.brokers") {
         let message = "dead_letters.brokers is missing: the source has no brokers for the topic";
         given.problem(given.origin("dead_letters.topic"), message);
+    }
+}
+
+/// What several hosts share must take the writes of all of them: a file of lines has one writer.
+fn many_hosts(given: &mut Given, values: &Values) {
+    if values.text("source.kafka.hosts").as_deref() != Some("many") {
+        return;
+    }
+    let origin = given.origin("source.kafka.hosts");
+    if given.has("sink.ndjson") {
+        let message =
+            "source.kafka.hosts = \"many\" requires a sink that several hosts can write: sink.cql or sink.sqlite";
+        given.problem(origin.clone(), message);
+    }
+    if !given.has("dead_letters.topic") {
+        let message =
+            "source.kafka.hosts = \"many\" requires dead_letters.topic: a file of dead letters has one writer";
+        given.problem(origin, message);
     }
 }
 

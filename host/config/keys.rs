@@ -76,6 +76,7 @@ const GIB: u64 = 1 << 30;
 const LAST_MS: i64 = crate::event_time::LAST_PLAUSIBLE_MS;
 
 const ORDERING: Kind = Kind::Choice(&["topic", "partition"]);
+const HOSTS: Kind = Kind::Choice(&["one", "many"]);
 const CONSISTENCY: Kind =
     Kind::Choice(&["ANY", "ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_QUORUM", "EACH_QUORUM", "LOCAL_ONE"]);
 const NOW: &str = "columns that the host fills with the time of the write";
@@ -94,13 +95,19 @@ pub(super) const KEYS: &[Key] = &[
         "source.kafka.group",
         Kind::Text,
         Absent::Computed("`name`"),
-        "consumer group to which offsets are committed, for lag tools",
+        "consumer group to which offsets are committed, for lag tools, and through which hosts share lanes",
     ),
     key(
         "source.kafka.ordering",
         ORDERING,
         Absent::Is(r#""topic""#),
         "`topic`: all partitions are merged into one lane; `partition`: one lane per partition",
+    ),
+    key(
+        "source.kafka.hosts",
+        HOSTS,
+        Absent::Is(r#""one""#),
+        "`one`: a host takes all lanes over when it starts; `many`: hosts with the same configuration share the lanes through the consumer group",
     ),
     key(
         "source.kafka.properties",

@@ -15,6 +15,15 @@ pub enum Ordering {
     Partition,
 }
 
+/// How many hosts fold a pipeline at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// One, which takes all lanes over when it starts.
+    One,
+    /// Any number. They share the lanes through the consumer group.
+    Many,
+}
+
 /// What happens to late events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Late {
@@ -212,10 +221,12 @@ pub struct KafkaSource {
     pub brokers: String,
     /// The topic.
     pub topic: String,
-    /// Consumer group to which offsets are committed, for lag tools. Default: the pipeline's name.
+    /// Consumer group to which offsets are committed, for lag tools, and through which hosts share lanes. Default: the pipeline's name.
     pub group: String,
     /// How partitions become lanes. Default: topic.
     pub ordering: Ordering,
+    /// How many hosts fold it. Default: one.
+    pub hosts: Hosts,
     /// librdkafka properties, except those that the delivery guarantee depends on.
     pub properties: BTreeMap<String, String>,
     /// The files that secrets among them were read from, by property.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::keys;
 use super::model::{
-    Admin, AdminTls, Compile, Config, CqlSink, CqlTls, DeadLetters, FileFormat, FileSource, ImplausibleTime,
+    Admin, AdminTls, Compile, Config, CqlSink, CqlTls, DeadLetters, FileFormat, FileSource, Hosts, ImplausibleTime,
     KafkaSource, Late, Limits, Listen, NdjsonSink, OnStrike, Ordering, Plugin, Run, Sink, Source, SqliteSink, State,
     Telemetry, Time, WithdrawnRows,
 };
@@ -57,6 +57,10 @@ impl Values {
             topic: self.text("source.kafka.topic")?,
             group: self.text("source.kafka.group").unwrap_or_else(|| name.to_owned()),
             ordering: self.ordering("source.kafka.ordering")?,
+            hosts: match self.text("source.kafka.hosts")?.as_str() {
+                "many" => Hosts::Many,
+                _ => Hosts::One,
+            },
             properties: self.properties("source.kafka.properties")?,
             secret_files: self.secret_files("source.kafka.properties"),
         }))

@@ -269,7 +269,7 @@ impl Patience<'_> {
     /// Whether to keep waiting.
     pub(super) fn lasts(&self) -> bool {
         let Context { clock, signals, .. } = self.context;
-        if signals.rewind_requested() {
+        if signals.rewind_requested() || signals.is_lost() {
             return false;
         }
         if !signals.stop_requested() {

@@ -434,6 +434,7 @@ pub struct Board {
     pub started_ms: i64,
     phase: Mutex<Phase>,
     has_started: AtomicBool,
+    shares: AtomicBool,
     stop: Arc<AtomicBool>,
     lanes: Mutex<Vec<Arc<LaneBoard>>>,
     state: Arc<Outage>,
@@ -461,6 +462,7 @@ impl Board {
             started_ms: clock::now_ms(),
             phase: Mutex::new(Phase::Starting("loading the plugin")),
             has_started: AtomicBool::new(false),
+            shares: AtomicBool::new(false),
             stop: Arc::clone(stop),
             lanes: Mutex::default(),
             state: Arc::default(),
@@ -515,6 +517,21 @@ impl Board {
         let lane = Arc::new(LaneBoard { name: name.to_owned(), traces, state, ..LaneBoard::default() });
         lanes.push(Arc::clone(&lane));
         lane
+    }
+
+    /// Forgets a lane that another host folds now.
+    pub fn forget(&self, name: &str) {
+        self.lanes.lock().expect("nobody panics while holding it").retain(|lane| lane.name != name);
+    }
+
+    /// Records that the host shares the lanes with others, and may have none.
+    pub fn share(&self) {
+        self.shares.store(true, Relaxed);
+    }
+
+    /// Returns whether the host shares the lanes with others.
+    pub fn shares(&self) -> bool {
+        self.shares.load(Relaxed)
     }
 
     /// Returns the boards of all lanes.

@@ -41,7 +41,8 @@ pub fn ready(board: &Board) -> Vec<Check> {
     let mut checks = vec![if is_folding { Check::fine("host", phase(board)) } else { not_yet("host", &phase(board)) }];
     let lanes = board.lanes();
     if lanes.is_empty() {
-        checks.push(not_yet("lanes", "no lane is assigned yet"));
+        let what = "no lane is assigned to this host";
+        checks.push(if board.shares() { Check::fine("lanes", what) } else { not_yet("lanes", what) });
     }
     for lane in lanes {
         let subject = format!("lane {}", lane.name);

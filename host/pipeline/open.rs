@@ -14,12 +14,13 @@ use crate::failure::{Exit, Failure};
 use crate::lane::Lane;
 use crate::lane::audit::Auditor;
 use crate::lane::core::Core;
-use crate::lane::interrupt::Signals;
+use crate::lane::interrupt::{Notice, Signals};
 use crate::machine::{Planted, Thread, plants};
 use crate::observe::board::Board;
 use crate::pipeline::world::World;
 use crate::position::{Offset, Partition};
-use crate::sink::writer::Writer;
+use crate::sink::writer::{LaneWriter, Writer};
+use crate::source::group::{Commits, Grouped};
 use crate::source::log_source::{LogSource, Started};
 use crate::source::merge::Merge;
 use crate::source::{Start, grown};
@@ -31,22 +32,25 @@ use crate::state::tenure::Tenure;
 use crate::{dead_letter, sink};
 
 /// What opening a lane needs of the pipeline.
-pub(super) struct Opening<'a> {
-    pub(super) config: &'a Config,
+pub(super) struct Opening {
+    pub(super) config: Config,
     pub(super) until_end: bool,
     pub(super) deadline: Instant,
-    pub(super) log: &'a PipelineLog,
-    pub(super) news: &'a Arc<News>,
+    pub(super) log: PipelineLog,
+    pub(super) news: Arc<News>,
     /// The deployment that holds from the beginning of the log.
     pub(super) first: u64,
-    pub(super) loader: &'a Arc<Loader>,
-    pub(super) world: &'a dyn World,
-    pub(super) databases: &'a dyn Databases,
-    pub(super) stores: &'a Stores,
-    pub(super) source: &'a LogSource,
-    pub(super) board: &'a Arc<Board>,
-    pub(super) stop: &'a Arc<AtomicBool>,
-    pub(super) back: &'a Arc<AtomicBool>,
+    pub(super) loader: Arc<Loader>,
+    pub(super) world: Arc<dyn World>,
+    pub(super) databases: Arc<dyn Databases>,
+    pub(super) stores: Stores,
+    pub(super) source: Arc<LogSource>,
+    pub(super) workers: Arc<rayon::ThreadPool>,
+    pub(super) board: Arc<Board>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) back: Arc<AtomicBool>,
+    /// By whom lanes tell the group how far they have come, if the host is a member of one.
+    pub(super) commits: Option<Arc<dyn Commits>>,
 }
 
 /// A lane whose state and journal are open and read.
@@ -60,27 +64,20 @@ struct Opened {
     tenure: Arc<Tenure>,
 }
 
-impl Opening<'_> {
+impl Opening {
     /// All lanes, and the thread that writes for them.
     pub(super) fn lanes(
         &self,
         mut sink: Box<dyn sink::Sink>,
         mut letters: Box<dyn dead_letter::DeadLetterWriter>,
-        workers: &Arc<rayon::ThreadPool>,
     ) -> Result<(Vec<Lane>, Thread<()>), Failure> {
         let mut opened = Vec::new();
         let seals = self.log.seals()?; // of the deployments, once for all lanes
-        for partitions in self.source.lanes(self.config) {
-            self.board.lane(&self.source.lane_name(self.config, &partitions));
+        for partitions in self.source.lanes(&self.config) {
+            self.board.lane(&self.source.lane_name(&self.config, &partitions));
             opened.push(self.lane(partitions, &seals)?);
         }
-        // The former owners are fenced by now, and end.
-        let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
-        sink.claim(deadline)?; // I8
-        letters.claim(deadline)?; // I8
-        for lane in &mut opened {
-            self.put_back(lane, &mut *sink)?;
-        }
+        self.claim(&mut *sink, &mut *letters)?; // the former owners are fenced by now, and end
         if let [lane] = opened.as_mut_slice() {
             lane.cut_files(&mut *sink, &mut *letters)?;
         }
@@ -91,12 +88,50 @@ impl Opening<'_> {
         sink.end_line(ours(|beginning| beginning.sink_length))?;
         letters.end_line(ours(|beginning| beginning.letters_length))?;
         let lengths = (sink.length()?, letters.length()?);
-        let (writer, writing) = Writer::start(sink, letters, self.board)?;
-        let mut lanes = Vec::new();
-        for lane in opened {
-            lanes.push(lane.assemble(self, &writer, workers, lengths)?);
-        }
+        let (writer, writing) = Writer::start(sink, letters, &self.board)?;
+        let assemble = |lane| self.assemble(lane, &writer, lengths, Arc::default());
+        let lanes = opened.into_iter().map(assemble).collect::<Result<Vec<Lane>, Failure>>()?;
         Ok((lanes, writing))
+    }
+
+    /// The thread that writes for lanes that are opened one by one. They write no files.
+    pub(super) fn writer(
+        &self,
+        mut sink: Box<dyn sink::Sink>,
+        mut letters: Box<dyn dead_letter::DeadLetterWriter>,
+    ) -> Result<(Writer, Thread<()>), Failure> {
+        self.claim(&mut *sink, &mut *letters)?;
+        Writer::start(sink, letters, &self.board)
+    }
+
+    /// Opens one lane.
+    pub(super) fn one(
+        &self,
+        partitions: Vec<Partition>,
+        writer: &Writer,
+        notice: &Arc<Notice>,
+    ) -> Result<Lane, Failure> {
+        let opened = self.lane(partitions, &self.log.seals()?)?;
+        self.assemble(opened, writer, (None, None), Arc::clone(notice))
+    }
+
+    fn claim(&self, sink: &mut dyn sink::Sink, letters: &mut dyn dead_letter::DeadLetterWriter) -> Result<(), Failure> {
+        let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
+        sink.claim(deadline)?; // I8
+        letters.claim(deadline) // I8
+    }
+
+    /// Puts back what withdrawn deployments replaced, and puts the lane together.
+    fn assemble(
+        &self,
+        mut lane: Opened,
+        writer: &Writer,
+        lengths: (Option<u64>, Option<u64>),
+        notice: Arc<Notice>,
+    ) -> Result<Lane, Failure> {
+        let rows = writer.of_lane(&self.board.lane(&lane.name), Arc::clone(&lane.tenure) as Arc<dyn sink::Owner>);
+        self.put_back(&mut lane, &rows)?;
+        lane.assemble(self, rows, lengths, &notice)
     }
 
     /// The state of a lane as this history knows it: without what a withdrawn deployment made, and empty if another history made it.
@@ -137,7 +172,7 @@ impl Opening<'_> {
     }
 
     /// Puts back, in the sink, what rows of withdrawn deployments replaced; forgets what rows of deployments that stay did.
-    fn put_back(&self, lane: &mut Opened, sink: &mut dyn sink::Sink) -> Result<(), Failure> {
+    fn put_back(&self, lane: &mut Opened, writer: &LaneWriter) -> Result<(), Failure> {
         for (deployment, mut images) in std::mem::take(&mut lane.contents.images) {
             let (verdict, is_of_this_history) = (self.log.verdict(deployment)?, deployment >= self.first);
             if is_of_this_history && verdict.is_none() {
@@ -148,8 +183,8 @@ impl Opening<'_> {
                 if self.config.plugin.withdrawn_rows == WithdrawnRows::List {
                     images.retain(|image| image.row.is_some() || !list(deployment, image));
                 }
-                sink.restore(&images, &*lane.tenure)?; // I8, I10
                 let rows = images.len();
+                writer.restore(images)?; // I8, I10
                 tracing::info!(
                     event = "rows-restored",
                     lane = lane.name,
@@ -164,7 +199,7 @@ impl Opening<'_> {
     }
 
     fn lane(&self, partitions: Vec<Partition>, seals: &Seals) -> Result<Opened, Failure> {
-        let name = self.source.lane_name(self.config, &partitions);
+        let name = self.source.lane_name(&self.config, &partitions);
         let (mut journal, contents) = Journal::over(self.databases.open(&journal::path(&name))?)?;
         let mut seals = Cow::Borrowed(seals);
         if contents.seals.iter().any(|(n, told)| seals.get(n) != Some(told)) {
@@ -201,7 +236,7 @@ impl Opening<'_> {
                 continue;
             }
             // Another host may have folded on since the topic was looked at; now that the journal is this host's, none does.
-            let now = self.world.log(self.config, self.deadline)?.high(partition);
+            let now = self.world.log(&self.config, self.deadline)?.high(partition);
             if let Some(high) = now.filter(|&high| high < next) {
                 let message = format!(
                     "partition {partition} ends at offset {high}, but records up to {next} were folded before: the topic was truncated or \
@@ -216,9 +251,10 @@ impl Opening<'_> {
     fn source(&self, starts: &[Start]) -> Result<Started, Failure> {
         // What was put back in the sink before may have taken long.
         let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
-        let started = self.source.open(self.config, starts, self.until_end, deadline)?;
+        let started = self.source.open(&self.config, starts, self.until_end, deadline)?;
         started.topic_id.iter().try_for_each(|id| self.log.hold_topic(id))?;
-        Ok(started)
+        let Some(commits) = &self.commits else { return Ok(started) };
+        Ok(Started { source: Box::new(Grouped::new(started.source, Arc::clone(commits))), ..started })
     }
 }
 
@@ -255,14 +291,14 @@ impl Opened {
 
     fn assemble(
         self,
-        opening: &Opening<'_>,
-        writer: &Writer,
-        workers: &Arc<rayon::ThreadPool>,
+        opening: &Opening,
+        writer: LaneWriter,
         lengths: (Option<u64>, Option<u64>),
+        notice: &Arc<Notice>,
     ) -> Result<Lane, Failure> {
         let starts = self.starts();
         let Started { source, first_offsets, .. } = opening.source(&starts)?;
-        let Opened { name, store, checkpoint, journal, mut contents, tenure, .. } = self;
+        let Opened { name, store, checkpoint, journal, mut contents, .. } = self;
         if contents.beginning.is_none() {
             let offsets = first_offsets.iter().copied().collect();
             journal.write_beginning(&Beginning { offsets, sink_length: lengths.0, letters_length: lengths.1 })?;
@@ -275,11 +311,11 @@ impl Opened {
         let in_force = checkpoint.as_ref().map_or(opening.first, |c| c.deployment);
         let logic = opening.loader.load(in_force)?;
         let written = contents.images.keys().copied().collect(); // I10
-        let followed = (opening.log.clone(), Arc::clone(opening.news));
-        let deployments = Follower::open(followed, Arc::clone(opening.loader), &name, (in_force, written))?;
+        let followed = (opening.log.clone(), Arc::clone(&opening.news));
+        let deployments = Follower::open(followed, Arc::clone(&opening.loader), &name, (in_force, written))?;
         let last = checkpoint.as_ref().and_then(|c| c.last);
         let merge = Merge::new(&resumes, logic.time.clock_skew_ms, last, contents.frontier, contents.floors);
-        let mut core = Core::new(Arc::clone(&logic.plugin), Arc::clone(workers), logic.time);
+        let mut core = Core::new(Arc::clone(&logic.plugin), Arc::clone(&opening.workers), logic.time);
         core.strikes = contents.strikes.remove(&in_force).unwrap_or_default();
         if let Some(checkpoint) = &checkpoint {
             core.restore(checkpoint);
@@ -296,7 +332,7 @@ impl Opened {
             deployments,
             store,
             journal,
-            writer: writer.of_lane(&board, tenure),
+            writer,
             board,
             log_rate: opening.config.plugin.log_rate,
             strikes: contents.strikes,
@@ -307,7 +343,7 @@ impl Opened {
             checkpoint_interval: opening.config.state.checkpoint_interval,
             lane_bytes: opening.config.state.lane_bytes,
             clock: Arc::new(SystemClock),
-            signals: Signals::new(opening.stop, opening.back),
+            signals: Signals::new(&opening.stop, &opening.back).with(notice),
             backlog,
         })
     }

@@ -20,6 +20,7 @@ use crate::machine::{self, Planted, Thread, plants};
 use crate::observe::board::{Board, Phase};
 use crate::observe::telemetry;
 use crate::pipeline::open::Opening;
+use crate::pipeline::share::Share;
 use crate::pipeline::world::{Real, World, topic};
 use crate::pipeline::{descriptors, stop};
 use crate::plugin::Plugin;
@@ -125,29 +126,41 @@ impl Host<'_> {
         log.remember(config, &plugin.digest)?;
         attend(config, options, (&log, &stores, world), stop)?;
         let listening = News::listen(log.clone())?;
+        let mut share = if options.until_end { None } else { world.group(config)?.map(Share::new) };
         loop {
             let back = Arc::new(AtomicBool::new(false));
-            let opening = Opening {
-                config,
+            let opening = Arc::new(Opening {
+                config: config.clone(),
                 until_end: options.until_end,
                 deadline,
-                log: &log,
-                news: listening.news(),
+                log: log.clone(),
+                news: Arc::clone(listening.news()),
                 first: log.first()?,
-                loader: &loader,
-                world: &**world,
-                databases: &*databases,
-                stores: &stores,
-                source: &outside.source,
-                board,
-                stop,
-                back: &back,
+                loader: Arc::clone(&loader),
+                world: Arc::clone(world),
+                databases: Arc::clone(&databases),
+                stores: stores.clone(),
+                source: Arc::new(outside.source),
+                workers: Arc::clone(&sandbox.workers),
+                board: Arc::clone(board),
+                stop: Arc::clone(stop),
+                back: Arc::clone(&back),
+                commits: share.as_ref().map(Share::commits),
+            });
+            let (summaries, writing) = match &mut share {
+                Some(share) => {
+                    let (writer, writing) = opening.writer(outside.sink, outside.letters)?;
+                    patient.for_ever();
+                    (share.fold(&opening, writer)?, writing)
+                }
+                None => {
+                    let (lanes, writing) = opening.lanes(outside.sink, outside.letters)?;
+                    patient.for_ever();
+                    tracing::info!(event = "folding", pipeline = config.name, lanes = lanes.len(), "folding");
+                    board.enter(Phase::Folding);
+                    (work(lanes, stop)?, writing)
+                }
             };
-            let (lanes, writing) = opening.lanes(outside.sink, outside.letters, &sandbox.workers)?;
-            patient.for_ever();
-            tracing::info!(event = "folding", pipeline = config.name, lanes = lanes.len(), "folding");
-            board.enter(Phase::Folding);
-            let summaries = work(lanes, stop)?;
             if back.load(Ordering::Relaxed) {
                 board.enter(Phase::Rewinding);
             }
@@ -281,8 +294,10 @@ fn work(lanes: Vec<Lane>, stop: &Arc<AtomicBool>) -> Result<Vec<Summary>, Failur
         let thread = machine::spawn("lane", body);
         threads.push(thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for a lane: {e}")))?);
     }
-    let panicked = || {
-        Failure::new(Exit::Unexpected, "a lane ended by a panic: this is a bug; its state is as of the last checkpoint")
-    };
     threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
+}
+
+/// The failure of a lane that has panicked.
+pub(super) fn panicked() -> Failure {
+    Failure::unexpected("a lane ended by a panic: this is a bug; its state is as of the last checkpoint")
 }

@@ -6,11 +6,13 @@ use std::time::Instant;
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Hosts};
 use crate::dead_letter::{self, DeadLetterWriter};
 use crate::failure::Failure;
 use crate::row::Table;
 use crate::sink::{self, Sink};
+use crate::source::group::Group;
+use crate::source::kafka::member::Member;
 use crate::source::log_source::LogSource;
 use crate::state::database::Databases;
 use crate::state::forms::ObjectDatabases;
@@ -32,6 +34,10 @@ pub trait World: Send + Sync {
         runtime: &Handle,
         deadline: Instant,
     ) -> Result<Box<dyn Sink>, Failure>;
+    /// Joins the group of hosts that share the log; none if this host folds it alone.
+    fn group(&self, _config: &Config) -> Result<Option<Box<dyn Group>>, Failure> {
+        Ok(None)
+    }
     /// Opens what dead letters are written to.
     fn letters(&self, config: &Config, deadline: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure>;
 }
@@ -66,6 +72,13 @@ impl World for Real {
         deadline: Instant,
     ) -> Result<Box<dyn Sink>, Failure> {
         sink::open(&config.sink, tables, runtime, Some(deadline))
+    }
+
+    fn group(&self, config: &Config) -> Result<Option<Box<dyn Group>>, Failure> {
+        match &config.source {
+            config::Source::Kafka(kafka) if kafka.hosts == Hosts::Many => Ok(Some(Box::new(Member::join(kafka)?))),
+            config::Source::Kafka(_) | config::Source::File(_) => Ok(None),
+        }
     }
 
     fn letters(&self, config: &Config, deadline: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure> {

@@ -161,7 +161,7 @@ pub fn judge() -> Result<(), Failure> {
     limit_process(&question).map_err(broken)?;
     let answer = match judged(&question, asked.split_off((line + 1).min(asked.len()))) {
         Ok(compiled) => [b"+", &compiled[..]].concat(),
-        Err(Failure { exit, message }) => {
+        Err(Failure { exit, message, .. }) => {
             let refusal = serde_json::to_vec(&Refusal { exit: exit as u8, message }).expect("plain data");
             [b"-", &refusal[..]].concat()
         }

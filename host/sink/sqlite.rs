@@ -104,8 +104,9 @@ impl Sqlite {
         })?;
         done.ok_or_else(|| {
             let path = &self.path;
-            Failure::state(format!(
-                "sink.sqlite: cannot write to {path}: another host has taken over this lane; run only one host per pipeline"
+            Failure::fenced(format!(
+                "sink.sqlite: cannot write to {path}: another host has taken over this lane; run one host per pipeline, or let them \
+                 share it with source.kafka.hosts = \"many\""
             ))
         })
     }

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::machine::{self, Planted, Thread};
 use crate::observe::board::{Board, LaneBoard};
 use crate::record::{NO_TIME, RecordRef, Records};
-use crate::row::Rows;
+use crate::row::{Image, Rows};
 use crate::sink::image::primary_key;
 use crate::sink::{Owner, Refusal, Sink};
 use crate::state::journal::ImageNotes;
@@ -36,8 +36,10 @@ pub struct Lengths {
 enum Message {
     /// Write a batch. `by` is what its dead letters name: the digest of the plugin, and the number of the deployment.
     Write { rows: Rows, letters: Vec<DeadLetter>, by: (String, u64), images: Option<SharedImages>, of: OfLane },
+    /// Put images back, then reply.
+    Restore { images: Vec<Image>, reply: Sender<()>, of: OfLane },
     /// Reply once everything before this is acknowledged.
-    Sync { reply: Sender<Lengths> },
+    Sync { reply: Sender<Lengths>, of: OfLane },
 }
 
 /// A lane's notes of the rows that a deployment on probation replaces.
@@ -48,6 +50,14 @@ pub type SharedImages = Arc<Mutex<ImageNotes>>;
 struct OfLane {
     board: Arc<LaneBoard>,
     owner: Arc<dyn Owner>,
+    /// That another host has taken the lane over, once a write has failed by it. Nothing of the lane is written after that.
+    fenced: Arc<Mutex<Option<Failure>>>,
+}
+
+impl OfLane {
+    fn fenced(&self) -> Option<Failure> {
+        self.fenced.lock().expect("nobody panics while holding it").clone()
+    }
 }
 
 impl Owner for Tenure {
@@ -61,6 +71,7 @@ impl Owner for Tenure {
 }
 
 /// The writing thread, which ends with its last handle.
+#[derive(Clone)]
 pub struct Writer {
     messages: SyncSender<Message>,
     failure: Arc<Mutex<Option<Failure>>>,
@@ -99,9 +110,8 @@ impl Writer {
 
     /// Returns a handle for the lane with this board and this owner.
     pub fn of_lane(&self, board: &Arc<LaneBoard>, owner: Arc<dyn Owner>) -> LaneWriter {
-        let lane = OfLane { board: Arc::clone(board), owner };
-        let (messages, failure, board) = (self.messages.clone(), Arc::clone(&self.failure), Arc::clone(&self.board));
-        LaneWriter { writer: Writer { messages, failure, board }, lane }
+        let lane = OfLane { board: Arc::clone(board), owner, fenced: Arc::default() };
+        LaneWriter { writer: self.clone(), lane }
     }
 }
 
@@ -116,14 +126,22 @@ impl LaneWriter {
         patient: impl Fn() -> bool,
     ) -> Result<bool, Failure> {
         let (by, images, of) = ((plugin.to_owned(), deployment), images.cloned(), self.lane.clone());
-        self.writer.send(Message::Write { rows, letters, by, images, of }, &patient)
+        self.send(Message::Write { rows, letters, by, images, of }, &patient)
+    }
+
+    /// Puts images back ([`Sink::restore`]), and returns once that is done.
+    pub fn restore(&self, images: Vec<Image>) -> Result<(), Failure> {
+        let (reply, answer) = channel();
+        self.send(Message::Restore { images, reply, of: self.lane.clone() }, &|| true)?;
+        machine::receive(&answer).ok_or_else(|| self.failure())
     }
 
     /// Asks to be told once everything handed over so far is acknowledged. Waits while the sink is behind and `patient` returns true; returns none
     /// if the question was not taken.
     pub fn barrier(&self, patient: impl Fn() -> bool) -> Result<Option<Barrier>, Failure> {
         let (reply, answer) = channel();
-        Ok(self.writer.send(Message::Sync { reply }, &patient)?.then_some(Barrier { answer }))
+        let of = self.lane.clone();
+        Ok(self.send(Message::Sync { reply, of }, &patient)?.then_some(Barrier { answer }))
     }
 
     /// Returns the lengths of the files as of a barrier, once everything before it is acknowledged; none while it is not.
@@ -131,8 +149,19 @@ impl LaneWriter {
         match barrier.answer.try_recv() {
             Ok(lengths) => Ok(Some(lengths)),
             Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(self.writer.failure()),
+            Err(TryRecvError::Disconnected) => Err(self.failure()),
         }
+    }
+
+    fn send(&self, message: Message, patient: &impl Fn() -> bool) -> Result<bool, Failure> {
+        match self.lane.fenced() {
+            Some(failure) => Err(failure),
+            None => self.writer.send(message, patient),
+        }
+    }
+
+    fn failure(&self) -> Failure {
+        self.lane.fenced().unwrap_or_else(|| self.writer.failure())
     }
 }
 
@@ -158,6 +187,14 @@ impl Writer {
     }
 }
 
+impl Message {
+    fn of(&self) -> &OfLane {
+        match self {
+            Message::Write { of, .. } | Message::Restore { of, .. } | Message::Sync { of, .. } => of,
+        }
+    }
+}
+
 /// What the writing thread owns.
 struct Outputs {
     sink: Box<dyn Sink>,
@@ -170,23 +207,35 @@ impl Outputs {
     fn serve(&mut self, inbox: &Receiver<Message>, slot: &Mutex<Option<Failure>>) {
         while let Some(message) = machine::receive(inbox) {
             self.board.queue(-1);
+            let of = message.of().clone();
+            if of.fenced().is_some() {
+                continue;
+            }
             // A lane that waits for a reply learns of a failure when the reply is dropped: not before the failure is there.
-            let (served, _reply) = match message {
-                Message::Write { rows, letters, by, images, of } => {
-                    (self.write(&rows, letters, images.as_ref(), (&by, &of)), None)
-                }
-                Message::Sync { reply } => {
-                    let sent = self.sync().map(|lengths| {
-                        let _ = reply.send(lengths); // the lane may have stopped waiting
-                    });
-                    (sent, Some(reply))
-                }
-            };
-            if let Err(failure) = served {
-                *slot.lock().expect("nobody panics while holding it") = Some(failure);
+            let (served, _message) = self.serve_one(message);
+            let Err(failure) = served else { continue };
+            let (slot, is_over) = if failure.is_fenced { (&*of.fenced, false) } else { (slot, true) };
+            *slot.lock().expect("nobody panics while holding it") = Some(failure);
+            if is_over {
                 return;
             }
         }
+    }
+
+    fn serve_one(&mut self, mut message: Message) -> (Result<(), Failure>, Message) {
+        // A lane may have stopped waiting for its reply.
+        let served = match &mut message {
+            Message::Write { rows, letters, by, images, of } => {
+                self.write(rows, std::mem::take(letters), images.as_ref(), (by, of))
+            }
+            Message::Restore { images, reply, of } => self.sink.restore(images, &*of.owner).map(|()| {
+                let _ = reply.send(());
+            }),
+            Message::Sync { reply, .. } => self.sync().map(|lengths| {
+                let _ = reply.send(lengths);
+            }),
+        };
+        (served, message)
     }
 
     fn sync(&mut self) -> Result<Lengths, Failure> {
@@ -199,7 +248,7 @@ impl Outputs {
         rows: &Rows,
         mut letters: Vec<DeadLetter>,
         images: Option<&SharedImages>,
-        ((plugin, deployment), OfLane { board: lane, owner }): (&(String, u64), &OfLane),
+        ((plugin, deployment), OfLane { board: lane, owner, .. }): (&(String, u64), &OfLane),
     ) -> Result<(), Failure> {
         let is_late = machine::plants(Planted::ImageAfterRow);
         if let Some(images) = images.filter(|_| !is_late) {

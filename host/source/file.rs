@@ -212,7 +212,7 @@ mod tests {
 
     fn refusal(text: impl AsRef<[u8]>) -> String {
         match indexed(text, FileFormat::Records) {
-            Err(Failure { exit: Exit::Config, message }) => message,
+            Err(Failure { exit: Exit::Config, message, .. }) => message,
             other => panic!("{other:?} is not a refusal"),
         }
     }
@@ -335,7 +335,7 @@ mod tests {
         let config = config::FileSource { timestamp_start_ms: None, ..config(file.path(), FileFormat::Payloads) };
         let error = inspect(&config).expect_err("there is no timestamp");
         assert!(
-            matches!(&error, Failure { exit: Exit::Config, message: text } if text.contains("source.file.timestamp_start")),
+            matches!(&error, Failure { exit: Exit::Config, message: text, .. } if text.contains("source.file.timestamp_start")),
             "{error}"
         );
     }
@@ -346,7 +346,7 @@ mod tests {
         let error =
             inspect(&config(std::path::Path::new("/nowhere/x.ndjson"), FileFormat::Records)).expect_err("no such file");
         assert!(
-            matches!(&error, Failure { exit: Exit::Outside, message: text } if text.contains("/nowhere/x.ndjson")),
+            matches!(&error, Failure { exit: Exit::Outside, message: text, .. } if text.contains("/nowhere/x.ndjson")),
             "{error}"
         );
     }

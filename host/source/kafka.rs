@@ -12,6 +12,7 @@
 mod broker;
 mod emptiness;
 mod identity;
+pub mod member;
 mod native;
 pub mod produce;
 mod reader;
@@ -285,6 +286,7 @@ mod tests {
                 topic: "visits".into(),
                 group: "test".into(),
                 ordering: config::Ordering::Topic,
+                hosts: config::Hosts::One,
                 properties: BTreeMap::new(),
                 secret_files: BTreeMap::new(),
             }
@@ -498,7 +500,7 @@ mod tests {
             (Start { partition: Partition(1), next: Some(Offset(1)), last: None }, "no partition 1"),
         ] {
             match brokers.open(&[start], false).map(drop) {
-                Err(Failure { exit: Exit::State, message }) => {
+                Err(Failure { exit: Exit::State, message, .. }) => {
                     assert!(message.contains(words) && message.contains("state.url"), "{message}")
                 }
                 other => panic!("{words}: {other:?}"),
@@ -532,7 +534,7 @@ mod tests {
         let brokers = Brokers::with(1);
         let config = config::KafkaSource { brokers: "127.0.0.1:1".into(), ..brokers.config() };
         match inspect(&config, clock::instant() + Duration::from_millis(300)) {
-            Err(Failure { exit: Exit::Outside, message }) => {
+            Err(Failure { exit: Exit::Outside, message, .. }) => {
                 assert!(message.contains("127.0.0.1:1") && message.contains("visits"), "{message}")
             }
             other => panic!("{other:?}"),
@@ -568,7 +570,7 @@ mod tests {
         let refused = |key: &str, value: &str| {
             let properties = BTreeMap::from([(key.to_owned(), value.to_owned())]);
             match check_properties(&properties) {
-                Err(Failure { exit: Exit::Config, message }) => {
+                Err(Failure { exit: Exit::Config, message, .. }) => {
                     assert!(message.contains(&format!("source.kafka.properties.{key}")), "{message}")
                 }
                 other => panic!("{key}: {other:?}"),

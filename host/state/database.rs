@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::observe::journal_meter::JournalMeter;
 
 /// A stored key and its value.
@@ -60,7 +60,9 @@ pub trait Databases: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another host has opened the same database, which has this name.
-    #[error("cannot use {0}: another host has taken over this lane; run only one host per pipeline")]
+    #[error(
+        "cannot use {0}: another host has taken over this lane; run one host per pipeline, or let them share it with source.kafka.hosts = \"many\""
+    )]
     Fenced(String),
     /// The data was written by a newer version, or is damaged.
     #[error("{0}")]
@@ -72,11 +74,12 @@ pub enum Error {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        let exit = match error {
-            Error::Fenced(_) | Error::Unreadable(_) => Exit::State,
-            Error::Outside(_) => Exit::Outside,
-        };
-        Failure::new(exit, error.to_string())
+        let message = error.to_string();
+        match error {
+            Error::Fenced(_) => Failure::fenced(message),
+            Error::Unreadable(_) => Failure::state(message),
+            Error::Outside(_) => Failure::outside(message),
+        }
     }
 }
 

@@ -659,7 +659,7 @@ fn i1_instances_share_nothing() {
 #[test]
 fn a_configuration_is_refused_by_its_schema_or_else_in_the_plugins_words() {
     let refused = |config: Value| match load(env!("HOSTILE_WASM"), &config, LIMITS) {
-        Err(Failure { exit: Exit::Plugin, message }) => message,
+        Err(Failure { exit: Exit::Plugin, message, .. }) => message,
         Err(other) => panic!("not the plugin's fault: {other:?}"),
         Ok(_) => panic!("{config} was taken"),
     };

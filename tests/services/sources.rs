@@ -24,6 +24,7 @@ fn config(brokers: &str, topic: &str) -> config::KafkaSource {
         topic: topic.into(),
         group: format!("{topic}-group"),
         ordering: config::Ordering::Topic,
+        hosts: config::Hosts::One,
         properties: BTreeMap::new(),
         secret_files: BTreeMap::new(),
     }
@@ -66,7 +67,7 @@ fn until_ends(config: &config::KafkaSource, starts: &[Start]) -> Records {
 
 fn state_error(result: Result<KafkaSource, Failure>) -> String {
     match result.map(drop) {
-        Err(Failure { exit: Exit::State, message }) => message,
+        Err(Failure { exit: Exit::State, message, .. }) => message,
         other => panic!("{other:?} is no error of the state"),
     }
 }
@@ -186,7 +187,7 @@ fn a_log_that_is_trimmed_past_a_slow_reader_ends_the_source() {
         }
     };
     assert!(
-        matches!(&error, Failure { exit: Exit::State, message: text } if text.contains("begins at 2000")),
+        matches!(&error, Failure { exit: Exit::State, message: text, .. } if text.contains("begins at 2000")),
         "{error}"
     );
 }
@@ -225,8 +226,10 @@ fn a_topic_deleted_or_made_anew_while_it_is_read_ends_the_source() {
             }
         };
         match (&error, anew) {
-            (Failure { exit: Exit::Outside, message: text }, false) => assert!(text.contains("was deleted"), "{text}"),
-            (Failure { exit: Exit::State, message: text }, true) => assert!(text.contains("made anew"), "{text}"),
+            (Failure { exit: Exit::Outside, message: text, .. }, false) => {
+                assert!(text.contains("was deleted"), "{text}")
+            }
+            (Failure { exit: Exit::State, message: text, .. }, true) => assert!(text.contains("made anew"), "{text}"),
             _ => panic!("{topic}: {error:?}"),
         }
     }
@@ -257,7 +260,7 @@ fn a_missing_topic_is_refused_at_once() {
     let Some(brokers) = crate::kafka() else { return };
     let begun = Instant::now();
     match inspect(&config(&brokers, "sources-missing"), deadline()) {
-        Err(Failure { exit: Exit::Outside, message }) => {
+        Err(Failure { exit: Exit::Outside, message, .. }) => {
             assert!(message.contains("topic sources-missing does not exist"), "{message}")
         }
         other => panic!("{other:?}"),

@@ -49,6 +49,28 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     ("receive.message.max.bytes", "2147483647"),
 ];
 
+/// What keyfold sets for the member of a consumer group, where hosts share lanes, unless `source.kafka.properties` says otherwise.
+pub(super) const MEMBER_DEFAULTS: &[(&str, &str)] = &[
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    // After this time without a sign of life, a host's lanes go to others.
+    ("session.timeout.ms", "10000"),
+    // A member learns with its next heartbeat that lanes move, and until all have learnt it a moving lane is nobody's.
+    ("heartbeat.interval.ms", "500"),
+    // How soon partitions that are added to the topic are noticed.
+    ("topic.metadata.refresh.interval.ms", "10000"),
+];
+
+/// Properties that only the member of a consumer group has a use for.
+const MEMBERS_ONLY: &[&str] = &[
+    "group.instance.id",
+    "group.protocol",
+    "group.remote.assignor",
+    "heartbeat.interval.ms",
+    "max.poll.interval.ms",
+    "partition.assignment.strategy",
+    "session.timeout.ms",
+];
+
 /// Properties that are not the operator's to set, each with the reason.
 pub const RESERVED: &[(&str, &str)] = &[
     ("bootstrap.servers", "it is source.kafka.brokers"),
@@ -169,13 +191,39 @@ pub(super) fn reading_config(config: &config::KafkaSource) -> ClientConfig {
     client
 }
 
+/// The properties of a client that is a member of the group and reads nothing.
+pub(super) fn member_config(config: &config::KafkaSource) -> ClientConfig {
+    let mut client = client_config(config);
+    let protocol = config.properties.get("group.protocol");
+    for (key, value) in MEMBER_DEFAULTS {
+        // Under the protocol of KIP-848 the broker decides them, and librdkafka refuses to be told.
+        let is_brokers = protocol.is_some_and(|protocol| protocol == "consumer") && MEMBERS_ONLY.contains(key);
+        if !is_brokers {
+            client.set(*key, *value);
+        }
+    }
+    let given = config.properties.iter();
+    for (key, value) in given.filter(|(key, _)| MEMBER_DEFAULTS.iter().any(|(name, _)| name == key) || is_members(key))
+    {
+        client.set(key, value);
+    }
+    client.set("group.id", &config.group).set("enable.auto.commit", "false").set("auto.offset.reset", "latest");
+    client
+}
+
+fn is_members(key: &str) -> bool {
+    MEMBERS_ONLY.contains(&key)
+}
+
 pub(super) fn client_config(config: &config::KafkaSource) -> ClientConfig {
     let mut client = ClientConfig::new();
     for (key, value) in DEFAULTS {
         client.set(*key, *value);
     }
     for (key, value) in secrets::fresh(&config.properties, &config.secret_files) {
-        client.set(key, value);
+        if !is_members(&key) {
+            client.set(key, value);
+        }
     }
     let level = if config.properties.contains_key("debug") { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info };
     client.set("bootstrap.servers", &config.brokers).set("allow.auto.create.topics", "false").set_log_level(level);

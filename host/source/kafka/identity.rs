@@ -233,6 +233,7 @@ mod tests {
             topic,
             group,
             ordering,
+            hosts: config::Hosts::One,
             properties: BTreeMap::new(),
             secret_files: BTreeMap::new(),
         };
@@ -264,7 +265,7 @@ mod tests {
         let error = watch.check(&seen(known(2))).expect_err("another topic");
         let ids = [TopicId::of(1, 1), TopicId::of(1, 2)].map(|id| id.to_string());
         assert!(
-            matches!(&error, Failure { exit: Exit::State, message: text } if ids.iter().all(|id| text.contains(id))),
+            matches!(&error, Failure { exit: Exit::State, message: text, .. } if ids.iter().all(|id| text.contains(id))),
             "{error}"
         );
     }
@@ -278,10 +279,10 @@ mod tests {
             watch.check(&two).expect("nothing has changed");
             watch.check(&Look::default()).expect("an outage is no failure");
             match (watch.check(&three), ordering) {
-                (Err(Failure { exit: Exit::State, message: text }), Ordering::Topic) => {
+                (Err(Failure { exit: Exit::State, message: text, .. }), Ordering::Topic) => {
                     assert!(text.contains("[0, 1, 2]"), "{text}")
                 }
-                (Err(Failure { exit: Exit::Outside, message: text }), Ordering::Partition) => {
+                (Err(Failure { exit: Exit::Outside, message: text, .. }), Ordering::Partition) => {
                     assert!(text.contains("[2]"), "{text}")
                 }
                 (other, _) => panic!("{other:?}"),

@@ -1,0 +1,247 @@
+//! A host's share of the lanes, where several hosts fold a pipeline: lanes are opened as the group assigns their partitions, and drain, write a
+//! checkpoint and end as it revokes them. A lane that the group has given to another host already is dropped where it is.
+//!
+//! The group's word is not what keeps two hosts from writing for one lane, since a host may hear it late. That is the journal's (I8): whoever
+//! opens a lane fences its former owner. So a lane that was fenced although the group still assigns it is opened again, a little later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::config;
+use crate::failure::Failure;
+use crate::lane::Summary;
+use crate::lane::interrupt::Notice;
+use crate::machine::{self, Thread};
+use crate::observe::board::Phase;
+use crate::pipeline::open::Opening;
+use crate::position::Partition;
+use crate::sink::writer::Writer;
+use crate::source::group::{Change, Commits, Group};
+
+/// How long the group is waited for at once: while something is under way, and otherwise.
+const TURN: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
+/// How long lanes may take to release their partitions. Then others get them, and fence these.
+const RELEASE: Duration = Duration::from_secs(30);
+/// How soon a lane is opened again that another host has taken over, although the group assigns it to this one; at first and at last.
+const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// Lanes that are opened at the same time.
+const MOST_OPENING: usize = 16;
+
+/// A host's share of the lanes.
+pub(super) struct Share {
+    group: Box<dyn Group>,
+    assigned: BTreeSet<Partition>,
+    /// Until when the lanes may take to release what was revoked.
+    releasing: Option<Instant>,
+    /// Lanes that another host took over although they are this one's: when to open them again, and how long that was waited for.
+    fenced: BTreeMap<String, (Instant, Duration)>,
+}
+
+/// A lane that is being opened, or at work.
+struct Folding {
+    notice: Arc<Notice>,
+    is_open: Arc<AtomicBool>,
+    thread: Thread<Result<Summary, Failure>>,
+}
+
+/// What a share does until the host stops or its lanes rewind.
+struct Session<'a> {
+    share: &'a mut Share,
+    opening: &'a Arc<Opening>,
+    writer: Writer,
+    lanes: BTreeMap<String, Folding>,
+    summaries: Vec<Summary>,
+    failure: Option<Failure>,
+}
+
+impl Share {
+    /// Begins without lanes.
+    pub(super) fn new(group: Box<dyn Group>) -> Share {
+        Share { group, assigned: BTreeSet::new(), releasing: None, fenced: BTreeMap::new() }
+    }
+
+    /// By whom lanes tell the group how far they have come.
+    pub(super) fn commits(&self) -> Arc<dyn Commits> {
+        self.group.commits()
+    }
+
+    /// Folds what is assigned until the host stops or its lanes rewind. A failure of a lane stops all.
+    pub(super) fn fold(&mut self, opening: &Arc<Opening>, writer: Writer) -> Result<Vec<Summary>, Failure> {
+        tracing::info!(
+            event = "sharing",
+            pipeline = opening.config.name,
+            "member of a group of hosts that share the lanes"
+        );
+        opening.board.share();
+        opening.board.enter(Phase::Folding);
+        let (lanes, summaries) = (BTreeMap::new(), Vec::new());
+        Session { share: self, opening, writer, lanes, summaries, failure: None }.run()
+    }
+}
+
+impl Session<'_> {
+    fn run(mut self) -> Result<Vec<Summary>, Failure> {
+        loop {
+            let wanted = self.wanted();
+            if !self.is_over() {
+                self.open(&wanted)?;
+            }
+            let is_busy = self.share.releasing.is_some()
+                || self.is_over()
+                || self.lanes.values().any(|lane| !lane.is_open.load(Ordering::Relaxed));
+            if let Some(change) = self.share.group.next(TURN[usize::from(!is_busy)])? {
+                self.take(change);
+            }
+            let wanted = self.wanted();
+            self.close(&wanted);
+            self.collect(&wanted);
+            self.release(&wanted)?;
+            if self.is_over() && self.lanes.is_empty() {
+                return self.failure.map_or(Ok(self.summaries), Err);
+            }
+        }
+    }
+
+    /// Whether all lanes are to end.
+    fn is_over(&self) -> bool {
+        self.opening.stop.load(Ordering::Relaxed) || self.opening.back.load(Ordering::Relaxed)
+    }
+
+    /// The lanes of what is assigned. One lane of all partitions is whose the first partition is: exactly one member has that.
+    fn wanted(&self) -> BTreeMap<String, Vec<Partition>> {
+        let (config, source, assigned) = (&self.opening.config, &self.opening.source, &self.share.assigned);
+        let lanes: Vec<Vec<Partition>> = match config.source.ordering() {
+            config::Ordering::Topic => {
+                let all = source.partitions();
+                all.first().filter(|first| assigned.contains(first)).map(|_| all.to_vec()).into_iter().collect()
+            }
+            config::Ordering::Partition => assigned.iter().map(|&partition| vec![partition]).collect(),
+        };
+        lanes.into_iter().map(|partitions| (source.lane_name(config, &partitions), partitions)).collect()
+    }
+
+    fn take(&mut self, change: Change) {
+        let assigned = &mut self.share.assigned;
+        match change {
+            Change::Assigned(partitions) => {
+                tracing::info!(event = "partitions-assigned", ?partitions, "partitions assigned");
+                assigned.extend(partitions);
+            }
+            Change::Revoked(partitions) => {
+                tracing::info!(event = "partitions-revoked", ?partitions, "partitions revoked: draining their lanes");
+                assigned.retain(|partition| !partitions.contains(partition));
+                self.share.releasing = Some(clock::instant() + RELEASE);
+            }
+            Change::Lost(partitions) => {
+                tracing::warn!(
+                    event = "partitions-lost",
+                    ?partitions,
+                    "partitions lost: the group has not heard of this host for too long, and others may have their lanes"
+                );
+                assigned.retain(|partition| !partitions.contains(partition));
+                self.share.releasing = None;
+                let wanted = self.wanted();
+                self.unwanted(&wanted).for_each(|lane| lane.notice.abandon());
+            }
+        }
+    }
+
+    /// The lanes that are not this host's any more.
+    fn unwanted<'s>(&'s self, wanted: &'s BTreeMap<String, Vec<Partition>>) -> impl Iterator<Item = &'s Folding> {
+        self.lanes.iter().filter(|(name, _)| !wanted.contains_key(*name)).map(|(_, lane)| lane)
+    }
+
+    /// Opens lanes that are wanted and not there, some at a time.
+    fn open(&mut self, wanted: &BTreeMap<String, Vec<Partition>>) -> Result<(), Failure> {
+        let opening = self.lanes.values().filter(|lane| !lane.is_open.load(Ordering::Relaxed)).count();
+        let now = clock::instant();
+        let waits = |name: &String| self.share.fenced.get(name).is_some_and(|(until, _)| now < *until);
+        let missing = wanted.iter().filter(|(name, _)| !self.lanes.contains_key(*name) && !waits(name));
+        let missing: Vec<_> = missing.take(MOST_OPENING.saturating_sub(opening)).collect();
+        for (name, partitions) in missing {
+            let lane = self.spawn(partitions.clone())?;
+            self.lanes.insert(name.clone(), lane);
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, partitions: Vec<Partition>) -> Result<Folding, Failure> {
+        let (notice, is_open) = (Arc::<Notice>::default(), Arc::<AtomicBool>::default());
+        let (opening, writer) = (Arc::clone(self.opening), self.writer.clone());
+        let (given, opened) = (Arc::clone(&notice), Arc::clone(&is_open));
+        let body = move || {
+            let lane = opening.one(partitions, &writer, &given);
+            drop(writer); // the thread that writes ends with its last handle
+            opened.store(true, Ordering::Relaxed);
+            lane?.run()
+        };
+        let thread = machine::spawn("lane", body);
+        let thread = thread.map_err(|e| Failure::unexpected(format!("no thread for a lane: {e}")))?;
+        Ok(Folding { notice, is_open, thread })
+    }
+
+    /// Asks lanes to end that are not this host's any more.
+    fn close(&self, wanted: &BTreeMap<String, Vec<Partition>>) {
+        let is_late = self.share.releasing.is_some_and(|until| clock::instant() >= until);
+        for lane in self.unwanted(wanted) {
+            if is_late { lane.notice.abandon() } else { lane.notice.release() }
+        }
+    }
+
+    /// Takes the results of lanes that have ended.
+    fn collect(&mut self, wanted: &BTreeMap<String, Vec<Partition>>) {
+        let ended: Vec<String> =
+            self.lanes.iter().filter(|(_, lane)| lane.thread.is_finished()).map(|(name, _)| name.clone()).collect();
+        for name in ended {
+            let Some(Folding { thread, .. }) = self.lanes.remove(&name) else { continue };
+            let is_wanted = wanted.contains_key(&name);
+            if !is_wanted {
+                self.opening.board.forget(&name);
+            }
+            match thread.join().unwrap_or_else(|_| Err(super::run::panicked())) {
+                Ok(summary) => {
+                    self.summaries.push(summary);
+                    self.share.fenced.remove(&name);
+                }
+                Err(failure) if failure.is_fenced => self.note_fenced(name, is_wanted, &failure),
+                Err(failure) => {
+                    self.opening.stop.store(true, Ordering::Relaxed);
+                    self.failure.get_or_insert(failure);
+                }
+            }
+        }
+    }
+
+    fn note_fenced(&mut self, lane: String, is_wanted: bool, failure: &Failure) {
+        let fenced = &mut self.share.fenced;
+        if !is_wanted {
+            fenced.remove(&lane);
+            tracing::info!(event = "lane-taken-over", lane, %failure, "lane taken over by another host");
+            return;
+        }
+        let wait = fenced.get(&lane).map_or(AGAIN[0], |(_, waited)| (*waited * 2).min(AGAIN[1]));
+        tracing::warn!(
+            event = "lane-contested",
+            lane,
+            %failure,
+            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            "lane taken over by another host, although the group assigns it to this one; opening it again"
+        );
+        fenced.insert(lane, (clock::instant() + wait, wait));
+    }
+
+    /// Releases what was revoked once no lane folds it, or once the lanes have taken too long.
+    fn release(&mut self, wanted: &BTreeMap<String, Vec<Partition>>) -> Result<(), Failure> {
+        let Some(until) = self.share.releasing else { return Ok(()) };
+        if self.unwanted(wanted).next().is_some() && clock::instant() < until {
+            return Ok(());
+        }
+        self.share.releasing = None;
+        self.share.group.release()?;
+        tracing::info!(event = "partitions-released", "partitions released");
+        Ok(())
+    }
+}
