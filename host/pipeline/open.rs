@@ -116,9 +116,13 @@ impl Opening {
     }
 
     fn claim(&self, sink: &mut dyn sink::Sink, letters: &mut dyn dead_letter::DeadLetterWriter) -> Result<(), Failure> {
-        let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
-        sink.claim(deadline)?; // I8
-        letters.claim(deadline) // I8
+        sink.claim(self.until())?; // I8
+        letters.claim(self.until()) // I8
+    }
+
+    /// Until when the outside is waited for: what was done before may have taken long, and a lane may be opened long after the start.
+    fn until(&self) -> Instant {
+        self.deadline.max(clock::instant() + self.config.run.startup_timeout)
     }
 
     /// Puts back what withdrawn deployments replaced, and puts the lane together.
@@ -236,7 +240,7 @@ impl Opening {
                 continue;
             }
             // Another host may have folded on since the topic was looked at; now that the journal is this host's, none does.
-            let now = self.world.log(&self.config, self.deadline)?.high(partition);
+            let now = self.world.log(&self.config, self.until())?.high(partition);
             if let Some(high) = now.filter(|&high| high < next) {
                 let message = format!(
                     "partition {partition} ends at offset {high}, but records up to {next} were folded before: the topic was truncated or \
@@ -249,9 +253,7 @@ impl Opening {
     }
 
     fn source(&self, starts: &[Start]) -> Result<Started, Failure> {
-        // What was put back in the sink before may have taken long.
-        let deadline = self.deadline.max(clock::instant() + self.config.run.startup_timeout);
-        let started = self.source.open(&self.config, starts, self.until_end, deadline)?;
+        let started = self.source.open(&self.config, starts, self.until_end, self.until())?;
         started.topic_id.iter().try_for_each(|id| self.log.hold_topic(id))?;
         let Some(commits) = &self.commits else { return Ok(started) };
         Ok(Started { source: Box::new(Grouped::new(started.source, Arc::clone(commits))), ..started })

@@ -21,6 +21,7 @@ mod bucket;
 mod container;
 mod deploy;
 mod doctor;
+mod groups;
 mod injected;
 mod input;
 mod letters;

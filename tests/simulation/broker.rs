@@ -40,6 +40,8 @@ pub(crate) struct Topic {
     pub(crate) id: TopicId,
     /// When its last partition is added, if the topic grows.
     pub(crate) grows: Option<Duration>,
+    /// Whether a group gives a partition that is added to one of its members.
+    pub(crate) is_shared: bool,
     /// How it was another one, and until when.
     foreign: Mutex<Vec<(Foreign, Duration)>>,
     /// What must never happen, and did.
@@ -50,7 +52,7 @@ impl Topic {
     /// A topic.
     pub(crate) fn new(partitions: Vec<Partition>, records: Vec<Vec<Appended>>, grows: Option<Duration>) -> Topic {
         let (foreign, violations) = (Mutex::default(), Mutex::default());
-        Topic { partitions, records, id: TopicId::of(1, 2), grows, foreign, violations }
+        Topic { partitions, records, id: TopicId::of(1, 2), grows, is_shared: false, foreign, violations }
     }
 
     /// Lets it be another one until then.
@@ -75,12 +77,17 @@ impl Topic {
 
     /// Its partitions at a time.
     fn partitions_at(&self, now: Duration) -> Vec<Partition> {
-        let count = self.partitions.len() - usize::from(self.grows.is_some_and(|grows| now < grows));
-        let mut partitions = self.partitions[..count].to_vec();
+        let mut partitions = self.own_partitions_at(now);
         if self.foreign(now) == Some(Foreign::Grown) {
-            partitions.push(Partition(u32::try_from(count).expect("few")));
+            partitions.push(Partition(u32::try_from(partitions.len()).expect("few")));
         }
         partitions
+    }
+
+    /// The same, also while it is another one.
+    pub(crate) fn own_partitions_at(&self, now: Duration) -> Vec<Partition> {
+        let count = self.partitions.len() - usize::from(self.grows.is_some_and(|grows| now < grows));
+        self.partitions[..count].to_vec()
     }
 
     /// Its id at a time.
@@ -322,7 +329,8 @@ impl Source for Reader {
         step(&self.process)?;
         let now = self.process.now();
         // As the source for brokers compares them.
-        if self.topic.grows.is_some_and(|grows| now >= grows)
+        if !self.topic.is_shared
+            && self.topic.grows.is_some_and(|grows| now >= grows)
             && self.partitions_when_opened < self.topic.partitions.len()
         {
             return Err(Failure::outside("topic t has gained partitions, which no lane reads yet: start again"));

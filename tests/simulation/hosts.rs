@@ -90,7 +90,7 @@ impl Simulation {
         self.scheduler.note(0, &format!("starts host {} with {workers} workers", process.id));
         let crash = (Duration::ZERO, false);
         self.hosts.push(Started { process, board, ended, replaced: false, crash, thaws: Duration::ZERO });
-        if self.hosts.len() > 1 {
+        if self.hosts.len() > 1 && !self.plan.shared {
             // Whoever opens the lanes last has them.
             self.hosts.iter_mut().for_each(|host| host.replaced = true);
         }
@@ -183,8 +183,21 @@ impl Simulation {
 
     /// Asks all hosts to stop, and waits until they have.
     pub(crate) fn stop_all(&mut self) {
-        self.hosts.iter().for_each(|host| host.process.go_on());
-        for host in std::mem::take(&mut self.hosts) {
+        let all = std::mem::take(&mut self.hosts);
+        self.stop(all);
+    }
+
+    /// Asks the first of several hosts to stop, and waits until it has.
+    pub(crate) fn leave(&mut self) {
+        if self.hosts.len() > 1 {
+            let first = self.hosts.remove(0);
+            self.stop(vec![first]);
+        }
+    }
+
+    fn stop(&mut self, hosts: Vec<Started>) {
+        hosts.iter().for_each(|host| host.process.go_on());
+        for host in hosts {
             host.board.stop().store(true, Ordering::Relaxed);
             // A host that is starting stops between two requests here; the program exits.
             let limit = self.scheduler.now() + Duration::from_secs(60 + 10 * self.plan.trouble.slow);

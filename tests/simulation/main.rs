@@ -5,6 +5,7 @@ mod broker;
 mod case;
 mod checks;
 mod clients;
+mod group;
 mod hosts;
 mod journals;
 mod objects;

@@ -19,6 +19,8 @@ use crate::world::Trouble;
 pub(crate) struct Plan {
     pub(crate) topic: Topic,
     pub(crate) by_partition: bool,
+    /// Whether hosts share the lanes through a group.
+    pub(crate) shared: bool,
     pub(crate) mode: Mode,
     pub(crate) time: Time,
     /// Whether late events become dead letters, if they are not folded.
@@ -56,6 +58,10 @@ pub(crate) enum Happening {
     FreezeAt { moment: Moment, after: u64, thaws: Duration },
     /// Another host is started beside it.
     Rival,
+    /// Another host joins the group.
+    Join,
+    /// One of several hosts is stopped as by a signal.
+    Leave,
     /// Another host is started beside it, stands still after this time, probably while it opens its lanes, and goes on after that time.
     SlowRival { freezes: Duration, thaws: Duration },
     /// The host's clock is moved, ms.
@@ -157,6 +163,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         contested: mode == Mode::Mark && random.chance(25),
         topic,
         by_partition,
+        shared: false,
         mode,
         time,
         keeps_late: false,
@@ -242,6 +249,22 @@ fn more(plan: &mut Plan, random: &mut Random) {
         }
     }
     versions(plan, random);
+    share(plan, random);
+}
+
+/// Lets hosts share the lanes, come and go.
+fn share(plan: &mut Plan, random: &mut Random) {
+    plan.shared = random.chance(35);
+    plan.topic.is_shared = plan.shared;
+    if !plan.shared {
+        return;
+    }
+    let length_ms = u64::try_from(plan.length.as_millis()).expect("short");
+    for _ in 0..1 + random.below(5) {
+        let happening = if random.chance(60) { Happening::Join } else { Happening::Leave };
+        plan.happenings.push((ms(random.below(length_ms)), happening));
+    }
+    plan.happenings.sort_by_key(|(at, _)| *at);
 }
 
 /// Lets a deployment raise the state version, and those after it keep it.
@@ -476,12 +499,13 @@ pub(crate) fn describe(plan: &Plan) -> String {
     let counts: BTreeMap<u32, usize> =
         plan.topic.partitions.iter().zip(&plan.topic.records).map(|(p, records)| (p.0, records.len())).collect();
     format!(
-        "{:?}: {} in {:.1} s, mode {}, by partition {}, {:?}, keeps late {}, refuses {}, skew {}, {:?}, {} happenings",
+        "{:?}: {} in {:.1} s, mode {}, by partition {}, shared {}, {:?}, keeps late {}, refuses {}, skew {}, {:?}, {} happenings",
         plan.weather,
         counts.iter().map(|(p, n)| format!("{p}:{n}")).collect::<Vec<_>>().join(" "),
         plan.length.as_secs_f64(),
         plan.mode.name(),
         plan.by_partition,
+        plan.shared,
         plan.time,
         plan.keeps_late,
         plan.refuses,

@@ -74,6 +74,7 @@ pub(crate) fn simulate(case: &Case, traces: bool) -> Outcome {
     let objects = Arc::new(InMemory::new());
     let outside = Arc::new(Outside {
         topic: Arc::new(topic),
+        coordinator: Arc::default(),
         table: Arc::default(),
         letters: Arc::default(),
         journals: Arc::new(Journals::new(Arc::clone(&objects))),
@@ -218,7 +219,8 @@ impl Simulation {
                     host.thaws = thaws;
                 }
             }
-            Happening::Rival => self.start(),
+            Happening::Rival | Happening::Join => self.start(),
+            Happening::Leave => self.leave(),
             Happening::SlowRival { freezes, thaws: after } => {
                 let opened = self.outside.journals.openings();
                 self.start();

@@ -112,9 +112,10 @@ pub(crate) fn config(plan: &Plan, logic: Logic, workers: usize, random: &mut Ran
         Late::Process => "process",
     };
     let settings = format!(
-        "ordering = {:?}\n[time]\nout_of_orderness = \"{}ms\"\nlate = {late:?}\nclock_skew = \"{}ms\"\n{idle}[state]\nurl = \"file:///simulated\"\n\
+        "ordering = {:?}\nhosts = {:?}\n[time]\nout_of_orderness = \"{}ms\"\nlate = {late:?}\nclock_skew = \"{}ms\"\n{idle}[state]\nurl = \"file:///simulated\"\n\
          checkpoint_interval = \"{}ms\"\n[run]\nworkers = {workers}\nbatch_records = {}",
         if plan.by_partition { "partition" } else { "topic" },
+        if plan.shared { "many" } else { "one" },
         time.out_of_orderness_ms,
         plan.clock_skew_ms,
         plan.checkpoints_ms + random.below(3_000),

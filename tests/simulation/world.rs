@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use keyfold::backoff::Outage;
-use keyfold::config::Config;
+use keyfold::config::{Config, Hosts, KafkaSource, Source};
 use keyfold::dead_letter::{DeadLetter, DeadLetterWriter};
 use keyfold::failure::Failure;
 use keyfold::pipeline::world::World;
 use keyfold::position::{Offset, Partition};
 use keyfold::row::Table as Declared;
 use keyfold::sink::Sink;
+use keyfold::source::group::Group;
 use keyfold::source::log_source::LogSource;
 use keyfold::state::database::Databases;
 use keyfold::strike::{Stage, StrikeItem};
@@ -21,7 +22,8 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use tokio::runtime::Handle;
 
-use crate::broker::{SeenTopic, Topic};
+use crate::broker::{Committed, SeenTopic, Topic};
+use crate::group::{Coordinator, Membership};
 use crate::journals::{Journals, SeenDatabases};
 use crate::objects::SeenObjects;
 use crate::scheduler::{Process, ProcessId, locked};
@@ -32,6 +34,8 @@ use crate::table::{Connection, Table};
 #[derive(Clone)]
 pub(crate) struct Outside {
     pub(crate) topic: Arc<Topic>,
+    /// The group of the hosts, where they share the lanes.
+    pub(crate) coordinator: Arc<Coordinator>,
     pub(crate) table: Arc<Table>,
     pub(crate) letters: Arc<Letters>,
     pub(crate) objects: Arc<InMemory>,
@@ -127,6 +131,14 @@ pub(crate) struct SeenWorld {
     pub(crate) trouble: Trouble,
 }
 
+impl SeenWorld {
+    /// Checks what the host commits.
+    fn committed(&self) -> Arc<Committed> {
+        let (states, process) = (Arc::clone(&self.outside.states), Arc::clone(&self.process));
+        Arc::new(move |next| states.check_commit(&process, next))
+    }
+}
+
 impl World for SeenWorld {
     fn objects(&self, _: &Config) -> Result<Arc<dyn ObjectStore>, Failure> {
         Ok(Arc::new(self.outside.seen_objects(&self.process, self.trouble)))
@@ -139,12 +151,14 @@ impl World for SeenWorld {
     fn log(&self, _: &Config, _: Instant) -> Result<LogSource, Failure> {
         self.process.wait_a_moment();
         step(&self.process)?;
-        let (states, process) = (Arc::clone(&self.outside.states), Arc::clone(&self.process));
-        let committed = {
-            let process = Arc::clone(&process);
-            Arc::new(move |next: &[(Partition, Offset)]| states.check_commit(&process, next))
-        };
-        Ok(LogSource::Other(Arc::new(SeenTopic::new(&self.outside.topic, process, committed))))
+        let process = Arc::clone(&self.process);
+        Ok(LogSource::Other(Arc::new(SeenTopic::new(&self.outside.topic, process, self.committed()))))
+    }
+
+    fn group(&self, config: &Config) -> Result<Option<Box<dyn Group>>, Failure> {
+        let Source::Kafka(KafkaSource { hosts: Hosts::Many, .. }) = &config.source else { return Ok(None) };
+        let Outside { coordinator, topic, .. } = &*self.outside;
+        Ok(Some(Box::new(Membership::new(coordinator, topic, &self.process, self.committed()))))
     }
 
     fn sink(&self, _: &Config, _: &Arc<[Declared]>, _: &Handle, _: Instant) -> Result<Box<dyn Sink>, Failure> {

@@ -14,7 +14,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaAdminOp;
 
 use crate::clock;
-use crate::config::{self, Ordering};
+use crate::config::{self, Hosts, Ordering};
 use crate::failure::Failure;
 use crate::position::{Partition, TopicId};
 use crate::source::grown;
@@ -52,6 +52,7 @@ pub(super) struct Look {
 pub(super) struct Watch {
     topic: String,
     ordering: Ordering,
+    hosts: Hosts,
     id: Option<TopicId>,
     partitions: Vec<Partition>,
     missing: bool,
@@ -64,6 +65,7 @@ impl Watch {
         Watch {
             topic: config.topic.clone(),
             ordering: config.ordering,
+            hosts: config.hosts,
             id,
             partitions: partitions.to_vec(),
             missing: false,
@@ -113,8 +115,8 @@ impl Watch {
     /// A partition that nobody reads must not go unnoticed.
     fn compare_partitions(&self, seen: &[Partition]) -> Result<(), Failure> {
         let new: Vec<Partition> = seen.iter().copied().filter(|p| !self.partitions.contains(p)).collect();
-        if new.is_empty() {
-            return Ok(());
+        if new.is_empty() || (self.ordering == Ordering::Partition && self.hosts == Hosts::Many) {
+            return Ok(()); // the group assigns what is new to one of its members
         }
         Err(match self.ordering {
             Ordering::Topic => Failure::state(grown(seen, &self.partitions)),

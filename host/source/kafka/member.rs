@@ -157,6 +157,8 @@ impl Commits for Committed {
 
 impl ClientContext for Bell {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // That a commit failed is told with its reason by `commit_callback`.
+        let level = if facility == "COMMITFAIL" { RDKafkaLogLevel::Debug } else { level };
         self.voice.line(level as i32, facility, message);
     }
 
@@ -199,7 +201,14 @@ impl ConsumerContext for Bell {
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
+        use RDKafkaErrorCode::{IllegalGeneration, NoOffset, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId};
+        let Err(error) = result else { return };
+        let code = error.rdkafka_error_code();
+        // While partitions move, members that have not heard of it yet are refused; the next checkpoint commits again.
+        let moves = [IllegalGeneration, NoOffset, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId];
+        if code.is_some_and(|code| moves.contains(&code)) {
+            tracing::debug!(event = "offsets-not-committed", %error, "offsets not committed while partitions move");
+        } else {
             self.voice.complain(&format!("offsets for lag tools were not committed: {error}"));
         }
     }

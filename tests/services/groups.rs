@@ -1,0 +1,180 @@
+//! Several hosts that share the lanes of one pipeline through a consumer group: they come and go, are killed, paused and replaced, and the rows
+//! stay those of the naive model.
+
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::{Value, json};
+
+use crate::load::{Load, now_ms};
+use crate::support::generate::TestRecord;
+use crate::support::host::{Outcome, PATIENCE, Pipeline, Running, instant_in, logged, plugin_file, wait_until};
+use crate::support::model::folds::{Hostile, Mode};
+use crate::support::model::{self, Deployment, Time};
+use crate::support::rows::{assert_same, sorted, upserted};
+use crate::support::settings::Settings;
+use crate::tables::Tables;
+use crate::topics::{create_topic, read_back};
+
+const TABLE: &str = "out (k text, n bigint, v bigint, items list<text>, ingestion_time timestamp, PRIMARY KEY (k, n))";
+const PARTITIONS: u32 = 12;
+/// How many records are sent a second.
+const RATE: u64 = 1_000;
+
+/// A pipeline that hosts share, on a broker and a keyspace of its own.
+struct Shared {
+    brokers: String,
+    topic: &'static str,
+    tables: Tables,
+    pipeline: Pipeline,
+}
+
+impl Shared {
+    /// None where the services cannot be had. `more` stands under `[source.kafka]`.
+    fn prepare(topic: &'static str, ordering: &str, partitions: u32, more: &str) -> Option<Shared> {
+        let (brokers, port) = (crate::kafka()?, crate::cassandra()?);
+        let count = i32::try_from(partitions).expect("small");
+        create_topic(&brokers, topic, count, &[("message.timestamp.type", "LogAppendTime")]);
+        create_topic(&brokers, &format!("{topic}-letters"), 1, &[]);
+        let keyspace = topic.replace('-', "_");
+        let tables = Tables::connect(port);
+        tables.create(&keyspace, TABLE);
+        let plugin =
+            format!("component = \"{}\"\nconfig = {{ mode = \"mark\", mark = \"m0\" }}", plugin_file("hostile"));
+        let settings = Settings { plugin, checkpoint_interval: "1s".to_owned(), ..Settings::default() };
+        let mut settings = settings.over_kafka(&brokers, topic).into_cql(port, &keyspace);
+        settings
+            .source
+            .push_str(&format!("\ngroup = \"{topic}\"\nordering = \"{ordering}\"\nhosts = \"many\"\n{more}"));
+        let toml =
+            settings.to_toml().replace("file = \"dead-letters.ndjson\"", &format!("topic = \"{topic}-letters\""));
+        Some(Shared { brokers, topic, tables, pipeline: Pipeline::new(&toml) })
+    }
+
+    /// Sends records to all partitions until told to stop. Each key is of one partition.
+    fn load(&self, partitions: u32) -> Load {
+        Load::onto(&self.brokers, self.topic, RATE, move |i| {
+            let partition = u32::try_from(i % u64::from(partitions)).expect("small");
+            let value = json!({"key": format!("p{partition}-{}", i / 12 % 97), "time": now_ms(), "v": i}).to_string();
+            TestRecord { partition, offset: 0, timestamp: now_ms(), key: None, value: Some(value.into_bytes()) }
+        })
+    }
+
+    fn host(&self) -> Running {
+        self.pipeline.spawn(&[])
+    }
+
+    fn order(&self, mark: &'static str) -> Deployment {
+        let config = json!({"mode": "mark", "mark": mark}).to_string();
+        let outcome = self.pipeline.call("deployment create", &["--plugin-config", &config]);
+        Deployment { t: instant_in(&outcome.expect_code(0).stdout), mark, time: Time::default() }
+    }
+
+    /// Waits until checkpoints cover all that is in the log, as the hosts tell the group.
+    fn settle(&self, hosts: &mut [Running]) {
+        let log = read_back(&self.brokers, self.topic);
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("group.id", self.topic);
+        let consumer: BaseConsumer = config.create().expect("a valid configuration");
+        let mut list = TopicPartitionList::new();
+        for partition in log.iter().map(|record| record.partition).collect::<std::collections::BTreeSet<_>>() {
+            list.add_partition(self.topic, i32::try_from(partition).expect("small"));
+        }
+        wait_until("all is covered", || {
+            assert!(hosts.iter_mut().all(Running::is_running), "a host ended: {}", hosts[0].stderr());
+            let committed = consumer.committed_offsets(list.clone(), PATIENCE).expect("the broker answers");
+            std::thread::sleep(Duration::from_millis(100));
+            committed.elements().iter().all(|at| {
+                let own = log.iter().filter(|r| i32::try_from(r.partition) == Ok(at.partition()));
+                let last = own.map(|r| r.offset).max().expect("each has records");
+                matches!(at.offset(), Offset::Offset(next) if next.unsigned_abs() > last)
+            })
+        });
+    }
+
+    /// The rows must be those of the model, and so must be those of one host without checkpoints.
+    fn assert_rows(&self, deployments: &[Deployment], by_partition: bool) {
+        let log = read_back(&self.brokers, self.topic);
+        let lanes: Vec<Vec<TestRecord>> = if by_partition {
+            (0..PARTITIONS).map(|p| log.iter().filter(|r| r.partition == p).cloned().collect()).collect()
+        } else {
+            vec![log]
+        };
+        let mut want = Vec::new();
+        for lane in lanes {
+            let mut fold = Hostile::new(Mode::Mark);
+            model::Fold::configure(&mut fold, "m0");
+            want.extend(model::run_deployed(fold, &lane, Time::default(), deployments).values());
+        }
+        let want = sorted(upserted(&want, &["k", "n"]));
+        let keyspace = self.topic.replace('-', "_");
+        let rows = || -> Vec<Value> { self.tables.rows(&keyspace, "out", &["k", "n", "v", "items"]) };
+        assert_same("live", &rows(), &want);
+        self.pipeline.delete_checkpoints();
+        self.tables.execute(&format!("TRUNCATE {keyspace}.out"));
+        self.pipeline.run_to_end(&["--until-end"]).expect_code(0);
+        assert_same("replay", &rows(), &want);
+    }
+}
+
+/// The lanes that a host has open, as its log says.
+fn lanes(host: &Running) -> usize {
+    let said = host.stderr();
+    logged(&said, "lane-started").len() - logged(&said, "lane-stopped").len()
+}
+
+/// Waits until the hosts have all lanes, and each of them its part.
+fn share_out(hosts: &mut [Running], all: usize) {
+    wait_until("the lanes are shared out", || {
+        for host in &mut *hosts {
+            assert!(host.is_running(), "a host ended; it said:\n{}", host.stderr());
+        }
+        let shares: Vec<usize> = hosts.iter().map(lanes).collect();
+        shares.iter().sum::<usize>() == all && shares.iter().all(|share| *share >= all / hosts.len())
+    });
+}
+
+fn stop(host: Running) -> Outcome {
+    let outcome = host.terminate(PATIENCE);
+    outcome.expect_code(0);
+    outcome
+}
+
+#[test]
+fn hosts_share_the_lanes_and_the_rows_are_the_models_whoever_comes_and_goes() {
+    let Some(shared) = Shared::prepare("shared-lanes", "partition", PARTITIONS, "") else { return };
+    let all = usize::try_from(PARTITIONS).expect("small");
+    let load = shared.load(PARTITIONS);
+    let mut hosts = vec![shared.host()];
+    share_out(&mut hosts, all);
+    hosts.extend([shared.host(), shared.host()]);
+    share_out(&mut hosts, all);
+    let first = shared.order("m1");
+    wait_until("all lanes have entered it", || {
+        let entered = |host: &Running| logged(&host.stderr(), "deployment-entered").len();
+        hosts.iter().map(entered).sum::<usize>() >= all
+    });
+    // A crash, while a deployment is withdrawn.
+    shared.order("m2");
+    hosts.remove(1).kill();
+    shared.pipeline.call("deployment withdraw", &["--reason", "a test"]).expect_code(0);
+    share_out(&mut hosts, all);
+    hosts.push(shared.host());
+    share_out(&mut hosts, all);
+    // A rolling restart.
+    for _ in 0..3 {
+        stop(hosts.remove(0));
+        hosts.push(shared.host());
+        share_out(&mut hosts, all);
+    }
+    let last = shared.order("m3");
+    // One fewer, by plan.
+    stop(hosts.remove(0));
+    share_out(&mut hosts, all);
+    load.finish();
+    shared.settle(&mut hosts);
+    hosts.into_iter().for_each(|host| drop(stop(host)));
+    shared.assert_rows(&[first, last], true);
+}
