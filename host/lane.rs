@@ -163,11 +163,14 @@ impl Lane {
         let mut running = Running::new(self);
         match running.work() {
             Ok(()) | Err(Interrupt::Rewind) => {} // after a rewind, what was folded since the checkpoint may never have been
-            Err(Interrupt::Abandoned) => tracing::warn!(
-                event = "lane-abandoned",
-                lane = running.context.name,
-                "stopped before the sink acknowledged everything; the next start resumes from the last checkpoint"
-            ),
+            Err(Interrupt::Abandoned) => {
+                running.writer.abandon();
+                tracing::warn!(
+                    event = "lane-abandoned",
+                    lane = running.context.name,
+                    "stopped before the sink acknowledged everything; the next start resumes from the last checkpoint"
+                );
+            }
             Err(Interrupt::Failed(failure)) => return Err(failure),
         }
         running.close()

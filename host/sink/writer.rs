@@ -50,13 +50,13 @@ pub type SharedImages = Arc<Mutex<ImageNotes>>;
 struct OfLane {
     board: Arc<LaneBoard>,
     owner: Arc<dyn Owner>,
-    /// That another host has taken the lane over, once a write has failed by it. Nothing of the lane is written after that.
-    fenced: Arc<Mutex<Option<Failure>>>,
+    /// Why nothing more of the lane is written: another host has taken it over, or it was abandoned.
+    over: Arc<Mutex<Option<Failure>>>,
 }
 
 impl OfLane {
-    fn fenced(&self) -> Option<Failure> {
-        self.fenced.lock().expect("nobody panics while holding it").clone()
+    fn over(&self) -> Option<Failure> {
+        self.over.lock().expect("nobody panics while holding it").clone()
     }
 }
 
@@ -110,7 +110,7 @@ impl Writer {
 
     /// Returns a handle for the lane with this board and this owner.
     pub fn of_lane(&self, board: &Arc<LaneBoard>, owner: Arc<dyn Owner>) -> LaneWriter {
-        let lane = OfLane { board: Arc::clone(board), owner, fenced: Arc::default() };
+        let lane = OfLane { board: Arc::clone(board), owner, over: Arc::default() };
         LaneWriter { writer: self.clone(), lane }
     }
 }
@@ -153,15 +153,21 @@ impl LaneWriter {
         }
     }
 
+    /// Drops what was handed over and is not written yet: whoever opens the lane next writes it again.
+    pub fn abandon(&self) {
+        let over = Failure::unexpected("rows of a lane that was abandoned are not written");
+        self.lane.over.lock().expect("nobody panics while holding it").get_or_insert(over);
+    }
+
     fn send(&self, message: Message, patient: &impl Fn() -> bool) -> Result<bool, Failure> {
-        match self.lane.fenced() {
+        match self.lane.over() {
             Some(failure) => Err(failure),
             None => self.writer.send(message, patient),
         }
     }
 
     fn failure(&self) -> Failure {
-        self.lane.fenced().unwrap_or_else(|| self.writer.failure())
+        self.lane.over().unwrap_or_else(|| self.writer.failure())
     }
 }
 
@@ -208,15 +214,17 @@ impl Outputs {
         while let Some(message) = machine::receive(inbox) {
             self.board.queue(-1);
             let of = message.of().clone();
-            if of.fenced().is_some() {
+            if of.over().is_some() {
                 continue;
             }
             // A lane that waits for a reply learns of a failure when the reply is dropped: not before the failure is there.
             let (served, _message) = self.serve_one(message);
             let Err(failure) = served else { continue };
-            let (slot, is_over) = if failure.is_fenced { (&*of.fenced, false) } else { (slot, true) };
+            // The journal of a lane that was abandoned meanwhile may be closed.
+            let is_lanes = failure.is_fenced || of.over().is_some();
+            let slot = if is_lanes { &*of.over } else { slot };
             *slot.lock().expect("nobody panics while holding it") = Some(failure);
-            if is_over {
+            if !is_lanes {
                 return;
             }
         }
