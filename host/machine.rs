@@ -75,13 +75,15 @@ pub enum Planted {
     JournalNotConfirmed,
     /// A start folds by its own configuration, although another host has begun the pipeline with another one.
     BeginsAsItsOwn,
+    /// A lane that another host took over is not opened again, although the group assigns it to this one.
+    LaneNotOpenedAgain,
     /// A deployment follows one whose state it cannot read, because that one was created after the check.
     StateUnchecked,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 23] = [
+    pub const ALL: [Planted; 24] = [
         Planted::CheckpointBeforeAcknowledgement,
         Planted::OffsetsBeforeState,
         Planted::UndoForgetsFile,
@@ -104,6 +106,7 @@ impl Planted {
         Planted::ClaimUnchecked,
         Planted::JournalNotConfirmed,
         Planted::BeginsAsItsOwn,
+        Planted::LaneNotOpenedAgain,
         Planted::StateUnchecked,
     ];
 }

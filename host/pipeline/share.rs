@@ -14,7 +14,7 @@ use crate::config;
 use crate::failure::Failure;
 use crate::lane::Summary;
 use crate::lane::interrupt::Notice;
-use crate::machine::{self, Thread};
+use crate::machine::{self, Planted, Thread, plants};
 use crate::observe::board::Phase;
 use crate::pipeline::open::Opening;
 use crate::position::Partition;
@@ -220,6 +220,10 @@ impl Session<'_> {
         if !is_wanted {
             fenced.remove(&lane);
             tracing::info!(event = "lane-taken-over", lane, %failure, "lane taken over by another host");
+            return;
+        }
+        if plants(Planted::LaneNotOpenedAgain) {
+            fenced.insert(lane, (clock::instant() + Duration::from_secs(86_400), AGAIN[1]));
             return;
         }
         let wait = fenced.get(&lane).map_or(AGAIN[0], |(_, waited)| (*waited * 2).min(AGAIN[1]));

@@ -32,6 +32,15 @@ struct Members {
     members: BTreeMap<u64, Member>,
     owners: BTreeMap<Partition, u64>,
     joined: u64,
+    /// Whether it moves nothing any more without a reason.
+    is_calm: bool,
+}
+
+impl Coordinator {
+    /// Moves nothing any more without a reason.
+    pub(crate) fn calm(&self) {
+        locked(&self.group).is_calm = true;
+    }
 }
 
 /// A member, as the coordinator knows it.
@@ -120,7 +129,7 @@ impl Membership {
         if group.members[&member].revoked.is_some() {
             return None;
         }
-        if self.process.below(700) == 0 {
+        if !group.is_calm && self.process.below(700) == 0 {
             group.remove(member);
             return None;
         }
@@ -131,7 +140,7 @@ impl Membership {
     fn rebalance(&mut self, group: &mut Members, member: u64, now: Duration) -> Option<Change> {
         let (all, own) = (self.topic.own_partitions_at(now), group.of(member));
         let quota = all.len().div_ceil(group.members.len());
-        let is_whim = !own.is_empty() && self.process.below(250) == 0;
+        let is_whim = !group.is_calm && !own.is_empty() && self.process.below(250) == 0;
         let many = if is_whim { own.len() } else { own.len().saturating_sub(quota) };
         if many > 0 {
             let revoked: BTreeSet<Partition> = own.into_iter().rev().take(many).collect();

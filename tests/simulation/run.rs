@@ -8,6 +8,7 @@ use keyfold::deployment::PipelineLog;
 use keyfold::deployment::shadow::Report;
 use keyfold::machine::Planted;
 use keyfold::plugin::Plugin;
+use keyfold::position::Partition;
 use keyfold::state::checkpoint::Checkpoint;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -166,9 +167,38 @@ impl Simulation {
         for (_, process) in std::mem::take(&mut self.thaws) {
             self.scheduler.freeze(process, false);
         }
+        if self.plan.shared {
+            self.await_coverage();
+        }
         self.end();
         if self.violations.is_empty() {
             self.settle();
+        }
+    }
+
+    /// Waits until checkpoints of the hosts that share the lanes cover the log: no lane may stay without a host.
+    fn await_coverage(&mut self) {
+        self.outside.coordinator.calm();
+        let limit = self.scheduler.now() + Duration::from_secs(300 + 60 * self.plan.trouble.slow);
+        let mut left = truth::lanes(&self.plan, &self.outside.topic);
+        loop {
+            let outside = Arc::clone(&self.outside);
+            left.retain(|(lane, records)| {
+                let Some(last) = records.last() else { return false };
+                let covered = outside.states.checkpoint(lane).map(|checkpoint| checkpoint.covered());
+                let next = covered.and_then(|covered| covered.get(&Partition(last.partition)).copied());
+                next.is_none_or(|next| next.0 <= last.offset)
+            });
+            if left.is_empty() || !self.violations.is_empty() {
+                return;
+            }
+            if self.scheduler.now() > limit {
+                let lanes: Vec<_> = left.iter().map(|(lane, _)| lane).collect();
+                self.violations.push(format!("hosts share the lanes, and nobody folds {lanes:?}"));
+                return;
+            }
+            self.scheduler.pause(Duration::from_millis(300));
+            self.look();
         }
     }
 
