@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use keyfold::symptom::Symptom;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use crate::support::model::{self, Time};
 use crate::support::rows::{assert_same, from_ndjson, sorted};
 use crate::support::settings::Settings;
 use crate::tables::{SESSIONS, Tables};
-use crate::topics::{create_topic, produce, read_back, trim};
+use crate::topics::{add_partitions, create_topic, produce, read_back, trim};
 
 /// These symptoms and no other, with this exit code.
 #[track_caller]
@@ -46,13 +46,6 @@ pub(crate) fn alter(brokers: &str, topic: &str, entries: &[(&str, &str)]) {
     let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(60)));
     let altered = futures::executor::block_on(admin(brokers).alter_configs([&alteration], &options));
     altered.expect("the broker answers")[0].as_ref().expect("the broker alters it");
-}
-
-fn add_partitions(brokers: &str, topic: &str, count: usize) {
-    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(60)));
-    let new = [NewPartitions::new(topic, count)];
-    let added = futures::executor::block_on(admin(brokers).create_partitions(&new, &options));
-    added.expect("the broker answers")[0].as_ref().expect("the broker adds them");
 }
 
 #[test]

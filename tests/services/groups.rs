@@ -1,6 +1,7 @@
 //! Several hosts that share the lanes of one pipeline through a consumer group: they come and go, are killed, paused and replaced, and the rows
 //! stay those of the naive model.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -16,12 +17,15 @@ use crate::support::model::{self, Deployment, Time};
 use crate::support::rows::{assert_same, sorted, upserted};
 use crate::support::settings::Settings;
 use crate::tables::Tables;
-use crate::topics::{create_topic, read_back};
+use crate::topics::{add_partitions, create_topic, read_back};
 
 const TABLE: &str = "out (k text, n bigint, v bigint, items list<text>, ingestion_time timestamp, PRIMARY KEY (k, n))";
 const PARTITIONS: u32 = 12;
 /// How many records are sent a second.
 const RATE: u64 = 1_000;
+
+/// A host that says nothing for so long has lost its lanes; the least that a broker allows.
+const SESSION: &str = "properties = { \"session.timeout.ms\" = \"6000\" }";
 
 /// A pipeline that hosts share, on a broker and a keyspace of its own.
 struct Shared {
@@ -79,7 +83,7 @@ impl Shared {
         config.set("bootstrap.servers", &self.brokers).set("group.id", self.topic);
         let consumer: BaseConsumer = config.create().expect("a valid configuration");
         let mut list = TopicPartitionList::new();
-        for partition in log.iter().map(|record| record.partition).collect::<std::collections::BTreeSet<_>>() {
+        for partition in log.iter().map(|record| record.partition).collect::<BTreeSet<_>>() {
             list.add_partition(self.topic, i32::try_from(partition).expect("small"));
         }
         wait_until("all is covered", || {
@@ -98,7 +102,9 @@ impl Shared {
     fn assert_rows(&self, deployments: &[Deployment], by_partition: bool) {
         let log = read_back(&self.brokers, self.topic);
         let lanes: Vec<Vec<TestRecord>> = if by_partition {
-            (0..PARTITIONS).map(|p| log.iter().filter(|r| r.partition == p).cloned().collect()).collect()
+            (0..=log.iter().map(|r| r.partition).max().expect("records"))
+                .map(|p| log.iter().filter(|r| r.partition == p).cloned().collect())
+                .collect()
         } else {
             vec![log]
         };
@@ -119,10 +125,19 @@ impl Shared {
     }
 }
 
-/// The lanes that a host has open, as its log says.
+/// How many lanes a host has open, as its log says.
 fn lanes(host: &Running) -> usize {
     let said = host.stderr();
-    logged(&said, "lane-started").len() - logged(&said, "lane-stopped").len()
+    let mut open = BTreeSet::new();
+    for line in said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let lane = line["lane"].as_str().unwrap_or_default().to_owned();
+        match line["event"].as_str() {
+            Some("lane-started") => drop(open.insert(lane)),
+            Some("lane-stopped" | "lane-taken-over" | "lane-contested") => drop(open.remove(&lane)),
+            _ => {}
+        }
+    }
+    open.len()
 }
 
 /// Waits until the hosts have all lanes, and each of them its part.
@@ -144,7 +159,7 @@ fn stop(host: Running) -> Outcome {
 
 #[test]
 fn hosts_share_the_lanes_and_the_rows_are_the_models_whoever_comes_and_goes() {
-    let Some(shared) = Shared::prepare("shared-lanes", "partition", PARTITIONS, "") else { return };
+    let Some(shared) = Shared::prepare("shared-lanes", "partition", PARTITIONS, SESSION) else { return };
     let all = usize::try_from(PARTITIONS).expect("small");
     let load = shared.load(PARTITIONS);
     let mut hosts = vec![shared.host()];
@@ -177,4 +192,95 @@ fn hosts_share_the_lanes_and_the_rows_are_the_models_whoever_comes_and_goes() {
     shared.settle(&mut hosts);
     hosts.into_iter().for_each(|host| drop(stop(host)));
     shared.assert_rows(&[first, last], true);
+}
+
+/// A host is paused for longer than the group waits for it, at several moments of its life, and goes on while others fold its lanes.
+#[test]
+fn a_host_that_slept_through_a_rebalance_leaves_no_row_that_is_not_the_models() {
+    let Some(shared) = Shared::prepare("shared-asleep", "partition", 4, SESSION) else { return };
+    let load = shared.load(4);
+    let mut hosts = vec![shared.host()];
+    share_out(&mut hosts, 4);
+    for moment in ["sharing", "partitions-assigned", "lane-started", "partitions-revoked"] {
+        let mut sleeper = shared.host();
+        match moment {
+            // A third host makes the group take some of the sleeper's lanes.
+            "partitions-revoked" => {
+                hosts.push(sleeper);
+                share_out(&mut hosts, 4);
+                let third = shared.host();
+                sleeper = hosts.pop().expect("just put there");
+                sleeper.wait_until("something is revoked", || {
+                    let all = hosts.iter().map(Running::stderr).any(|said| !logged(&said, moment).is_empty());
+                    all || !logged(&third.stderr(), "lane-started").is_empty()
+                });
+                hosts.push(third);
+            }
+            moment => drop(sleeper.wait_logged(moment)),
+        }
+        sleeper.signal("STOP");
+        share_out(&mut hosts, 4);
+        std::thread::sleep(Duration::from_millis(500)); // they fold on
+        sleeper.signal("CONT");
+        hosts.push(sleeper);
+        share_out(&mut hosts, 4);
+        while hosts.len() > 1 {
+            stop(hosts.pop().expect("more than one"));
+        }
+        share_out(&mut hosts, 4);
+    }
+    load.finish();
+    shared.settle(&mut hosts);
+    hosts.into_iter().for_each(|host| drop(stop(host)));
+    shared.assert_rows(&[], true);
+}
+
+/// `ordering = "topic"` has one lane: one host folds it, and another one stands by.
+#[test]
+fn one_host_folds_a_merged_topic_and_the_next_one_takes_over() {
+    let Some(shared) = Shared::prepare("shared-topic", "topic", 3, SESSION) else { return };
+    let load = shared.load(3);
+    let mut hosts = vec![shared.host()];
+    share_out(&mut hosts, 1);
+    hosts.push(shared.host());
+    hosts[1].wait_logged("sharing");
+    let deployment = shared.order("m1");
+    hosts[0].wait_logged("swap-finished");
+    assert_eq!(lanes(&hosts[1]), 0, "it stands by");
+    hosts.remove(0).kill();
+    share_out(&mut hosts, 1);
+    hosts.push(shared.host());
+    stop(hosts.remove(0));
+    share_out(&mut hosts, 1);
+    load.finish();
+    shared.settle(&mut hosts);
+    hosts.into_iter().for_each(|host| drop(stop(host)));
+    shared.assert_rows(&[deployment], false);
+}
+
+/// The consumer protocol of KIP-848, and partitions that are added while hosts run.
+#[test]
+fn partitions_that_are_added_join_by_either_protocol_of_the_group() {
+    for (topic, properties) in [
+        ("shared-grown", "properties = { \"topic.metadata.refresh.interval.ms\" = \"1000\" }"),
+        (
+            "shared-next",
+            "properties = { \"group.protocol\" = \"consumer\", \"topic.metadata.refresh.interval.ms\" = \"1000\" }",
+        ),
+    ] {
+        let Some(shared) = Shared::prepare(topic, "partition", 4, properties) else { return };
+        let load = shared.load(4);
+        let mut hosts = vec![shared.host(), shared.host()];
+        share_out(&mut hosts, 4);
+        load.finish();
+        add_partitions(&shared.brokers, topic, 6);
+        let load = shared.load(6);
+        share_out(&mut hosts, 6);
+        stop(hosts.remove(0));
+        share_out(&mut hosts, 6);
+        load.finish();
+        shared.settle(&mut hosts);
+        hosts.into_iter().for_each(|host| drop(stop(host)));
+        shared.assert_rows(&[], true);
+    }
 }

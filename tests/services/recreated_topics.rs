@@ -1,14 +1,14 @@
 //! Topics that are not what they were: deleted and created again under their name, or grown. The host must not go on with another log, and
 //! must not leave a partition unread.
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 
 use crate::support::generate::{START_MS, TestRecord};
 use crate::support::host::{PATIENCE, Pipeline, wait_until};
 use crate::support::rows::from_ndjson;
-use crate::topics::{create_topic, produce, trim};
+use crate::topics::{add_partitions, create_topic, produce, trim};
 
 /// A new topic of one partition with two records, and a pipeline that reads it.
 fn pipeline(brokers: &str, topic: &str, ordering: &str) -> Pipeline {
@@ -58,12 +58,6 @@ fn recreate(brokers: &str, topic: &str) {
         let created = futures::executor::block_on(admin.create_topics([&new], &options()));
         created.expect("the broker answers")[0].is_ok()
     });
-}
-
-fn add_partitions(brokers: &str, topic: &str, count: usize) {
-    let new = NewPartitions::new(topic, count);
-    let made = futures::executor::block_on(admin(brokers).create_partitions([&new], &options()));
-    made.expect("the broker answers")[0].as_ref().expect("the broker adds them");
 }
 
 fn letters(pipeline: &Pipeline) -> usize {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -31,6 +31,15 @@ pub(crate) fn create_topic(brokers: &str, name: &str, partitions: i32, configs: 
         partitions_now.len() == usize::try_from(partitions).expect("small")
             && partitions_now.iter().all(|p| p.leader() >= 0)
     });
+}
+
+/// Lets a topic have this many partitions.
+pub(crate) fn add_partitions(brokers: &str, topic: &str, partitions: usize) {
+    let grown = NewPartitions::new(topic, partitions);
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+    let done =
+        futures::executor::block_on(admin(brokers).create_partitions([&grown], &options)).expect("the broker answers");
+    done[0].as_ref().expect("the topic can grow");
 }
 
 /// Deletes the records of a partition before `offset`.
