@@ -16,6 +16,7 @@ use crate::machine;
 use crate::record::ByteColumn;
 use crate::state::capture::Chunk;
 
+pub mod backup;
 pub mod bucket;
 pub mod capture;
 pub mod chain;

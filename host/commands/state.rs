@@ -3,10 +3,13 @@
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use object_store::ObjectStore;
 use serde_json::{Map, Value, json};
+use url::Url;
 
 use crate::commands::cli::groups::StateCommand;
 use crate::config::Config;
@@ -16,7 +19,8 @@ use crate::failure::{Exit, Failure};
 use crate::paths::{is_stream, refuse_pipe_or_device, same_file, sync_name};
 use crate::record::{hex, iso};
 use crate::report::Output;
-use crate::state::objects::{objects, runtime};
+use crate::state::backup::{self, Copied};
+use crate::state::objects::{Presence, objects, runtime};
 use crate::state::reader::{Reader, StoredKey};
 
 /// Characters of a value that a list shows.
@@ -28,6 +32,8 @@ pub fn perform(command: StateCommand) -> Result<String, Failure> {
         StateCommand::List { config, prefix, limit, output } => list(&config.load()?, &prefix, limit, output),
         StateCommand::Get { config, key, output } => get(&config.load()?, &key, output),
         StateCommand::Export { config, out, output } => export(&config.load()?, &out, output),
+        StateCommand::Backup { config, to, output } => backup(&config.load()?, &to, output),
+        StateCommand::Restore { config, from, output } => restore(&config.load()?, &from, output),
     }
 }
 
@@ -156,6 +162,37 @@ fn export(config: &Config, file: &Path, output: Output) -> Result<String, Failur
             lanes.lanes.iter().map(|lane| format!("lane {} after {}", lane.name, lane.up_to)).collect();
         let up_to = up_to.join("; ");
         format!("{keys} key(s) in {}, as of the checkpoints of {up_to} (partition/offset)", file.display())
+    }))
+}
+
+fn backup(config: &Config, to: &Url, output: Output) -> Result<String, Failure> {
+    let (from, to) = ((&config.state.url, objects(&config.state.url)?), (to, objects(to)?));
+    copy(from, to, output)
+}
+
+fn restore(config: &Config, from: &Url, output: Output) -> Result<String, Failure> {
+    let to = objects(&config.state.url)?;
+    let _presence = Presence::exclude(&config.state.url)?;
+    copy((from, objects(from)?), (&config.state.url, to), output)
+}
+
+/// Copies a pipeline from one store to another one, which must not hold one.
+fn copy(
+    (from, source): (&Url, Arc<dyn ObjectStore>),
+    (to, target): (&Url, Arc<dyn ObjectStore>),
+    output: Output,
+) -> Result<String, Failure> {
+    let runtime = runtime()?;
+    if !runtime.block_on(backup::is_empty(&target))? {
+        let message =
+            format!("{to} holds a pipeline, or a part of one: name an empty folder or another path in the bucket");
+        return Err(Failure::state(message));
+    }
+    let lanes = PipelineLog::new(Arc::clone(&source), runtime.handle().clone()).lanes()?;
+    let Copied { lanes, objects, bytes } = runtime.block_on(backup::copy(&source, &target, &lanes))?;
+    Ok(output.render(&json!({"lanes": lanes, "objects": objects, "bytes": bytes}), |_| {
+        let size = bytesize::ByteSize::b(bytes).display().iec();
+        format!("copied {lanes} lane(s) with their journals, and {objects} object(s), {size}, from {from} to {to}")
     }))
 }
 

@@ -1,12 +1,14 @@
 //! `keyfold status`: from a running host, or from the last checkpoint of each lane.
 
+use std::collections::BTreeSet;
+
 use futures::TryStreamExt;
 use object_store::path::Path;
 
 use crate::clock;
 use crate::commands::cli::arguments::Target;
 use crate::commands::client::Client;
-use crate::config::Config;
+use crate::config::{Config, Hosts, Source};
 use crate::deployment::PipelineLog;
 use crate::event_time::{AppendTime, EventTime};
 use crate::failure::{Exit, Failure};
@@ -23,9 +25,20 @@ pub fn status(target: &Target) -> Result<Status, Failure> {
     let config = target.config.load()?;
     match config.admin.as_ref().map(|admin| Client::here(admin).and_then(|host| host.status())) {
         Some(Err(failure)) if failure.exit != Exit::Outside => Err(failure),
-        Some(Ok(status)) => Ok(status),
+        Some(Ok(status)) => with_other_hosts(status, &config),
         Some(Err(_)) | None => of_checkpoints(&config),
     }
+}
+
+/// Adds the lanes that other hosts fold, as of their last checkpoints, where hosts share lanes.
+fn with_other_hosts(mut status: Status, config: &Config) -> Result<Status, Failure> {
+    let shares = matches!(&config.source, Source::Kafka(kafka) if kafka.hosts == Hosts::Many);
+    if shares {
+        let own: BTreeSet<String> = status.lanes.iter().map(|lane| lane.lane.clone()).collect();
+        let all = of_checkpoints(config)?.lanes;
+        status.lanes.extend(all.into_iter().filter(|lane| !own.contains(&lane.lane)));
+    }
+    Ok(status)
 }
 
 /// Returns what the last checkpoints say. Does not disturb a running host.
@@ -65,6 +78,7 @@ fn of_checkpoint(
 ) -> Result<LaneStatus, Failure> {
     let deployment = log.deployment(checkpoint.deployment)?;
     Ok(LaneStatus {
+        owner: log.owner(&lane)?.map(|owner| owner.to_string()),
         lane,
         deployment: Some(checkpoint.deployment),
         plugin: deployment.as_ref().map(|deployment| deployment.plugin.clone()),

@@ -50,6 +50,9 @@ pub struct Status {
 pub struct LaneStatus {
     /// Its name.
     pub lane: String,
+    /// The host that opened the lane last; only from a checkpoint.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// The deployment in force.
     pub deployment: Option<u64>,
     /// Name and version of its plugin.
@@ -104,6 +107,7 @@ fn of_lane(lane: &LaneBoard, now_ms: i64) -> LaneStatus {
     let letters = Stage::ALL.into_iter().map(|stage| (stage.name().to_owned(), lane.letters.get(stage)));
     LaneStatus {
         lane: lane.name.clone(),
+        owner: None,
         deployment: deployed.as_ref().map(|deployed| deployed.n),
         plugin: deployed.as_ref().map(|deployed| format!("{} {}", deployed.plugin, deployed.version)),
         digest: deployed.map(|deployed| deployed.digest),
@@ -155,6 +159,7 @@ impl fmt::Display for LaneStatus {
         let number = |n: u64| indicatif::HumanCount(n).to_string();
         let plugin = self.plugin.as_deref().unwrap_or("an unknown plugin");
         line("deployment", self.deployment.map(|n| format!("{n}, {plugin}")))?;
+        line("owner", self.owner.clone())?;
         line("activity", self.activity.clone())?;
         line(
             "folded",

@@ -187,6 +187,15 @@ impl Chain {
         }
     }
 
+    /// Begins a chain with a body that says all, for an owner that is to come. Fails with [`Error::Fenced`] if there is one.
+    pub(super) async fn copy(objects: &Arc<dyn ObjectStore>, path: &str, body: Bytes) -> Result<(), Error> {
+        let is_empty = |links: &[Link]| match links {
+            [] => Ok(Some(body.clone())),
+            _ => Err(Error::Fenced(path.to_owned())),
+        };
+        Chain::claim(objects, path, is_empty).await.map(drop)
+    }
+
     /// Reads the links from the last whole one on, beside the owner.
     pub async fn read(objects: &Arc<dyn ObjectStore>, path: &str) -> Result<Vec<Link>, Error> {
         find(objects, path).await.map(|found| found.links)

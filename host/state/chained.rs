@@ -174,6 +174,12 @@ impl Chained {
         Ok(Some(Snapshot { name: path.to_owned(), contents: Contents::of(path, &links)? }))
     }
 
+    /// Copies what the database at `path` holds into another store, where it must not exist yet, as one link. Its owner is not fenced.
+    pub(super) async fn copy(from: &Arc<dyn ObjectStore>, to: &Arc<dyn ObjectStore>, path: &str) -> Result<(), Error> {
+        let contents = Contents::of(path, &Chain::read(from, path).await?)?;
+        Chain::copy(to, path, encode(puts(&contents))).await
+    }
+
     /// Deletes links, while the caller goes on.
     fn prune(&self, needless: Needless) {
         if needless.count() == 0 {

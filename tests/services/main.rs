@@ -16,6 +16,7 @@ mod forge;
 
 mod admin;
 mod author;
+mod backup;
 #[cfg(feature = "cloud")]
 mod bucket;
 mod container;

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use url::Url;
 
 use super::arguments::{AuthorArguments, ConfigFile, Target, instant, json, pair, stage};
 use crate::author::{Language, bench, golden};
@@ -160,6 +161,34 @@ pub enum StateCommand {
         config: ConfigFile,
         /// The key.
         key: String,
+        /// Format of the answer.
+        #[arg(long, value_name = "FORMAT", default_value_t)]
+        output: Output,
+    },
+    /// Copy checkpoints and journal to another folder or bucket, while hosts run
+    ///
+    /// A copy that was not finished cannot be used. JSON: {"lanes": N, "objects": N, "bytes": N}.
+    Backup {
+        /// The configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The folder or bucket, which must not hold a pipeline.
+        #[arg(value_name = "URL")]
+        to: Url,
+        /// Format of the answer.
+        #[arg(long, value_name = "FORMAT", default_value_t)]
+        output: Output,
+    },
+    /// Copy a backup to state.url, which must not hold a pipeline
+    ///
+    /// JSON: as `state backup` prints.
+    Restore {
+        /// The configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The backup.
+        #[arg(value_name = "URL")]
+        from: Url,
         /// Format of the answer.
         #[arg(long, value_name = "FORMAT", default_value_t)]
         output: Output,
