@@ -110,13 +110,14 @@ impl Session<'_> {
         self.opening.stop.load(Ordering::Relaxed) || self.opening.back.load(Ordering::Relaxed)
     }
 
-    /// The lanes of what is assigned. One lane of all partitions is whose the first partition is: exactly one member has that.
+    /// The lanes of what is assigned. One lane of all partitions is whose the last partition is: exactly one member has that, and keeps it when
+    /// another one joins, since `cooperative-sticky` takes the first ones from it.
     fn wanted(&self) -> BTreeMap<String, Vec<Partition>> {
         let (config, source, assigned) = (&self.opening.config, &self.opening.source, &self.share.assigned);
         let lanes: Vec<Vec<Partition>> = match config.source.ordering() {
             config::Ordering::Topic => {
                 let all = source.partitions();
-                all.first().filter(|first| assigned.contains(first)).map(|_| all.to_vec()).into_iter().collect()
+                all.last().filter(|last| assigned.contains(last)).map(|_| all.to_vec()).into_iter().collect()
             }
             config::Ordering::Partition => assigned.iter().map(|&partition| vec![partition]).collect(),
         };

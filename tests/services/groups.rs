@@ -33,6 +33,8 @@ struct Shared {
     topic: &'static str,
     tables: Tables,
     pipeline: Pipeline,
+    /// What hosts and commands find in their environment.
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Shared {
@@ -54,7 +56,25 @@ impl Shared {
             .push_str(&format!("\ngroup = \"{topic}\"\nordering = \"{ordering}\"\nhosts = \"many\"\n{more}"));
         let toml =
             settings.to_toml().replace("file = \"dead-letters.ndjson\"", &format!("topic = \"{topic}-letters\""));
-        Some(Shared { brokers, topic, tables, pipeline: Pipeline::new(&toml) })
+        Some(Shared { brokers, topic, tables, pipeline: Pipeline::new(&toml), environment: Vec::new() })
+    }
+
+    /// The same, with its state in a bucket.
+    #[cfg(feature = "cloud")]
+    fn in_a_bucket(self, bucket: &crate::service::Service) -> Shared {
+        let toml = std::fs::read_to_string(self.pipeline.path("keyfold.toml")).expect("it was written");
+        let folder = format!("file://{}/state", self.pipeline.path("").display()).replace("//state", "/state");
+        let toml = toml.replace(&folder, &format!("s3://keyfold/{}", self.topic));
+        assert!(toml.contains("s3://"), "{folder} stands in {toml}");
+        self.pipeline.configure(&toml);
+        let environment = vec![
+            ("AWS_ENDPOINT", format!("http://127.0.0.1:{}", bucket.port())),
+            ("AWS_ALLOW_HTTP", "true".to_owned()),
+            ("AWS_REGION", "eu-west-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+        ];
+        Shared { environment, ..self }
     }
 
     /// Sends records to all partitions until told to stop. Each key is of one partition.
@@ -67,13 +87,25 @@ impl Shared {
     }
 
     fn host(&self) -> Running {
-        self.pipeline.spawn(&[])
+        self.start("run", &[])
+    }
+
+    fn start(&self, command: &str, more: &[&str]) -> Running {
+        let mut command = self.pipeline.command(command, more);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.pipeline.start(command)
+    }
+
+    fn call(&self, command: &str, more: &[&str]) -> Outcome {
+        let outcome = self.start(command, more).wait(PATIENCE);
+        outcome.expect_code(0);
+        outcome
     }
 
     fn order(&self, mark: &'static str) -> Deployment {
         let config = json!({"mode": "mark", "mark": mark}).to_string();
-        let outcome = self.pipeline.call("deployment create", &["--plugin-config", &config]);
-        Deployment { t: instant_in(&outcome.expect_code(0).stdout), mark, time: Time::default() }
+        let outcome = self.call("deployment create", &["--plugin-config", &config]);
+        Deployment { t: instant_in(&outcome.stdout), mark, time: Time::default() }
     }
 
     /// Waits until checkpoints cover all that is in the log, as the hosts tell the group.
@@ -118,9 +150,9 @@ impl Shared {
         let keyspace = self.topic.replace('-', "_");
         let rows = || -> Vec<Value> { self.tables.rows(&keyspace, "out", &["k", "n", "v", "items"]) };
         assert_same("live", &rows(), &want);
-        self.pipeline.delete_checkpoints();
+        self.call("reset", &[]);
         self.tables.execute(&format!("TRUNCATE {keyspace}.out"));
-        self.pipeline.run_to_end(&["--until-end"]).expect_code(0);
+        self.call("run", &["--until-end"]);
         assert_same("replay", &rows(), &want);
     }
 }
@@ -160,6 +192,19 @@ fn stop(host: Running) -> Outcome {
 #[test]
 fn hosts_share_the_lanes_and_the_rows_are_the_models_whoever_comes_and_goes() {
     let Some(shared) = Shared::prepare("shared-lanes", "partition", PARTITIONS, SESSION) else { return };
+    come_and_go(&shared);
+}
+
+#[cfg(feature = "cloud")]
+#[test]
+fn hosts_whose_state_is_in_a_bucket_share_the_lanes() {
+    let Some(bucket) = crate::service::start(crate::service::Kind::Bucket) else { return };
+    let Some(shared) = Shared::prepare("shared-bucket", "partition", PARTITIONS, SESSION) else { return };
+    come_and_go(&shared.in_a_bucket(&bucket));
+}
+
+/// Hosts at a steady load: one, three, two and three again, with a crash, a rolling restart, a swap and a withdrawal.
+fn come_and_go(shared: &Shared) {
     let all = usize::try_from(PARTITIONS).expect("small");
     let load = shared.load(PARTITIONS);
     let mut hosts = vec![shared.host()];
@@ -174,7 +219,7 @@ fn hosts_share_the_lanes_and_the_rows_are_the_models_whoever_comes_and_goes() {
     // A crash, while a deployment is withdrawn.
     shared.order("m2");
     hosts.remove(1).kill();
-    shared.pipeline.call("deployment withdraw", &["--reason", "a test"]).expect_code(0);
+    shared.call("deployment withdraw", &["--reason", "a test"]);
     share_out(&mut hosts, all);
     hosts.push(shared.host());
     share_out(&mut hosts, all);

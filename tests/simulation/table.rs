@@ -238,7 +238,12 @@ impl Sink for Connection {
         let taken: Vec<_> = taken.into_iter().map(|(_, (key, row))| (key, Some(row))).collect();
         if !taken.is_empty() {
             let journal = rows.order.first().map(|row| self.journals.journal_of(row.origin.partition));
-            self.put(&taken, owner, journal)?;
+            let written = self.put(&taken, owner, journal);
+            if written.as_ref().is_err_and(|failure| failure.is_fenced) {
+                // Its successor writes them, and this host goes on with other lanes.
+                self.table.state(Duration::ZERO).unacknowledged.remove(&self.process.id);
+            }
+            written?;
         }
         self.table.state(Duration::ZERO).unacknowledged.remove(&self.process.id);
         let reason = || "it is one of those that are refused".to_owned();
