@@ -434,7 +434,8 @@ pub struct Board {
     pub started_ms: i64,
     phase: Mutex<Phase>,
     has_started: AtomicBool,
-    shares: AtomicBool,
+    /// Whether it shares the lanes with others.
+    pub shares: AtomicBool,
     stop: Arc<AtomicBool>,
     lanes: Mutex<Vec<Arc<LaneBoard>>>,
     state: Arc<Outage>,
@@ -467,7 +468,7 @@ impl Board {
             lanes: Mutex::default(),
             state: Arc::default(),
             outputs: Mutex::default(),
-            queued: AtomicI64::new(0),
+            queued: AtomicI64::default(),
             tracer: None,
             state_folder: OnceLock::new(),
         }
@@ -495,7 +496,6 @@ impl Board {
     pub fn has_started(&self) -> bool {
         self.has_started.load(Relaxed)
     }
-
     /// Returns the flag that stops the host.
     pub fn stop(&self) -> &Arc<AtomicBool> {
         &self.stop
@@ -519,19 +519,9 @@ impl Board {
         lane
     }
 
-    /// Forgets a lane that another host folds now.
+    /// Forgets a lane of another host.
     pub fn forget(&self, name: &str) {
         self.lanes.lock().expect("nobody panics while holding it").retain(|lane| lane.name != name);
-    }
-
-    /// Records that the host shares the lanes with others, and may have none.
-    pub fn share(&self) {
-        self.shares.store(true, Relaxed);
-    }
-
-    /// Returns whether the host shares the lanes with others.
-    pub fn shares(&self) -> bool {
-        self.shares.load(Relaxed)
     }
 
     /// Returns the boards of all lanes.

@@ -4,6 +4,7 @@
 //! not help; a lane that has been computing or inside a plugin call for too long is stuck. A host is ready while its lanes run and can write.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::backoff::Outage;
@@ -42,7 +43,11 @@ pub fn ready(board: &Board) -> Vec<Check> {
     let lanes = board.lanes();
     if lanes.is_empty() {
         let what = "no lane is assigned to this host";
-        checks.push(if board.shares() { Check::fine("lanes", what) } else { not_yet("lanes", what) });
+        checks.push(if board.shares.load(Ordering::Relaxed) {
+            Check::fine("lanes", what)
+        } else {
+            not_yet("lanes", what)
+        });
     }
     for lane in lanes {
         let subject = format!("lane {}", lane.name);
@@ -114,7 +119,7 @@ fn reachable(subject: &str, outage: Option<&Outage>) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
     use crate::backoff::{self, Backoff};

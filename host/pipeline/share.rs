@@ -75,7 +75,7 @@ impl Share {
             pipeline = opening.config.name,
             "member of a group of hosts that share the lanes"
         );
-        opening.board.share();
+        opening.board.shares.store(true, Ordering::Relaxed);
         opening.board.enter(Phase::Folding);
         let (lanes, summaries) = (BTreeMap::new(), Vec::new());
         Session { share: self, opening, writer, lanes, summaries, failure: None }.run()
