@@ -132,6 +132,8 @@ fn describe(merge: &Merge, time: LaneTime, (deployment, journal): (u64, Head)) -
         sink_length: None,
         letters_length: None,
         journal: Some(journal),
+        held: None,
+        state_version: None,
     }
 }
 

@@ -149,9 +149,9 @@ impl Core {
 
     /// Publishes how much state is in memory, and returns its bytes.
     pub(super) fn count_state(&self, board: &LaneBoard) -> u64 {
-        board.keys.set(self.shards.iter().map(|shard| shard.keys() as u64).sum());
+        board.keys.set(self.shards.iter().map(|shard| shard.held().keys).sum());
         board.largest_key.set(self.shards.iter().map(Shard::largest).max().unwrap_or(0));
-        let bytes = self.shards.iter().map(Shard::bytes).sum();
+        let bytes = self.shards.iter().map(|shard| shard.held().bytes).sum();
         board.state_bytes.set(bytes);
         bytes
     }

@@ -111,7 +111,7 @@ pub(super) fn load_missing(
 
 /// Fills slots from the store. A key that the store does not hold has no state.
 fn fill(shard: &mut Shard, slots: &[SlotId], store: &Store) -> Result<(), Error> {
-    let keys: Vec<&[u8]> = slots.iter().map(|&slot| &*shard.slot(slot).key).collect();
+    let keys: Vec<&[u8]> = slots.iter().map(|&slot| shard.slot(slot).key()).collect();
     let found = store.read(&keys)?;
     slots.iter().zip(found).for_each(|(&slot, found)| shard.fill(slot, found));
     Ok(())
