@@ -6,6 +6,7 @@ pub mod health;
 pub mod journal_meter;
 pub mod log;
 pub mod losses;
+pub mod memory_meter;
 pub mod meter;
 pub mod metrics;
 pub mod plugin_log;

@@ -45,6 +45,8 @@ pub mod slot;
 mod slots;
 pub mod store;
 pub mod tenure;
+#[cfg(test)]
+mod tests;
 mod version;
 mod writing;
 
@@ -123,6 +125,18 @@ pub struct Evicted {
     pub bytes: u64,
     /// The first of their timers.
     pub timer: Option<EventTime>,
+    /// How many slots were looked at.
+    pub looked_at: u64,
+}
+
+impl Evicted {
+    /// Adds those of another shard.
+    pub fn add(&mut self, more: Evicted) {
+        self.keys += more.keys;
+        self.bytes += more.bytes;
+        self.timer = [self.timer, more.timer].into_iter().flatten().min();
+        self.looked_at += more.looked_at;
+    }
 }
 
 /// The seeds of [`hash`] in this process.
@@ -467,6 +481,7 @@ impl Shard {
             if evicted.bytes >= bytes {
                 break;
             }
+            evicted.looked_at += 1;
             let slot = SlotId(if (self.hand as usize) < self.slots.len() { self.hand } else { 0 });
             self.hand = slot.0 + 1;
             let entry = &mut self.slots[slot];
@@ -476,9 +491,8 @@ impl Shard {
                 continue;
             }
             let counted = u64::from(entry.counted);
-            evicted.keys += 1;
-            evicted.bytes += SLOT_BYTES + u64::from(entry.charged);
-            evicted.timer = [evicted.timer, timer].into_iter().flatten().min();
+            let bytes = SLOT_BYTES + u64::from(entry.charged);
+            evicted.add(Evicted { keys: 1, bytes, timer, looked_at: 0 });
             self.held.remove(counted);
             self.evicted.add(counted);
             self.free(slot);
@@ -501,28 +515,5 @@ impl KeyState {
     /// Returns whether there is neither value nor list nor timer.
     pub fn is_empty(&self) -> bool {
         self.value.is_none() && self.list.is_empty() && self.timer.is_none()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::hash::{BuildHasher, RandomState};
-
-    use super::*;
-
-    #[test]
-    fn keys_that_collide_cannot_be_prepared() {
-        let of_a_known_seed = foldhash::fast::FixedState::with_seed(0x6b65_7966_6f6c_6421);
-        let keys: [&[u8]; 4] = [b"a", b"b", b"c", b"d"];
-        assert!(keys.iter().any(|key| hash(key) != of_a_known_seed.hash_one(key)), "the seed is in the source");
-        let (seed, shared) = &*SEEDS;
-        let (other, other_shared) = (RandomState::new().hash_one(1), SharedSeed::from_u64(1));
-        let with = |seed: u64, shared: &SharedSeed| {
-            let mut hasher = FoldHasher::with_seed(seed, shared);
-            b"key"[..].hash(&mut hasher);
-            hasher.finish()
-        };
-        assert_eq!(hash(b"key"), with(*seed, shared), "it is the same throughout a process");
-        assert_ne!(with(*seed, shared), with(other, &other_shared));
     }
 }

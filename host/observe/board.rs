@@ -14,6 +14,7 @@ use crate::event_time::{AppendTime, EventTime, Implausible, LaneTime};
 use crate::observe::ends::Ends;
 use crate::observe::journal_meter::JournalMeter;
 use crate::observe::losses::Losses;
+use crate::observe::memory_meter::MemoryMeter;
 use crate::observe::meter::Meter;
 use crate::observe::plugin_log::Log;
 use crate::observe::telemetry::{Tracer, Traces};
@@ -264,6 +265,8 @@ pub struct LaneBoard {
     pub state_bytes: Number,
     /// Bytes of the largest key, value and list items of any checkpoint in this life.
     pub largest_key: Number,
+    /// Its keys in memory.
+    pub memory: MemoryMeter,
     /// Its journal.
     pub journal: Arc<JournalMeter>,
     /// Checkpoints written.

@@ -15,6 +15,7 @@ use crate::lane::Lane;
 use crate::lane::audit::Auditor;
 use crate::lane::core::Core;
 use crate::lane::interrupt::Signals;
+use crate::lane::memory::Memory;
 use crate::machine::{Planted, Thread, plants};
 use crate::observe::board::Board;
 use crate::pipeline::world::World;
@@ -47,6 +48,7 @@ pub(super) struct Opening<'a> {
     pub(super) board: &'a Arc<Board>,
     pub(super) stop: &'a Arc<AtomicBool>,
     pub(super) back: &'a Arc<AtomicBool>,
+    pub(super) memory: &'a Arc<Memory>,
 }
 
 /// A lane whose state and journal are open and read.
@@ -306,6 +308,7 @@ impl Opened {
             batch_records: opening.config.run.batch_records,
             checkpoint_interval: opening.config.state.checkpoint_interval,
             lane_bytes: opening.config.state.lane_bytes,
+            memory: Arc::clone(opening.memory),
             clock: Arc::new(SystemClock),
             signals: Signals::new(opening.stop, opening.back),
             backlog,

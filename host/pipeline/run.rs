@@ -15,6 +15,7 @@ use crate::config::{self, Config};
 use crate::deployment::follow::{Loader, Logic, News};
 use crate::deployment::{PipelineLog, Standing};
 use crate::failure::{Exit, Failure};
+use crate::lane::memory::Memory;
 use crate::lane::{Lane, Summary};
 use crate::machine::{self, Planted, Thread, plants};
 use crate::observe::board::{Board, Phase};
@@ -125,6 +126,7 @@ impl Host<'_> {
         log.remember(config, &plugin.digest)?;
         attend(config, options, (&log, &stores, world), stop)?;
         let listening = News::listen(log.clone())?;
+        let memory = Memory::new(config.state.memory_bytes);
         loop {
             let back = Arc::new(AtomicBool::new(false));
             let opening = Opening {
@@ -142,6 +144,7 @@ impl Host<'_> {
                 board,
                 stop,
                 back: &back,
+                memory: &memory,
             };
             let (lanes, writing) = opening.lanes(outside.sink, outside.letters, &sandbox.workers)?;
             patient.for_ever();

@@ -48,6 +48,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// All of these.
+    pub fn sum(held: impl Iterator<Item = Held>) -> Held {
+        held.fold(Held::default(), |a, b| Held { keys: a.keys + b.keys, bytes: a.bytes + b.bytes })
+    }
+
     /// Adds a key with so many bytes.
     pub fn add(&mut self, bytes: u64) {
         *self = Held { keys: self.keys + 1, bytes: self.bytes + bytes };

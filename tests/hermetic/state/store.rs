@@ -229,7 +229,7 @@ fn what_changes_while_a_checkpoint_is_taken_belongs_to_the_next_one() {
             shard.captured(0).map_or(Ok(()), |part| store.add(part)).expect("it is the owner");
         }
         while store.uploads().expect("it is the owner") > 0 {}
-        store.commit((None, Some(1))).expect("it is the owner");
+        store.commit((None, Some(1)), None).expect("it is the owner");
         while store.committed().expect("it is the owner").is_none() {}
         keys.0.iter_mut().for_each(Shard::free_emptied);
         let mut found = all(&mut open(stores));
