@@ -258,8 +258,7 @@ startup_timeout = "0s"
     assert_eq!(tls.certificate, Some((PathBuf::from("/etc/keyfold/c.pem"), PathBuf::from("/k.pem"))));
     assert!(!tls.verify);
     assert_eq!(tls.server_name.as_deref(), Some("db.example"));
-    assert_eq!((config.run.workers, config.run.batch_records), (256, 1));
-    assert_eq!(config.run.startup_timeout, Duration::ZERO);
+    assert_eq!((config.run.workers, config.run.batch_records, config.run.startup_timeout), (256, 1, Duration::ZERO));
     let DeadLetters::Topic { brokers, topic, properties, .. } = &config.dead_letters else {
         panic!("expected a topic")
     };
