@@ -7,7 +7,7 @@
 //! 5. the checkpoint, before the offsets that tell others of it.
 //!
 //! What happens between these effects is decided elsewhere: [`gather`] fills batches, [`core`] maps and folds them, [`residency`] knows which
-//! keys are in memory, [`succession`] which logic folds, [`probation`] what its rows replace, and [`checkpoint`] when one is due.
+//! keys are in memory, [`memory`] how many may be, [`succession`] which logic folds, [`probation`] what its rows replace, and [`checkpoint`] when one is due.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use self::core::{Core, Output};
 use self::gather::Gather;
 use self::interrupt::{Interrupt, Signals};
 use self::losses::Losses;
+use self::memory::{MIGRATE_KEYS, Memory, Search, Share};
 use self::probation::Probation;
 use self::residency::Loading;
 use self::succession::Succession;
@@ -55,6 +56,7 @@ pub mod law;
 mod letters;
 mod losses;
 mod map;
+pub mod memory;
 mod migration;
 mod place;
 mod probation;
@@ -65,9 +67,6 @@ mod succession;
 pub mod time;
 mod timestamps;
 pub mod trial;
-
-/// Keys looked at between two batches for state of an earlier version, until all have the plugin's.
-const MIGRATE_KEYS: usize = 5_000;
 
 /// What a lane is made of.
 pub struct Lane {
@@ -103,6 +102,8 @@ pub struct Lane {
     pub checkpoint_interval: Duration,
     /// `state.lane_bytes`
     pub lane_bytes: Option<u64>,
+    /// `state.memory`, with the other lanes of the host.
+    pub memory: Arc<Memory>,
     /// Its clock.
     pub clock: Arc<dyn Clock>,
     /// What lanes and host tell each other.
@@ -145,8 +146,11 @@ struct Running {
     audit: Auditor,
     on_strike: OnStrike,
     store: Store,
-    /// Until all keys are in memory.
+    /// Until all keys are in memory, or no more than there may be.
     loading: Option<Loading>,
+    /// For state of an earlier version, in the store.
+    search: Option<Search>,
+    share: Share,
     journal: Journal,
     writer: LaneWriter,
     /// The last record of the last batch, to name when the lane halts.
@@ -191,6 +195,8 @@ impl Running {
             audit: lane.audit,
             on_strike: lane.on_strike,
             loading: Loading::begin(&core, &mut store),
+            search: None,
+            share: Share::of(lane.memory),
             store,
             journal,
             writer: lane.writer,
@@ -242,7 +248,8 @@ impl Running {
         }
         self.context.signals.check()?;
         self.load_more_keys(false)?;
-        self.migrate_more_keys(MIGRATE_KEYS)?;
+        self.migrate_more_keys(MIGRATE_KEYS, false)?;
+        self.keep_within_memory();
         self.losses.tell(&self.context);
         self.attend_checkpoints()?;
         Ok(true)
@@ -510,41 +517,6 @@ impl Running {
         self.complete_fold(prepared)
     }
 
-    // ---- state
-
-    /// Takes over the next keys of the last checkpoint, if they were read by now; with `wait`, waits for them.
-    fn load_more_keys(&mut self, wait: bool) -> Result<(), Interrupt> {
-        let Some(loading) = &mut self.loading else { return Ok(()) };
-        self.context.board.enter(Activity::Store);
-        if loading.step(&mut self.core, wait).map_err(|e| self.store.explain(e))? {
-            self.loading = None;
-        }
-        Ok(self.checkpoints.check_state(self.core.count_state(&self.context.board))?)
-    }
-
-    /// Migrates keys that no record and no timer touches, after a deployment whose plugin has another state version.
-    fn migrate_more_keys(&mut self, count: usize) -> Result<(), Interrupt> {
-        if !self.core.residency.is_complete() || !self.core.is_migrating() {
-            return Ok(());
-        }
-        self.context.board.enter(Activity::Fold);
-        match self.core.migrate(count) {
-            Ok(output) => self.release(output),
-            Err(fault) => Err(self.failed(fault)),
-        }
-    }
-
-    /// Migrates every key: each deployment's plugin migrates all state that it finds, so that no row depends on which keys were touched
-    /// between two deployments.
-    fn migrate_all_keys(&mut self) -> Result<(), Interrupt> {
-        while self.core.is_migrating() {
-            self.context.signals.check()?;
-            self.load_more_keys(true)?;
-            self.migrate_more_keys(usize::MAX)?;
-        }
-        self.context.signals.check()
-    }
-
     // ---- end
 
     /// Closes journal and state, and reports what the lane did.
@@ -563,6 +535,7 @@ impl Running {
             longest_gap_us,
         };
         let audits = self.audit.audits();
+        let (keys_read, keys_evicted) = (self.context.board.memory.read.get(), self.context.board.memory.evicted.get());
         self.journal.close()?;
         let Counts { records, events, rejected, late, rows, firings, calls } = summary.counts;
         let Summary { batches, largest_batch, checkpoints, floors, .. } = summary;
@@ -583,6 +556,8 @@ impl Running {
             swaps,
             longest_gap_us,
             audits,
+            keys_read,
+            keys_evicted,
             "lane stopped"
         );
         Ok(summary)

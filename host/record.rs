@@ -70,7 +70,7 @@ impl ByteColumn {
     }
 
     /// Returns the items in order.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
         (0..self.len()).map(|i| self.get(i))
     }
 

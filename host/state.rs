@@ -15,6 +15,10 @@ use crate::event_time::EventTime;
 use crate::machine;
 use crate::record::ByteColumn;
 use crate::state::capture::Chunk;
+use crate::state::checkpoint::Held;
+use crate::state::slots::Slots;
+
+pub use crate::state::slot::Slot;
 
 pub mod backup;
 pub mod bucket;
@@ -38,17 +42,19 @@ pub mod patient;
 pub mod reader;
 #[cfg(test)]
 mod scripted;
+pub mod slot;
+mod slots;
 pub mod store;
 pub mod tenure;
+#[cfg(test)]
+mod tests;
 mod version;
 mod writing;
 
-/// A key's bytes. Short ones, as most are, are kept in the slot itself.
-pub type KeyBytes = SmallVec<[u8; 23]>;
-/// A value's bytes. Short ones are kept in the slot itself.
+/// A value's bytes. Short ones need no allocation.
 pub type ValueBytes = SmallVec<[u8; 31]>;
 
-/// The state of a key.
+/// The state of a key, as it is read from files. In memory it lies in a [`Slot`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyState {
     /// Value state.
@@ -70,53 +76,68 @@ impl SlotId {
     }
 }
 
-/// A key of a lane, with its state.
-#[derive(Debug)]
-pub struct Slot {
-    /// The key.
-    pub key: KeyBytes,
-    /// Its state.
-    pub state: KeyState,
-    /// The state version of the plugin that wrote value and list; 0 while there is neither.
-    pub version: u32,
-    /// Whether `state` is loaded. Until then it must be read from the store.
-    pub loaded: bool,
-    /// How many of the list's first items the store has; `None` if it does not have the key. What a checkpoint has captured counts.
-    stored: Option<u32>,
-    /// The round in whose dirty list the slot is; 0 if it is in none.
-    listed_in: u32,
-    /// Whether it changed since it was captured last.
-    changed: bool,
-    /// Whether it is in the shard's list of emptied slots.
-    emptied: bool,
-    /// The time under which the timer queue has it, if it does.
-    queued_for: Option<EventTime>,
-    /// A batch, and the slot's group in it.
-    group: (u64, u32),
-    /// Its part of the shard's bytes.
-    bytes: u32,
+/// A key's place in the index, with a part of its hash: so that the index grows without a look at the keys.
+#[derive(Clone, Copy, Debug)]
+struct Indexed {
+    hash: u32,
+    slot: SlotId,
 }
 
 /// One shard of a lane's keys.
 #[derive(Debug)]
 pub struct Shard {
-    index: HashTable<SlotId>,
-    slots: Vec<Slot>,
-    free: Vec<SlotId>,
+    index: HashTable<Indexed>,
+    slots: Slots,
     timers: BinaryHeap<Reverse<(EventTime, SlotId)>>,
-    /// The slots that were touched since the last capture began.
+    /// The slots that were touched since the last capture began. Some were read, evicted or freed since, and are not listed any more.
     dirty: Vec<SlotId>,
     /// The number of the current round: one more than there were captures.
     round: u32,
+    /// The last round whose capture is durable.
+    durable: u32,
     /// The slots that the capture at work has still to look at.
     capturing: Vec<SlotId>,
     /// What it has taken, and nobody has fetched yet.
     captured: Chunk,
     /// The slots that it found without state. They are freed once its checkpoint is durable: until then the store would be asked for them.
     emptied: Vec<SlotId>,
-    batch: u64,
-    bytes: u64,
+    batch: u32,
+    /// Keys in memory that had state when they were captured or read last, and its bytes.
+    held: Held,
+    /// Keys that were read from the store, and those that were evicted, since the shard was made.
+    read: Held,
+    evicted: Held,
+    /// What the bytes of all slots take.
+    charged: u64,
+    /// The slot at which the search for cold keys goes on.
+    hand: u32,
     largest: u32,
+}
+
+/// What a slot takes beside its bytes: itself, its places in the index and in the timer queue, and what the allocator adds.
+const SLOT_BYTES: u64 = size_of::<Slot>() as u64 + 16 + 16 + 16;
+
+/// Keys that were evicted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// Their number.
+    pub keys: u64,
+    /// The memory that they took, bytes.
+    pub bytes: u64,
+    /// The first of their timers.
+    pub timer: Option<EventTime>,
+    /// How many slots were looked at.
+    pub looked_at: u64,
+}
+
+impl Evicted {
+    /// Adds those of another shard.
+    pub fn add(&mut self, more: Evicted) {
+        self.keys += more.keys;
+        self.bytes += more.bytes;
+        self.timer = [self.timer, more.timer].into_iter().flatten().min();
+        self.looked_at += more.looked_at;
+    }
 }
 
 /// The seeds of [`hash`] in this process.
@@ -143,74 +164,80 @@ impl Default for Shard {
     fn default() -> Shard {
         Shard {
             index: HashTable::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
+            slots: Slots::default(),
             timers: BinaryHeap::new(),
             dirty: Vec::new(),
             round: 1,
+            durable: 0,
             capturing: Vec::new(),
             captured: Chunk::default(),
             emptied: Vec::new(),
             batch: 0,
-            bytes: 0,
+            held: Held::default(),
+            read: Held::default(),
+            evicted: Held::default(),
+            charged: 0,
+            hand: 0,
             largest: 0,
         }
+    }
+}
+
+impl Indexed {
+    fn of(hash: u64, slot: SlotId) -> Indexed {
+        Indexed { hash: (hash & 0xffff_ffff) as u32, slot }
+    }
+
+    /// The hash by which the index places it: of its part of the key's hash, with all bits mixed.
+    fn place(self) -> u64 {
+        u64::from(self.hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 
 impl Shard {
     /// Starts a batch, in which no slot has a group yet.
     pub fn begin_batch(&mut self) {
-        self.batch += 1;
+        self.batch = self.batch.checked_add(1).unwrap_or_else(|| {
+            self.slots.iter_mut().for_each(|slot| slot.batch = 0);
+            1
+        });
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<SlotId> {
+        let wanted = Indexed::of(hash, SlotId(0));
+        let is_it = |found: &Indexed| found.hash == wanted.hash && self.slots[found.slot].key() == key;
+        self.index.find(wanted.place(), is_it).map(|found| found.slot)
     }
 
     /// Returns the slot of a key, and creates it if it does not exist. `complete` says that all keys of the store are in memory, so that a new
     /// slot is known to have no state.
     pub fn slot_of(&mut self, hash: u64, key: &[u8], complete: bool) -> SlotId {
-        if let Some(&slot) = self.index.find(hash, |&s| *self.slots[s.index()].key == *key) {
+        if let Some(slot) = self.find(hash, key) {
+            self.slots[slot].touched = true;
             return slot;
         }
-        let new = Slot {
-            key: KeyBytes::from_slice(key),
-            state: KeyState::default(),
-            version: 0,
-            loaded: complete,
-            stored: None,
-            listed_in: self.round,
-            changed: false,
-            emptied: false,
-            queued_for: None,
-            group: (0, 0),
-            bytes: 0,
-        };
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot.index()] = new;
-                slot
-            }
-            None => {
-                self.slots.push(new);
-                SlotId(u32::try_from(self.slots.len() - 1).expect("a shard has fewer than 2^32 keys"))
-            }
-        };
+        let mut new = Slot::new(key, complete);
+        (new.listed, new.round) = (true, self.round);
+        let slot = self.slots.add(new);
+        self.settle(slot);
         self.dirty.push(slot); // so that a slot that never gets state is freed
-        let slots = &self.slots;
-        self.index.insert_unique(hash, slot, |&s| self::hash(&slots[s.index()].key));
+        let place = Indexed::of(hash, slot);
+        self.index.insert_unique(place.place(), place, |place| place.place());
         slot
     }
 
     /// Returns whether the key is in memory.
     pub fn contains(&self, hash: u64, key: &[u8]) -> bool {
-        self.index.find(hash, |&s| *self.slots[s.index()].key == *key).is_some()
+        self.find(hash, key).is_some()
     }
 
     /// Returns the slot's group in this batch. A slot without one gets the group `next`.
     pub fn group_of(&mut self, slot: SlotId, next: u32) -> u32 {
-        let group = &mut self.slots[slot.index()].group;
-        if group.0 != self.batch {
-            *group = (self.batch, next);
+        let slot = &mut self.slots[slot];
+        if slot.batch != self.batch {
+            (slot.batch, slot.group) = (self.batch, next);
         }
-        group.1
+        slot.group
     }
 
     /// Returns the number of slots, including free ones.
@@ -220,50 +247,64 @@ impl Shard {
 
     /// Sets the state version of a slot that has neither value nor list.
     pub fn set_version(&mut self, slot: SlotId, version: u32) {
-        self.slots[slot.index()].version = version;
+        self.slots[slot].version = version;
     }
 
     /// Returns a slot.
     pub fn slot(&self, slot: SlotId) -> &Slot {
-        &self.slots[slot.index()]
+        &self.slots[slot]
     }
 
     /// Returns a slot to be changed, which the next checkpoint will write. If the capture at work has still to take it, it is taken first.
     pub fn change(&mut self, slot: SlotId) -> &mut Slot {
-        let listed_in = self.slots[slot.index()].listed_in;
-        if listed_in != self.round {
-            if listed_in != 0 {
+        let entry = &self.slots[slot];
+        if !entry.listed || entry.round != self.round {
+            if entry.listed {
                 self.take(slot);
             }
-            self.slots[slot.index()].listed_in = self.round;
+            let entry = &mut self.slots[slot];
+            (entry.listed, entry.round) = (true, self.round);
             self.dirty.push(slot);
         }
-        let entry = &mut self.slots[slot.index()];
+        let entry = &mut self.slots[slot];
         entry.changed = true;
         entry
     }
 
     /// Sets the state of a slot, with its state version, to what the store holds, and queues its timer.
     pub fn fill(&mut self, slot: SlotId, found: Option<(KeyState, u32)>) {
-        let entry = &mut self.slots[slot.index()];
+        let entry = &mut self.slots[slot];
         entry.loaded = true;
         if let Some((state, version)) = found {
-            entry.stored = Some(count(state.list.len()));
-            (entry.state, entry.version) = (state, version);
-            entry.count_bytes(&mut self.bytes);
+            entry.set_state(&state);
+            entry.note_stored();
+            entry.version = version;
+            (entry.listed, entry.round) = (false, 0); // nothing is to be captured of it
+            self.count(slot);
+            self.read.add(u64::from(self.slots[slot].counted));
+            self.settle(slot);
             self.schedule(slot);
         }
     }
 
     /// Queues the slot's timer, unless the slot is queued for that time or an earlier one.
     pub fn schedule(&mut self, slot: SlotId) {
-        let entry = &mut self.slots[slot.index()];
-        if let Some(time) = entry.state.timer
+        let entry = &mut self.slots[slot];
+        if let Some(time) = entry.timer()
             && entry.queued_for.is_none_or(|queued| time < queued)
         {
             entry.queued_for = Some(time);
             self.timers.push(Reverse((time, slot)));
+            if self.timers.len() > 2 * self.slots.used() + 1024 {
+                self.queue_anew(); // slots that were evicted or freed have left their places
+            }
         }
+    }
+
+    fn queue_anew(&mut self) {
+        let queued = (0..).map(SlotId).zip(self.slots.iter_mut());
+        let queued = queued.filter_map(|(number, slot)| Some(Reverse((slot.queued_for?, number))));
+        self.timers = queued.collect();
     }
 
     /// Takes a slot whose timer is due at `watermark` from the queue. The caller fires the timer and schedules the slot again.
@@ -273,12 +314,12 @@ impl Shard {
                 return None;
             }
             self.timers.pop();
-            let entry = &mut self.slots[slot.index()];
+            let entry = &mut self.slots[slot];
             if entry.queued_for != Some(time) {
                 continue; // the slot was queued again, for another time
             }
             entry.queued_for = None;
-            if entry.state.timer.is_some_and(|timer| Some(timer) <= watermark) {
+            if entry.timer().is_some_and(|timer| Some(timer) <= watermark) {
                 return Some(slot);
             }
             self.schedule(slot);
@@ -306,9 +347,9 @@ impl Shard {
     pub fn capture(&mut self, most: usize) -> usize {
         for _ in 0..most {
             let Some(slot) = self.capturing.pop() else { break };
-            if ![0, self.round].contains(&self.slots[slot.index()].listed_in) {
+            if self.slots[slot].listed && self.slots[slot].round != self.round {
                 self.take(slot); // it was not changed since
-                self.slots[slot.index()].listed_in = 0;
+                self.slots[slot].listed = false;
             }
         }
         self.capturing.len()
@@ -321,94 +362,144 @@ impl Shard {
 
     /// Takes a slot as it is.
     fn take(&mut self, slot: SlotId) {
-        let entry = &mut self.slots[slot.index()];
+        let entry = &mut self.slots[slot];
         if std::mem::take(&mut entry.changed) {
-            let is_stored = entry.stored.is_some();
-            if !entry.state.is_empty() {
-                self.captured.put(&entry.key, &entry.state, entry.version, entry.stored);
-                entry.stored = Some(count(entry.state.list.len()));
-            } else if is_stored {
-                self.captured.delete(&entry.key);
-                entry.stored = None;
+            if !entry.is_empty() {
+                self.captured.put(entry);
+                entry.note_stored();
+            } else if entry.is_stored {
+                self.captured.delete(entry.key());
+                entry.is_stored = false;
             }
         }
-        entry.count_bytes(&mut self.bytes);
-        self.largest = self.largest.max(entry.bytes);
-        if entry.state.is_empty() && !std::mem::replace(&mut entry.emptied, true) {
+        entry.shrink();
+        if entry.is_empty() && !std::mem::replace(&mut entry.emptied, true) {
             self.emptied.push(slot);
         }
+        self.count(slot);
+        self.settle(slot);
+    }
+
+    /// Notes that what the last capture took is durable.
+    pub fn end_capture(&mut self) {
+        self.durable = self.round - 1;
     }
 
     /// Frees the slots without state that captures have found: their checkpoints are durable, and so is that these keys have no state.
     pub fn free_emptied(&mut self) {
         for slot in std::mem::take(&mut self.emptied) {
-            let entry = &mut self.slots[slot.index()];
+            let entry = &mut self.slots[slot];
             entry.emptied = false;
-            if entry.state.is_empty() && entry.listed_in == 0 {
+            if entry.is_empty() && !entry.listed {
                 self.free(slot);
             }
         }
     }
 
     fn free(&mut self, slot: SlotId) {
-        let entry = &mut self.slots[slot.index()];
-        entry.queued_for = None;
-        let hash = self::hash(&entry.key);
-        if let Ok(found) = self.index.find_entry(hash, |&s| s == slot) {
+        let entry = &self.slots[slot];
+        self.charged -= u64::from(entry.charged);
+        let place = Indexed::of(self::hash(entry.key()), slot);
+        if let Ok(found) = self.index.find_entry(place.place(), |found| found.slot == slot) {
             found.remove();
         }
-        self.free.push(slot);
+        self.slots.remove(slot);
     }
 
     /// Calls `each` with the slots that changed since the last call, for state that is stored nowhere. Then frees slots without state.
     pub fn take_dirty(&mut self, mut each: impl FnMut(&Slot)) {
         for slot in std::mem::take(&mut self.dirty) {
-            let entry = &mut self.slots[slot.index()];
-            entry.listed_in = 0;
+            let entry = &mut self.slots[slot];
+            if !std::mem::take(&mut entry.listed) {
+                continue;
+            }
             if std::mem::take(&mut entry.changed) {
                 each(entry);
             }
-            entry.count_bytes(&mut self.bytes);
-            if entry.state.is_empty() {
+            self.count(slot);
+            self.settle(slot);
+            if self.slots[slot].is_empty() {
                 self.free(slot);
             }
         }
     }
 
-    /// Returns the number of keys in memory. Just after a capture each of them has state.
-    pub fn keys(&self) -> usize {
-        self.index.len() - self.emptied.len()
+    /// Updates a slot's part of what is held.
+    fn count(&mut self, slot: SlotId) {
+        let entry = &mut self.slots[slot];
+        let bytes = entry.key().len() + entry.state_bytes();
+        let bytes = if entry.is_empty() { 0 } else { u32::try_from(bytes).unwrap_or(u32::MAX) };
+        if entry.held {
+            self.held.remove(u64::from(entry.counted));
+        }
+        (entry.counted, entry.held) = (bytes, !entry.is_empty());
+        if entry.held {
+            self.held.add(u64::from(bytes));
+        }
+        self.largest = self.largest.max(bytes);
     }
 
-    /// Returns the bytes of keys, values and list items as they were captured or read last.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// Returns the keys in memory that had state when they were captured or read last, and its bytes.
+    pub fn held(&self) -> Held {
+        self.held
     }
 
     /// Returns the bytes of the largest key, value and list items that was ever captured.
     pub fn largest(&self) -> u64 {
         u64::from(self.largest)
     }
-}
 
-impl Slot {
-    /// Says that the list's items are not those that the store has, nor begin with them.
-    pub fn replace_list(&mut self) {
-        self.stored = self.stored.map(|_| 0);
+    // ---- memory
+
+    /// Updates what a slot counts for in [`Shard::memory`], after it was changed.
+    pub fn settle(&mut self, slot: SlotId) {
+        let entry = &mut self.slots[slot];
+        let bytes = u32::try_from(entry.capacity()).unwrap_or(u32::MAX);
+        self.charged = self.charged + u64::from(bytes) - u64::from(entry.charged);
+        entry.charged = bytes;
     }
 
-    /// Updates the slot's part of a sum of bytes.
-    fn count_bytes(&mut self, sum: &mut u64) {
-        let KeyState { value, list, .. } = &self.state;
-        let bytes = self.key.len() + value.as_ref().map_or(0, |value| value.len()) + list.data.len();
-        let bytes = if self.state.is_empty() { 0 } else { u32::try_from(bytes).unwrap_or(u32::MAX) };
-        *sum = *sum + u64::from(bytes) - u64::from(self.bytes);
-        self.bytes = bytes;
+    /// Returns the memory that its keys take, bytes, about.
+    pub fn memory(&self) -> u64 {
+        self.slots.used() as u64 * SLOT_BYTES + self.charged
     }
-}
 
-fn count(items: usize) -> u32 {
-    u32::try_from(items).expect("a key's state stays below 4 GiB")
+    /// Returns how many keys are in memory, with those that have lost their state.
+    pub fn in_memory(&self) -> usize {
+        self.slots.used()
+    }
+
+    /// Returns the keys that were read from the store since the shard was made, and those that were evicted.
+    pub fn moved(&self) -> (Held, Held) {
+        (self.read, self.evicted)
+    }
+
+    /// Looks at up to `most` slots for keys that no batch has met since the last look at them, and evicts those of which a durable checkpoint has
+    /// everything, until they took `bytes`. Keys with a timer up to `soon` stay. No batch may be at work.
+    pub fn evict(&mut self, bytes: u64, most: usize, soon: Option<EventTime>) -> Evicted {
+        let mut evicted = Evicted::default();
+        for _ in 0..most.min(self.slots.len()) {
+            if evicted.bytes >= bytes {
+                break;
+            }
+            evicted.looked_at += 1;
+            let slot = SlotId(if (self.hand as usize) < self.slots.len() { self.hand } else { 0 });
+            self.hand = slot.0 + 1;
+            let entry = &mut self.slots[slot];
+            let is_covered = entry.is_stored && !entry.listed && !entry.emptied && entry.round <= self.durable;
+            let timer = entry.timer();
+            if !is_covered || std::mem::take(&mut entry.touched) || timer.is_some_and(|timer| Some(timer) <= soon) {
+                continue;
+            }
+            let counted = u64::from(entry.counted);
+            let bytes = SLOT_BYTES + u64::from(entry.charged);
+            evicted.add(Evicted { keys: 1, bytes, timer, looked_at: 0 });
+            self.held.remove(counted);
+            self.evicted.add(counted);
+            self.free(slot);
+        }
+        evicted
+    }
 }
 
 impl std::fmt::Display for KeyState {
@@ -425,28 +516,5 @@ impl KeyState {
     /// Returns whether there is neither value nor list nor timer.
     pub fn is_empty(&self) -> bool {
         self.value.is_none() && self.list.is_empty() && self.timer.is_none()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::hash::{BuildHasher, RandomState};
-
-    use super::*;
-
-    #[test]
-    fn keys_that_collide_cannot_be_prepared() {
-        let of_a_known_seed = foldhash::fast::FixedState::with_seed(0x6b65_7966_6f6c_6421);
-        let keys: [&[u8]; 4] = [b"a", b"b", b"c", b"d"];
-        assert!(keys.iter().any(|key| hash(key) != of_a_known_seed.hash_one(key)), "the seed is in the source");
-        let (seed, shared) = &*SEEDS;
-        let (other, other_shared) = (RandomState::new().hash_one(1), SharedSeed::from_u64(1));
-        let with = |seed: u64, shared: &SharedSeed| {
-            let mut hasher = FoldHasher::with_seed(seed, shared);
-            b"key"[..].hash(&mut hasher);
-            hasher.finish()
-        };
-        assert_eq!(hash(b"key"), with(*seed, shared), "it is the same throughout a process");
-        assert_ne!(with(*seed, shared), with(other, &other_shared));
     }
 }

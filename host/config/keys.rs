@@ -276,6 +276,13 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("state.checkpoint_interval", Kind::Duration(1, HOUR), Absent::Is(r#""5s""#), "time between checkpoints"),
     key(
+        "state.memory",
+        Kind::Size(1, 1 << 50),
+        Absent::Is(r#""512MiB""#),
+        "memory for keyed state of all lanes of a host; beyond it, keys that no record has met for a while are left to the store and read again \
+         when they are met",
+    ),
+    key(
         "state.lane_bytes",
         Kind::Size(1, 1 << 50),
         Absent::Off,

@@ -370,6 +370,8 @@ pub struct State {
     pub url: url::Url,
     /// Time between checkpoints. Default 5 s.
     pub checkpoint_interval: Duration,
+    /// How many bytes keys in memory may take, with what is kept of the files of state, in all lanes of a host. Default 512 MiB.
+    pub memory_bytes: u64,
     /// How many bytes the state of a lane may have; none if as many as there is memory for. Default none.
     pub lane_bytes: Option<u64>,
 }

@@ -212,6 +212,7 @@ on_strike = "halt"
 [state]
 url = "file:///var/lib/keyfold"
 checkpoint_interval = "250ms"
+memory = "12MiB"
 [sink.cql]
 nodes = ["a", "b:1", "[::1]"]
 keyspace = "k"
@@ -248,7 +249,7 @@ startup_timeout = "0s"
         record_bytes: 10 << 10,
     };
     assert_eq!((config.plugin.limits, config.plugin.on_strike), (limits, OnStrike::Halt));
-    assert_eq!(config.state.checkpoint_interval, Duration::from_millis(250));
+    assert_eq!((config.state.checkpoint_interval, config.state.memory_bytes), (Duration::from_millis(250), 12 << 20));
     assert_eq!(cql(&config).nodes, ["a:9042", "b:1", "[::1]:9042"]);
     assert_eq!((cql(&config).consistency.as_str(), cql(&config).in_flight), ("ONE", 3));
     assert_eq!((cql(&config).user.as_deref(), cql(&config).password.as_deref()), (Some("u"), Some("p")));
@@ -257,8 +258,7 @@ startup_timeout = "0s"
     assert_eq!(tls.certificate, Some((PathBuf::from("/etc/keyfold/c.pem"), PathBuf::from("/k.pem"))));
     assert!(!tls.verify);
     assert_eq!(tls.server_name.as_deref(), Some("db.example"));
-    assert_eq!((config.run.workers, config.run.batch_records), (256, 1));
-    assert_eq!(config.run.startup_timeout, Duration::ZERO);
+    assert_eq!((config.run.workers, config.run.batch_records, config.run.startup_timeout), (256, 1, Duration::ZERO));
     let DeadLetters::Topic { brokers, topic, properties, .. } = &config.dead_letters else {
         panic!("expected a topic")
     };

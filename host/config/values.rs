@@ -29,6 +29,7 @@ impl Values {
             state: State {
                 url: self.url("state.url")?,
                 checkpoint_interval: self.duration("state.checkpoint_interval")?,
+                memory_bytes: self.size("state.memory")?,
                 lane_bytes: self.size("state.lane_bytes"),
             },
             sink: self.sink(given)?,

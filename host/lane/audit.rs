@@ -9,7 +9,7 @@ use crate::lane::core::{Core, Output};
 use crate::lane::law::{Leaving, Violation, first_difference};
 use crate::plugin::Fault;
 use crate::record::Records;
-use crate::state::{KeyState, SlotId, hash};
+use crate::state::{SlotId, hash};
 
 /// How the second fold cuts an audited batch.
 const CUT: &str = "record by record";
@@ -68,9 +68,8 @@ impl<'a> Audit<'a> {
         let mut again = core.beside(prepared);
         for &(shard, slot) in &touched {
             let slot = core.shards[shard].slot(slot);
-            let copy = again.shards[0].slot_of(hash(&slot.key), &slot.key, true);
-            let entry = again.shards[0].change(copy);
-            (entry.state, entry.version) = (slot.state.clone(), slot.version);
+            let copy = again.shards[0].slot_of(hash(slot.key()), slot.key(), true);
+            again.shards[0].change(copy).copy_state(slot);
             again.shards[0].schedule(copy);
         }
         Audit { records, again, touched }
@@ -109,16 +108,16 @@ impl<'a> Audit<'a> {
         (0..).map(SlotId).zip(met).find_map(|(i, &record)| {
             let slot = self.again.shards[0].slot(i);
             let touched = self.touched.get(i.index());
-            let whole = touched.map(|&(shard, slot)| &core.shards[shard].slot(slot).state);
-            if whole == Some(&slot.state) {
+            let whole = touched.map(|&(shard, slot)| core.shards[shard].slot(slot).state());
+            if whole.as_ref().is_some_and(|whole| slot.has_state(whole)) {
                 return None;
             }
             let at = self.place(record.unwrap_or(self.records.len() - 1));
             Some(Violation {
                 cut: CUT.into(),
-                what: format!("the state of key \"{}\" after {at}", slot.key.escape_ascii()),
-                whole: whole.map_or_else(|| "the state of a key without events".into(), KeyState::to_string),
-                cut_gives: slot.state.to_string(),
+                what: format!("the state of key \"{}\" after {at}", slot.key().escape_ascii()),
+                whole: whole.map_or_else(|| "the state of a key without events".into(), |state| state.to_string()),
+                cut_gives: slot.state().to_string(),
             })
         })
     }

@@ -29,6 +29,8 @@ const PART_BYTES: usize = 8 << 20;
 const MOST_PARTS: usize = 3;
 /// How often a lane that waits for a checkpoint looks at it.
 const POLL: Duration = Duration::from_millis(1);
+/// The part of the interval after which a checkpoint may be taken that is wanted early.
+const EARLY: u32 = 8;
 /// The shortest and the longest time after which a lane that waits for records looks at a checkpoint that is being written.
 const LOOK: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
 
@@ -41,6 +43,8 @@ pub(super) struct Checkpoints {
     /// `state.lane_bytes`
     most_bytes: Option<u64>,
     due_at: Duration,
+    /// When the next one may be taken at the earliest, if it is wanted before it is due.
+    earliest: Duration,
     dirty: bool,
     written: u64,
     taking: Option<Taking>,
@@ -68,6 +72,7 @@ impl Checkpoints {
             interval,
             most_bytes,
             due_at: context.clock.monotonic() + interval,
+            earliest: context.clock.monotonic() + interval / EARLY,
             dirty: false,
             written: 0,
             taking: None,
@@ -90,6 +95,13 @@ impl Checkpoints {
         self.taking.is_none() && context.clock.monotonic() >= self.due_at
     }
 
+    /// Takes the next one early: what changed since the last one takes too much memory.
+    pub(super) fn hasten(&mut self) {
+        if self.dirty {
+            self.due_at = self.due_at.min(self.earliest);
+        }
+    }
+
     /// Notes that something happened that the last checkpoint does not cover.
     pub(super) fn touch(&mut self) {
         self.dirty = true;
@@ -97,7 +109,8 @@ impl Checkpoints {
 
     /// Sets when the next one is due. Returns whether there is anything to write now.
     fn begin(&mut self, context: &Context) -> bool {
-        self.due_at = context.clock.monotonic() + self.interval;
+        let now = context.clock.monotonic();
+        (self.due_at, self.earliest) = (now + self.interval, now + self.interval / EARLY);
         std::mem::take(&mut self.dirty)
     }
 
@@ -132,6 +145,8 @@ fn describe(merge: &Merge, time: LaneTime, (deployment, journal): (u64, Head)) -
         sink_length: None,
         letters_length: None,
         journal: Some(journal),
+        held: None,
+        state_version: None,
     }
 }
 
@@ -190,7 +205,8 @@ impl Running {
             self.probation.end(&self.core);
         }
         let logic = (self.succession.n(), self.journal.head());
-        let checkpoint = describe(self.gather.merge(), self.core.time, logic);
+        let mut checkpoint = describe(self.gather.merge(), self.core.time, logic);
+        checkpoint.state_version = (!self.core.is_migrating()).then(|| self.core.plugin().description.state_version);
         let next: Vec<_> = checkpoint.partitions.iter().map(|(p, at)| (*p, at.last.offset.next())).collect();
         if plants(Planted::OffsetsBeforeState) {
             self.gather.commit(&next);
@@ -229,7 +245,7 @@ impl Running {
             if let Some(id) = self.gather.log_id()? {
                 self.succession.hold_topic(id)?; // records of another log must not be covered
             }
-            self.store.commit((lengths.sink, lengths.letters))?; // I2, I3, I10
+            self.store.commit((lengths.sink, lengths.letters), self.core.held())?; // I2, I3, I10
         }
         match self.store.committed()? {
             Some(bytes) => self.end_checkpoint(bytes),
@@ -241,7 +257,7 @@ impl Running {
     fn end_checkpoint(&mut self, bytes: u64) -> Result<(), Interrupt> {
         let Some(taking) = self.checkpoints.taking.take() else { return Ok(()) };
         let (clock, board) = (&self.context.clock, &self.context.board);
-        self.core.free_emptied();
+        self.core.end_capture(self.loading.is_some());
         taking.stale.iter().try_for_each(|&n| self.journal.forget_images(n))?;
         self.gather.commit(&taking.next);
         self.checkpoints.written += 1;

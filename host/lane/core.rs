@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::config::{ImplausibleTime, Late, Time};
 use crate::counts::Counts;
 use crate::dead_letter::DeadLetter;
-use crate::event_time::{AppendTime, LaneTime, cell};
+use crate::event_time::{AppendTime, EventTime, LaneTime, cell};
 use crate::lane::batch::{Batch, LeftOut, Prepared};
 use crate::lane::letters::{self, migration_letter};
 use crate::lane::map::{LEAST_CHUNK, map};
@@ -25,8 +25,8 @@ use crate::position::Position;
 use crate::record::Records;
 use crate::row::{Origin, Rows};
 use crate::state::capture::Chunk;
-use crate::state::checkpoint::Checkpoint;
-use crate::state::{KeyState, Shard, SlotId, hash, shard_of};
+use crate::state::checkpoint::{Checkpoint, Held};
+use crate::state::{Evicted, KeyState, Shard, SlotId, hash, shard_of};
 use crate::strike::{Stage, Strike, StrikeItem};
 
 /// What leaves the lane because of a batch.
@@ -46,6 +46,19 @@ pub struct Output {
     pub jump: Option<(Origin, Jump)>,
 }
 
+/// Where the search for states of an earlier version goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Search {
+    /// At a slot of a shard. Keys that are evicted before they are reached are in the store by then.
+    Memory { shard: usize, slot: usize },
+    /// In the store, for keys that are not in memory.
+    Store,
+}
+
+impl Search {
+    const BEGINNING: Search = Search::Memory { shard: 0, slot: 0 };
+}
+
 /// The pure part of a lane: its plugin, time and keyed state.
 pub struct Core {
     plugin: Arc<Plugin>,
@@ -62,8 +75,10 @@ pub struct Core {
     /// The journal's strikes of the plugin, with their reasons.
     pub strikes: BTreeMap<StrikeItem, String>,
     groups: Vec<Groups>,
-    /// Where the search for states of an earlier version resumes (shard, slot); none when there are none.
-    searched: Option<(usize, usize)>,
+    /// What the store holds of keys that are not in memory, less what was evicted, and with what was read since; none if unknown.
+    beside: Option<Held>,
+    /// Where the search for states of an earlier version goes on; none when there are none.
+    search: Option<Search>,
     /// Keys that this search has migrated.
     migrated: u64,
 }
@@ -82,7 +97,8 @@ impl Core {
             residency: Residency::All,
             strikes: BTreeMap::new(),
             groups: (0..shards).map(|_| Groups::default()).collect(),
-            searched: None,
+            beside: Some(Held::default()),
+            search: None,
             migrated: 0,
         }
     }
@@ -90,7 +106,17 @@ impl Core {
     /// Resumes at a checkpoint. The state lies in a store and may be of earlier versions.
     pub fn restore(&mut self, checkpoint: &Checkpoint) {
         (self.time, self.last) = (checkpoint.time, checkpoint.last_record());
-        (self.residency, self.searched) = (Residency::none(), Some((0, 0)));
+        (self.residency, self.beside) = (Residency::none(), checkpoint.held);
+        let is_of_one = checkpoint.state_version == Some(self.plugin.description.state_version);
+        self.search = (!is_of_one).then_some(Search::BEGINNING);
+    }
+
+    /// Notes that all keys of the store are in memory, and so are all timers.
+    pub(super) fn note_complete(&mut self) {
+        let (read, evicted) = self.moved();
+        assert_eq!(evicted.keys, 0, "keys are evicted only once no others are taken over");
+        debug_assert!(self.beside.is_none_or(|beside| beside == read), "what is held is counted");
+        (self.residency, self.beside) = (Residency::All, Some(read));
     }
 
     /// Takes over a key's state as a store holds it, unless the key is in memory already.
@@ -134,10 +160,11 @@ impl Core {
         whole
     }
 
-    /// Frees the slots that the last capture found without state, whose checkpoint is durable. Not while keys are loaded: the state that a
-    /// key had before must not come back.
-    pub(super) fn free_emptied(&mut self) {
-        if self.residency.is_complete() {
+    /// Notes that what the last capture took is durable, and frees the slots that it found without state: but not while all keys are `loading`, as
+    /// the state that a key had before must not come back.
+    pub(super) fn end_capture(&mut self, loading: bool) {
+        self.shards.iter_mut().for_each(Shard::end_capture);
+        if !loading {
             self.shards.iter_mut().for_each(Shard::free_emptied);
         }
     }
@@ -147,22 +174,96 @@ impl Core {
         self.shards.iter_mut().for_each(|shard| shard.take_dirty(|_| ()));
     }
 
-    /// Publishes how much state is in memory, and returns its bytes.
-    pub(super) fn count_state(&self, board: &LaneBoard) -> u64 {
-        board.keys.set(self.shards.iter().map(|shard| shard.keys() as u64).sum());
-        board.largest_key.set(self.shards.iter().map(Shard::largest).max().unwrap_or(0));
-        let bytes = self.shards.iter().map(Shard::bytes).sum();
-        board.state_bytes.set(bytes);
-        bytes
+    /// The state that there was when keys were captured last, wherever it is; none if that is unknown.
+    pub(super) fn held(&self) -> Option<Held> {
+        let (beside, (read, evicted)) = (self.beside?, self.moved());
+        let in_memory = self.held_in_memory();
+        Some(Held {
+            keys: beside.keys + evicted.keys + in_memory.keys - read.keys,
+            bytes: beside.bytes + evicted.bytes + in_memory.bytes - read.bytes,
+        })
     }
+
+    fn held_in_memory(&self) -> Held {
+        Held::sum(self.shards.iter().map(Shard::held))
+    }
+
+    /// What was read from the store, and what was evicted.
+    fn moved(&self) -> (Held, Held) {
+        let moved = || self.shards.iter().map(Shard::moved);
+        (Held::sum(moved().map(|(read, _)| read)), Held::sum(moved().map(|(_, evicted)| evicted)))
+    }
+
+    /// Publishes how much state there is, and returns its bytes; if that is unknown, what of it is in memory.
+    pub(super) fn count_state(&self, board: &LaneBoard) -> u64 {
+        let held = self.held().unwrap_or_else(|| self.held_in_memory());
+        board.keys.set(held.keys);
+        board.largest_key.set(self.shards.iter().map(Shard::largest).max().unwrap_or(0));
+        board.state_bytes.set(held.bytes);
+        held.bytes
+    }
+
+    // ---- memory
+
+    /// The memory that keys take, bytes, about.
+    pub(super) fn memory(&self) -> u64 {
+        self.shards.iter().map(Shard::memory).sum()
+    }
+
+    /// How many keys are in memory.
+    pub(super) fn in_memory(&self) -> usize {
+        self.shards.iter().map(Shard::in_memory).sum()
+    }
+
+    /// How many slots there are, with those that are free.
+    pub(super) fn slots(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.slots() as u64).sum()
+    }
+
+    /// Looks at about `most` slots for cold keys, and evicts those that take `bytes`, and whose timers are later than `soon`. No batch may be at work,
+    /// and keys may not be taken over.
+    pub(super) fn evict(&mut self, bytes: u64, most: usize, soon: Option<EventTime>) -> Evicted {
+        let (mut evicted, count) = (Evicted::default(), self.shards.len());
+        for shard in &mut self.shards {
+            evicted.add(shard.evict(bytes.div_ceil(count as u64), most.div_ceil(count), soon));
+        }
+        self.residency.evicted(&evicted);
+        evicted
+    }
+
+    // ---- migration
 
     /// Whether keys may have state of an earlier version.
     pub fn is_migrating(&self) -> bool {
-        self.searched.is_some()
+        self.search.is_some()
     }
 
-    /// Looks at about `count` more keys and migrates their state to the plugin's version. All state must be in memory.
+    /// Whether those that still may are in the store only.
+    pub(super) fn has_searched_memory(&self) -> bool {
+        self.search == Some(Search::Store)
+    }
+
+    /// Looks at about `count` more keys in memory and migrates their state to the plugin's version.
     pub fn migrate(&mut self, count: usize) -> Result<Output, Fault> {
+        let Some(Search::Memory { shard, slot: first }) = self.search else { return self.migrate_slots(Vec::new()) };
+        let slots = self.shards[shard].slots();
+        let end = slots.min(first.saturating_add(count));
+        let mut looked_at = vec![Vec::new(); self.shards.len()];
+        looked_at[shard] = (first..end).filter_map(|slot| u32::try_from(slot).ok().map(SlotId)).collect();
+        let output = self.migrate_slots(looked_at)?;
+        let next = if end < slots { (shard, end) } else { (shard + 1, 0) };
+        self.search = Some(Search::Memory { shard: next.0, slot: next.1 });
+        if next.0 == self.shards.len() {
+            match self.residency.is_complete() {
+                true => self.end_search(),
+                false => self.search = Some(Search::Store),
+            }
+        }
+        Ok(output)
+    }
+
+    /// Migrates the state in these slots, by shard, to the plugin's version.
+    pub(super) fn migrate_slots(&mut self, slots: Vec<Vec<SlotId>>) -> Result<Output, Fault> {
         let mut output = Output {
             rows: Rows::new(self.plugin.description.tables.clone()),
             letters: Vec::new(),
@@ -171,31 +272,30 @@ impl Core {
             jumps: 0,
             jump: None,
         };
-        let Some((shard, first)) = self.searched.filter(|(shard, _)| *shard < self.shards.len()) else {
-            self.searched = None;
-            match std::mem::take(&mut self.migrated) {
-                0 => {}
-                keys => tracing::info!(event = "state-migrated", keys, "state migrated"),
+        for (shard, slots) in self.shards.iter_mut().zip(slots) {
+            let (migrated, lost) = bring_up((&self.plugin, &self.strikes), shard, slots, &mut None)?;
+            self.migrated += migrated;
+            for lost in lost {
+                output.strikes.extend(lost.strike());
+                output.letters.push(migration_letter(lost, &self.plugin));
             }
-            return Ok(output);
-        };
-        let slots = self.shards[shard].slots();
-        let end = slots.min(first.saturating_add(count));
-        let looked_at = (first..end).filter_map(|slot| u32::try_from(slot).ok().map(SlotId));
-        let (migrated, lost) = bring_up((&self.plugin, &self.strikes), &mut self.shards[shard], looked_at, &mut None)?;
-        self.migrated += migrated;
-        self.searched = Some(if end < slots { (shard, end) } else { (shard + 1, 0) });
-        for lost in lost {
-            output.strikes.extend(lost.strike());
-            output.letters.push(migration_letter(lost, &self.plugin));
         }
         Ok(output)
+    }
+
+    /// Notes that all state has the plugin's version.
+    pub(super) fn end_search(&mut self) {
+        self.search = None;
+        match std::mem::take(&mut self.migrated) {
+            0 => {}
+            keys => tracing::info!(event = "state-migrated", keys, "state migrated"),
+        }
     }
 
     /// Folds with this plugin and these settings from the next batch on.
     pub fn switch(&mut self, plugin: Arc<Plugin>, settings: Time) {
         if plugin.description.state_version != self.plugin.description.state_version {
-            self.searched = Some((0, 0));
+            self.search = Some(Search::BEGINNING);
         }
         (self.plugin, self.settings) = (plugin, settings);
     }
@@ -212,7 +312,8 @@ impl Core {
             residency: Residency::All,
             strikes: self.strikes.clone(),
             groups: vec![Groups::default()],
-            searched: None,
+            beside: Some(Held::default()),
+            search: None,
             migrated: 0,
         }
     }

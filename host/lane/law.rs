@@ -185,8 +185,8 @@ fn fold_while(
     let outputs = lines.len();
     for shard in &mut core.shards {
         shard.take_dirty(|slot| {
-            if !slot.state.is_empty() {
-                lines.push(format!("the key {:?} left with {}", String::from_utf8_lossy(&slot.key), slot.state));
+            if !slot.is_empty() {
+                lines.push(format!("the key {:?} left with {}", String::from_utf8_lossy(slot.key()), slot.state()));
             }
         });
     }

@@ -65,8 +65,8 @@ impl Batch<'_> {
         reason: String,
     ) -> Letter {
         let at = self.step_record(step);
-        let letter = state_letter(Stage::Timer, at, &slot.key, lost_state(Some(time), slot), reason, &self.plugin);
-        Letter { place, key: slot.key[..].into(), letter }
+        let letter = state_letter(Stage::Timer, at, slot.key(), lost_state(Some(time), slot), reason, &self.plugin);
+        Letter { place, key: slot.key().into(), letter }
     }
 
     /// The dead letter of a state that could not be migrated, in this batch's order.
@@ -104,10 +104,10 @@ fn state_letter(
 /// Returns what a key loses, as its dead letter carries it: timer, value and list.
 pub(super) fn lost_state(time: Option<EventTime>, slot: &Slot) -> serde_json::Value {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
-    let items: Vec<_> = slot.state.list.iter().map(|item| BASE64_STANDARD.encode(item)).collect();
+    let items: Vec<_> = slot.list().map(|item| BASE64_STANDARD.encode(item)).collect();
     serde_json::json!({
         "timer": cell(time),
-        "value_base64": slot.state.value.as_ref().map(|v| BASE64_STANDARD.encode(v)),
+        "value_base64": slot.value().map(|v| BASE64_STANDARD.encode(v)),
         "list_base64": items,
     })
 }

@@ -8,7 +8,7 @@ use crate::lane::letters::lost_state;
 use crate::lane::quota;
 use crate::plugin::{Fault, Instance, Plugin, call};
 use crate::record::ByteColumn;
-use crate::state::{KeyState, Shard, SlotId, ValueBytes};
+use crate::state::{Shard, Slot, SlotId};
 use crate::strike::{Strike, StrikeItem};
 
 /// The approximate number of bytes of state in one call.
@@ -49,7 +49,7 @@ pub(super) fn bring_up<'p>(
     for slot in slots {
         let entry = shard.slot(slot);
         if entry.version == present {
-        } else if entry.state.value.is_none() && entry.state.list.is_empty() {
+        } else if entry.is_bare() {
             shard.set_version(slot, present);
         } else {
             former.entry(entry.version).or_default().push(slot);
@@ -81,8 +81,7 @@ impl Run<'_, '_, '_> {
     fn fitting(&self, slots: &[SlotId]) -> usize {
         let mut bytes = 0;
         let fits = |slot: &&SlotId| {
-            let state = &self.shard.slot(**slot).state;
-            bytes += state.value.as_ref().map_or(0, |value| value.len()) + state.list.data.len();
+            bytes += self.shard.slot(**slot).state_bytes();
             bytes <= CALL_BYTES
         };
         slots.iter().take_while(fits).count().max(1)
@@ -104,13 +103,14 @@ impl Run<'_, '_, '_> {
         }
         let (mut values, mut items) = (ByteColumn::default(), ByteColumn::default());
         for &slot in slots {
-            let state = &self.shard.slot(slot).state;
-            state.value.iter().for_each(|value| values.push(value));
-            items.append(&state.list, 0..state.list.len());
+            let slot = self.shard.slot(slot);
+            slot.value().iter().for_each(|value| values.push(value));
+            slot.list().for_each(|item| items.push(item));
         }
         let migrated = call(self.instance, self.plugin, |instance| {
             let (values, items) = instance.migrate(version, &values, &items, slots.len())?;
-            let states = slots.iter().map(|&slot| &self.shard.slot(slot).state);
+            let shape = |slot: &Slot| (slot.value().is_some(), slot.items() as usize);
+            let states = slots.iter().map(|&slot| shape(self.shard.slot(slot)));
             quota::check_migrated(&self.plugin.limits, states, (&values, &items))?;
             Ok((values, items))
         });
@@ -128,7 +128,7 @@ impl Run<'_, '_, '_> {
     }
 
     fn known_reason(&self, version: u32, slot: SlotId) -> Option<&String> {
-        let key = String::from_utf8_lossy(&self.shard.slot(slot).key).into_owned();
+        let key = String::from_utf8_lossy(self.shard.slot(slot).key()).into_owned();
         self.known.get(&StrikeItem::State { key, version })
     }
 
@@ -136,25 +136,24 @@ impl Run<'_, '_, '_> {
         self.migrated += slots.len() as u64;
         let (mut value, mut item) = (0, 0);
         for &slot in slots {
-            let slot = self.shard.change(slot);
-            slot.version = self.plugin.description.state_version;
-            if slot.state.value.is_some() {
-                slot.state.value = Some(ValueBytes::from_slice(values.get(value)));
+            let entry = self.shard.change(slot);
+            entry.version = self.plugin.description.state_version;
+            if entry.value().is_some() {
+                entry.set_value(Some(values.get(value)));
                 value += 1;
             }
-            let end = item + slot.state.list.len();
-            slot.state.list.clear();
-            slot.state.list.append(items, item..end);
-            slot.replace_list();
+            let end = item + entry.items() as usize;
+            entry.clear_list();
+            entry.append((item..end).map(|item| items.get(item)));
             item = end;
+            self.shard.settle(slot);
         }
     }
 
     fn lose(&mut self, slot: SlotId, reason: String, version: Option<u32>) {
         let slot = self.shard.change(slot);
-        let (key, state) = (slot.key[..].into(), lost_state(slot.state.timer, slot));
-        slot.state = KeyState::default();
-        slot.replace_list();
+        let (key, state) = (slot.key().into(), lost_state(slot.timer(), slot));
+        slot.clear();
         slot.version = self.plugin.description.state_version;
         self.lost.push(Lost { key, state, reason, version });
     }

@@ -93,7 +93,7 @@ pub(super) fn in_order(tables: Arc<[Table]>, shards: &[Shard], outputs: Vec<(Vec
         rows.parts.extend(parts);
     }
     let key = |shard: usize, row: &PlacedRow| -> &[u8] {
-        if row.place.is_of_an_event() { &[] } else { &shards[shard].slot(row.slot).key }
+        if row.place.is_of_an_event() { &[] } else { shards[shard].slot(row.slot).key() }
     };
     placed.sort_unstable_by(|(s, _, a), (t, _, b)| {
         let keys = || key(*s, a).cmp(key(*t, b));

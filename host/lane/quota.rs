@@ -2,33 +2,34 @@
 
 use crate::plugin::{Changes, END_BYTES, Fault, Limits, change};
 use crate::record::ByteColumn;
-use crate::state::KeyState;
+use crate::state::Slot;
 
 /// Returns the size of a state: the bytes of value and list items, and [`END_BYTES`] for each item.
-pub(super) fn bytes(state: &KeyState) -> usize {
-    state.value.as_ref().map_or(0, |value| value.len()) + list_bytes(&state.list, 0..state.list.len())
+pub(super) fn bytes(slot: &Slot) -> usize {
+    slot.state_bytes() + END_BYTES * slot.items() as usize
 }
 
 /// Fails if one of these keys, which a call has changed, has more state than it may: they are in the order of the call.
 pub(super) fn check<'s>(
     limits: &Limits,
-    states: impl Iterator<Item = &'s KeyState>,
+    slots: impl Iterator<Item = &'s Slot>,
     changes: &Changes,
 ) -> Result<(), Fault> {
-    states.enumerate().try_for_each(|(i, state)| within(limits, bytes_after(state, changes, i)))
+    slots.enumerate().try_for_each(|(i, slot)| within(limits, bytes_after(slot, changes, i)))
 }
 
-/// Fails if one of these states, whose value and list items are the next of those that `migrate` has returned, is larger than it may be.
-pub(crate) fn check_migrated<'s>(
+/// Fails if one of these states, whose value (if it has one) and so many list items are the next of those that `migrate` has returned, is larger
+/// than it may be.
+pub(crate) fn check_migrated(
     limits: &Limits,
-    states: impl Iterator<Item = &'s KeyState>,
+    states: impl Iterator<Item = (bool, usize)>,
     (values, items): (&ByteColumn, &ByteColumn),
 ) -> Result<(), Fault> {
     let (mut value, mut item) = (0, 0);
-    for state in states {
-        let end = item + state.list.len();
+    for (has_value, count) in states {
+        let end = item + count;
         let mut bytes = list_bytes(items, item..end);
-        if state.value.is_some() {
+        if has_value {
             bytes += values.get(value).len();
             value += 1;
         }
@@ -38,15 +39,16 @@ pub(crate) fn check_migrated<'s>(
     Ok(())
 }
 
-fn bytes_after(state: &KeyState, changes: &Changes, i: usize) -> usize {
+fn bytes_after(slot: &Slot, changes: &Changes, i: usize) -> usize {
+    let list = slot.item_bytes() + END_BYTES * slot.items() as usize;
     let value = match changes.value_changes[i] {
         change::PUT => changes.values.get(i).len(),
         change::CLEAR => 0,
-        _ => state.value.as_ref().map_or(0, |value| value.len()),
+        _ => slot.state_bytes() - slot.item_bytes(),
     };
     let kept = match changes.list_changes[i] {
         change::CLEAR | change::REPLACE => 0,
-        _ => list_bytes(&state.list, 0..state.list.len()),
+        _ => list,
     };
     let added = match changes.list_changes[i] {
         change::PUT | change::REPLACE => list_bytes(&changes.list_items, changes.items_of(i)),
@@ -74,18 +76,23 @@ mod tests {
     use super::*;
     use crate::config::DEFAULT_LIMITS;
     use crate::record::NO_TIME;
-    use crate::state::ValueBytes;
 
-    /// A state with this value and these items.
-    fn state(value: Option<&[u8]>, items: &[&[u8]]) -> KeyState {
-        let mut list = ByteColumn::default();
-        items.iter().for_each(|item| list.push(item));
-        KeyState { value: value.map(ValueBytes::from_slice), list, timer: None }
+    /// A slot with this value and these items.
+    fn slot(value: Option<&[u8]>, items: &[&[u8]]) -> Slot {
+        let mut slot = Slot::new(b"key", true);
+        slot.set_value(value);
+        slot.append(items.iter().copied());
+        slot
+    }
+
+    fn column(items: &[&[u8]]) -> ByteColumn {
+        let mut column = ByteColumn::default();
+        items.iter().for_each(|item| column.push(item));
+        column
     }
 
     /// Changes of one key by these codes, with this value and these items.
     fn changes(value: u8, put: &[u8], list: u8, items: &[&[u8]]) -> Changes {
-        let KeyState { list: list_items, .. } = state(None, items);
         let mut values = ByteColumn::default();
         values.push(put);
         Changes {
@@ -94,7 +101,7 @@ mod tests {
             values,
             list_changes: vec![list],
             list_ends: vec![u32::try_from(items.len()).expect("few")],
-            list_items,
+            list_items: column(items),
             timers: vec![NO_TIME],
             rows: Vec::new(),
             rejections: Vec::new(),
@@ -103,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_state_is_counted_as_it_is_after_the_changes() {
-        let before = state(Some(b"12345"), &[b"a", b""]);
+        let before = slot(Some(b"12345"), &[b"a", b""]);
         assert_eq!(bytes(&before), 5 + 1 + 2 * END_BYTES);
         let cases = [
             (changes(change::KEEP, b"", change::KEEP, &[]), 14),
@@ -124,11 +131,12 @@ mod tests {
 
     #[test]
     fn each_migrated_state_is_counted_by_itself() {
-        let states = [state(None, &[b"x"]), state(Some(b"x"), &[]), state(Some(b"x"), &[b"x", b"x"])];
-        let KeyState { list: values, .. } = state(None, &[b"123456", b"1234567"]);
-        let KeyState { list: items, .. } = state(None, &[b"1", b"12", b"123"]);
-        let verdict =
-            |state_bytes| check_migrated(&Limits { state_bytes, ..DEFAULT_LIMITS }, states.iter(), (&values, &items));
+        let states = [(false, 1), (true, 0), (true, 2)];
+        let values = column(&[b"123456", b"1234567"]);
+        let items = column(&[b"1", b"12", b"123"]);
+        let verdict = |state_bytes| {
+            check_migrated(&Limits { state_bytes, ..DEFAULT_LIMITS }, states.into_iter(), (&values, &items))
+        };
         assert_eq!(verdict(7 + 5 + 2 * 4), Ok(()));
         assert!(verdict(7 + 5 + 2 * 4 - 1).is_err_and(|fault| fault.text().contains("20 bytes")));
     }

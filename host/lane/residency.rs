@@ -1,7 +1,8 @@
 //! Residency: which of a lane's stored keys and timers are in memory. After a restart none is. Keys are read when a batch touches them,
-//! timers up to a batch's watermark. Between batches all other keys follow, page by page, until no new key costs a look into the store.
+//! timers up to a batch's watermark and somewhat beyond. Between batches all other keys follow, page by page, until no new key costs a look into
+//! the store, or until the memory for keys is full ([`memory`](super::memory)). Whoever evicts keys says so here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::event_time::EventTime;
 use crate::lane::batch::Prepared;
@@ -10,12 +11,17 @@ use crate::observe::board::{Activity, LaneBoard};
 use crate::state::database::Error;
 use crate::state::pages::{Page, Pages};
 use crate::state::store::Store;
-use crate::state::{KeyState, Shard, SlotId, hash, shard_of};
+use crate::state::{Evicted, KeyState, SlotId, hash, shard_of};
 
 /// Keys taken over between two batches until all are in memory: some milliseconds.
 const LOAD_KEYS: usize = 8_192;
 /// Keys read from the store between two signs of life on the board.
 const READ_KEYS: usize = 4_096;
+/// Timers that are not in memory are read as far ahead as this many batches like the present one would advance the watermark, and within these
+/// bounds, ms: so that files are not asked anew for each batch.
+const BATCHES_AHEAD: i64 = 8;
+const LEAST_AHEAD_MS: i64 = 1_000;
+pub(super) const MOST_AHEAD_MS: i64 = 30_000;
 /// The most records of a batch while keys may have to be read for it.
 pub(super) const BATCH_RECORDS: usize = 1_024;
 
@@ -53,13 +59,38 @@ impl Residency {
         matches!(self, Residency::All)
     }
 
-    /// The range of timers that a batch with this watermark needs and that is not in memory: from (none: the first) and up to.
-    fn missing_timers(&self, watermark: Option<EventTime>) -> Option<(Option<EventTime>, EventTime)> {
+    /// The range of timers to be read for a batch that moves the watermark from `before` to `watermark`, because some that it needs are not in
+    /// memory: from (none: the first) and up to.
+    fn missing_timers(
+        &self,
+        before: Option<EventTime>,
+        watermark: Option<EventTime>,
+    ) -> Option<(Option<EventTime>, EventTime)> {
         match self {
             Residency::Partial(Loaded { timers: Timers::Before(next) }) if watermark >= *next => {
-                Some((*next, watermark?))
+                let watermark = watermark?.ms();
+                let advance = before.map_or(0, |before| watermark.saturating_sub(before.ms()));
+                let ahead = advance.saturating_mul(BATCHES_AHEAD).clamp(LEAST_AHEAD_MS, MOST_AHEAD_MS);
+                Some((*next, EventTime::at(watermark.saturating_add(ahead))))
             }
             Residency::Partial(_) | Residency::All => None,
+        }
+    }
+
+    /// Keys have left memory.
+    pub(super) fn evicted(&mut self, evicted: &Evicted) {
+        if evicted.keys == 0 {
+            return;
+        }
+        if self.is_complete() {
+            *self = Residency::Partial(Loaded { timers: Timers::All });
+        }
+        let Residency::Partial(loaded) = self else { return };
+        if let Some(first) = evicted.timer {
+            loaded.timers = match loaded.timers {
+                Timers::All => Timers::Before(Some(first)),
+                Timers::Before(next) => Timers::Before(next.map(|next| next.min(first))),
+            };
         }
     }
 
@@ -81,39 +112,49 @@ pub(super) fn load_missing(
     if core.residency.is_complete() {
         return Ok(());
     }
-    for (shard, slots) in core.shards.iter_mut().zip(&prepared.missing) {
-        for slots in slots.chunks(READ_KEYS) {
-            board.enter(Activity::Store);
-            fill(shard, slots, store)?;
-        }
-    }
-    if let Some((from, until)) = core.residency.missing_timers(prepared.watermark) {
+    let slots =
+        |(shard, slots): (usize, &Vec<SlotId>)| slots.iter().map(move |&slot| (shard, slot)).collect::<Vec<_>>();
+    let missing: Vec<(usize, SlotId)> = prepared.missing.iter().enumerate().flat_map(slots).collect();
+    fill(core, &missing, store, board)?;
+    if let Some((from, until)) = core.residency.missing_timers(prepared.began.watermark, prepared.watermark) {
         let (keys, next) = store.timers(from, until)?;
-        let mut missing: BTreeMap<usize, Vec<SlotId>> = BTreeMap::new();
-        for key in keys {
-            let hash = hash(&key);
-            let at = shard_of(hash, core.shards.len());
-            let shard = &mut core.shards[at];
-            if !shard.contains(hash, &key) {
-                missing.entry(at).or_default().push(shard.slot_of(hash, &key, false));
-            }
-        }
-        for (at, slots) in missing {
-            for slots in slots.chunks(READ_KEYS) {
-                board.enter(Activity::Store);
-                fill(&mut core.shards[at], slots, store)?;
-            }
-        }
+        load_keys(core, &keys, store, board)?;
         core.residency.timers_loaded(next);
     }
     Ok(())
 }
 
+/// Reads those of these keys from the store that are not in memory. Returns the slots of all of them, by shard.
+pub(super) fn load_keys(
+    core: &mut Core,
+    keys: &[Vec<u8>],
+    store: &Store,
+    board: &LaneBoard,
+) -> Result<Vec<Vec<SlotId>>, Error> {
+    let (mut slots, mut missing) = (vec![Vec::new(); core.shards.len()], Vec::new());
+    for key in keys {
+        let hash = hash(key);
+        let at = shard_of(hash, core.shards.len());
+        let is_missing = !core.shards[at].contains(hash, key);
+        let slot = core.shards[at].slot_of(hash, key, false);
+        slots[at].push(slot);
+        if is_missing {
+            missing.push((at, slot));
+        }
+    }
+    fill(core, &missing, store, board)?;
+    Ok(slots)
+}
+
 /// Fills slots from the store. A key that the store does not hold has no state.
-fn fill(shard: &mut Shard, slots: &[SlotId], store: &Store) -> Result<(), Error> {
-    let keys: Vec<&[u8]> = slots.iter().map(|&slot| &*shard.slot(slot).key).collect();
-    let found = store.read(&keys)?;
-    slots.iter().zip(found).for_each(|(&slot, found)| shard.fill(slot, found));
+fn fill(core: &mut Core, slots: &[(usize, SlotId)], store: &Store, board: &LaneBoard) -> Result<(), Error> {
+    for slots in slots.chunks(READ_KEYS) {
+        board.enter(Activity::Store);
+        let keys: Vec<&[u8]> = slots.iter().map(|&(shard, slot)| core.shards[shard].slot(slot).key()).collect();
+        let found = store.read(&keys)?;
+        board.memory.read.add(found.iter().flatten().count() as u64);
+        slots.iter().zip(found).for_each(|(&(shard, slot), found)| core.shards[shard].fill(slot, found));
+    }
     Ok(())
 }
 
@@ -136,7 +177,7 @@ impl Loading {
             match self.pages.next(wait)? {
                 None => return Ok(false),
                 Some(page) if page.is_empty() => {
-                    core.residency = Residency::All; // and so are the timers
+                    core.note_complete();
                     return Ok(true);
                 }
                 Some(page) => self.page = Page::into(page),
@@ -158,15 +199,34 @@ mod tests {
     }
 
     #[test]
-    fn timers_are_read_up_to_the_watermark_and_each_once() {
+    fn timers_are_read_past_the_watermark_and_each_once() {
         let mut residency = Residency::none();
-        assert_eq!(residency.missing_timers(None), None, "without a watermark no timer is due");
-        assert_eq!(residency.missing_timers(Some(at(5))), Some((None, at(5))));
+        let missing = |residency: &Residency, watermark| residency.missing_timers(Some(at(0)), watermark);
+        assert_eq!(missing(&residency, None), None, "without a watermark no timer is due");
+        assert_eq!(residency.missing_timers(None, Some(at(5))), Some((None, at(1_005))));
+        assert_eq!(missing(&residency, Some(at(200))), Some((None, at(1_800))), "eight batches ahead");
+        assert_eq!(missing(&residency, Some(at(1 << 40))), Some((None, at((1 << 40) + MOST_AHEAD_MS))));
         residency.timers_loaded(Some(at(9)));
-        assert_eq!(residency.missing_timers(Some(at(8))), None);
-        assert_eq!(residency.missing_timers(Some(at(9))), Some((Some(at(9)), at(9))));
+        assert_eq!(missing(&residency, Some(at(8))), None);
+        assert_eq!(missing(&residency, Some(at(9))), Some((Some(at(9)), at(1_009))));
         residency.timers_loaded(None);
-        assert_eq!(residency.missing_timers(Some(at(i64::MAX))), None);
+        assert_eq!(missing(&residency, Some(at(i64::MAX))), None);
         assert!(!residency.is_complete(), "keys without a timer may be missing");
+    }
+
+    #[test]
+    fn timers_of_evicted_keys_are_read_again() {
+        let evicted = |timer: Option<i64>| Evicted { keys: 1, timer: timer.map(at), ..Evicted::default() };
+        let mut residency = Residency::All;
+        residency.evicted(&Evicted::default());
+        assert!(residency.is_complete(), "none has left");
+        residency.evicted(&evicted(None));
+        assert_eq!((residency.is_complete(), residency.missing_timers(None, Some(at(99)))), (false, None));
+        [70, 50, 60].into_iter().for_each(|ms| residency.evicted(&evicted(Some(ms))));
+        assert_eq!(residency.missing_timers(None, Some(at(49))), None);
+        assert_eq!(residency.missing_timers(None, Some(at(50))), Some((Some(at(50)), at(1_050))));
+        let mut unread = Residency::none();
+        unread.evicted(&evicted(Some(50)));
+        assert_eq!(unread, Residency::none(), "not even the first timer was read");
     }
 }

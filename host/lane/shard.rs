@@ -12,7 +12,7 @@ use crate::lane::place::{Place, PlacedRow};
 use crate::lane::quota;
 use crate::plugin::{Changes, Fault, FoldInput, Instance, Plugin, TimerInput, call, change};
 use crate::row::{Origin, Part};
-use crate::state::{KeyState, Shard, SlotId};
+use crate::state::{Shard, SlotId};
 use crate::strike::{Overdue, Stage, Strike, StrikeItem};
 
 /// How often one record may fire the timer of one key; the next firing is a strike.
@@ -168,6 +168,7 @@ impl<'a, 'p> Run<'a, 'p> {
             self.shard.schedule(self.groups.groups[i].slot);
         }
         self.fire_all_due()?;
+        self.groups.slots().for_each(|slot| self.shard.settle(slot));
         Ok((self.output, self.instance))
     }
 
@@ -255,7 +256,7 @@ impl<'a, 'p> Run<'a, 'p> {
         if group.next == group.end {
             return true;
         }
-        let timer = self.shard.slot(group.slot).state.timer;
+        let timer = self.shard.slot(group.slot).timer();
         timer.is_some_and(|timer| timer.ms() <= self.batch.watermark_of(self.groups.order[group.next as usize]))
     }
 
@@ -266,10 +267,10 @@ impl<'a, 'p> Run<'a, 'p> {
         for &g in groups {
             let group = &all[g as usize];
             let slot = self.shard.slot(group.slot);
-            input.keys.push(&slot.key);
-            input.value_present.push(u8::from(slot.state.value.is_some()));
-            input.values.push(slot.state.value.as_deref().unwrap_or_default());
-            input.timers.push(cell(slot.state.timer));
+            input.keys.push(slot.key());
+            input.value_present.push(u8::from(slot.value().is_some()));
+            input.values.push(slot.value().unwrap_or_default());
+            input.timers.push(cell(slot.timer()));
             let end = group.end.min(group.next.saturating_add(max_events));
             for &event in &order[group.next as usize..end as usize] {
                 if !self.known.is_empty() && self.known.contains_key(&self.batch.event_strike(event)) {
@@ -281,14 +282,14 @@ impl<'a, 'p> Run<'a, 'p> {
             let first = input.event_ends.last().copied().unwrap_or_default();
             input.event_ends.push(count(called.len()));
             if count(called.len()) - first > 1 {
-                input.most_state = input.most_state.max(Some(quota::bytes(&slot.state)));
+                input.most_state = input.most_state.max(Some(quota::bytes(slot)));
             }
         }
         self.output.calls += 1;
         call(&mut self.instance, self.plugin, |instance| {
             let changes = instance.fold(&self.groups.fold_input)?;
-            let states = groups.iter().map(|&g| &self.shard.slot(self.groups.groups[g as usize].slot).state);
-            quota::check(&self.plugin.limits, states, &changes)?;
+            let slots = groups.iter().map(|&g| self.shard.slot(self.groups.groups[g as usize].slot));
+            quota::check(&self.plugin.limits, slots, &changes)?;
             Ok(changes)
         })
     }
@@ -329,7 +330,7 @@ impl<'a, 'p> Run<'a, 'p> {
         let event = self.groups.order[group.next as usize];
         group.next += 1;
         let (item, Origin { partition, offset, .. }) = (self.batch.event_strike(event), self.batch.event_origin(event));
-        let key = String::from_utf8_lossy(&self.shard.slot(group.slot).key).into_owned();
+        let key = String::from_utf8_lossy(self.shard.slot(group.slot).key()).into_owned();
         self.output.letters.push(self.batch.event_letter(event, Stage::Fold, reason.clone()));
         let record = Some((partition, offset));
         self.output.strikes.push(Strike { item, key: Some(key), record, reason });
@@ -352,7 +353,7 @@ impl<'a, 'p> Run<'a, 'p> {
     /// idle advance is at no record.
     fn is_overdue(&self, g: u32) -> bool {
         let group = &self.groups.groups[g as usize];
-        let time = self.shard.slot(group.slot).state.timer;
+        let time = self.shard.slot(group.slot).timer();
         group.folded.is_some_and(|record| {
             group.step <= 2 * record as usize + 1
                 && time <= EventTime::from_cell(self.batch.line.before(record as usize))
@@ -363,7 +364,7 @@ impl<'a, 'p> Run<'a, 'p> {
     fn firing(&mut self, g: u32) -> Firing {
         let overdue = self.is_overdue(g);
         let group = &mut self.groups.groups[g as usize];
-        let time = self.shard.slot(group.slot).state.timer.expect("only a due timer fires");
+        let time = self.shard.slot(group.slot).timer().expect("only a due timer fires");
         let step = self.batch.line.due_step(time, group.step).expect("the timer is due in this batch");
         let overdue = overdue.then_some(group.overdue);
         group.overdue += u32::from(overdue.is_some());
@@ -381,7 +382,7 @@ impl<'a, 'p> Run<'a, 'p> {
             }
             self.bring_up(former(self.plugin, self.shard, slots.iter().copied()))?;
             // A state that could not be migrated has lost its timer too.
-            slots.retain(|&slot| self.shard.slot(slot).state.timer.is_some());
+            slots.retain(|&slot| self.shard.slot(slot).timer().is_some());
             let mut due = Vec::with_capacity(slots.len());
             for slot in slots {
                 let g = self.group_of(slot);
@@ -441,7 +442,7 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 
     fn timer_strike(&self, firing: Firing) -> StrikeItem {
-        let key = String::from_utf8_lossy(&self.shard.slot(self.slot_of(firing)).key).into_owned();
+        let key = String::from_utf8_lossy(self.shard.slot(self.slot_of(firing)).key()).into_owned();
         let overdue = firing.overdue.map(|n| {
             let Origin { partition, offset, .. } = self.batch.step_origin(firing.step);
             Overdue { partition, offset, firing: n }
@@ -451,7 +452,7 @@ impl<'a, 'p> Run<'a, 'p> {
 
     fn note_strike(&mut self, firing: Firing, reason: String) {
         let item = self.timer_strike(firing);
-        let key = String::from_utf8_lossy(&self.shard.slot(self.slot_of(firing)).key).into_owned();
+        let key = String::from_utf8_lossy(self.shard.slot(self.slot_of(firing)).key()).into_owned();
         let Origin { partition, offset, .. } = self.batch.step_origin(firing.step);
         self.output.strikes.push(Strike { item, key: Some(key), record: Some((partition, offset)), reason });
     }
@@ -484,10 +485,10 @@ impl<'a, 'p> Run<'a, 'p> {
         input.clear();
         for firing in due {
             let slot = self.shard.slot(all[firing.group as usize].slot);
-            input.keys.push(&slot.key);
-            input.value_present.push(u8::from(slot.state.value.is_some()));
-            input.values.push(slot.state.value.as_deref().unwrap_or_default());
-            input.list_items.append(&slot.state.list, 0..slot.state.list.len());
+            input.keys.push(slot.key());
+            input.value_present.push(u8::from(slot.value().is_some()));
+            input.values.push(slot.value().unwrap_or_default());
+            slot.list().for_each(|item| input.list_items.push(item));
             input.list_ends.push(count(input.list_items.len()));
             input.timers.push(firing.time.ms());
         }
@@ -495,7 +496,7 @@ impl<'a, 'p> Run<'a, 'p> {
         call(&mut self.instance, self.plugin, |instance| {
             let changes = instance.on_timer(&self.groups.timer_input)?;
             let slots = due.iter().map(|firing| self.groups.groups[firing.group as usize].slot);
-            quota::check(&self.plugin.limits, slots.map(|slot| &self.shard.slot(slot).state), &changes)?;
+            quota::check(&self.plugin.limits, slots.map(|slot| self.shard.slot(slot)), &changes)?;
             Ok(changes)
         })
     }
@@ -514,7 +515,7 @@ impl<'a, 'p> Run<'a, 'p> {
             for (row, &item) in items.iter().enumerate() {
                 let firing = due[item as usize];
                 let (slot, origin) = (self.slot_of(firing), self.batch.step_origin(firing.step));
-                let (key, at) = ((slot, &*self.shard.slot(slot).key), (self.output.parts.len(), row));
+                let (key, at) = ((slot, self.shard.slot(slot).key()), (self.output.parts.len(), row));
                 self.output.rows.push(PlacedRow::new(firing.place, Some(key), call, at, origin));
             }
             self.output.parts.push(part);
@@ -525,9 +526,7 @@ impl<'a, 'p> Run<'a, 'p> {
     fn strike_firing(&mut self, firing: Firing, reason: String) {
         self.timer_letter(firing, reason);
         self.passed(firing);
-        let slot = self.shard.change(self.slot_of(firing));
-        slot.state = KeyState::default();
-        slot.replace_list();
+        self.shard.change(self.slot_of(firing)).clear();
     }
 
     /// Notes that no timer of this key can be due before this firing.
@@ -556,26 +555,21 @@ impl Group {
 /// Applies a call's changes of its key `i` to the slot.
 fn apply(shard: &mut Shard, slot: SlotId, changes: &Changes, i: usize, timer: Option<EventTime>) {
     let (value, list) = (changes.value_changes[i], changes.list_changes[i]);
-    if value == change::KEEP && list == change::KEEP && shard.slot(slot).state.timer == timer {
+    if value == change::KEEP && list == change::KEEP && shard.slot(slot).timer() == timer {
         return;
     }
     let slot = shard.change(slot);
-    slot.state.timer = timer;
+    slot.set_timer(timer);
     match value {
-        change::PUT => {
-            let stored = slot.state.value.get_or_insert_default();
-            stored.clear();
-            stored.extend_from_slice(changes.values.get(i));
-        }
-        change::CLEAR => slot.state.value = None,
+        change::PUT => slot.set_value(Some(changes.values.get(i))),
+        change::CLEAR => slot.set_value(None),
         _ => {}
     }
     if list == change::CLEAR || list == change::REPLACE {
-        slot.state.list.clear();
-        slot.replace_list();
+        slot.clear_list();
     }
     if list == change::PUT || list == change::REPLACE {
-        slot.state.list.append(&changes.list_items, changes.items_of(i));
+        slot.append(changes.items_of(i).map(|item| changes.list_items.get(item)));
     }
 }
 

@@ -72,7 +72,7 @@ pub fn fold(plugin: &Arc<Plugin>, time: Time, records: &Records, apart: bool) ->
         }
         found.take(&mut core, &batch, (&losses, time.late))?;
         for shard in &mut core.shards {
-            shard.take_dirty(|slot| found.open_timers += u64::from(slot.state.timer.is_some()));
+            shard.take_dirty(|slot| found.open_timers += u64::from(slot.timer().is_some()));
         }
     }
     found.reasons = losses.news().map(|news| news.reasons).unwrap_or_default();

@@ -3,6 +3,8 @@
 //!
 //! The format is written here: it is a few lines, and a library for it would want to own the numbers, which belong to the boards.
 
+mod state;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -207,62 +209,6 @@ const METRICS: &[Metric] = &[
     gauge("keyfold_watermark_lag_seconds", "how far the watermark trails the clock", |lane, view, out| {
         out.known(lane.watermark.get().map(|watermark| seconds(view.now_ms.saturating_sub(watermark))));
     }),
-    // ---- state
-    gauge(
-        "keyfold_open_keys",
-        "keys with state as of the last checkpoint; after a start, keys count as they are loaded into memory",
-        |lane, _, out| out.number(lane.keys.get()),
-    ),
-    gauge("keyfold_state_bytes", "size of keys, values and list items as of the last checkpoint", |lane, _, out| {
-        out.number(lane.state_bytes.get());
-    }),
-    gauge(
-        "keyfold_largest_key_bytes",
-        "size of the largest key with its value and list items in any checkpoint since the start; plugin.state_bytes limits it",
-        |lane, _, out| out.number(lane.largest_key.get()),
-    ),
-    count("keyfold_journal_writes_total", "journal writes", |lane, _, out| out.number(lane.journal.writes.get())),
-    count("keyfold_journal_written_bytes_total", "size of all journal writes", |lane, _, out| {
-        out.number(lane.journal.written_bytes.get());
-    }),
-    count("keyfold_journal_compactions_total", "journal writes of all that it holds", |lane, _, out| {
-        out.number(lane.journal.compactions.get());
-    }),
-    gauge("keyfold_journal_bytes", "size of all journal entries", |lane, _, out| out.number(lane.journal.bytes.get())),
-    count("keyfold_checkpoints_total", "checkpoints written", |lane, _, out| out.number(lane.checkpoints.get())),
-    gauge(
-        "keyfold_checkpoint_age_seconds",
-        "time since a checkpoint last covered everything that the lane has done; small while the lane is idle",
-        |lane, view, out| out.known(lane.covered.get().map(|at| seconds(view.now_ms.saturating_sub(at).max(0)))),
-    ),
-    gauge(
-        "keyfold_checkpoint_duration_seconds",
-        "time from the beginning of the last checkpoint until it was durable; the lane folds on meanwhile",
-        |lane, _, out| out.value(&[], micros(lane.checkpoint_us.get())),
-    ),
-    gauge("keyfold_checkpoint_bytes", "size of what the last checkpoint has written of keys", |lane, _, out| {
-        out.number(lane.checkpoint_bytes.get());
-    }),
-    host(
-        "keyfold_state_disk_free_bytes",
-        NONE,
-        "what can still be written to the file system of the state; omitted for a bucket",
-        |view, out| out.known(view.board.state_folder.get().and_then(|folder| process::free_bytes(folder))),
-    ),
-    host("keyfold_state_up", NONE, "0 during an outage of the state store (`state.url`), else 1", |view, out| {
-        out.up(Some(view.board.state()));
-    }),
-    Metric {
-        kind: Kind::Counter,
-        ..host(
-            "keyfold_state_retries_total",
-            NONE,
-            "failed requests to the state store that were retried",
-            |view, out| {
-                out.value(&[], view.board.state().retries() as f64);
-            },
-        )
-    },
     // ---- time
     lane(
         "keyfold_lane_seconds_total",
@@ -437,7 +383,7 @@ pub fn page(board: &Board, stuck_after: Duration) -> String {
     let view = View { board, stuck_after, now_ms: clock::now_ms() };
     let lanes = board.lanes();
     let mut text = String::new();
-    for metric in METRICS {
+    for metric in all() {
         let Metric { name, kind, meaning, .. } = metric;
         put(&mut text, format_args!("# HELP {name} {meaning}\n# TYPE {name} {}\n", kind.name()));
         match metric.read {
@@ -453,16 +399,20 @@ pub fn page(board: &Board, stuck_after: Duration) -> String {
 /// Returns the reference of all metrics as a Markdown table.
 pub fn reference() -> String {
     let mut table = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
-    for Metric { name, kind, labels, meaning, .. } in METRICS {
+    for Metric { name, kind, labels, meaning, .. } in all() {
         let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
         put(&mut table, format_args!("| `{name}` | {} | {labels} | {meaning} |\n", kind.name()));
     }
     table
 }
 
+fn all() -> impl Iterator<Item = &'static Metric> {
+    METRICS.iter().chain(state::METRICS)
+}
+
 /// Returns the names of all metrics.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    METRICS.iter().map(|metric| metric.name)
+    all().map(|metric| metric.name)
 }
 
 fn put(text: &mut String, what: std::fmt::Arguments<'_>) {
@@ -588,7 +538,7 @@ mod tests {
     #[test]
     fn names_end_in_their_unit_and_are_unique() {
         let mut seen = std::collections::BTreeSet::new();
-        for Metric { name, kind, labels, read, .. } in METRICS {
+        for Metric { name, kind, labels, read, .. } in all() {
             assert!(seen.insert(name), "{name} is defined twice");
             assert!(name.starts_with("keyfold_") || name.starts_with("process_"), "{name}");
             assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");

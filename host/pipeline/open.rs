@@ -15,6 +15,7 @@ use crate::lane::Lane;
 use crate::lane::audit::Auditor;
 use crate::lane::core::Core;
 use crate::lane::interrupt::{Notice, Signals};
+use crate::lane::memory::Memory;
 use crate::machine::{Planted, Thread, plants};
 use crate::observe::board::Board;
 use crate::pipeline::world::World;
@@ -49,6 +50,7 @@ pub(super) struct Opening {
     pub(super) board: Arc<Board>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) back: Arc<AtomicBool>,
+    pub(super) memory: Arc<Memory>,
     /// By whom lanes tell the group how far they have come, if the host is a member of one.
     pub(super) commits: Option<Arc<dyn Commits>>,
 }
@@ -344,6 +346,7 @@ impl Opened {
             batch_records: opening.config.run.batch_records,
             checkpoint_interval: opening.config.state.checkpoint_interval,
             lane_bytes: opening.config.state.lane_bytes,
+            memory: Arc::clone(&opening.memory),
             clock: Arc::new(SystemClock),
             signals: Signals::new(&opening.stop, &opening.back).with(notice),
             backlog,

@@ -99,7 +99,7 @@ mod tests {
     use crate::position::{Floor, Offset, Partition};
     use crate::state::checkpoint::{Checkpoint, FORMAT};
     use crate::state::store::Store;
-    use crate::state::{Shard, ValueBytes, hash};
+    use crate::state::{Shard, hash};
 
     #[test]
     fn a_host_on_a_bucket_is_fenced_before_its_checkpoints_are_deleted() {
@@ -112,7 +112,7 @@ mod tests {
         let mut host = stores.open("lanes/topic").expect("it opens");
         let mut shards = [Shard::default()];
         let slot = shards[0].slot_of(hash(b"key"), b"key", true);
-        shards[0].change(slot).state.value = Some(ValueBytes::from_slice(b"value"));
+        shards[0].change(slot).set_value(Some(b"value"));
         write_checkpoint(&mut host, &mut shards).expect("it is the owner");
         assert_eq!(lanes(&objects, runtime.handle()).expect("they are listed"), ["topic"]);
         assert_eq!(clear(&databases, &stores, &["topic".into()]).expect("it deletes"), 1);
@@ -135,6 +135,8 @@ mod tests {
             sink_length: None,
             letters_length: None,
             journal: None,
+            held: None,
+            state_version: None,
         };
         store.write(checkpoint, shards, None)
     }

@@ -15,6 +15,7 @@ use crate::config::{self, Config};
 use crate::deployment::follow::{Loader, Logic, News};
 use crate::deployment::{PipelineLog, Standing};
 use crate::failure::{Exit, Failure};
+use crate::lane::memory::Memory;
 use crate::lane::{Lane, Summary};
 use crate::machine::{self, Planted, Thread, plants};
 use crate::observe::board::{Board, Phase};
@@ -126,6 +127,7 @@ impl Host<'_> {
         log.remember(config, &plugin.digest)?;
         attend(config, options, (&log, &stores, world), stop)?;
         let listening = News::listen(log.clone())?;
+        let memory = Memory::new(config.state.memory_bytes);
         let mut share = if options.until_end { None } else { world.group(config)?.map(Share::new) };
         loop {
             let back = Arc::new(AtomicBool::new(false));
@@ -145,6 +147,7 @@ impl Host<'_> {
                 board: Arc::clone(board),
                 stop: Arc::clone(stop),
                 back: Arc::clone(&back),
+                memory: Arc::clone(&memory),
                 commits: share.as_ref().map(Share::commits),
             });
             let (summaries, writing) = match &mut share {

@@ -444,7 +444,8 @@ fn try_state(store: &Stored<'_>, plugin: &Plugin, own: bool) -> Result<Tried, Fa
             trial.try_on_more(1, values.data.len() + state.list.data.len());
             let migrated = call(&mut instance, &trial, |instance| {
                 let (values, items) = instance.migrate(version, &values, &state.list, 1)?;
-                quota::check_migrated(&plugin.limits, [&state].into_iter(), (&values, &items))
+                let shape = (state.value.is_some(), state.list.len());
+                quota::check_migrated(&plugin.limits, [shape].into_iter(), (&values, &items))
             });
             let reason = match migrated {
                 Ok(()) => {

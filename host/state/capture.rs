@@ -1,6 +1,7 @@
 //! What a checkpoint takes of a shard, key by key, while the lane goes on. Owns the records that wait to be written, and nothing of when.
 
-use crate::state::{KeyState, layout};
+use crate::state::layout;
+use crate::state::slot::Slot;
 
 /// Records of some keys, each key once, in no order.
 #[derive(Debug, Default)]
@@ -18,9 +19,9 @@ struct Entry {
 }
 
 impl Chunk {
-    /// Adds the record of a key with state. The store has the first `stored` items of its list; none if it does not have the key.
-    pub(super) fn put(&mut self, key: &[u8], state: &KeyState, version: u32, stored: Option<u32>) {
-        self.push(key, |out| layout::encode(state, version, stored, out));
+    /// Adds the record of a key with state.
+    pub(super) fn put(&mut self, slot: &Slot) {
+        self.push(slot.key(), |out| layout::encode(slot, out));
     }
 
     /// Adds the record of a key that has no state any more.

@@ -30,6 +30,38 @@ pub struct Checkpoint {
     /// How far the journal was on which it rests; `None` in one of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<Head>,
+    /// What state it holds; `None` in one of an earlier version, until all keys were in memory once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+    /// The state version of all values and lists in it; `None` if there may be several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_version: Option<u32>,
+}
+
+/// Keys with state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Their number.
+    pub keys: u64,
+    /// Bytes of keys, values and list items.
+    pub bytes: u64,
+}
+
+impl Held {
+    /// All of these.
+    pub fn sum(held: impl Iterator<Item = Held>) -> Held {
+        held.fold(Held::default(), |a, b| Held { keys: a.keys + b.keys, bytes: a.bytes + b.bytes })
+    }
+
+    /// Adds a key with so many bytes.
+    pub fn add(&mut self, bytes: u64) {
+        *self = Held { keys: self.keys + 1, bytes: self.bytes + bytes };
+    }
+
+    /// Removes one.
+    pub fn remove(&mut self, bytes: u64) {
+        *self = Held { keys: self.keys - 1, bytes: self.bytes - bytes };
+    }
 }
 
 /// How much was written into a lane's journal, so that what is missing from it is noticed.

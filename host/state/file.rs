@@ -29,6 +29,8 @@ use crate::state::layout::{self, Corrupt, bytes_of, number, put, put_bytes};
 const FORMAT: u64 = 1;
 /// Bits of the filter for each key: about one key in a hundred that is not there passes.
 const FILTER_BITS: usize = 10;
+/// What the first key of a block takes in memory, about.
+const FIRST_BYTES: usize = 32;
 /// Bits that a key sets.
 const FILTER_HASHES: u64 = 7;
 
@@ -311,6 +313,14 @@ impl File {
     /// Its last key.
     pub(super) fn last_key(&self) -> &[u8] {
         &self.info.last
+    }
+
+    /// What is kept in memory of it, bytes, about.
+    pub(super) fn cached_bytes(&self) -> u64 {
+        self.meta.get().map_or(0, |meta| {
+            let blocks = meta.blocks.len() + meta.timers.len();
+            (blocks * (size_of::<BlockAt>() + FIRST_BYTES) + meta.filter.len()) as u64
+        })
     }
 
     /// Reads index and filter, unless they were read before.

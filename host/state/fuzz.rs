@@ -7,14 +7,16 @@ use crate::state::chain;
 use crate::state::file;
 use crate::state::layout;
 use crate::state::manifest::Manifest;
+use crate::state::slot::Slot;
 
 /// A record, and the same after another one.
 pub(crate) fn record(bytes: &[u8]) {
     let Ok(record) = layout::decode(bytes) else { return };
     if let Ok(Some(state)) = record.state() {
         read_all(&state.list);
-        let mut again = Vec::new();
-        layout::encode(&state, record.version, None, &mut again);
+        let (mut slot, mut again) = (Slot::new(b"key", true), Vec::new());
+        slot.set_state(&state);
+        layout::encode(&slot, &mut again);
         let again = layout::decode(&again).and_then(|record| record.state());
         assert_eq!(again, Ok(Some(state)), "written again, it says the same");
     }

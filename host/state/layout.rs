@@ -11,6 +11,7 @@
 
 use crate::event_time::EventTime;
 use crate::record::ByteColumn;
+use crate::state::slot::{Slot, Stored};
 use crate::state::{KeyState, ValueBytes};
 
 const HAS_VALUE: u8 = 1;
@@ -19,7 +20,7 @@ const HAS_TIMER: u8 = 2;
 const APPENDS: u8 = 4;
 /// The key has no state.
 const DELETED: u8 = 8;
-/// A list with fewer bytes than this is written as a whole.
+/// A list of which the store has fewer bytes than this is written as a whole.
 const APPEND_FROM_BYTES: usize = 1024;
 
 /// A record, decoded.
@@ -37,26 +38,25 @@ pub struct Record<'a> {
     items: &'a [u8],
 }
 
-/// Appends the record of a key of which the store holds the first `stored` list items; `None` if it must be written as a whole.
-pub fn encode(state: &KeyState, version: u32, stored: Option<u32>, out: &mut Vec<u8>) {
-    let list = &state.list;
-    let covered = stored.map_or(0, |items| items as usize);
-    let appends = covered > 0 && covered <= list.len() && list.start(covered) >= APPEND_FROM_BYTES;
-    let first = if appends { covered } else { 0 };
-    let flags = if state.value.is_some() { HAS_VALUE } else { 0 }
-        | if state.timer.is_some() { HAS_TIMER } else { 0 }
+/// Appends the record of a slot's key. Of its list, only what the store does not have is written, if that is worth it.
+pub(super) fn encode(slot: &Slot, out: &mut Vec<u8>) {
+    let stored = slot.stored().unwrap_or_default();
+    let appends = stored.bytes as usize >= APPEND_FROM_BYTES;
+    let stored = if appends { stored } else { Stored::default() };
+    let flags = if slot.value().is_some() { HAS_VALUE } else { 0 }
+        | if slot.timer().is_some() { HAS_TIMER } else { 0 }
         | if appends { APPENDS } else { 0 };
     out.push(flags);
-    put(out, u64::from(version));
-    out.extend(state.timer.iter().flat_map(|timer| timer.ms().to_le_bytes()));
-    if let Some(value) = &state.value {
+    put(out, u64::from(slot.version));
+    out.extend(slot.timer().iter().flat_map(|timer| timer.ms().to_le_bytes()));
+    if let Some(value) = slot.value() {
         put_bytes(out, value);
     }
     if appends {
-        put(out, covered as u64);
+        put(out, u64::from(stored.items));
     }
-    put(out, (list.len() - first) as u64);
-    (first..list.len()).for_each(|item| put_bytes(out, list.get(item)));
+    put(out, u64::from(slot.items() - stored.items));
+    out.extend_from_slice(slot.packed_items(stored.bytes));
 }
 
 /// Appends the record of a key without state.
@@ -184,6 +184,16 @@ pub(super) fn bytes_of<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Corrupt> {
     rest.split_off(..length).ok_or(Corrupt)
 }
 
+/// Takes an item of a list; none at its end.
+pub(super) fn take_item<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    bytes_of(rest).ok()
+}
+
+/// How many bytes the length of so many bytes takes.
+pub(super) fn length_of(bytes: usize) -> usize {
+    ((bytes | 1).ilog2() as usize) / 7 + 1
+}
+
 fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], Corrupt> {
     let (head, tail) = rest.split_first_chunk::<N>().ok_or(Corrupt)?;
     *rest = tail;
@@ -200,9 +210,19 @@ mod tests {
         KeyState { value: value.map(ValueBytes::from_slice), list, timer: timer.map(EventTime::at) }
     }
 
-    fn record(state: &KeyState, stored: Option<u32>) -> Vec<u8> {
+    /// The record of a state of whose list the store has the first items.
+    fn record(state: &KeyState, stored: Option<usize>) -> Vec<u8> {
+        let mut slot = Slot::new(b"key", true);
+        slot.version = 3;
+        if let Some(stored) = stored {
+            slot.append(state.list.iter().take(stored));
+            slot.note_stored();
+        }
+        slot.append(state.list.iter().skip(stored.unwrap_or(0)));
+        slot.set_value(state.value.as_deref());
+        slot.set_timer(state.timer);
         let mut out = Vec::new();
-        encode(state, 3, stored, &mut out);
+        encode(&slot, &mut out);
         out
     }
 
@@ -242,6 +262,15 @@ mod tests {
         assert_eq!(combine(&middle, &deleted), Err(Corrupt));
         assert_eq!(combine(&deleted, &full), Ok(deleted.clone()));
         assert_eq!(combine(&full, &deleted), Ok(full));
+    }
+
+    #[test]
+    fn the_bytes_of_a_length_are_known() {
+        for bytes in [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, 1 << 31] {
+            let mut out = Vec::new();
+            put(&mut out, bytes as u64);
+            assert_eq!(length_of(bytes), out.len(), "{bytes}");
+        }
     }
 
     #[test]

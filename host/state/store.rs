@@ -22,7 +22,7 @@ use crate::machine::{self, Planted, Task, plants};
 use crate::position::{Offset, Partition};
 use crate::state::capture::Chunk;
 use crate::state::chain::{Chain, Link};
-use crate::state::checkpoint::Checkpoint;
+use crate::state::checkpoint::{Checkpoint, Held};
 use crate::state::database::Error;
 use crate::state::file::FileInfo;
 use crate::state::manifest::{Contents, Manifest};
@@ -235,6 +235,11 @@ impl Store {
         }
     }
 
+    /// What it keeps in memory of its files: indexes and filters, bytes, about.
+    pub fn cached_bytes(&self) -> u64 {
+        self.version.cached_bytes()
+    }
+
     /// Begins to read all keys, in key order, as of the last checkpoint.
     pub fn pages(&mut self) -> Pages {
         self.reading = Arc::downgrade(&self.version);
@@ -302,12 +307,13 @@ impl Store {
         Ok(pending.uploads.len())
     }
 
-    /// Begins to write the manifest of the checkpoint, all of which is there now. `lengths` are those of the files of sink and dead letters.
-    pub fn commit(&mut self, lengths: (Option<u64>, Option<u64>)) -> Result<(), Error> {
+    /// Begins to write the manifest of the checkpoint, all of which is there now. `lengths` are those of the files of sink and dead letters, and `held`
+    /// is what state there is, if that is known.
+    pub fn commit(&mut self, lengths: (Option<u64>, Option<u64>), held: Option<Held>) -> Result<(), Error> {
         let Pending { mut checkpoint, probation, uploads, runs, bytes } =
             self.pending.take().expect("a checkpoint was begun");
         assert!(uploads.is_empty(), "all of it is written");
-        (checkpoint.sink_length, checkpoint.letters_length) = lengths;
+        (checkpoint.sink_length, checkpoint.letters_length, checkpoint.held) = (lengths.0, lengths.1, held);
         self.take_merged()?;
         let new = runs.into_iter().filter(|run| !run.is_empty());
         let new: Vec<Run> = new.zip(self.runs..).map(|(infos, id)| self.run(&infos, id)).collect();
@@ -362,7 +368,7 @@ impl Store {
         shards: &mut [Shard],
         probation: Option<u64>,
     ) -> Result<u64, Error> {
-        let lengths = (checkpoint.sink_length, checkpoint.letters_length);
+        let (lengths, held) = ((checkpoint.sink_length, checkpoint.letters_length), checkpoint.held);
         self.begin(checkpoint, probation);
         for shard in &mut *shards {
             shard.begin_capture();
@@ -372,9 +378,10 @@ impl Store {
         while self.uploads()? > 0 {
             backoff::pause(POLL);
         }
-        self.commit(lengths)?;
+        self.commit(lengths, held)?;
         loop {
             if let Some(bytes) = self.committed()? {
+                shards.iter_mut().for_each(Shard::end_capture);
                 shards.iter_mut().for_each(Shard::free_emptied);
                 return Ok(bytes);
             }

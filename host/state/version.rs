@@ -61,6 +61,11 @@ impl Version {
         Version { runs: runs.collect() }
     }
 
+    /// What is kept in memory of the files, bytes, about.
+    pub(super) fn cached_bytes(&self) -> u64 {
+        self.runs.iter().flat_map(|run| &run.files).map(|file| file.cached_bytes()).sum()
+    }
+
     /// Reads the records of keys, in that order; `None` for a key without a record.
     pub(super) async fn get(&self, objects: &dyn ObjectStore, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         let mut found: Vec<Option<Vec<u8>>> = vec![None; keys.len()];

@@ -38,12 +38,22 @@ impl Visits {
         Visits { brokers: brokers.to_owned(), topic, partitions, sent: 0 }
     }
 
-    /// The configuration that folds it and drops all rows.
-    pub(crate) fn settings(&self, session_timeout: &str, checkpoint_interval: &str) -> String {
+    /// The configuration that folds it and drops all rows, with this much memory for keys, or the default.
+    pub(crate) fn settings_within(
+        &self,
+        session_timeout: &str,
+        checkpoint_interval: &str,
+        memory: Option<&'static str>,
+    ) -> String {
         let plugin = format!("component = \"builtin:visits\"\nconfig = {{ session_timeout = \"{session_timeout}\" }}");
         let (sink, checkpoint_interval) = ("[sink.discard]".to_owned(), checkpoint_interval.to_owned());
-        let settings = Settings { plugin, sink, checkpoint_interval, ..Settings::default() };
+        let settings = Settings { plugin, sink, checkpoint_interval, memory, ..Settings::default() };
         format!("{}{ADMIN}", settings.over_kafka(&self.brokers, self.topic).to_toml())
+    }
+
+    /// The same with the default.
+    pub(crate) fn settings(&self, session_timeout: &str, checkpoint_interval: &str) -> String {
+        self.settings_within(session_timeout, checkpoint_interval, None)
     }
 
     /// Adds a visit of each of these users; back when all are acknowledged.

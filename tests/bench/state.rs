@@ -1,7 +1,7 @@
 //! What keyed state costs: a restart with many open keys, memory for each of them, checkpoints, a long list, and keys that come back late.
 //!
 //! ```text
-//! cargo bench --bench state -- [--keys 1000000] [--events 500000] [--rate 20000] [--seconds 30] \
+//! cargo bench --bench state -- [--keys 1000000] [--events 500000] [--rate 20000] [--seconds 30] [--memory 512MiB] \
 //!     [--only restart,memory,checkpoints,lists,cold] [--program PATH]
 //! ```
 //!
@@ -64,6 +64,9 @@ struct Arguments {
     /// What to measure, separated by commas; all if nothing is named.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
+    /// `state.memory`, where keys come back late; the default if it is not given.
+    #[arg(long)]
+    memory: Option<String>,
     /// Another build of keyfold, measured instead of this one.
     #[arg(long)]
     program: Option<PathBuf>,
@@ -133,7 +136,8 @@ fn filled(
 ) -> (Visits, Pipeline, Subject) {
     let mut visits = Visits::new(brokers, topic);
     visits.append(1..=keys);
-    let pipeline = Pipeline::new(&visits.settings(OPEN, interval));
+    let memory = arguments.memory.as_ref().map(|size| &*size.clone().leak());
+    let pipeline = Pipeline::new(&visits.settings_within(OPEN, interval, memory));
     let mut subject = Subject::start(&pipeline, arguments.program.as_deref());
     subject.watch_until(keys, subject.started());
     (visits, pipeline, subject)
@@ -209,11 +213,11 @@ fn memory(brokers: &str, arguments: &Arguments) {
     subject.stop();
     let mut subject = Subject::start(&pipeline, arguments.program.as_deref());
     let all_loaded = Instant::now();
-    while subject.lane("keyfold_open_keys") < keys as f64 && all_loaded.elapsed() < Duration::from_secs(120) {
+    while subject.lane("keyfold_state_memory_keys") < keys as f64 && all_loaded.elapsed() < Duration::from_secs(120) {
         sleep(Duration::from_millis(100));
     }
     let loaded = sizes(&mut subject);
-    let rest = subject.lane("keyfold_open_keys");
+    let rest = subject.lane("keyfold_state_memory_keys");
     subject.stop();
     let of_a_key = |more: u64, less: u64| format!("{:.0} bytes", (more as f64 - less as f64) / keys as f64);
     let report = |what: &str, (peak, settled): (u64, u64)| {
@@ -349,10 +353,16 @@ fn cold(brokers: &str, arguments: &Arguments) {
             let among = if late && i % 100 == 0 { keys } else { hot };
             random.below(among) + 1
         });
+        let read = subject.lane("keyfold_state_keys_read_total");
         let (progress, cpu) = subject.fold_at_once(events, || visits.append(users));
+        let read = subject.lane("keyfold_state_keys_read_total") - read;
         let cost = per_million(cpu, events);
         let peak = mib(subject.vitals().peak());
-        row(Part::Cold, name, format!("{:.0} events/s, {cost:.2} CPU s/1M, peak RSS {peak} MiB", progress.rate()));
+        let (rate, longest) = (progress.rate(), millis(progress.longest_stretch()));
+        let figure = format!(
+            "{rate:.0} events/s, {cost:.2} CPU s/1M, {read:.0} keys read, longest stretch without a fold {longest}, peak RSS {peak} MiB"
+        );
+        row(Part::Cold, name, figure);
     }
     subject.stop();
     drop(pipeline);

@@ -136,7 +136,7 @@ struct Folded {
     /// What was struck, with the key and the reason.
     strikes: BTreeMap<StrikeItem, (Option<String>, String)>,
     /// Keys that have state at the end.
-    keys: usize,
+    keys: u64,
 }
 
 struct Way<'a> {
@@ -187,7 +187,7 @@ fn fold(plugin: &Arc<Plugin>, records: &Records, way: &Way<'_>) -> Folded {
         .iter_mut()
         .map(|shard| {
             shard.take_dirty(|_| ());
-            shard.keys()
+            shard.held().keys
         })
         .sum();
     folded

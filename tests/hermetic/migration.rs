@@ -48,6 +48,23 @@ fn all_state_is_migrated_at_its_instant_however_the_log_is_cut() {
     assert!(cut > 0, "no crash came between rows and their checkpoint");
 }
 
+#[test]
+fn state_that_is_not_in_memory_is_migrated_too() {
+    const KEYS: i64 = 20_000;
+    let log = wide_log(KEYS, 5_000);
+    let t = START_MS + 5_000;
+    let settings = Settings { source: written("wide-bounded", &log), plugin: first(), ..Settings::default() };
+    let (checkpoint_interval, memory) = ("20ms".to_owned(), Some("200KiB"));
+    let pipeline = Pipeline::new(&Settings { checkpoint_interval, memory, ..settings.bounded(2, 500) }.to_toml());
+    let order = second_at(t);
+    pipeline.call("deployment create", &order.iter().map(String::as_str).collect::<Vec<_>>()).expect_code(0);
+    let outcome = pipeline.run_to_end(&[]);
+    outcome.expect_code(0);
+    assert_same("bounded", &from_ndjson(&pipeline.path("rows.ndjson")), &model_of(&log, t).values());
+    let evicted = number(&outcome.logged("lane-stopped"), "keys_evicted");
+    assert!(evicted > 10_000, "most keys were evicted: {evicted}");
+}
+
 /// One event each of many keys, then some more of a few of them.
 fn wide_log(keys: i64, more: i64) -> Vec<TestRecord> {
     let event = |i: i64, key: i64, time: i64, v: i64| TestRecord {

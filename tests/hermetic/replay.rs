@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use crate::support::case::{Case, Way, check, written};
 use crate::support::generate::{generate, generate_hostile};
-use crate::support::host::{Pipeline, plugin_file};
+use crate::support::host::{Pipeline, number, plugin_file};
 use crate::support::model::folds::{Hostile, Mode, SessionId, Visits};
 use crate::support::model::{self, Time};
 use crate::support::random::{Random, seed};
@@ -206,6 +206,37 @@ fn there_may_be_more_lanes_than_instances() {
     let pipeline = Pipeline::new(&Settings { source, ..small().settings.clone() }.bounded(1, 20).to_toml());
     pipeline.run_to_end(&[]).expect_code(0);
     assert_same("partitions", &sorted(from_ndjson(&pipeline.path("rows.ndjson"))), &want);
+}
+
+/// With hardly any memory each key is evicted as soon as a checkpoint has it, and read again: also those whose timers come due.
+#[test]
+fn rows_and_state_are_the_same_with_hardly_any_memory() {
+    let mut random = Random::new(seed(17));
+    for (case, batch_records) in [(small(), 7), (small(), 40), (&hostile(Mode::State), 20)] {
+        let bounded = |memory: &'static str| Settings {
+            memory: Some(memory),
+            checkpoint_interval: "5ms".to_owned(),
+            ..case.settings.clone().bounded(3, batch_records)
+        };
+        let state = |memory: &'static str| {
+            let pipeline = Pipeline::new(&bounded(memory).to_toml());
+            let outcome = pipeline.run_to_end(&[]);
+            outcome.expect_code(0);
+            assert_same(memory, &from_ndjson(&pipeline.path("rows.ndjson")), &case.rows);
+            let stopped = outcome.logged("lane-stopped");
+            pipeline.call("state export", &["state.ndjson"]).expect_code(0);
+            let exported = std::fs::read_to_string(pipeline.path("state.ndjson")).expect("it was written");
+            (number(&stopped, "keys_read"), number(&stopped, "keys_evicted"), exported)
+        };
+        let (read, evicted, with_little) = state("1KiB");
+        assert!(read > 100 && evicted > 100, "{read} keys were read, and {evicted} were evicted");
+        let (read, evicted, with_enough) = state("512MiB");
+        assert_eq!((read, evicted), (0, 0));
+        assert_eq!(with_little, with_enough);
+        let (rows, deploys) = (case.rows.clone(), Vec::new());
+        let case = Case { settings: bounded("1KiB"), rows, deploys, ..*case };
+        check(&case, Way { workers: 2, batch_records, crashes: true, deletes: false }, &mut random);
+    }
 }
 
 #[test]

@@ -124,6 +124,9 @@ pub(crate) fn config(plan: &Plan, logic: Logic, workers: usize, random: &mut Ran
     let on_strike = if plan.withdraws_on_strike { "withdraw" } else { "dead-letter" };
     let audit = if random.below(4) == 0 { format!("audit = {}\n", 1 + random.below(10)) } else { String::new() };
     let strikes = format!("on_strike = {on_strike:?}\n{audit}");
+    // Hardly any memory for keys, or some, or more than there can be keys.
+    let memory = random.pick(&["1B", "2KiB", "512MiB", "512MiB"]);
+    let settings = settings.replace("[run]", &format!("memory = \"{memory}\"\n[run]"));
     let text = toml(&shared().target, &settings, logic, (plan.mode.name(), plan.mode.at()), &strikes);
     Config::from_toml(&text, "".as_ref(), std::iter::empty()).expect("it is valid")
 }

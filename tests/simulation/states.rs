@@ -1,6 +1,6 @@
 //! The lanes' keyed state, beside the hosts: it lies in the simulated store of objects, where the host itself reads and writes it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use futures::TryStreamExt;
@@ -12,20 +12,22 @@ use keyfold::state::manifest::Manifest;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use crate::scheduler::{Process, locked};
+use crate::scheduler::{Process, ProcessId, locked};
 use crate::table::Table;
 use crate::world::Letters;
 
 /// The states of all lanes.
 pub(crate) struct States {
     objects: Arc<dyn ObjectStore>,
+    /// How far each host's checkpoints ever covered a partition. Some may be gone by the time that the host hears of what it wrote.
+    covered: Mutex<BTreeMap<(ProcessId, Partition), Offset>>,
     violations: Mutex<Vec<String>>,
 }
 
 impl States {
     /// Those on a store of objects.
     pub(crate) fn new(objects: Arc<dyn ObjectStore>) -> States {
-        States { objects, violations: Mutex::default() }
+        States { objects, covered: Mutex::default(), violations: Mutex::default() }
     }
 
     /// The lanes with checkpoints.
@@ -70,6 +72,8 @@ impl States {
         }
         let manifest = Manifest::decode(&link[end + 1..]).expect("a manifest is readable");
         if let Some(checkpoint) = manifest.contents.checkpoint {
+            let covered = checkpoint.covered().into_iter().map(|(partition, next)| ((process.id, partition), next));
+            locked(&self.covered).extend(covered);
             self.check_checkpoint(process, &checkpoint, outputs);
         }
         false
@@ -94,9 +98,7 @@ impl States {
     pub(crate) fn check_commit(&self, process: &Process, next: &[(Partition, Offset)]) {
         process.note(&format!("commits {next:?}"));
         for &(partition, offset) in next {
-            let lanes = ["topic".to_owned(), partition.to_string()];
-            let covered =
-                lanes.iter().filter_map(|lane| self.checkpoint(lane)?.covered().get(&partition).copied()).max();
+            let covered = locked(&self.covered).get(&(process.id, partition)).copied();
             if covered < Some(offset) {
                 self.violate(format!(
                     "I2: offset {offset} of partition {partition} is committed, and checkpoints cover {covered:?}"

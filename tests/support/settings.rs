@@ -18,6 +18,8 @@ pub(crate) struct Settings {
     pub(crate) run: String,
     /// `state.checkpoint_interval`
     pub(crate) checkpoint_interval: String,
+    /// `state.memory`; none for the default.
+    pub(crate) memory: Option<&'static str>,
 }
 
 impl Default for Settings {
@@ -30,6 +32,7 @@ impl Default for Settings {
             sink: "[sink.ndjson]\npath = \"rows.ndjson\"".to_owned(),
             run: "workers = 2".to_owned(),
             checkpoint_interval: "5s".to_owned(),
+            memory: None,
         }
     }
 }
@@ -37,10 +40,11 @@ impl Default for Settings {
 impl Settings {
     /// The file.
     pub(crate) fn to_toml(&self) -> String {
-        let Settings { source, time, plugin, sink, run, checkpoint_interval } = self;
+        let Settings { source, time, plugin, sink, run, checkpoint_interval, memory } = self;
+        let memory = memory.map_or_else(String::new, |size| format!("memory = \"{size}\"\n"));
         format!(
             "name = \"under-test\"\n\n{source}\n\n[time]\n{time}\n\n[plugin]\n{plugin}\n\n\
-             [state]\nurl = \"file://{{dir}}/state\"\ncheckpoint_interval = \"{checkpoint_interval}\"\n\n\
+             [state]\nurl = \"file://{{dir}}/state\"\ncheckpoint_interval = \"{checkpoint_interval}\"\n{memory}\n\
              {sink}\n\n[dead_letters]\nfile = \"dead-letters.ndjson\"\n\n[run]\n{run}\n"
         )
     }

@@ -15,7 +15,7 @@ use keyfold::state::database::Error;
 use keyfold::state::manifest::Manifest;
 use keyfold::state::reader::Reader;
 use keyfold::state::store::{Store, Stores};
-use keyfold::state::{KeyState, Shard, ValueBytes, hash, shard_of};
+use keyfold::state::{KeyState, Shard, Slot, hash, shard_of};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -62,31 +62,27 @@ impl Keys {
     }
 
     /// Changes a key whose state is in memory.
-    fn change(&mut self, key: &str, change: impl FnOnce(&mut KeyState)) {
+    fn change(&mut self, key: &str, change: impl FnOnce(&mut Slot)) {
         let hash = hash(key.as_bytes());
         let shard = &mut self.0[shard_of(hash, SHARDS)];
         let slot = shard.slot_of(hash, key.as_bytes(), true);
         shard.set_version(slot, 1);
-        change(&mut shard.change(slot).state);
+        change(shard.change(slot));
     }
 
     fn set(&mut self, key: &str, value: &str, timer: i64) {
-        self.change(key, |state| {
-            state.value = Some(ValueBytes::from_slice(value.as_bytes()));
-            state.timer = Some(EventTime::at(timer));
+        self.change(key, |slot| {
+            slot.set_value(Some(value.as_bytes()));
+            slot.set_timer(Some(EventTime::at(timer)));
         });
     }
 
     fn append(&mut self, key: &str, items: std::ops::Range<u32>) {
-        self.change(key, |state| items.for_each(|i| state.list.push(format!("item {i:020}").as_bytes())));
+        self.change(key, |slot| items.for_each(|i| slot.append([format!("item {i:020}").as_bytes()].into_iter())));
     }
 
     fn clear(&mut self, key: &str) {
-        self.change(key, |state| *state = KeyState::default());
-        let hash = hash(key.as_bytes());
-        let shard = &mut self.0[shard_of(hash, SHARDS)];
-        let slot = shard.slot_of(hash, key.as_bytes(), true);
-        shard.change(slot).replace_list();
+        self.change(key, Slot::clear);
     }
 
     /// The state of a key that is in memory.
@@ -96,7 +92,7 @@ impl Keys {
         shard.contains(hash, key.as_bytes()).then(|| {
             let slot = shard.slot_of(hash, key.as_bytes(), false);
             assert!(shard.slot(slot).loaded, "key {key} is in memory without its state");
-            shard.slot(slot).state.clone()
+            shard.slot(slot).state()
         })
     }
 
@@ -141,6 +137,8 @@ fn checkpoint(next: &[u64]) -> Checkpoint {
         sink_length: None,
         letters_length: Some(next[0]),
         journal: None,
+        held: None,
+        state_version: None,
     }
 }
 
@@ -231,7 +229,7 @@ fn what_changes_while_a_checkpoint_is_taken_belongs_to_the_next_one() {
             shard.captured(0).map_or(Ok(()), |part| store.add(part)).expect("it is the owner");
         }
         while store.uploads().expect("it is the owner") > 0 {}
-        store.commit((None, Some(1))).expect("it is the owner");
+        store.commit((None, Some(1)), None).expect("it is the owner");
         while store.committed().expect("it is the owner").is_none() {}
         keys.0.iter_mut().for_each(Shard::free_emptied);
         let mut found = all(&mut open(stores));
