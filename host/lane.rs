@@ -51,6 +51,7 @@ mod checkpoint;
 mod context;
 pub mod core;
 mod gather;
+mod idle;
 pub mod interrupt;
 pub mod law;
 mod letters;

@@ -10,6 +10,7 @@ pub mod past;
 pub mod recent;
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use crate::failure::Failure;
 use crate::observe::ends::Ends;
@@ -62,7 +63,7 @@ pub enum Arrival {
     },
 }
 
-/// A started source: a thread of its own behind a bounded channel, so that a slow consumer pauses it.
+/// A started source: it reads on threads of its own, and no further ahead than so much, so that a slow consumer pauses it.
 pub trait Source: Send {
     /// The partitions that this source delivers, ascending.
     fn partitions(&self) -> &[Partition];
@@ -77,9 +78,10 @@ pub trait Source: Send {
     fn commit(&mut self, next: &[(Partition, Offset)]);
     /// How far its partitions reach, for those who watch; none where nobody knows before the end.
     fn ends(&self) -> Option<Arc<Ends>>;
-    /// The id of the log, looked up now, for those who are about to keep what was made of its records; none where it has none or nobody
-    /// answers. Fails if it is another one than before.
-    fn log_id(&mut self) -> Result<Option<TopicId>, Failure>;
+    /// Asks for the id of the log, as of now or later: for those who are about to keep what was made of its records. Replaces the former question.
+    fn ask_log_id(&mut self);
+    /// The answer, once it is there: the id, or none where the log has none or nobody says. Fails if it is another one than before.
+    fn log_id(&mut self) -> Result<Poll<Option<TopicId>>, Failure>;
 }
 
 /// The message for a topic that has gained partitions.

@@ -142,7 +142,8 @@ fn sampled(config: &Config, plugin: &Arc<Plugin>, source: &LogSource) -> Vec<Che
 
 fn source_detail(source: &LogSource) -> String {
     match source {
-        LogSource::Kafka(topic) => {
+        LogSource::Kafka(hub) => {
+            let topic = hub.topic();
             let records: u64 = topic.high.iter().zip(&topic.low).map(|(high, low)| high.0 - low.0).sum();
             let stamps = topic.timestamps.map(|t| format!(", {t:?}")).unwrap_or_default();
             format!("topic with {} partitions, about {records} records{stamps}", topic.partitions.len())

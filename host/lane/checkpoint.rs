@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::backoff;
@@ -211,6 +212,7 @@ impl Running {
         if plants(Planted::OffsetsBeforeState) {
             self.gather.commit(&next);
         }
+        self.gather.ask_log_id(); // after the records were read
         self.store.begin(checkpoint, on_probation);
         self.core.begin_capture();
         self.checkpoints.taking = Some(Taking {
@@ -241,10 +243,12 @@ impl Running {
         }
         let is_written = taking.is_captured && self.store.uploads()? == 0;
         if let Some(lengths) = taking.lengths.filter(|_| is_written && !taking.is_committing) {
-            taking.is_committing = true;
-            if let Some(id) = self.gather.log_id()? {
-                self.succession.hold_topic(id)?; // records of another log must not be covered
+            match self.gather.log_id()? {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(id)) => self.succession.hold_topic(id)?, // records of another log must not be covered
             }
+            taking.is_committing = true;
             self.store.commit((lengths.sink, lengths.letters), self.core.held())?; // I2, I3, I10
         }
         match self.store.committed()? {

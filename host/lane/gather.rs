@@ -1,12 +1,14 @@
 //! Gathering: fills a batch from the source through the merge, and asks the partitions for which heads wait. Where a batch is cut decides
 //! no row. Keeps I4: floors are durable before the next release, and the frontier is known to be a bet until it is durable.
 
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::config::Time;
 use crate::event_time::{AppendTime, LaneTime};
 use crate::failure::Failure;
 use crate::lane::context::Context;
+use crate::lane::idle::{self, Idle};
 use crate::lane::timestamps::Timestamps;
 use crate::machine::{Planted, plants};
 use crate::observe::board::Activity;
@@ -22,10 +24,6 @@ const FILL_WAIT: Duration = Duration::from_millis(2);
 const BACKLOG_WAIT: Duration = Duration::from_millis(200);
 /// The same for a file, which holds more until it ends.
 const FILE_WAIT: Duration = Duration::from_secs(5);
-/// The longest that an idle lane waits before it looks at its clock again.
-const IDLE_WAIT: Duration = Duration::from_millis(50);
-/// The shortest time between two live idle advances: each is an entry in the journal.
-const IDLE_ADVANCE_EVERY_MS: i64 = 1000;
 
 /// Fills batches.
 pub(super) struct Gather {
@@ -43,7 +41,7 @@ pub(super) struct Gather {
     frontier_is_bet: bool,
     /// Floors that were recorded.
     floors: u64,
-    idle_advanced_ms: i64,
+    idle: Idle,
     timestamps: Timestamps,
     catching_up: CatchingUp,
 }
@@ -76,7 +74,7 @@ impl Gather {
             proved: 0,
             frontier_is_bet: true,
             floors: 0,
-            idle_advanced_ms: 0,
+            idle: Idle::new(context.clock.monotonic()),
             timestamps: Timestamps::default(),
             catching_up,
         }
@@ -139,7 +137,13 @@ impl Gather {
     /// How long to wait for the next arrival.
     fn patience(&self, context: &Context, due_at: Duration) -> Duration {
         if self.batch.is_empty() {
-            return idle_patience(due_at.saturating_sub(context.clock.monotonic()));
+            let now = context.clock.monotonic();
+            let (until_due, blocked) = (due_at.saturating_sub(now), self.merge.blocked().is_some());
+            return if blocked {
+                until_due.clamp(FILL_WAIT, idle::WAIT[0])
+            } else {
+                self.idle.patience(now, until_due)
+            };
         }
         batch_patience(self.catching_up.backlog, self.gathered)
     }
@@ -156,6 +160,7 @@ impl Gather {
             }
             Arrival::End { partition } => self.merge.end(partition),
             Arrival::Records { partition, records } => {
+                self.idle.end(context.clock.monotonic());
                 self.timestamps.watch(partition, &records, context);
                 let floors = self.merge.push(partition, records);
                 if let Some(first) = floors.first() {
@@ -181,7 +186,7 @@ impl Gather {
         let Some(blocked) = self.merge.blocked() else {
             if idle && time.idle_timeout_ms.is_some() {
                 let all = self.source.partitions().to_vec();
-                self.source.ask(&all, context.clock.now_ms());
+                self.source.ask(&all, self.idle.ask_after(context.clock.now_ms(), self.merge.all_empty_at_ms()));
             }
             return;
         };
@@ -198,10 +203,9 @@ impl Gather {
         let instant = self.merge.all_empty_at_ms()? - settings.clock_skew_ms;
         let mut then = time;
         then.idle(settings, AppendTime::at(instant));
-        if then.watermark <= time.watermark || instant < self.idle_advanced_ms + IDLE_ADVANCE_EVERY_MS {
+        if then.watermark <= time.watermark || !self.idle.advance(instant) {
             return None;
         }
-        self.idle_advanced_ms = instant;
         self.merge.raise(AppendTime::at(instant));
         self.frontier_is_bet = true;
         Some(instant)
@@ -241,8 +245,13 @@ impl Gather {
         &self.merge
     }
 
-    /// The id of the log, looked up now. Fails if it is another log than before.
-    pub(super) fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
+    /// Asks for the id of the log, now that what was gathered is to be kept.
+    pub(super) fn ask_log_id(&mut self) {
+        self.source.ask_log_id();
+    }
+
+    /// The id of the log, once it is there. Fails if it is another log than before.
+    pub(super) fn log_id(&mut self) -> Result<Poll<Option<TopicId>>, Failure> {
         self.source.log_id()
     }
 
@@ -271,11 +280,6 @@ impl Gather {
         let CatchingUp { backlog, progress, .. } = &mut self.catching_up;
         progress.finish(self.merge.finished() || backlog.is_none_or(|backlog| self.gathered >= backlog));
     }
-}
-
-/// With nothing in hand: until something else is due, or thereabouts.
-fn idle_patience(until_due: Duration) -> Duration {
-    IDLE_WAIT.min(until_due.max(FILL_WAIT))
 }
 
 /// For a batch that is not full: a moment, or longer while the log is known to hold more.
@@ -358,8 +362,10 @@ mod tests {
             None
         }
 
-        fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
-            Ok(None)
+        fn ask_log_id(&mut self) {}
+
+        fn log_id(&mut self) -> Result<Poll<Option<TopicId>>, Failure> {
+            Ok(Poll::Ready(None))
         }
     }
 
@@ -431,10 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_lane_waits_for_its_checkpoint_and_a_batch_for_what_the_log_holds() {
-        assert_eq!(idle_patience(ms(1000)), IDLE_WAIT);
-        assert_eq!(idle_patience(ms(20)), ms(20));
-        assert_eq!(idle_patience(ms(0)), FILL_WAIT, "an overdue checkpoint does not make it spin");
+    fn a_batch_waits_for_what_the_log_holds() {
         assert_eq!(batch_patience(None, 5), FILE_WAIT);
         assert_eq!(batch_patience(Some(6), 5), BACKLOG_WAIT);
         assert_eq!(batch_patience(Some(5), 5), FILL_WAIT);
@@ -446,7 +449,7 @@ mod tests {
         bench.arrive(records(0, &[(0, 5), (1, 6), (2, 7)]));
         assert_eq!(bench.fill(no_floors), Ok(vec![(5, 0, 0), (6, 0, 1)]));
         assert_eq!(bench.fill(no_floors), Ok(vec![(7, 0, 2)]));
-        assert_eq!(bench.heard.lock().unwrap().waits, [IDLE_WAIT, FILE_WAIT], "a full batch waits for nothing");
+        assert_eq!(bench.heard.lock().unwrap().waits, [idle::WAIT[0], FILE_WAIT], "a full batch waits for nothing");
         bench.arrive(Arrival::End { partition: Partition(0) });
         assert_eq!(bench.fill(no_floors), Ok(vec![]));
         assert!(bench.gather.finished());

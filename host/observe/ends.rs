@@ -29,8 +29,8 @@ struct End {
 }
 
 impl Ends {
-    /// Creates the partitions from their ends and first offsets.
-    pub fn new(partitions: impl Iterator<Item = (Offset, Offset)>) -> Ends {
+    /// Creates the partitions from their ends and first offsets. `outage` is the availability of their leaders.
+    pub fn new(partitions: impl Iterator<Item = (Offset, Offset)>, outage: Arc<Outage>) -> Ends {
         let end = |(high, first): (Offset, Offset)| End {
             high: AtomicU64::new(high.0),
             low: AtomicU64::new(UNTOLD),
@@ -40,7 +40,7 @@ impl Ends {
             partitions: partitions.map(end).collect(),
             read: AtomicU64::new(0),
             answered: AtomicBool::new(true),
-            outage: Arc::default(),
+            outage,
         }
     }
 
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_is_unread_is_counted_over_all_partitions() {
-        let ends = Ends::new([(Offset(10), Offset(4)), (Offset(5), Offset(5))].into_iter());
+        let ends = Ends::new([(Offset(10), Offset(4)), (Offset(5), Offset(5))].into_iter(), Arc::default());
         assert_eq!((ends.unread(), ends.read()), (6, 0));
         ends.reach(0, Offset(9), 3);
         assert_eq!((ends.unread(), ends.read()), (1, 3), "what is no record counts until it is passed");

@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(refused(&ready(&board)), ["lane topic", "sink"]);
         assert!(is_well(&live(&board, MOMENT)), "an outage does not make a host unhealthy");
         sink.over();
-        let ends = Arc::new(Ends::new(std::iter::once((Offset(9), Offset(4)))));
+        let ends = Arc::new(Ends::new(std::iter::once((Offset(9), Offset(4))), Arc::default()));
         let mut leaders = Backoff::publishing("topic", Arc::clone(ends.outage()));
         board.lane("topic").start(Some(Arc::clone(&ends)), LaneTime::default());
         assert_eq!(board.lane("topic").lag(), Some(5));

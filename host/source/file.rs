@@ -25,6 +25,7 @@ mod stream;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::task::Poll;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -130,8 +131,10 @@ impl Source for FileSource {
         None
     }
 
-    fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
-        Ok(None)
+    fn ask_log_id(&mut self) {}
+
+    fn log_id(&mut self) -> Result<Poll<Option<TopicId>>, Failure> {
+        Ok(Poll::Ready(None))
     }
 }
 

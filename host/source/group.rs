@@ -2,6 +2,7 @@
 //! the group's word; that no other one writes for it is the journal's (I8), whatever the group believes.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::failure::Failure;
@@ -75,7 +76,11 @@ impl Source for Grouped {
         self.source.ends()
     }
 
-    fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
+    fn ask_log_id(&mut self) {
+        self.source.ask_log_id();
+    }
+
+    fn log_id(&mut self) -> Result<Poll<Option<TopicId>>, Failure> {
         self.source.log_id()
     }
 }

@@ -32,8 +32,8 @@ pub struct Started {
 
 /// What is known of the source before it is read.
 pub enum LogSource {
-    /// A topic.
-    Kafka(kafka::Topic),
+    /// A topic, which is read for all lanes in one place.
+    Kafka(Arc<kafka::Hub>),
     /// A file: its partitions, and its contents until a lane takes them.
     File {
         /// Its partitions.
@@ -49,7 +49,7 @@ impl LogSource {
     /// Looks at the source.
     pub(crate) fn inspect(config: &Config, deadline: Instant) -> Result<LogSource, Failure> {
         Ok(match &config.source {
-            config::Source::Kafka(kafka) => LogSource::Kafka(kafka::inspect(kafka, deadline)?),
+            config::Source::Kafka(kafka) => LogSource::Kafka(Arc::new(kafka::Hub::inspect(kafka, deadline)?)),
             config::Source::File(file) => {
                 let contents = file::contents(file)?;
                 LogSource::File { partitions: contents.partitions(), contents: Mutex::new(Some(contents)) }
@@ -59,7 +59,7 @@ impl LogSource {
 
     pub(crate) fn partitions(&self) -> &[Partition] {
         match self {
-            LogSource::Kafka(topic) => &topic.partitions,
+            LogSource::Kafka(hub) => &hub.topic().partitions,
             LogSource::File { partitions, .. } => partitions,
             LogSource::Other(log) => log.partitions(),
         }
@@ -104,27 +104,28 @@ impl LogSource {
         until_end: bool,
         deadline: Instant,
     ) -> Result<Started, Failure> {
-        if let LogSource::Other(log) = self {
-            return log.open(starts, until_end);
-        }
-        Ok(match &config.source {
-            config::Source::Kafka(kafka) => {
-                let source = kafka::KafkaSource::open(kafka, starts, until_end, deadline)?;
+        match (self, &config.source) {
+            (LogSource::Other(log), _) => log.open(starts, until_end),
+            (LogSource::Kafka(hub), _) => {
+                let source = hub.open(starts, until_end, deadline)?;
                 let (first_offsets, topic_id) = (source.first_offsets(), source.topic_id());
-                Started { source: Box::new(source), first_offsets, topic_id }
+                Ok(Started { source: Box::new(source), first_offsets, topic_id })
             }
-            config::Source::File(file) => {
+            (LogSource::File { .. }, config::Source::File(file)) => {
                 let source = file::FileSource::open(self.contents(file)?, starts)?;
                 let first_offsets = source.first_offsets();
-                Started { source: Box::new(source), first_offsets, topic_id: None }
+                Ok(Started { source: Box::new(source), first_offsets, topic_id: None })
             }
-        })
+            (LogSource::File { .. }, config::Source::Kafka(_)) => {
+                unreachable!("it was looked at by this configuration")
+            }
+        }
     }
 
     /// The id of the log, where it has one.
     pub(crate) fn topic_id(&self) -> Option<&TopicId> {
         match self {
-            LogSource::Kafka(topic) => topic.id.as_ref(),
+            LogSource::Kafka(hub) => hub.topic().id.as_ref(),
             LogSource::File { .. } => None,
             LogSource::Other(log) => log.topic_id(),
         }
@@ -133,7 +134,10 @@ impl LogSource {
     /// The offset after the last, where that is known.
     pub(crate) fn high(&self, partition: Partition) -> Option<Offset> {
         match self {
-            LogSource::Kafka(topic) => topic.partitions.binary_search(&partition).ok().map(|i| topic.high[i]),
+            LogSource::Kafka(hub) => {
+                let topic = hub.topic();
+                topic.partitions.binary_search(&partition).ok().map(|i| topic.high[i])
+            }
             LogSource::File { .. } => None,
             LogSource::Other(log) => log.high(partition),
         }

@@ -36,7 +36,7 @@ pub(crate) fn recent_of(
     deadline: Instant,
 ) -> Result<Records, Failure> {
     match (config, source) {
-        (config::Source::Kafka(kafka), LogSource::Kafka(topic)) => of_topic(kafka, topic, count, deadline),
+        (config::Source::Kafka(kafka), LogSource::Kafka(hub)) => of_topic(kafka, hub.topic(), count, deadline),
         (config::Source::File(file), LogSource::File { .. }) => of_file(source.contents(file)?, count),
         _ => recent(config, count, deadline),
     }

@@ -2,13 +2,15 @@
 //! compression).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use keyfold::config;
 use keyfold::failure::{Exit, Failure};
 use keyfold::position::{LastRecord, Offset, Partition, fingerprint};
 use keyfold::record::Records;
-use keyfold::source::kafka::{KafkaSource, Timestamps, inspect};
+use keyfold::source::kafka::{Hub, KafkaSource, Timestamps, inspect};
 use keyfold::source::{Arrival, Source, Start};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
@@ -302,4 +304,65 @@ fn the_position_is_committed_for_lag_tools() {
     list.add_partition("sources-commit", 0);
     let found = rdkafka::consumer::Consumer::committed_offsets(&group, list, PATIENCE).expect("the broker answers");
     assert_eq!(found.elements()[0].offset(), rdkafka::Offset::Offset(2));
+}
+
+#[test]
+fn what_happens_to_a_partition_is_told_to_its_lane_and_what_happens_to_the_topic_to_all() {
+    let Some(brokers) = crate::kafka() else { return };
+    let topic = "sources-lanes";
+    create_topic(&brokers, topic, 2, &[]);
+    let producer = producer(&brokers, None);
+    send(&producer, topic, 0, &["0", "1", "2", "3"]);
+    let config = config::KafkaSource { ordering: config::Ordering::Partition, ..config(&brokers, topic) };
+    let hub = Arc::new(Hub::inspect(&config, deadline()).expect("it is there"));
+    let lane = |partition, next| {
+        let start = Start { next: Some(Offset(next)), ..start(partition) };
+        hub.open(&[start], false, deadline()).expect("it opens")
+    };
+    let mut other = lane(1, 0);
+    let mut trimmed = lane(0, 0);
+    trimmed.hold(&[Partition(0)]);
+    while trimmed.next(Duration::from_millis(500)).expect("the source is well").is_some() {} // what was under way
+    send(&producer, topic, 0, &["4", "5", "6", "7"]);
+    trim(&brokers, topic, 0, 8);
+    trimmed.hold(&[]);
+    let error = error_of(&mut trimmed);
+    assert!(
+        matches!(&error, Failure { exit: Exit::State, message: text, .. } if text.contains("begins at 8")),
+        "{error}"
+    );
+    drop(trimmed);
+    send(&producer, topic, 1, &["a"]);
+    assert!(matches!(next(&mut other), Arrival::Records { .. }), "the other lane reads on");
+    let mut again = lane(0, 8);
+    send(&producer, topic, 0, &["8"]);
+    assert!(matches!(next(&mut again), Arrival::Records { records, .. } if records.offsets == [8]));
+    again.ask_log_id();
+    let id = loop {
+        match again.log_id().expect("it is the same topic") {
+            Poll::Ready(id) => break id,
+            Poll::Pending => drop(again.next(Duration::from_millis(10))),
+        }
+    };
+    assert!(id.is_some() && id == again.topic_id(), "{id:?}");
+
+    delete_topic(&brokers, topic);
+    create_again(&brokers, topic);
+    for lane in [&mut other, &mut again] {
+        let error = error_of(lane);
+        assert!(
+            matches!(&error, Failure { exit: Exit::State, message, .. } if message.contains("made anew")),
+            "{error}"
+        );
+    }
+    assert!(hub.open(&[start(0)], false, deadline()).is_err(), "no lane opens any more");
+}
+
+fn error_of(source: &mut KafkaSource) -> Failure {
+    loop {
+        match source.next(PATIENCE) {
+            Ok(arrival) => assert!(arrival.is_some(), "neither an arrival nor an error"),
+            Err(error) => return error,
+        }
+    }
 }

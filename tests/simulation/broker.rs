@@ -2,6 +2,7 @@
 //! that producers set by clocks of their own, and a source that reads it as a `read_committed` consumer with an asking client does.
 
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use keyfold::failure::Failure;
@@ -325,8 +326,13 @@ impl Source for Reader {
         None
     }
 
-    fn log_id(&mut self) -> Result<Option<TopicId>, Failure> {
+    fn ask_log_id(&mut self) {}
+
+    fn log_id(&mut self) -> Result<Poll<Option<TopicId>>, Failure> {
         step(&self.process)?;
+        if self.process.below(4) == 0 {
+            return Ok(Poll::Pending);
+        }
         let now = self.process.now();
         // As the source for brokers compares them.
         if !self.topic.is_shared
@@ -338,7 +344,7 @@ impl Source for Reader {
         if self.topic.foreign(now) == Some(Foreign::Grown) {
             return Err(Failure::state("the source has another partition: a grown topic needs a pipeline of its own"));
         }
-        Ok(Some(self.topic.id_at(now)))
+        Ok(Poll::Ready(Some(self.topic.id_at(now))))
     }
 }
 

@@ -30,7 +30,8 @@ pub(super) fn examine(
 ) -> Vec<Check> {
     let (line, source) = check::source(config);
     let mut checks = match (&config.source, &source) {
-        (Source::Kafka(kafka), Some(LogSource::Kafka(topic))) => {
+        (Source::Kafka(kafka), Some(LogSource::Kafka(hub))) => {
+            let topic = hub.topic();
             let mut checks = broker_checks(kafka, topic, line);
             checks.extend(position_checks(kafka, topic, lanes));
             checks
@@ -150,7 +151,7 @@ fn position_checks(kafka: &KafkaSource, topic: &Topic, lanes: &[LaneState]) -> V
     let places = places(topic, lanes);
     let lost: Vec<Check> = places.iter().filter_map(lost).collect();
     if lost.is_empty() && !places.is_empty() {
-        let verified = survey::verify(kafka, &starts(lanes), topic, clock::instant() + check::TRY);
+        let verified = survey::verify(kafka, &starts(lanes), clock::instant() + check::TRY);
         checks.push(match verified {
             Ok(()) => Check::fine("place in the log", behind(&places)),
             Err(e @ Failure { exit: Exit::State, .. }) => {

@@ -13,7 +13,6 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::backoff;
@@ -151,8 +150,17 @@ fn reserved(key: &str) -> Option<&'static str> {
 /// Looks at the topic. Brokers are waited for until `deadline`; a missing topic and refused credentials are refused at once.
 pub fn inspect(config: &config::KafkaSource, deadline: Instant) -> Result<Topic, Failure> {
     let (client, topic) = look(config, deadline)?;
+    examine(config, &client, topic)
+}
+
+/// What is asked beside the partitions of a topic that was looked at: whether this user may read it, and how its records are stamped.
+pub(super) fn examine(
+    config: &config::KafkaSource,
+    client: &BaseConsumer<Voice>,
+    topic: Topic,
+) -> Result<Topic, Failure> {
     // Only a controller can be asked, and brokers that give ids have one.
-    let asks = topic.id.is_some() || identity::look(&client, &config.topic, ANSWER_TIMEOUT).has_controller;
+    let asks = topic.id.is_some() || identity::look(client, &config.topic, ANSWER_TIMEOUT).has_controller;
     if asks && rights::on_topic(client.client(), &config.topic, ANSWER_TIMEOUT).lack(Right::Read) {
         return Err(Failure::outside(unauthorized(&config.topic)));
     }
@@ -174,13 +182,23 @@ pub(super) fn look(config: &config::KafkaSource, deadline: Instant) -> Result<(B
 /// A client without group and assignment, so that no long-polling fetch is on its connections. It sees open transactions.
 fn asking_client(config: &config::KafkaSource) -> Result<BaseConsumer<Voice>, Failure> {
     let mut client = client_config(config);
-    client.set("isolation.level", "read_uncommitted");
+    // The group is that of the offsets which are committed for lag tools: while a commit waits for its coordinator, a client assigns nothing.
+    client.set("group.id", &config.group).set("enable.auto.commit", "false").set("isolation.level", "read_uncommitted");
     BaseConsumer::from_config_and_context(&client, Voice::default()).map_err(refused_configuration)
 }
 
-/// The properties of a client that reads committed records of explicitly given offsets.
-pub(super) fn reading_config(config: &config::KafkaSource) -> ClientConfig {
+/// What all queues of a reading client may hold together unless `queued.max.messages.kbytes` says how much each may; KiB.
+const QUEUED_KIB: usize = 131_072;
+/// What one queue of a reading client holds at least and at most, unless told otherwise; KiB.
+const QUEUE_KIB: [usize; 2] = [2_048, 32_768];
+
+/// The properties of a client that reads committed records of explicitly given offsets, of so many lanes.
+pub(super) fn reading_config(config: &config::KafkaSource, lanes: usize) -> ClientConfig {
     let mut client = client_config(config);
+    const LIMIT: &str = "queued.max.messages.kbytes";
+    if !config.properties.contains_key(LIMIT) {
+        client.set(LIMIT, (QUEUED_KIB / lanes.max(1)).clamp(QUEUE_KIB[0], QUEUE_KIB[1]).to_string());
+    }
     client
         .set("group.id", &config.group)
         .set("isolation.level", "read_committed")
@@ -247,7 +265,7 @@ fn lower_first(text: &str) -> String {
 }
 
 /// The topic's partitions, ascending.
-fn partitions(
+pub(super) fn partitions(
     client: &BaseConsumer<Voice>,
     config: &config::KafkaSource,
     deadline: Instant,
@@ -313,7 +331,7 @@ pub(super) fn unauthorized(topic: &str) -> String {
 }
 
 /// One of a partition's offsets, for each of `partitions`, by the deadline.
-fn offsets_by(
+pub(super) fn offsets_by(
     client: &BaseConsumer<Voice>,
     config: &config::KafkaSource,
     partitions: &[Partition],
@@ -344,14 +362,13 @@ pub(super) fn offsets(
         list.add_partition_offset(topic, kafka_partition(*partition), at)?;
     }
     let answers = client.offsets_for_times(list, timeout)?;
-    let offset_of = |partition: Partition| {
-        let answer = answers.find_partition(topic, kafka_partition(partition))?;
-        match (answer.error(), answer.offset()) {
-            (Ok(()), KafkaOffset::Offset(offset)) => u64::try_from(offset).ok().map(Offset),
-            _ => None,
+    let mut told = BTreeMap::new();
+    for answer in answers.elements() {
+        if let (Ok(()), KafkaOffset::Offset(offset)) = (answer.error(), answer.offset()) {
+            told.insert(answer.partition(), u64::try_from(offset).ok().map(Offset));
         }
-    };
-    Ok(partitions.iter().map(|p| offset_of(*p)).collect())
+    }
+    Ok(partitions.iter().map(|p| told.get(&kafka_partition(*p)).copied().flatten()).collect())
 }
 
 /// A partition as Kafka numbers it.
@@ -424,105 +441,36 @@ pub(super) fn truncated(topic: &str, partition: Partition, next: Offset, high: O
     )
 }
 
-/// Reads again the last record that was folded of each partition, where it is still in the log, and refuses another one in its place.
-pub(super) fn verify_last(
-    config: &config::KafkaSource,
-    starts: &[Start],
-    topic: &Topic,
-    deadline: Instant,
-) -> Result<(), Failure> {
-    let mut wanted: BTreeMap<i32, &LastRecord> = BTreeMap::new();
-    for start in starts {
-        let low = topic.partitions.binary_search(&start.partition).ok().map(|i| topic.low[i]);
-        if let (Some(last), Some(low)) = (&start.last, low)
-            && last.offset >= low
-        {
-            wanted.insert(kafka_partition(start.partition), last);
-        }
-    }
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let client = verifying_client(config, &wanted)?;
-    retried(&client, config, "the last records that were folded", deadline, |timeout| {
-        verify_round(&client, config, &mut wanted, timeout)
-    })
-}
-
-fn verifying_client(
-    config: &config::KafkaSource,
-    wanted: &BTreeMap<i32, &LastRecord>,
-) -> Result<BaseConsumer<Voice>, Failure> {
-    let mut client = reading_config(config);
-    // One record of each partition is wanted, not a megabyte.
-    client.set("fetch.message.max.bytes", "4096");
-    let client: BaseConsumer<Voice> =
-        BaseConsumer::from_config_and_context(&client, Voice::default()).map_err(refused_configuration)?;
-    let mut list = TopicPartitionList::with_capacity(wanted.len());
-    for (partition, last) in wanted {
-        list.add_partition_offset(&config.topic, *partition, KafkaOffset::Offset(kafka_offset(last.offset)))
-            .map_err(unexpected)?;
-    }
-    client.assign(&list).map_err(unexpected)?;
-    Ok(client)
-}
-
 /// A failure of librdkafka that has no other meaning.
 pub(super) fn unexpected(error: KafkaError) -> Failure {
     Failure::unexpected(format!("librdkafka: {error}"))
 }
 
-fn verify_round(
-    client: &BaseConsumer<Voice>,
-    config: &config::KafkaSource,
-    wanted: &mut BTreeMap<i32, &LastRecord>,
-    timeout: Duration,
-) -> Result<(), Attempt> {
-    let until = clock::instant() + timeout;
-    while !wanted.is_empty() && clock::instant() < until {
-        match client.poll(Duration::from_millis(50)) {
-            None => {}
-            Some(Ok(message)) => {
-                if let Some(last) = wanted.remove(&message.partition()) {
-                    compare(config, last, &message).map_err(Attempt::Refused)?;
-                }
-            }
-            // Nothing visible at or after it: it was compacted away.
-            Some(Err(KafkaError::PartitionEOF(partition))) => drop(wanted.remove(&partition)),
-            Some(Err(error)) => return Err(verification_failed(config, &error)),
-        }
-    }
-    if wanted.is_empty() { Ok(()) } else { Err(Attempt::Later("no answer".into())) }
+/// A record that stands where the last one that was folded is expected.
+pub(super) struct Found<'a> {
+    /// Its offset, at or after that of the other.
+    pub(super) offset: Offset,
+    /// Its timestamp; ms since 1970.
+    pub(super) timestamp: Option<i64>,
+    /// Its key.
+    pub(super) key: Option<&'a [u8]>,
+    /// Its payload.
+    pub(super) payload: Option<&'a [u8]>,
 }
 
-fn verification_failed(config: &config::KafkaSource, error: &KafkaError) -> Attempt {
-    match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::AutoOffsetReset) => Attempt::Refused(Failure::state(format!(
-            "topic {}: the log was trimmed while this pipeline started: start again",
-            config.topic
-        ))),
-        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-            Attempt::Refused(Failure::outside(unauthorized(&config.topic)))
-        }
-        _ => Attempt::Later(error.to_string()),
-    }
-}
-
-fn compare(config: &config::KafkaSource, last: &LastRecord, message: &impl Message) -> Result<(), Failure> {
-    let Ok(offset) = u64::try_from(message.offset()).map(Offset) else { return Ok(()) };
+/// Refuses another record in the place of the last one that was folded.
+pub(super) fn compare(topic: &str, partition: Partition, last: &LastRecord, found: &Found<'_>) -> Result<(), Failure> {
+    let Found { offset, timestamp, .. } = *found;
     if offset != last.offset {
         return Ok(()); // compacted away: nothing to compare with
     }
-    let timestamp = message.timestamp().to_millis();
-    let (key, payload, _) = handed_on(message.key(), message.payload());
+    let (key, payload, _) = handed_on(found.key, found.payload);
     if timestamp == last.timestamp && fingerprint(key, payload) == last.fingerprint {
         return Ok(());
     }
     Err(Failure::state(format!(
-        "topic {}, partition {}: the record at offset {offset} is not the one that the state was built from (its timestamp is {}, \
+        "topic {topic}, partition {partition}: the record at offset {offset} is not the one that the state was built from (its timestamp is {}, \
          that of the folded one was {}; the state goes on after offset {}): {MADE_ANEW}",
-        config.topic,
-        message.partition(),
         shown(timestamp),
         shown(last.timestamp),
         last.offset

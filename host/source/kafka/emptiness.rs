@@ -1,43 +1,18 @@
-//! Asking whether a partition is empty: of its leader, by a client of its own that sees open transactions, and answered only once the
-//! reader has delivered everything below the end that the leader named.
+//! Whether a partition of a lane is empty: what is wanted, what leaders said, how far the reader has delivered. A leader's word counts once
+//! everything below the end that it named is delivered.
 //!
-//! The thread that asks also watches that the topic stays the one that it was (`identity.rs`).
-//!
-//! The [`Ledger`] is pure: what is wanted, what leaders said, how far the reader has delivered. The asking thread fills in answers, the
-//! reading thread positions; whoever completes a question sends its [`Arrival::Empty`]. It knows no order between partitions and never
-//! takes silence for emptiness.
+//! The [`Ledger`] is pure. The asking thread (`asker.rs`) fills in answers, the reading threads positions; whoever completes a question puts its
+//! [`Arrival::Empty`] into the lane's mailbox. It knows no order between partitions and never takes silence for emptiness.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backoff::Backoff;
 use crate::clock;
-use crate::clock::now_ms;
-use crate::failure::Failure;
-
-use rdkafka::Offset as KafkaOffset;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-
-use crate::observe::ends::Ends;
 use crate::position::{Offset, Partition};
 use crate::source::Arrival;
-use crate::source::kafka::broker::{ANSWER_TIMEOUT, Voice, locked, offsets};
-use crate::source::kafka::identity::{self, Watch};
-use crate::source::kafka::secrets::Secrets;
-
-/// How soon after a round the leaders are asked again.
-const ROUND_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How old a leader's answer gets before it is asked again: only a log that lost its tail ever needs it.
 const ANSWER_LIFE: Duration = Duration::from_secs(1);
-
-/// How often the leaders are asked where the partitions end, for those who watch.
-const SURVEY_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How often the asking thread looks up when nobody wants anything.
-const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What is wanted, answered and delivered.
 #[derive(Debug, Default)]
@@ -46,8 +21,6 @@ pub(super) struct Ledger {
     tracks: Vec<Track>,
     /// Partitions, ascending, and the instant past which they are to be asked.
     wish: (Vec<Partition>, i64),
-    /// When the asking thread looks up by itself, if it waits; ms since 1970.
-    looks_up_ms: i64,
 }
 
 /// A partition.
@@ -64,14 +37,17 @@ struct Track {
 
 /// What a leader said.
 #[derive(Clone, Copy, Debug)]
-struct Answer {
-    high: Offset,
-    asked_ms: i64,
-    at: Instant,
+pub(super) struct Answer {
+    /// The offset after the partition's last record.
+    pub(super) high: Offset,
+    /// The clock just before it was asked; ms since 1970.
+    pub(super) asked_ms: i64,
+    /// When it answered.
+    pub(super) at: Instant,
 }
 
 /// Questions with their answers, all delivered, by the clock just before they were asked.
-type Settled = BTreeMap<i64, Vec<Partition>>;
+pub(super) type Settled = BTreeMap<i64, Vec<Partition>>;
 
 impl Ledger {
     /// A ledger of a reader that starts at these positions.
@@ -81,11 +57,15 @@ impl Ledger {
         Ledger { tracks: delivered.into_iter().map(track).collect(), ..Ledger::default() }
     }
 
-    /// Replaces the wish; answers that serve the new one are kept. Whether the asking thread must look up for it.
-    fn wish(&mut self, partitions: &[Partition], after_ms: i64) -> bool {
+    /// Replaces the wish (see [`crate::source::Source::ask`]); answers that serve the new one are kept.
+    pub(super) fn wish(&mut self, partitions: &[Partition], after_ms: i64) {
         self.wish = (partitions.to_vec(), after_ms);
         self.wish.0.sort_unstable();
-        !partitions.is_empty() && after_ms < self.looks_up_ms
+    }
+
+    /// The partitions whose leaders are to be asked, and the instant past which, ms since 1970; none if there is nothing to ask.
+    pub(super) fn want(&self) -> Option<(Vec<Partition>, i64)> {
+        Some((self.unasked(), self.wish.1)).filter(|(partitions, _)| !partitions.is_empty())
     }
 
     /// The partitions that are wished for and were not answered yet.
@@ -101,7 +81,7 @@ impl Ledger {
     }
 
     /// What leaders answered in a round. Those of partitions that nobody wished for count too: it may spare a round.
-    fn answer(&mut self, answers: impl IntoIterator<Item = (Partition, Answer)>) -> Settled {
+    pub(super) fn answer(&mut self, answers: impl IntoIterator<Item = (Partition, Answer)>) -> Settled {
         let mut settled = Settled::new();
         for (partition, answer) in answers {
             let Some(i) = self.index(partition) else { continue };
@@ -120,7 +100,7 @@ impl Ledger {
     }
 
     /// The reader has delivered everything of each partition before the offset beside it.
-    fn deliver(&mut self, reached: &[(Partition, Offset)]) -> Settled {
+    pub(super) fn deliver(&mut self, reached: &[(Partition, Offset)]) -> Settled {
         let mut settled = Settled::new();
         for &(partition, offset) in reached {
             if let Some(i) = self.index(partition) {
@@ -146,179 +126,9 @@ impl Track {
     }
 }
 
-/// A ledger shared by the source, its reader and its asking thread.
-#[derive(Debug, Default)]
-pub(super) struct Desk {
-    ledger: Mutex<Ledger>,
-    changed: Condvar,
-}
-
-impl Desk {
-    /// A desk with this ledger.
-    pub(super) fn new(ledger: Ledger) -> Desk {
-        Desk { ledger: Mutex::new(ledger), changed: Condvar::new() }
-    }
-
-    /// See [`super::Source::ask`].
-    pub(super) fn wish(&self, partitions: &[Partition], after_ms: i64) {
-        if locked(&self.ledger).wish(partitions, after_ms) {
-            self.changed.notify_one();
-        }
-    }
-
-    /// Notes how far the reader has delivered partitions; gives the arrivals that this completes.
-    pub(super) fn deliver(&self, reached: &[(Partition, Offset)]) -> Vec<Arrival> {
-        empty(locked(&self.ledger).deliver(reached))
-    }
-
-    /// Wakes the asking thread, so that it sees that it should stop.
-    pub(super) fn wake(&self) {
-        self.changed.notify_one();
-    }
-
-    /// Waits for what is to be asked now: not before `earliest`, and not for ever.
-    fn next_round(&self, earliest: Instant) -> Vec<Partition> {
-        let mut ledger = locked(&self.ledger);
-        let (unasked, now_ms) = (ledger.unasked(), now_ms());
-        let until =
-            Duration::from_millis(u64::try_from(ledger.wish.1.saturating_sub(now_ms).saturating_add(1)).unwrap_or(0));
-        let until = until.max(earliest.saturating_duration_since(clock::instant()));
-        let pause = match unasked.is_empty() {
-            true if ledger.open().next().is_some() => ROUND_INTERVAL,
-            true => IDLE_INTERVAL,
-            false if until.is_zero() => return unasked,
-            false => until.min(IDLE_INTERVAL),
-        };
-        ledger.looks_up_ms = now_ms.saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
-        drop(self.changed.wait_timeout(ledger, pause).unwrap_or_else(PoisonError::into_inner));
-        Vec::new()
-    }
-
-    fn answer(&self, answers: Vec<(Partition, Answer)>) -> Vec<Arrival> {
-        empty(locked(&self.ledger).answer(answers))
-    }
-}
-
-fn empty(settled: Settled) -> Vec<Arrival> {
+/// The arrivals of what was settled.
+pub(super) fn empty(settled: Settled) -> Vec<Arrival> {
     settled.into_iter().map(|(asked_ms, partitions)| Arrival::Empty { partitions, asked_ms }).collect()
-}
-
-/// The asking thread.
-pub(super) struct Asker {
-    /// A client that reads nothing.
-    pub(super) client: Arc<BaseConsumer<Voice>>,
-    /// The password that it authenticates with.
-    pub(super) secrets: Secrets,
-    /// The topic.
-    pub(super) topic: String,
-    /// What the topic was when reading began.
-    pub(super) watch: Arc<Mutex<Watch>>,
-    /// The partitions that are read, ascending.
-    pub(super) partitions: Vec<Partition>,
-    /// Where they end, by the latest survey.
-    pub(super) ends: Arc<Ends>,
-    /// When that was.
-    pub(super) surveyed: Instant,
-    /// Whether it was not answered.
-    pub(super) missed: bool,
-    /// Whether a leader did not answer a round. Then only those are asked that are wished for, until a survey is answered by all.
-    pub(super) is_one_away: bool,
-    /// Publishes that there are no answers.
-    pub(super) outage: Backoff,
-    /// Where wishes come from and answers go.
-    pub(super) desk: Arc<Desk>,
-    /// Where arrivals go.
-    pub(super) out: SyncSender<Result<Vec<Arrival>, Failure>>,
-    /// Whether the source is gone.
-    pub(super) stopped: Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl Asker {
-    /// Asks until the source is gone.
-    pub(super) fn run(mut self) {
-        let mut earliest = clock::instant();
-        while !self.stopped.load(std::sync::atomic::Ordering::Acquire) {
-            self.client.poll(Duration::ZERO);
-            self.secrets.look(self.client.client());
-            if let Err(error) = self.look() {
-                // Nobody listens any more once the source is dropped.
-                return drop(self.out.send(Err(error)));
-            }
-            self.survey();
-            let wished = self.desk.next_round(earliest);
-            if !wished.is_empty() {
-                earliest = clock::instant() + ROUND_INTERVAL;
-                if !self.round(&wished) {
-                    return;
-                }
-            }
-        }
-    }
-
-    fn look(&self) -> Result<(), Failure> {
-        if !locked(&self.watch).is_due() {
-            return Ok(());
-        }
-        let seen = identity::look(&self.client, &self.topic, ANSWER_TIMEOUT);
-        locked(&self.watch).check(&seen)
-    }
-
-    /// Asks where all partitions end, if it is time to. Nothing waits for the answer, and that there is none is told by who reads.
-    fn survey(&mut self) {
-        if clock::since(self.surveyed) < SURVEY_INTERVAL {
-            return;
-        }
-        self.surveyed = clock::instant();
-        let highs = offsets(&self.client, &self.topic, &self.partitions, KafkaOffset::End, ANSWER_TIMEOUT);
-        self.ends.survey(highs.as_deref().ok());
-        if let Ok(lows) = offsets(&self.client, &self.topic, &self.partitions, KafkaOffset::Beginning, ANSWER_TIMEOUT) {
-            self.ends.begin_at(&lows);
-        }
-        match highs {
-            Ok(highs) if highs.iter().all(Option::is_some) => {
-                (self.missed, self.is_one_away) = (false, false);
-                self.outage.over();
-            }
-            answer => {
-                // One answer may be late without anything being wrong.
-                if std::mem::replace(&mut self.missed, true) {
-                    let why = answer.err().map_or_else(|| "a partition has no leader".to_owned(), |e| e.to_string());
-                    self.outage.warn(&why);
-                }
-            }
-        }
-    }
-
-    /// Asks all leaders, since a request to a broker is for all its partitions; false once the source is gone.
-    fn round(&mut self, wished: &[Partition]) -> bool {
-        let answers = self.ask(if self.is_one_away { wished } else { &self.partitions }, ANSWER_TIMEOUT);
-        self.is_one_away |= answers.is_none();
-        // One leader that is away fails the round for all: ask those that are wished for each for themselves.
-        let alone = wished.iter().filter(|_| self.partitions.len() > 1);
-        let alone = alone.filter_map(|p| self.ask(&[*p], ANSWER_TIMEOUT / 4)).flatten();
-        let answers = answers.unwrap_or_else(|| alone.collect());
-        let arrivals = self.desk.answer(answers);
-        arrivals.is_empty() || self.out.send(Ok(arrivals)).is_ok()
-    }
-
-    fn ask(&self, partitions: &[Partition], timeout: Duration) -> Option<Vec<(Partition, Answer)>> {
-        let asked_ms = now_ms();
-        match offsets(&self.client, &self.topic, partitions, KafkaOffset::End, timeout) {
-            Ok(highs) => {
-                let at = clock::instant();
-                let answers = partitions.iter().zip(highs);
-                Some(answers.filter_map(|(p, high)| high.map(|high| (*p, Answer { high, asked_ms, at }))).collect())
-            }
-            Err(error) => {
-                let voice = self.client.context();
-                voice.complain(&format!(
-                    "no leader of topic {} says where partitions {partitions:?} end: {error}",
-                    self.topic
-                ));
-                None
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -405,14 +215,5 @@ mod tests {
         assert_eq!(ledger.answers(0, 20, 2), []);
         assert_eq!(ledger.answers(0, 4, 3), []);
         assert_eq!(ledger.delivers(0, 4), [(0, 3)]);
-    }
-
-    #[test]
-    fn only_a_wish_that_is_due_before_the_asking_thread_looks_up_wakes_it() {
-        let mut ledger = ledger(&[(0, 0)]);
-        ledger.looks_up_ms = 500;
-        assert!(ledger.wish(&[Partition(0)], 400));
-        assert!(!ledger.wish(&[Partition(0)], 600));
-        assert!(!ledger.wish(&[], 0));
     }
 }

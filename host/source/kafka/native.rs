@@ -1,10 +1,17 @@
-//! librdkafka's consumer by its C interface: the queue read by batch, messages and events, pause and resume, the callbacks. All `unsafe`
-//! code of the host's Kafka client is here.
+//! librdkafka's consumer by its C interface: a queue for each lane, read by batch, messages and events, pause and resume, the callbacks. All
+//! `unsafe` code of the reading client is here.
+//!
+//! A lane's partitions are assigned and unassigned one lane at a time (`rd_kafka_incremental_assign`), without a group. librdkafka forwards a
+//! partition's own queue to that of the consumer when it starts to fetch, unless the application has forwarded it before, and forwards it
+//! nowhere when it has stopped. So a partition is forwarded to nowhere before it is assigned, and to the lane's queue only after it: by then the
+//! stop of a former assignment, which waits in the same line, has been served. What a former assignment left is older than the barrier
+//! that the new one puts into the queue, and librdkafka drops it.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::Arc;
 
 use rdkafka::bindings as rdk;
 use rdkafka::client::{Client, ClientContext};
@@ -21,11 +28,13 @@ use crate::source::kafka::broker::{
     Voice, kafka_offset, kafka_partition, reading_config, refused_configuration, unexpected,
 };
 use crate::source::kafka::reader::CHUNK_RECORDS;
+use crate::source::kafka::rota::{LaneId, Rota};
 
-/// The reading client and the queue of its messages and events.
+/// The reading client, and the queue of the events that are of no partition.
 pub(super) struct Connection {
-    pub(super) queue: NonNull<rdk::rd_kafka_queue_t>,
+    queue: Queue,
     pub(super) client: Client<Voice>,
+    topic: String,
 }
 
 // SAFETY: librdkafka's handles and queues may be used from any thread.
@@ -34,12 +43,9 @@ unsafe impl Send for Connection {}
 unsafe impl Sync for Connection {}
 
 impl Connection {
-    /// A consumer that reads these partitions from these offsets.
-    pub(super) fn open(
-        config: &config::KafkaSource,
-        first_offsets: &[(Partition, Offset)],
-    ) -> Result<Connection, Failure> {
-        let settings = reading_config(config);
+    /// A consumer that reads nothing yet; `bell` is for the events that are of no partition. It will read at most this many partitions.
+    pub(super) fn open(config: &config::KafkaSource, partitions: usize, bell: Bell) -> Result<Connection, Failure> {
+        let settings = reading_config(config, partitions);
         let native = settings.create_native_config().map_err(refused_configuration)?;
         // Batch consumption serves events by callbacks; without these two librdkafka would print on standard error.
         // SAFETY: the configuration is alive, and the callbacks have the types that the bindings ask for.
@@ -49,33 +55,23 @@ impl Connection {
         }
         let client = Client::new(&settings, native, RDKafkaType::RD_KAFKA_CONSUMER, Voice::default())
             .map_err(refused_configuration)?;
-        // SAFETY: the client is alive; the queue that is taken is given back in `drop`, before the client goes.
+        // SAFETY: the client is alive, and its queue is ours to give back. `Connection` drops it before the client.
         let queue = unsafe {
             rdk::rd_kafka_poll_set_consumer(client.native_ptr());
-            NonNull::new(rdk::rd_kafka_queue_get_consumer(client.native_ptr()))
+            Queue::new(rdk::rd_kafka_queue_get_consumer(client.native_ptr()), Some(bell))?
         };
-        let queue = queue.ok_or_else(|| Failure::unexpected("librdkafka: a consumer without a queue"))?;
-        let connection = Connection { queue, client };
-        connection.assign(&config.topic, first_offsets).map_err(unexpected)?;
-        Ok(connection)
+        Ok(Connection { queue, client, topic: config.topic.clone() })
     }
 
-    pub(super) fn assign(&self, topic: &str, first_offsets: &[(Partition, Offset)]) -> Result<(), KafkaError> {
-        let list = offset_list(topic, first_offsets)?;
-        // SAFETY: client and list are alive; the list is copied.
-        outcome(unsafe { rdk::rd_kafka_assign(self.client.native_ptr(), list.ptr()) })
-    }
-
-    pub(super) fn pause(&self, topic: &str, partition: Partition) -> Result<(), KafkaError> {
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition(topic, kafka_partition(partition));
+    pub(super) fn pause(&self, partition: Partition) -> Result<(), KafkaError> {
+        let list = partition_list(&self.topic, &[partition]);
         // SAFETY: client and list are alive; the list is copied.
         outcome(unsafe { rdk::rd_kafka_pause_partitions(self.client.native_ptr(), list.ptr()) })
     }
 
     /// Reads a paused partition on from `offset`.
-    pub(super) fn resume_at(&self, topic: &str, partition: Partition, offset: Offset) -> Result<(), KafkaError> {
-        let list = offset_list(topic, &[(partition, offset)])?;
+    pub(super) fn resume_at(&self, partition: Partition, offset: Offset) -> Result<(), KafkaError> {
+        let list = offset_list(&self.topic, &[(partition, offset)])?;
         // SAFETY: client and list are alive; without a time to wait nothing is returned that would have to be freed; the list is copied.
         // Both go through the partition's own queue, in this order.
         outcome(unsafe {
@@ -84,37 +80,173 @@ impl Connection {
         })
     }
 
-    /// Ends the reading thread's present wait.
-    pub(super) fn wake(&self) {
-        // SAFETY: the queue is alive.
-        unsafe { rdk::rd_kafka_queue_yield(self.queue.as_ptr()) }
+    /// Takes the events that are of no partition; how many came.
+    pub(super) fn events(&self, batch: &mut Batch) -> usize {
+        batch.fill(&self.queue, CHUNK_RECORDS)
     }
 
-    /// Sends the offsets on their way; the reading thread hears what became of them.
-    pub(super) fn commit(&self, topic: &str, next: &[(Partition, Offset)]) -> Result<(), KafkaError> {
-        if next.is_empty() {
-            return Ok(());
+    /// A partition's own queue. It exists whether or not it is read.
+    fn queue_of(&self, partition: Partition) -> Result<Queue, Failure> {
+        let topic =
+            CString::new(self.topic.as_str()).map_err(|_| Failure::config("a topic's name has no zero byte"))?;
+        // SAFETY: the client is alive, and the name is copied; the queue is ours to give back.
+        unsafe {
+            let native = self.client.native_ptr();
+            Queue::new(rdk::rd_kafka_queue_get_partition(native, topic.as_ptr(), kafka_partition(partition)), None)
         }
-        let list = offset_list(topic, next)?;
-        // SAFETY: client, list and queue are alive; the list is copied; the callback runs on whoever serves the queue, and librdkafka
-        // drops it with the queue.
-        outcome(unsafe {
-            rdk::rd_kafka_commit_queue(
-                self.client.native_ptr(),
-                list.ptr(),
-                self.queue.as_ptr(),
-                Some(on_commit),
-                ptr::null_mut(),
-            )
-        })
+    }
+
+    fn resume(&self, partitions: &[Partition]) {
+        let list = partition_list(&self.topic, partitions);
+        // SAFETY: client and list are alive; the list is copied.
+        unsafe { rdk::rd_kafka_resume_partitions(self.client.native_ptr(), list.ptr()) };
+    }
+
+    fn assign(&self, first_offsets: &[(Partition, Offset)]) -> Result<(), Failure> {
+        let list = offset_list(&self.topic, first_offsets).map_err(unexpected)?;
+        // SAFETY: client and list are alive; the list is copied; the error is ours.
+        unsafe { refusal(rdk::rd_kafka_incremental_assign(self.client.native_ptr(), list.ptr())) }
+    }
+
+    fn unassign(&self, partitions: &[Partition]) -> Result<(), Failure> {
+        let list = partition_list(&self.topic, partitions);
+        // SAFETY: as for `assign`.
+        unsafe { refusal(rdk::rd_kafka_incremental_unassign(self.client.native_ptr(), list.ptr())) }
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // SAFETY: taken in `open`, given back once, while the client is alive.
-        unsafe { rdk::rd_kafka_queue_destroy(self.queue.as_ptr()) }
+/// Partitions that are read into a queue of their own, until this is dropped.
+pub(super) struct LaneQueue {
+    partitions: Vec<(Partition, Queue)>,
+    is_assigned: bool,
+    queue: Queue,
+    // After the queues: they go before their client.
+    pub(super) connection: Arc<Connection>,
+}
+
+impl LaneQueue {
+    /// Begins to read these partitions, which nobody reads, from these offsets.
+    pub(super) fn open(
+        connection: &Arc<Connection>,
+        first_offsets: &[(Partition, Offset)],
+        bell: Bell,
+    ) -> Result<LaneQueue, Failure> {
+        // SAFETY: the client is alive, and the queue is ours to give back.
+        let queue = unsafe { Queue::new(rdk::rd_kafka_queue_new(connection.client.native_ptr()), Some(bell))? };
+        let own = |&(partition, _): &(Partition, Offset)| Ok((partition, connection.queue_of(partition)?));
+        let partitions = first_offsets.iter().map(own).collect::<Result<Vec<_>, Failure>>()?;
+        let mut lane = LaneQueue { partitions, is_assigned: false, queue, connection: Arc::clone(connection) };
+        lane.forward(false);
+        connection.assign(first_offsets)?;
+        lane.is_assigned = true;
+        lane.forward(true);
+        Ok(lane)
     }
+
+    /// Takes what is there, `at_most` so much; how much it was.
+    pub(super) fn fill(&self, batch: &mut Batch, at_most: usize) -> usize {
+        batch.fill(&self.queue, at_most)
+    }
+
+    /// Forwards the partitions to the lane's queue, or nowhere.
+    fn forward(&self, to_lane: bool) {
+        let target = if to_lane { self.queue.pointer.as_ptr() } else { ptr::null_mut() };
+        for (_, own) in &self.partitions {
+            // SAFETY: both queues are alive; a null pointer is the word for nowhere.
+            unsafe { rdk::rd_kafka_queue_forward(own.pointer.as_ptr(), target) }
+        }
+    }
+}
+
+impl Drop for LaneQueue {
+    fn drop(&mut self) {
+        self.forward(false);
+        let partitions: Vec<Partition> = self.partitions.iter().map(|(partition, _)| *partition).collect();
+        if self.is_assigned
+            && let Err(error) = self.connection.unassign(&partitions)
+        {
+            tracing::warn!(event = "partitions-not-given-up", ?partitions, %error, "cannot stop reading partitions");
+        }
+        // That a partition is paused outlives its assignment.
+        self.connection.resume(&partitions);
+    }
+}
+
+/// A queue of librdkafka's, given back when it is dropped. Its client lives longer.
+struct Queue {
+    pointer: NonNull<rdk::rd_kafka_queue_t>,
+    /// At an address of its own, which librdkafka knows.
+    bell: Option<Box<Bell>>,
+}
+
+// SAFETY: librdkafka's queues may be used from any thread.
+unsafe impl Send for Queue {}
+// SAFETY: as above.
+unsafe impl Sync for Queue {}
+
+impl Queue {
+    /// Fails for a null pointer.
+    ///
+    /// # Safety
+    /// `queue` is null or ours to give back, and its client lives longer than this.
+    unsafe fn new(queue: *mut rdk::rd_kafka_queue_t, bell: Option<Bell>) -> Result<Queue, Failure> {
+        let pointer = NonNull::new(queue).ok_or_else(|| Failure::unexpected("librdkafka gives no queue"))?;
+        let bell = bell.map(Box::new);
+        if let Some(bell) = &bell {
+            let opaque = ptr::from_ref::<Bell>(bell).cast_mut().cast();
+            // SAFETY: the queue is alive, and `drop` takes the bell away before it goes.
+            unsafe { rdk::rd_kafka_queue_cb_event_enable(queue, Some(on_arrival), opaque) }
+        }
+        Ok(Queue { pointer, bell })
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: the queue is ours, and given back once. librdkafka calls back with the queue locked, so it does not after the first call.
+        unsafe {
+            if self.bell.is_some() {
+                rdk::rd_kafka_queue_cb_event_enable(self.pointer.as_ptr(), None, ptr::null_mut());
+            }
+            rdk::rd_kafka_queue_destroy(self.pointer.as_ptr());
+        }
+    }
+}
+
+/// Calls a lane when its queue, which was empty, is empty no more.
+pub(super) struct Bell {
+    pub(super) rota: Arc<Rota>,
+    pub(super) lane: LaneId,
+}
+
+unsafe extern "C" fn on_arrival(_: *mut rdk::rd_kafka_t, opaque: *mut c_void) {
+    // SAFETY: the opaque pointer is the bell of a queue, which is alive as long as the queue calls back. This runs with the queue locked and
+    // calls nothing of librdkafka's.
+    if let Some(bell) = unsafe { opaque.cast::<Bell>().as_ref() } {
+        bell.rota.call(bell.lane);
+    }
+}
+
+/// # Safety
+/// `error` is null or ours to destroy.
+unsafe fn refusal(error: *mut rdk::rd_kafka_error_t) -> Result<(), Failure> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the caller promises it; the text is copied before.
+    unsafe {
+        let why = text(rdk::rd_kafka_error_string(error)).into_owned();
+        rdk::rd_kafka_error_destroy(error);
+        Err(Failure::unexpected(format!("librdkafka: {why}")))
+    }
+}
+
+fn partition_list(topic: &str, partitions: &[Partition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(topic, kafka_partition(*partition));
+    }
+    list
 }
 
 pub(super) fn offset_list(topic: &str, offsets: &[(Partition, Offset)]) -> Result<TopicPartitionList, KafkaError> {
@@ -180,20 +312,6 @@ unsafe extern "C" fn on_log(
     }
 }
 
-unsafe extern "C" fn on_commit(
-    client: *mut rdk::rd_kafka_t,
-    code: RDKafkaRespErr,
-    _: *mut rdk::rd_kafka_topic_partition_list_t,
-    _: *mut c_void,
-) {
-    if let Err(error) = outcome(code) {
-        // SAFETY: as for `on_log`.
-        if let Some(voice) = unsafe { voice(rdk::rd_kafka_opaque(client)) } {
-            voice.complain(&format!("offsets for lag tools were not committed: {error}"));
-        }
-    }
-}
-
 /// The text of a C string of librdkafka's; empty for a null pointer.
 ///
 /// # Safety
@@ -221,14 +339,13 @@ impl Batch {
         Batch { messages: vec![ptr::null_mut(); CHUNK_RECORDS], next: 0, filled: 0 }
     }
 
-    /// Waits until `at_most` messages are there or the time is over; how many came.
-    pub(super) fn fill(&mut self, connection: &Connection, at_most: usize, timeout_ms: c_int) -> usize {
-        assert!(self.next == self.filled, "a batch is read to its end before the next");
+    /// Takes what is there, `at_most` so much; how much came. What a batch that was not read to its end still held is lost.
+    fn fill(&mut self, queue: &Queue, at_most: usize) -> usize {
+        while self.next().is_some() {}
         let room = &mut self.messages[..at_most];
         // SAFETY: the queue is alive, and `room` has place for as many pointers as are asked for.
-        let filled = unsafe {
-            rdk::rd_kafka_consume_batch_queue(connection.queue.as_ptr(), timeout_ms, room.as_mut_ptr(), room.len())
-        };
+        let filled =
+            unsafe { rdk::rd_kafka_consume_batch_queue(queue.pointer.as_ptr(), 0, room.as_mut_ptr(), room.len()) };
         self.next = 0;
         self.filled = usize::try_from(filled).unwrap_or(0);
         self.filled

@@ -1,34 +1,31 @@
-//! The thread that reads a topic: takes messages and events from librdkafka by batch, keeps each partition's position, and sends arrivals.
+//! Reading a lane's partitions: takes messages and events from the lane's queue by batch, keeps each partition's position, and puts arrivals into
+//! the lane's mailbox. A few threads read for all lanes of a host; none of them waits for a lane.
 //! It refuses to guess: silence is not emptiness, and a log that does not hold the next offset is an error.
 
 use std::ffi::c_int;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::failure::Failure;
 use crate::observe::ends::Ends;
-use crate::position::{Offset, Partition};
-use crate::record::{RecordRef, Records};
+use crate::position::{LastRecord, Offset, Partition};
+use crate::record::{NO_TIME, RecordRef, Records};
 use crate::source::Arrival;
-use crate::source::kafka::broker::{locked, trimmed, truncated, unauthorized, unexpected};
-use crate::source::kafka::emptiness::Desk;
-
-use crate::source::kafka::native::{Batch, Connection, Message};
-use crate::source::kafka::secrets::Secrets;
+use crate::source::kafka::broker::{Found, compare, locked, unauthorized, unexpected};
+use crate::source::kafka::emptiness::{Ledger, empty};
+use crate::source::kafka::hub::Lane;
+use crate::source::kafka::mailbox::{Mailbox, Trouble};
+use crate::source::kafka::native::{Batch, LaneQueue, Message};
 
 /// Records in one parcel, at most.
 pub(super) const CHUNK_RECORDS: usize = 4096;
 /// Bytes after which a parcel is full.
 const CHUNK_BYTES: usize = 4 << 20;
-/// How long the reading thread waits for a first message before it looks whether it should stop.
-const IDLE_MS: c_int = 100;
 
-/// The partitions that the lane wants held back; the reading thread, which alone knows its positions, carries it out.
+/// The partitions that the lane wants held back; who reads, and alone knows the positions, carries it out.
 #[derive(Default)]
 pub(super) struct Wanted {
     pub(super) held: Mutex<Vec<Partition>>,
@@ -53,42 +50,63 @@ impl Wanted {
     }
 }
 
-/// The reading thread.
+/// Reads one lane's partitions.
 pub(super) struct Reader {
-    // Before the connection: librdkafka's messages go before their client.
-    pub(super) batch: Batch,
-    pub(super) topic: String,
-    pub(super) slots: Vec<Option<usize>>,
-    pub(super) tracks: Vec<Track>,
-    pub(super) desk: Arc<Desk>,
-    pub(super) out: SyncSender<Result<Vec<Arrival>, Failure>>,
-    pub(super) stopped: Arc<AtomicBool>,
-    pub(super) connection: Arc<Connection>,
-    pub(super) wanted: Arc<Wanted>,
-    pub(super) ends: Arc<Ends>,
-    pub(super) secrets: Secrets,
+    queue: LaneQueue,
+    topic: String,
+    slots: Vec<Option<usize>>,
+    tracks: Vec<Track>,
+    ledger: Arc<Mutex<Ledger>>,
+    mailbox: Arc<Mailbox>,
+    wanted: Arc<Wanted>,
+    ends: Arc<Ends>,
+    /// Partitions whose last record was not seen again yet.
+    unverified: usize,
+    /// Whether it has told the lane of trouble.
+    has_failed: bool,
 }
 
 /// One partition on its way.
 pub(super) struct Track {
-    pub(super) partition: Partition,
+    partition: Partition,
+    /// The first offset to deliver.
+    first: Offset,
     /// Everything visible before this offset has been taken.
-    pub(super) reached: Offset,
+    reached: Offset,
     /// Whether `reached` moved since it was told.
-    pub(super) moved: bool,
+    moved: bool,
+    /// The last record that was folded, to be seen again before anything is delivered.
+    last: Option<LastRecord>,
     /// Where to stop, if there is an end.
-    pub(super) end: Option<Offset>,
-    pub(super) ended: bool,
-    pub(super) held: bool,
-    pub(super) records: Records,
+    end: Option<Offset>,
+    ended: bool,
+    held: bool,
+    records: Records,
 }
 
 impl Track {
-    pub(super) fn new(partition: Partition, first: Offset, end: Option<Offset>) -> Track {
-        Track { partition, reached: first, moved: true, end, ended: false, held: false, records: Records::default() }
+    /// A partition that is delivered from `first` on. If there is a `last` record to see again, it is read from there.
+    pub(super) fn new(partition: Partition, first: Offset, last: Option<LastRecord>, end: Option<Offset>) -> Track {
+        let reached = last.as_ref().map_or(first, |last| last.offset);
+        Track {
+            partition,
+            first,
+            reached,
+            moved: true,
+            last,
+            end,
+            ended: false,
+            held: false,
+            records: Records::default(),
+        }
     }
 
-    pub(super) fn reach(&mut self, offset: Offset) {
+    /// The partition and the next offset to read.
+    pub(super) fn position(&self) -> (Partition, Offset) {
+        (self.partition, self.reached)
+    }
+
+    fn reach(&mut self, offset: Offset) {
         if offset > self.reached {
             self.reached = offset;
             self.moved = true;
@@ -96,52 +114,71 @@ impl Track {
     }
 }
 
-/// Why the reading thread stops.
-pub(super) enum Stop {
-    /// The source was dropped.
-    Dropped,
-    /// Reading cannot go on.
-    Failed(Failure),
-}
-
 impl Reader {
-    pub(super) fn run(mut self) {
-        if let Err(Stop::Failed(error)) = self.read() {
-            // Nobody listens any more once the source is dropped.
-            drop(self.out.send(Err(error)));
+    /// Reads these partitions from a queue, for a lane.
+    pub(super) fn new(queue: LaneQueue, topic: String, tracks: Vec<Track>, lane: &Lane) -> Reader {
+        let unverified = tracks.iter().filter(|track| track.last.is_some()).count();
+        if unverified == 0 {
+            lane.mailbox.verified();
+        }
+        Reader {
+            queue,
+            topic,
+            slots: slots(&tracks),
+            tracks,
+            ledger: Arc::clone(&lane.ledger),
+            mailbox: Arc::clone(&lane.mailbox),
+            wanted: Arc::clone(&lane.wanted),
+            ends: Arc::clone(&lane.ends),
+            unverified,
+            has_failed: false,
         }
     }
 
-    pub(super) fn read(&mut self) -> Result<(), Stop> {
-        self.flush_all()?;
-        while !self.stopped.load(Ordering::Acquire) {
-            if let Some(held) = self.wanted.changed() {
-                self.hold(&held);
-            }
-            self.secrets.look(&self.connection.client);
-            // A wait for many would last its whole time: wait for one, then take what came with it.
-            if self.drain(1, IDLE_MS)? > 0 {
-                self.drain(CHUNK_RECORDS - 1, 0)?;
-                self.flush_all()?;
-            }
+    /// Takes what is there, once. Whether there may be more that the lane has room for.
+    pub(super) fn serve(&mut self, batch: &mut Batch) -> bool {
+        if self.has_failed {
+            return false;
         }
-        Ok(())
+        let served = self.read(batch);
+        served.unwrap_or_else(|trouble| {
+            while batch.next().is_some() {}
+            self.has_failed = true;
+            self.mailbox.fail(trouble);
+            false
+        })
+    }
+
+    fn read(&mut self, batch: &mut Batch) -> Result<bool, Trouble> {
+        if let Some(held) = self.wanted.changed() {
+            self.hold(&held);
+        }
+        if !self.mailbox.has_room() {
+            return Ok(false);
+        }
+        let filled = self.queue.fill(batch, CHUNK_RECORDS);
+        while let Some(message) = batch.next() {
+            self.take(&message)?;
+        }
+        self.flush(0..self.tracks.len())?;
+        Ok(filled == CHUNK_RECORDS)
     }
 
     /// Holds back these partitions and no others.
     ///
     /// A released partition is read on from the position that was *taken*: librdkafka would go on behind the last message or event that
     /// it handed over, and for an end-of-partition event that is one too far (<https://github.com/confluentinc/librdkafka/issues/4844>).
-    pub(super) fn hold(&mut self, partitions: &[Partition]) {
+    fn hold(&mut self, partitions: &[Partition]) {
+        let connection = &self.queue.connection;
         for track in self.tracks.iter_mut().filter(|track| !track.ended) {
             let hold = partitions.contains(&track.partition);
             if hold == track.held {
                 continue;
             }
             let outcome = if hold {
-                self.connection.pause(&self.topic, track.partition)
+                connection.pause(track.partition)
             } else {
-                self.connection.resume_at(&self.topic, track.partition, track.reached)
+                connection.resume_at(track.partition, track.reached)
             };
             match outcome {
                 Ok(()) => track.held = hold,
@@ -152,21 +189,14 @@ impl Reader {
         }
     }
 
-    /// Takes what there is; how much it was.
-    pub(super) fn drain(&mut self, at_most: usize, timeout_ms: c_int) -> Result<usize, Stop> {
-        let filled = self.batch.fill(&self.connection, at_most, timeout_ms);
-        while let Some(message) = self.batch.next() {
-            self.take(&message)?;
-        }
-        Ok(filled)
-    }
-
-    pub(super) fn take(&mut self, message: &Message) -> Result<(), Stop> {
+    fn take(&mut self, message: &Message) -> Result<(), Trouble> {
         let partition = message.partition();
         let slot = usize::try_from(partition).ok().and_then(|p| self.slots.get(p).copied().flatten());
         match (message.code(), slot) {
             (RDKafkaErrorCode::NoError, Some(slot)) => self.take_record(message, slot),
             (RDKafkaErrorCode::PartitionEOF, Some(slot)) => {
+                // Nothing is visible at the last record or after it: it was compacted away.
+                self.verified(slot);
                 self.tracks[slot].reach(message.offset());
                 Ok(())
             }
@@ -174,7 +204,8 @@ impl Reader {
         }
     }
 
-    pub(super) fn take_record(&mut self, message: &Message, slot: usize) -> Result<(), Stop> {
+    fn take_record(&mut self, message: &Message, slot: usize) -> Result<(), Trouble> {
+        self.verify(message, slot)?;
         let track = &mut self.tracks[slot];
         let offset = message.offset();
         if track.ended || offset < track.reached {
@@ -182,6 +213,10 @@ impl Reader {
         }
         if let Some(end) = track.end.filter(|end| offset >= *end) {
             track.reach(end);
+            return Ok(());
+        }
+        if offset < track.first {
+            track.reach(offset.next());
             return Ok(());
         }
         let headers_left_out = message.append_headers(&mut track.records);
@@ -201,13 +236,35 @@ impl Reader {
         Ok(())
     }
 
-    pub(super) fn flush_all(&mut self) -> Result<(), Stop> {
-        self.flush(0..self.tracks.len())
+    /// Compares the first record of a partition with the last one that was folded.
+    fn verify(&mut self, message: &Message, slot: usize) -> Result<(), Trouble> {
+        let Some(last) = self.tracks[slot].last.as_ref().filter(|_| message.offset() >= self.tracks[slot].reached)
+        else {
+            return Ok(());
+        };
+        let found = Found {
+            offset: message.offset(),
+            timestamp: Some(message.timestamp()).filter(|time| *time != NO_TIME),
+            key: message.key(),
+            payload: message.payload(),
+        };
+        compare(&self.topic, self.tracks[slot].partition, last, &found).map_err(Trouble::Known)?;
+        self.verified(slot);
+        Ok(())
+    }
+
+    fn verified(&mut self, slot: usize) {
+        if self.tracks[slot].last.take().is_some() {
+            self.unverified -= 1;
+            if self.unverified == 0 {
+                self.mailbox.verified();
+            }
+        }
     }
 
     /// Sends what was taken of these partitions, then what follows from the positions that this reaches. In as few parcels as their
-    /// bounds allow: at the head of many partitions each has a record or two, and the channel counts parcels.
-    pub(super) fn flush(&mut self, slots: Range<usize>) -> Result<(), Stop> {
+    /// bounds allow: at the head of many partitions each has a record or two, and the mailbox counts parcels.
+    fn flush(&mut self, slots: Range<usize>) -> Result<(), Trouble> {
         let (mut parcel, mut bytes, mut reached) = (Vec::new(), 0, Vec::new());
         for slot in slots.clone() {
             let track = &mut self.tracks[slot];
@@ -221,43 +278,40 @@ impl Reader {
             }
             if bytes + track.records.bytes() > CHUNK_BYTES {
                 bytes = 0;
-                let full = std::mem::take(&mut parcel);
-                self.send(full)?;
+                self.mailbox.put(std::mem::take(&mut parcel));
             }
-            let track = &mut self.tracks[slot];
             bytes += track.records.bytes();
             let next = with_room_of(&track.records);
             let records = std::mem::replace(&mut track.records, next);
             parcel.push(Arrival::Records { partition: track.partition, records });
         }
-        self.send(parcel)?;
+        self.mailbox.put(parcel);
         // After the records: nobody may hear before them that they were all.
-        self.send(self.desk.deliver(&reached))?;
+        if !reached.is_empty() {
+            let mut ledger = locked(&self.ledger);
+            self.mailbox.put(empty(ledger.deliver(&reached)));
+        }
         self.end(slots)
     }
 
     /// Ends those of these partitions that have come to their end.
-    fn end(&mut self, slots: Range<usize>) -> Result<(), Stop> {
+    fn end(&mut self, slots: Range<usize>) -> Result<(), Trouble> {
         for track in &mut self.tracks[slots] {
             if !track.ended && track.end.is_some_and(|end| track.reached >= end) {
                 track.ended = true;
                 let partition = track.partition;
-                self.connection.pause(&self.topic, partition).map_err(|e| Stop::Failed(unexpected(e)))?;
-                self.out.send(Ok(vec![Arrival::End { partition }])).map_err(|_| Stop::Dropped)?;
+                self.queue.connection.pause(partition).map_err(|e| Trouble::Known(unexpected(e)))?;
+                self.mailbox.put(vec![Arrival::End { partition }]);
             }
         }
         Ok(())
     }
 
-    pub(super) fn send(&self, parcel: Vec<Arrival>) -> Result<(), Stop> {
-        if parcel.is_empty() { Ok(()) } else { self.out.send(Ok(parcel)).map_err(|_| Stop::Dropped) }
-    }
-
     /// What librdkafka retries by itself is said now and then; what it would skip or jump over ends the source.
-    pub(super) fn take_error(&self, message: &Message, code: RDKafkaErrorCode) -> Result<(), Stop> {
+    fn take_error(&self, message: &Message, code: RDKafkaErrorCode) -> Result<(), Trouble> {
         let (topic, partition, text) = (&self.topic, message.partition(), message.error_text());
-        let error = match code {
-            RDKafkaErrorCode::AutoOffsetReset => self.out_of_range(partition, &text),
+        let failure = match code {
+            RDKafkaErrorCode::AutoOffsetReset => return Err(self.out_of_range(partition, text)),
             RDKafkaErrorCode::TopicAuthorizationFailed => Failure::outside(unauthorized(topic)),
             RDKafkaErrorCode::BadMessage
             | RDKafkaErrorCode::BadCompression
@@ -268,37 +322,39 @@ impl Reader {
                 message.offset()
             )),
             _ => {
-                self.connection.client.context().complain(&text);
+                self.queue.connection.client.context().complain(&text);
                 return Ok(());
             }
         };
-        Err(Stop::Failed(error))
+        Err(Trouble::Known(failure))
     }
 
-    /// The log no longer holds the position, in mid-run.
-    pub(super) fn out_of_range(&self, partition: c_int, text: &str) -> Failure {
+    /// The log no longer holds the position.
+    fn out_of_range(&self, partition: c_int, text: String) -> Trouble {
         let slot = usize::try_from(partition).ok().and_then(|p| self.slots.get(p).copied().flatten());
-        let Some(track) = slot.map(|slot| &self.tracks[slot]) else {
-            return Failure::state(format!("topic {}: {text}", self.topic));
-        };
-        let watermarks = self.connection.client.fetch_watermarks(&self.topic, partition, Duration::from_secs(2));
-        match watermarks.map(|(low, high)| (u64::try_from(low).map(Offset), u64::try_from(high).map(Offset))) {
-            Ok((Ok(low), _)) if track.reached < low => {
-                Failure::state(trimmed(&self.topic, track.partition, track.reached, low))
-            }
-            Ok((_, Ok(high))) if track.reached > high => {
-                Failure::state(truncated(&self.topic, track.partition, track.reached, high))
-            }
-            _ => Failure::state(format!(
-                "topic {}, partition {partition}: the log does not hold offset {}, the next to read: {text}",
-                self.topic, track.reached
-            )),
+        match slot.map(|slot| &self.tracks[slot]) {
+            None => Trouble::Known(Failure::state(format!("topic {}: {text}", self.topic))),
+            Some(track) if track.last.is_some() => Trouble::Known(Failure::state(format!(
+                "topic {}: the log was trimmed while this pipeline started: start again",
+                self.topic
+            ))),
+            Some(track) => Trouble::OutOfRange { partition: track.partition, next: track.reached, text },
         }
     }
 }
 
+/// Where in the tracks, which are ascending, each partition is.
+fn slots(tracks: &[Track]) -> Vec<Option<usize>> {
+    let size = tracks.last().map_or(0, |track| track.partition.0 as usize + 1);
+    let mut slots = vec![None; size];
+    for (slot, track) in tracks.iter().enumerate() {
+        slots[track.partition.0 as usize] = Some(slot);
+    }
+    slots
+}
+
 /// Empty columns with the room that the last chunk needed.
-pub(super) fn with_room_of(last: &Records) -> Records {
+fn with_room_of(last: &Records) -> Records {
     let mut next = Records::default();
     next.partitions.reserve(last.len());
     next.offsets.reserve(last.len());

@@ -4,10 +4,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 
 use crate::clock;
 use crate::source::kafka::broker::locked;
@@ -90,7 +91,13 @@ impl ClientContext for Voice {
     fn stats_raw(&self, _statistics: &[u8]) {}
 }
 
-impl ConsumerContext for Voice {}
+impl ConsumerContext for Voice {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            self.complain(&format!("offsets for lag tools were not committed: {error}"));
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
