@@ -84,9 +84,13 @@ pub(crate) async fn delete_under(objects: &Arc<dyn ObjectStore>, path: &str) -> 
     Ok(found.len())
 }
 
+/// Threads that wait for a disk, at most: a thousand lanes ask for their files at the same moment, and a disk does not get faster by it.
+const AT_THE_DISK: usize = 12;
+
 /// Starts the async runtime on which the clients of the object store and of CQL run.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
-    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let built = runtime.worker_threads(2).max_blocking_threads(AT_THE_DISK).enable_all().build();
     built.map_err(|e| Failure::new(Exit::Unexpected, format!("cannot start the runtime: {e}")))
 }
 

@@ -41,6 +41,11 @@ impl Coordinator {
     pub(crate) fn calm(&self) {
         locked(&self.group).is_calm = true;
     }
+
+    /// Whether it moves nothing any more without a reason.
+    pub(crate) fn is_calm(&self) -> bool {
+        locked(&self.group).is_calm
+    }
 }
 
 /// A member, as the coordinator knows it.

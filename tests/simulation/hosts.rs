@@ -66,7 +66,8 @@ impl Simulation {
         let process = Process::new(&self.scheduler, self.next_process, clock, self.planted);
         self.next_process += 1;
         self.figures.hosts += 1;
-        let trouble = if start.until_end { Trouble::default() } else { self.plan.trouble };
+        let is_spared = start.until_end || self.outside.coordinator.is_calm();
+        let trouble = if is_spared { Trouble::default() } else { self.plan.trouble };
         let (outside, of_world) = (Arc::clone(&self.outside), Arc::clone(&process));
         let world: Arc<dyn World> = Arc::new(SeenWorld { outside, process: of_world, trouble });
         let board = Arc::new(Board::new("simulated", &Arc::default()));
