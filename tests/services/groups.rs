@@ -1,7 +1,7 @@
 //! Several hosts that share the lanes of one pipeline through a consumer group: they come and go, are killed, paused and replaced, and the rows
 //! stay those of the naive model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -130,6 +130,43 @@ impl Shared {
         });
     }
 
+    /// Says how long lanes were nobody's: between the end on one host and the start on the next, and after a kill at `killed`, ms since 1970.
+    fn report_pauses(&self, killed: i64) {
+        let mut events: Vec<(i64, String, bool)> = Vec::new();
+        for file in std::fs::read_dir(self.pipeline.path("")).expect("the pipeline's folder").flatten() {
+            let said = std::fs::read_to_string(file.path()).unwrap_or_default();
+            for starts in [true, false] {
+                let event = if starts { "lane-started" } else { "lane-stopped" };
+                events.extend(logged(&said, event).iter().map(|line| {
+                    let lane = line["lane"].as_str().expect("a lane").to_owned();
+                    (logged_ms(line), lane, starts)
+                }));
+            }
+        }
+        events.sort();
+        let (mut planned, mut after_kill, mut stopped) = (0, 0, BTreeMap::new());
+        let mut open_at_kill: BTreeSet<String> = BTreeSet::new();
+        for (at, lane, starts) in events {
+            match starts {
+                false => {
+                    open_at_kill.remove(&lane);
+                    stopped.insert(lane, at);
+                }
+                true => {
+                    if let Some(since) = stopped.remove(&lane) {
+                        planned = planned.max(at - since);
+                    } else if at > killed && open_at_kill.remove(&lane) {
+                        after_kill = after_kill.max(at - killed);
+                    }
+                    open_at_kill.insert(lane);
+                }
+            }
+        }
+        eprintln!(
+            "longest time in which a lane was nobody's: {planned} ms at a planned move, {after_kill} ms after a kill"
+        );
+    }
+
     /// The rows must be those of the model, and so must be those of one host without checkpoints.
     fn assert_rows(&self, deployments: &[Deployment], by_partition: bool) {
         let log = read_back(&self.brokers, self.topic);
@@ -155,6 +192,12 @@ impl Shared {
         self.call("run", &["--until-end"]);
         assert_same("replay", &rows(), &want);
     }
+}
+
+/// When a log line was written, ms since 1970.
+fn logged_ms(line: &Value) -> i64 {
+    let text = line["timestamp"].as_str().expect("lines have times");
+    chrono::DateTime::parse_from_rfc3339(text).expect("a time").timestamp_millis()
 }
 
 /// How many lanes a host has open, as its log says.
@@ -219,6 +262,7 @@ fn come_and_go(shared: &Shared) {
     // A crash, while a deployment is withdrawn.
     shared.order("m2");
     hosts.remove(1).kill();
+    let killed = now_ms();
     shared.call("deployment withdraw", &["--reason", "a test"]);
     share_out(&mut hosts, all);
     hosts.push(shared.host());
@@ -236,6 +280,7 @@ fn come_and_go(shared: &Shared) {
     load.finish();
     shared.settle(&mut hosts);
     hosts.into_iter().for_each(|host| drop(stop(host)));
+    shared.report_pauses(killed);
     shared.assert_rows(&[first, last], true);
 }
 
