@@ -469,6 +469,11 @@ impl Shard {
         self.slots.used()
     }
 
+    /// Returns how many keys changed since they were captured last, about.
+    pub fn changed(&self) -> usize {
+        (self.dirty.len() + self.capturing.len()).min(self.in_memory())
+    }
+
     /// Returns the keys that were read from the store since the shard was made, and those that were evicted.
     pub fn moved(&self) -> (Held, Held) {
         (self.read, self.evicted)

@@ -22,8 +22,8 @@ use crate::sink::writer::{Barrier, Lengths};
 use crate::source::merge::Merge;
 use crate::state::checkpoint::{Checkpoint, FORMAT, Head, PartitionProgress};
 
-/// Keys that are captured between two batches: about a millisecond.
-const CAPTURE_KEYS: usize = 4_096;
+/// Keys that are captured between two batches: about a millisecond; more if they take more memory than they may.
+const CAPTURE_KEYS: [usize; 2] = [4_096, 32_768];
 /// What is captured is written in parts of about this size, bytes.
 const PART_BYTES: usize = 8 << 20;
 /// The most parts that are written at the same time. While they are, nothing more is captured but what the lane changes.
@@ -233,7 +233,7 @@ impl Running {
         self.context.board.enter(Activity::Checkpoint);
         let waiting = self.store.uploads()?;
         if !taking.is_captured && waiting < MOST_PARTS {
-            taking.is_captured = self.core.capture(CAPTURE_KEYS);
+            taking.is_captured = self.core.capture(CAPTURE_KEYS[usize::from(self.share.is_beyond())]);
             while let Some(part) = self.core.captured(PART_BYTES, taking.is_captured) {
                 self.store.add(part)?;
             }

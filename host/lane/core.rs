@@ -210,6 +210,12 @@ impl Core {
         self.shards.iter().map(Shard::memory).sum()
     }
 
+    /// What of it keys take that changed since they were captured last, about.
+    pub(super) fn changed_memory(&self) -> u64 {
+        let of = |shard: &Shard| shard.memory() / (shard.in_memory() as u64).max(1) * shard.changed() as u64;
+        self.shards.iter().map(of).sum()
+    }
+
     /// How many keys are in memory.
     pub(super) fn in_memory(&self) -> usize {
         self.shards.iter().map(Shard::in_memory).sum()

