@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::backoff;
 use crate::clock;
 use crate::config;
 use crate::failure::Failure;
@@ -27,6 +28,8 @@ const TURN: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100
 const RELEASE: Duration = Duration::from_secs(30);
 /// How soon a lane is opened again that another host has taken over, although the group assigns it to this one; at first and at last.
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// A lane that was taken over no sooner than this after it was opened again is not contested any more.
+const CONTEST: Duration = Duration::from_secs(60);
 /// Lanes that are opened at the same time.
 const MOST_OPENING: usize = 16;
 
@@ -85,24 +88,38 @@ impl Share {
 impl Session<'_> {
     fn run(mut self) -> Result<Vec<Summary>, Failure> {
         loop {
-            let wanted = self.wanted();
-            if !self.is_over() {
-                self.open(&wanted)?;
-            }
-            let is_busy = self.share.releasing.is_some()
-                || self.is_over()
-                || self.lanes.values().any(|lane| !lane.is_open.load(Ordering::Relaxed));
-            if let Some(change) = self.share.group.next(TURN[usize::from(!is_busy)])? {
-                self.take(change);
+            if let Err(failure) = self.turn() {
+                self.fail(failure);
+                backoff::pause(TURN[0]); // the group cannot be asked, and lanes drain
             }
             let wanted = self.wanted();
             self.close(&wanted);
             self.collect(&wanted);
-            self.release(&wanted)?;
             if self.is_over() && self.lanes.is_empty() {
                 return self.failure.map_or(Ok(self.summaries), Err);
             }
         }
+    }
+
+    /// Opens what is missing, releases what was revoked, and hears what changes.
+    fn turn(&mut self) -> Result<(), Failure> {
+        let wanted = self.wanted();
+        if !self.is_over() {
+            self.open(&wanted)?;
+        }
+        self.release(&wanted)?;
+        let is_opening = self.lanes.values().any(|lane| !lane.is_open.load(Ordering::Relaxed));
+        let is_busy = self.share.releasing.is_some() || self.is_over() || is_opening;
+        if let Some(change) = self.share.group.next(TURN[usize::from(!is_busy)])? {
+            self.take(change);
+        }
+        Ok(())
+    }
+
+    /// Ends all lanes; the first failure is the host's.
+    fn fail(&mut self, failure: Failure) {
+        self.opening.stop.store(true, Ordering::Relaxed);
+        self.failure.get_or_insert(failure);
     }
 
     /// Whether all lanes are to end.
@@ -208,10 +225,7 @@ impl Session<'_> {
                     self.share.fenced.remove(&name);
                 }
                 Err(failure) if failure.is_fenced => self.note_fenced(name, is_wanted, &failure),
-                Err(failure) => {
-                    self.opening.stop.store(true, Ordering::Relaxed);
-                    self.failure.get_or_insert(failure);
-                }
+                Err(failure) => self.fail(failure),
             }
         }
     }
@@ -227,7 +241,9 @@ impl Session<'_> {
             fenced.insert(lane, (clock::instant() + Duration::from_secs(86_400), AGAIN[1]));
             return;
         }
-        let wait = fenced.get(&lane).map_or(AGAIN[0], |(_, waited)| (*waited * 2).min(AGAIN[1]));
+        let now = clock::instant();
+        let recent = fenced.get(&lane).filter(|(until, _)| now < *until + CONTEST);
+        let wait = recent.map_or(AGAIN[0], |(_, waited)| (*waited * 2).min(AGAIN[1]));
         tracing::warn!(
             event = "lane-contested",
             lane,
@@ -235,7 +251,7 @@ impl Session<'_> {
             wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             "lane taken over by another host, although the group assigns it to this one; opening it again"
         );
-        fenced.insert(lane, (clock::instant() + wait, wait));
+        fenced.insert(lane, (now + wait, wait));
     }
 
     /// Releases what was revoked once no lane folds it, or once the lanes have taken too long.
