@@ -16,8 +16,9 @@ use crate::lane::audit::Auditor;
 use crate::lane::core::Core;
 use crate::lane::interrupt::{Notice, Signals};
 use crate::lane::memory::Memory;
-use crate::machine::{Planted, Thread, plants};
+use crate::machine::{self, Planted, Thread, plants};
 use crate::observe::board::Board;
+use crate::pipeline::run::panicked;
 use crate::pipeline::world::World;
 use crate::position::{Offset, Partition};
 use crate::sink::writer::{LaneWriter, Writer};
@@ -31,6 +32,9 @@ use crate::state::journal::{self, Beginning, Contents, Journal, Seals};
 use crate::state::store::{Store, Stores};
 use crate::state::tenure::Tenure;
 use crate::{dead_letter, sink};
+
+/// Lanes that are opened at the same time, if there are more.
+pub(super) const OPENED_AT_ONCE: usize = 16;
 
 /// What opening a lane needs of the pipeline.
 pub(super) struct Opening {
@@ -69,16 +73,16 @@ struct Opened {
 impl Opening {
     /// All lanes, and the thread that writes for them.
     pub(super) fn lanes(
-        &self,
+        self: &Arc<Opening>,
         mut sink: Box<dyn sink::Sink>,
         mut letters: Box<dyn dead_letter::DeadLetterWriter>,
     ) -> Result<(Vec<Lane>, Thread<()>), Failure> {
-        let mut opened = Vec::new();
-        let seals = self.log.seals()?; // of the deployments, once for all lanes
-        for partitions in self.source.lanes(&self.config) {
-            self.board.lane(&self.source.lane_name(&self.config, &partitions));
-            opened.push(self.lane(partitions, &seals)?);
+        let lanes = self.source.lanes(&self.config);
+        for partitions in &lanes {
+            self.board.lane(&self.source.lane_name(&self.config, partitions));
         }
+        let seals = self.log.seals()?; // of the deployments, once for all lanes
+        let mut opened = self.each(lanes, move |opening, partitions| opening.lane(partitions, &seals))?;
         self.claim(&mut *sink, &mut *letters)?; // the former owners are fenced by now, and end
         if let [lane] = opened.as_mut_slice() {
             lane.cut_files(&mut *sink, &mut *letters)?;
@@ -91,9 +95,34 @@ impl Opening {
         letters.end_line(ours(|beginning| beginning.letters_length))?;
         let lengths = (sink.length()?, letters.length()?);
         let (writer, writing) = Writer::start(sink, letters, &self.board)?;
-        let assemble = |lane| self.assemble(lane, &writer, lengths, Arc::default());
-        let lanes = opened.into_iter().map(assemble).collect::<Result<Vec<Lane>, Failure>>()?;
-        Ok((lanes, writing))
+        let assemble = move |opening: &Opening, lane| opening.assemble(lane, &writer, lengths, Arc::default());
+        Ok((self.each(opened, assemble)?, writing))
+    }
+
+    /// Does this with each of a host's lanes, in their order; with some of many at the same time, since most of it is waiting for the store.
+    fn each<T: Send + 'static, R: Send + 'static>(
+        self: &Arc<Opening>,
+        all: Vec<T>,
+        work: impl Fn(&Opening, T) -> Result<R, Failure> + Send + Sync + 'static,
+    ) -> Result<Vec<R>, Failure> {
+        if all.len() <= OPENED_AT_ONCE {
+            return all.into_iter().map(|one| work(self, one)).collect();
+        }
+        let (size, work) = (all.len().div_ceil(OPENED_AT_ONCE), Arc::new(work));
+        let mut all = all.into_iter();
+        let mut threads = Vec::new();
+        while all.len() > 0 {
+            let part: Vec<T> = all.by_ref().take(size).collect();
+            let (opening, work) = (Arc::clone(self), Arc::clone(&work));
+            let body = move || part.into_iter().map(|one| work(&opening, one)).collect::<Result<Vec<R>, Failure>>();
+            let thread = machine::spawn("opening", body);
+            threads.push(thread.map_err(|e| Failure::unexpected(format!("no thread to open lanes: {e}")))?);
+        }
+        let mut done = Vec::new();
+        for thread in threads {
+            done.extend(thread.join().unwrap_or_else(|_| Err(panicked()))?);
+        }
+        Ok(done)
     }
 
     /// The thread that writes for lanes that are opened one by one. They write no files.

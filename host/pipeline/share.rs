@@ -17,7 +17,7 @@ use crate::lane::Summary;
 use crate::lane::interrupt::Notice;
 use crate::machine::{self, Planted, Thread, plants};
 use crate::observe::board::Phase;
-use crate::pipeline::open::Opening;
+use crate::pipeline::open::{OPENED_AT_ONCE, Opening};
 use crate::position::Partition;
 use crate::sink::writer::Writer;
 use crate::source::group::{Change, Commits, Group};
@@ -30,8 +30,6 @@ const RELEASE: Duration = Duration::from_secs(30);
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// A lane that was taken over no sooner than this after it was opened again is not contested any more.
 const CONTEST: Duration = Duration::from_secs(60);
-/// Lanes that are opened at the same time.
-const MOST_OPENING: usize = 16;
 
 /// A host's share of the lanes.
 pub(super) struct Share {
@@ -178,7 +176,7 @@ impl Session<'_> {
         let now = clock::instant();
         let waits = |name: &String| self.share.fenced.get(name).is_some_and(|(until, _)| now < *until);
         let missing = wanted.iter().filter(|(name, _)| !self.lanes.contains_key(*name) && !waits(name));
-        let missing: Vec<_> = missing.take(MOST_OPENING.saturating_sub(opening)).collect();
+        let missing: Vec<_> = missing.take(OPENED_AT_ONCE.saturating_sub(opening)).collect();
         for (name, partitions) in missing {
             let lane = self.spawn(partitions.clone())?;
             self.lanes.insert(name.clone(), lane);
