@@ -1,6 +1,6 @@
 //! The memory of keyed state: what all lanes of a host may take together (`state.memory`), and what a lane does about it between two batches.
 //! After a restart it takes over its keys until the bound is reached; beyond it, cold keys are evicted, and read again when they are met
-//! ([`residency`](super::residency)). Migration reaches every key, wherever it is. Owns what is done when, and nothing of how.
+//! ([`super::residency`]). Migration reaches every key, wherever it is. Owns what is done when, and nothing of how.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
