@@ -123,6 +123,7 @@ fn the_walkthrough_holds_with_the_host_in_a_container_killed_and_swapped() {
     let tables = Tables::connect(port);
     tables.create("in_container", SESSIONS);
     create_topic(&brokers, "in-container", 2, &[]);
+    create_topic(&brokers, "visits.dead-letters", 1, &[]);
     let megabytes = assert_image(&container);
 
     produce_in_turn(&brokers, "in-container", &seed::a_and_b());
