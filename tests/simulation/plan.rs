@@ -254,7 +254,8 @@ fn more(plan: &mut Plan, random: &mut Random) {
 
 /// Lets hosts share the lanes, come and go.
 fn share(plan: &mut Plan, random: &mut Random) {
-    plan.shared = random.chance(35);
+    // What a start does is seen best where there is one.
+    plan.shared = random.chance(35) && plan.weather != Weather::Restarts;
     plan.topic.is_shared = plan.shared;
     if !plan.shared {
         return;
