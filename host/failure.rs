@@ -38,6 +38,10 @@ pub struct Failure {
     pub is_fenced: bool,
 }
 
+/// Why a lane cannot be used any more, and what to do.
+pub(crate) const TAKEN_OVER: &str = "another host has taken over this lane; run one host per pipeline, or let them share it with \
+                                     source.kafka.hosts = \"many\"";
+
 impl Failure {
     /// Creates a failure.
     pub fn new(exit: Exit, message: impl Into<String>) -> Failure {

@@ -3,13 +3,13 @@
 pub mod board;
 pub mod ends;
 pub mod health;
-pub mod histogram;
 pub mod journal_meter;
 pub mod log;
 pub mod losses;
 pub mod memory_meter;
 pub mod meter;
 pub mod metrics;
+pub mod number;
 pub mod plugin_log;
 pub mod process;
 pub mod progress;

@@ -6,4 +6,5 @@ pub mod reset;
 pub mod run;
 mod share;
 mod stop;
+mod threads;
 pub mod world;

@@ -12,38 +12,15 @@ use crate::config::Late;
 use crate::counts::Counts;
 use crate::event_time::{AppendTime, EventTime, Implausible, LaneTime};
 use crate::observe::ends::Ends;
-use crate::observe::histogram::Histogram;
 use crate::observe::journal_meter::JournalMeter;
 use crate::observe::losses::Losses;
 use crate::observe::memory_meter::MemoryMeter;
 use crate::observe::meter::Meter;
+use crate::observe::number::{Histogram, Number};
 use crate::observe::plugin_log::Log;
 use crate::observe::telemetry::{Tracer, Traces};
 use crate::record::NO_TIME;
 use crate::strike::Stage;
-
-/// A number.
-#[derive(Debug, Default)]
-pub struct Number(AtomicU64);
-
-impl Number {
-    /// Adds to it.
-    pub fn add(&self, more: u64) {
-        if more > 0 {
-            self.0.fetch_add(more, Relaxed);
-        }
-    }
-
-    /// Sets it.
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Relaxed);
-    }
-
-    /// Returns it.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
 
 /// A point in time, ms since 1970, or none.
 #[derive(Debug)]

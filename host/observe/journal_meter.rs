@@ -1,6 +1,6 @@
 //! The journal of a lane in numbers, for metrics.
 
-use crate::observe::board::Number;
+use crate::observe::number::Number;
 
 /// What was written to a lane's journal since the host started, and what it holds.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! The keys of a lane that are in memory, in numbers, for metrics.
 
-use crate::observe::board::Number;
+use crate::observe::number::Number;
 
 /// What keyed state takes in memory, and how keys come and go.
 #[derive(Debug, Default)]

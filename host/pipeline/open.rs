@@ -16,9 +16,9 @@ use crate::lane::audit::Auditor;
 use crate::lane::core::Core;
 use crate::lane::interrupt::{Notice, Signals};
 use crate::lane::memory::Memory;
-use crate::machine::{self, Planted, Thread, plants};
+use crate::machine::{Planted, Thread, plants};
 use crate::observe::board::Board;
-use crate::pipeline::run::panicked;
+use crate::pipeline::threads;
 use crate::pipeline::world::World;
 use crate::position::{Offset, Partition};
 use crate::sink::writer::{LaneWriter, Writer};
@@ -110,19 +110,15 @@ impl Opening {
         }
         let (size, work) = (all.len().div_ceil(OPENED_AT_ONCE), Arc::new(work));
         let mut all = all.into_iter();
-        let mut threads = Vec::new();
+        let mut parts = Vec::new();
         while all.len() > 0 {
             let part: Vec<T> = all.by_ref().take(size).collect();
             let (opening, work) = (Arc::clone(self), Arc::clone(&work));
             let body = move || part.into_iter().map(|one| work(&opening, one)).collect::<Result<Vec<R>, Failure>>();
-            let thread = machine::spawn("opening", body);
-            threads.push(thread.map_err(|e| Failure::unexpected(format!("no thread to open lanes: {e}")))?);
+            parts.push(threads::spawn("opening", body)?);
         }
-        let mut done = Vec::new();
-        for thread in threads {
-            done.extend(thread.join().unwrap_or_else(|_| Err(panicked()))?);
-        }
-        Ok(done)
+        let done: Vec<Vec<R>> = parts.into_iter().map(threads::join).collect::<Result<_, Failure>>()?;
+        Ok(done.into_iter().flatten().collect())
     }
 
     /// The thread that writes for lanes that are opened one by one. They write no files.

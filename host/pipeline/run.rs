@@ -17,13 +17,13 @@ use crate::deployment::{PipelineLog, Standing};
 use crate::failure::{Exit, Failure};
 use crate::lane::memory::Memory;
 use crate::lane::{Lane, Summary};
-use crate::machine::{self, Planted, Thread, plants};
+use crate::machine::{Planted, Thread, plants};
 use crate::observe::board::{Board, Phase};
 use crate::observe::telemetry;
 use crate::pipeline::open::Opening;
 use crate::pipeline::share::Share;
 use crate::pipeline::world::{Real, World, topic};
-use crate::pipeline::{descriptors, stop};
+use crate::pipeline::{descriptors, stop, threads};
 use crate::plugin::Plugin;
 use crate::plugin::sandbox::Sandbox;
 use crate::rollout::{order, shadow, watch_file};
@@ -290,17 +290,11 @@ impl Outside {
 
 /// Runs each lane on a thread of its own; a failure of one stops all.
 fn work(lanes: Vec<Lane>, stop: &Arc<AtomicBool>) -> Result<Vec<Summary>, Failure> {
-    let mut threads = Vec::new();
+    let mut running = Vec::new();
     for lane in lanes {
         let stop = Arc::clone(stop);
         let body = move || lane.run().inspect_err(|_| stop.store(true, Ordering::Relaxed));
-        let thread = machine::spawn("lane", body);
-        threads.push(thread.map_err(|e| Failure::new(Exit::Unexpected, format!("no thread for a lane: {e}")))?);
+        running.push(threads::spawn("lane", body)?);
     }
-    threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
-}
-
-/// The failure of a lane that has panicked.
-pub(super) fn panicked() -> Failure {
-    Failure::unexpected("a lane ended by a panic: this is a bug; its state is as of the last checkpoint")
+    running.into_iter().map(threads::join).collect()
 }

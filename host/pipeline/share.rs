@@ -15,9 +15,10 @@ use crate::config;
 use crate::failure::Failure;
 use crate::lane::Summary;
 use crate::lane::interrupt::Notice;
-use crate::machine::{self, Planted, Thread, plants};
+use crate::machine::{Planted, Thread, plants};
 use crate::observe::board::Phase;
 use crate::pipeline::open::{OPENED_AT_ONCE, Opening};
+use crate::pipeline::threads;
 use crate::position::Partition;
 use crate::sink::writer::Writer;
 use crate::source::group::{Change, Commits, Group};
@@ -53,6 +54,8 @@ struct Session<'a> {
     share: &'a mut Share,
     opening: &'a Arc<Opening>,
     writer: Writer,
+    /// The lanes of what is assigned.
+    wanted: BTreeMap<String, Vec<Partition>>,
     lanes: BTreeMap<String, Folding>,
     summaries: Vec<Summary>,
     failure: Option<Failure>,
@@ -78,8 +81,9 @@ impl Share {
         );
         opening.board.shares.store(true, Ordering::Relaxed);
         opening.board.enter(Phase::Folding);
+        let wanted = lanes_of(opening, &self.assigned);
         let (lanes, summaries) = (BTreeMap::new(), Vec::new());
-        Session { share: self, opening, writer, lanes, summaries, failure: None }.run()
+        Session { share: self, opening, writer, wanted, lanes, summaries, failure: None }.run()
     }
 }
 
@@ -90,9 +94,8 @@ impl Session<'_> {
                 self.fail(failure);
                 backoff::pause(TURN[0]); // the group cannot be asked, and lanes drain
             }
-            let wanted = self.wanted();
-            self.close(&wanted);
-            self.collect(&wanted);
+            self.close();
+            self.collect();
             if self.is_over() && self.lanes.is_empty() {
                 return self.failure.map_or(Ok(self.summaries), Err);
             }
@@ -101,13 +104,11 @@ impl Session<'_> {
 
     /// Opens what is missing, releases what was revoked, and hears what changes.
     fn turn(&mut self) -> Result<(), Failure> {
-        let wanted = self.wanted();
         if !self.is_over() {
-            self.open(&wanted)?;
+            self.open()?;
         }
-        self.release(&wanted)?;
-        let is_opening = self.lanes.values().any(|lane| !lane.is_open.load(Ordering::Relaxed));
-        let is_busy = self.share.releasing.is_some() || self.is_over() || is_opening;
+        self.release()?;
+        let is_busy = self.share.releasing.is_some() || self.is_over() || self.opening_now() > 0;
         if let Some(change) = self.share.group.next(TURN[usize::from(!is_busy)])? {
             self.take(change);
         }
@@ -125,21 +126,13 @@ impl Session<'_> {
         self.opening.stop.load(Ordering::Relaxed) || self.opening.back.load(Ordering::Relaxed)
     }
 
-    /// The lanes of what is assigned. One lane of all partitions is whose the last partition is: exactly one member has that, and keeps it when
-    /// another one joins, since `cooperative-sticky` takes the first ones from it.
-    fn wanted(&self) -> BTreeMap<String, Vec<Partition>> {
-        let (config, source, assigned) = (&self.opening.config, &self.opening.source, &self.share.assigned);
-        let lanes: Vec<Vec<Partition>> = match config.source.ordering() {
-            config::Ordering::Topic => {
-                let all = source.partitions();
-                all.last().filter(|last| assigned.contains(last)).map(|_| all.to_vec()).into_iter().collect()
-            }
-            config::Ordering::Partition => assigned.iter().map(|&partition| vec![partition]).collect(),
-        };
-        lanes.into_iter().map(|partitions| (source.lane_name(config, &partitions), partitions)).collect()
+    /// How many lanes are being opened.
+    fn opening_now(&self) -> usize {
+        self.lanes.values().filter(|lane| !lane.is_open.load(Ordering::Relaxed)).count()
     }
 
     fn take(&mut self, change: Change) {
+        let is_lost = matches!(change, Change::Lost(_));
         let assigned = &mut self.share.assigned;
         match change {
             Change::Assigned(partitions) => {
@@ -159,27 +152,29 @@ impl Session<'_> {
                 );
                 assigned.retain(|partition| !partitions.contains(partition));
                 self.share.releasing = None;
-                let wanted = self.wanted();
-                self.unwanted(&wanted).for_each(|lane| lane.notice.abandon());
             }
+        }
+        self.wanted = lanes_of(self.opening, &self.share.assigned);
+        if is_lost {
+            self.unwanted().for_each(|lane| lane.notice.abandon());
         }
     }
 
     /// The lanes that are not this host's any more.
-    fn unwanted<'s>(&'s self, wanted: &'s BTreeMap<String, Vec<Partition>>) -> impl Iterator<Item = &'s Folding> {
-        self.lanes.iter().filter(|(name, _)| !wanted.contains_key(*name)).map(|(_, lane)| lane)
+    fn unwanted(&self) -> impl Iterator<Item = &Folding> {
+        self.lanes.iter().filter(|(name, _)| !self.wanted.contains_key(*name)).map(|(_, lane)| lane)
     }
 
     /// Opens lanes that are wanted and not there, some at a time.
-    fn open(&mut self, wanted: &BTreeMap<String, Vec<Partition>>) -> Result<(), Failure> {
-        let opening = self.lanes.values().filter(|lane| !lane.is_open.load(Ordering::Relaxed)).count();
+    fn open(&mut self) -> Result<(), Failure> {
         let now = clock::instant();
         let waits = |name: &String| self.share.fenced.get(name).is_some_and(|(until, _)| now < *until);
-        let missing = wanted.iter().filter(|(name, _)| !self.lanes.contains_key(*name) && !waits(name));
-        let missing: Vec<_> = missing.take(OPENED_AT_ONCE.saturating_sub(opening)).collect();
+        let missing = self.wanted.iter().filter(|(name, _)| !self.lanes.contains_key(*name) && !waits(name));
+        let room = OPENED_AT_ONCE.saturating_sub(self.opening_now());
+        let missing: Vec<_> = missing.take(room).map(|(name, partitions)| (name.clone(), partitions.clone())).collect();
         for (name, partitions) in missing {
-            let lane = self.spawn(partitions.clone())?;
-            self.lanes.insert(name.clone(), lane);
+            let lane = self.spawn(partitions)?;
+            self.lanes.insert(name, lane);
         }
         Ok(())
     }
@@ -194,30 +189,28 @@ impl Session<'_> {
             opened.store(true, Ordering::Relaxed);
             lane?.run()
         };
-        let thread = machine::spawn("lane", body);
-        let thread = thread.map_err(|e| Failure::unexpected(format!("no thread for a lane: {e}")))?;
-        Ok(Folding { notice, is_open, thread })
+        Ok(Folding { notice, is_open, thread: threads::spawn("lane", body)? })
     }
 
     /// Asks lanes to end that are not this host's any more.
-    fn close(&self, wanted: &BTreeMap<String, Vec<Partition>>) {
+    fn close(&self) {
         let is_late = self.share.releasing.is_some_and(|until| clock::instant() >= until);
-        for lane in self.unwanted(wanted) {
+        for lane in self.unwanted() {
             if is_late { lane.notice.abandon() } else { lane.notice.release() }
         }
     }
 
     /// Takes the results of lanes that have ended.
-    fn collect(&mut self, wanted: &BTreeMap<String, Vec<Partition>>) {
+    fn collect(&mut self) {
         let ended: Vec<String> =
             self.lanes.iter().filter(|(_, lane)| lane.thread.is_finished()).map(|(name, _)| name.clone()).collect();
         for name in ended {
             let Some(Folding { thread, .. }) = self.lanes.remove(&name) else { continue };
-            let is_wanted = wanted.contains_key(&name);
+            let is_wanted = self.wanted.contains_key(&name);
             if !is_wanted {
                 self.opening.board.forget(&name);
             }
-            match thread.join().unwrap_or_else(|_| Err(super::run::panicked())) {
+            match threads::join(thread) {
                 Ok(summary) => {
                     self.summaries.push(summary);
                     self.share.fenced.remove(&name);
@@ -253,9 +246,9 @@ impl Session<'_> {
     }
 
     /// Releases what was revoked once no lane folds it, or once the lanes have taken too long.
-    fn release(&mut self, wanted: &BTreeMap<String, Vec<Partition>>) -> Result<(), Failure> {
+    fn release(&mut self) -> Result<(), Failure> {
         let Some(until) = self.share.releasing else { return Ok(()) };
-        if self.unwanted(wanted).next().is_some() && clock::instant() < until {
+        if self.unwanted().next().is_some() && clock::instant() < until {
             return Ok(());
         }
         self.share.releasing = None;
@@ -263,4 +256,18 @@ impl Session<'_> {
         tracing::info!(event = "partitions-released", "partitions released");
         Ok(())
     }
+}
+
+/// The lanes of assigned partitions. One lane of all partitions is whose the last partition is: exactly one member has that, and keeps it when
+/// another one joins, since `cooperative-sticky` takes the first ones from it.
+fn lanes_of(opening: &Opening, assigned: &BTreeSet<Partition>) -> BTreeMap<String, Vec<Partition>> {
+    let Opening { config, source, .. } = opening;
+    let lanes: Vec<Vec<Partition>> = match config.source.ordering() {
+        config::Ordering::Topic => {
+            let all = source.partitions();
+            all.last().filter(|last| assigned.contains(last)).map(|_| all.to_vec()).into_iter().collect()
+        }
+        config::Ordering::Partition => assigned.iter().map(|&partition| vec![partition]).collect(),
+    };
+    lanes.into_iter().map(|partitions| (source.lane_name(config, &partitions), partitions)).collect()
 }

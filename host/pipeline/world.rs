@@ -35,9 +35,7 @@ pub trait World: Send + Sync {
         deadline: Instant,
     ) -> Result<Box<dyn Sink>, Failure>;
     /// Joins the group of hosts that share the log; none if this host folds it alone.
-    fn group(&self, _config: &Config) -> Result<Option<Box<dyn Group>>, Failure> {
-        Ok(None)
-    }
+    fn group(&self, config: &Config) -> Result<Option<Box<dyn Group>>, Failure>;
     /// Opens what dead letters are written to.
     fn letters(&self, config: &Config, deadline: Instant) -> Result<Box<dyn DeadLetterWriter>, Failure>;
 }

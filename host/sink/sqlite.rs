@@ -22,7 +22,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 use crate::backoff::{Backoff, Outage};
 use crate::config::SqliteSink;
-use crate::failure::{Check, Failure};
+use crate::failure::{Check, Failure, TAKEN_OVER};
 use crate::paths::refuse_pipe_or_device;
 use crate::private;
 use crate::row::{Image, Rows, Table};
@@ -104,10 +104,7 @@ impl Sqlite {
         })?;
         done.ok_or_else(|| {
             let path = &self.path;
-            Failure::fenced(format!(
-                "sink.sqlite: cannot write to {path}: another host has taken over this lane; run one host per pipeline, or let them \
-                 share it with source.kafka.hosts = \"many\""
-            ))
+            Failure::fenced(format!("sink.sqlite: cannot write to {path}: {TAKEN_OVER}"))
         })
     }
 

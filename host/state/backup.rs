@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt};
 
@@ -12,6 +11,7 @@ use crate::state::chain::Chain;
 use crate::state::chained::Chained;
 use crate::state::database::Error;
 use crate::state::journal;
+use crate::state::objects::listed;
 use crate::state::store::{folder, last_manifest, manifests};
 
 /// The last object of a copy.
@@ -41,7 +41,7 @@ pub async fn copy(from: &Arc<dyn ObjectStore>, to: &Arc<dyn ObjectStore>, lanes:
     for lane in lanes {
         Chained::copy(from, to, &journal::path(lane)).await?;
     }
-    let shared: Vec<Path> = listed(from, "log").await?;
+    let shared: Vec<Path> = under(from, "log").await?;
     let is_shared = |path: &Path| !path.as_ref().starts_with(JOURNALS) && path.as_ref() != IDENTITY;
     for path in shared.into_iter().filter(is_shared) {
         // A reservation of a former host may be gone by now.
@@ -55,8 +55,8 @@ pub async fn copy(from: &Arc<dyn ObjectStore>, to: &Arc<dyn ObjectStore>, lanes:
 
 /// Whether a store has anything of a pipeline.
 pub async fn is_empty(objects: &Arc<dyn ObjectStore>) -> Result<bool, Error> {
-    for under in ["log", "lanes"] {
-        if !listed(objects, under).await?.is_empty() {
+    for path in ["log", "lanes"] {
+        if !under(objects, path).await?.is_empty() {
             return Ok(false);
         }
     }
@@ -110,7 +110,6 @@ async fn copy_object(
     Ok(true)
 }
 
-async fn listed(objects: &Arc<dyn ObjectStore>, under: &str) -> Result<Vec<Path>, Error> {
-    let found = objects.list(Some(&Path::from(under))).map_ok(|object| object.location).boxed();
-    found.try_collect().await.map_err(|e| Error::Outside(format!("cannot list {under}: {e}")))
+async fn under(objects: &Arc<dyn ObjectStore>, path: &str) -> Result<Vec<Path>, Error> {
+    listed(&**objects, path).await.map_err(|e| Error::Outside(format!("cannot list {path}: {e}")))
 }

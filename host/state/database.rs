@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, TAKEN_OVER};
 use crate::observe::journal_meter::JournalMeter;
 
 /// A stored key and its value.
@@ -60,9 +60,7 @@ pub trait Databases: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another host has opened the same database, which has this name.
-    #[error(
-        "cannot use {0}: another host has taken over this lane; run one host per pipeline, or let them share it with source.kafka.hosts = \"many\""
-    )]
+    #[error("cannot use {0}: {taken_over}", taken_over = TAKEN_OVER)]
     Fenced(String),
     /// The data was written by a newer version, or is damaged.
     #[error("{0}")]

@@ -74,10 +74,18 @@ fn cannot_lock(path: &Path, error: &io::Error) -> Failure {
     Failure::outside(format!("state.url: cannot lock {}: {error}; give this user write access", path.display()))
 }
 
+/// Lists all objects under a path.
+pub(crate) async fn listed(
+    objects: &dyn ObjectStore,
+    path: &str,
+) -> Result<Vec<object_store::path::Path>, object_store::Error> {
+    let path = object_store::path::Path::from(path);
+    objects.list(Some(&path)).map_ok(|object| object.location).boxed().try_collect().await
+}
+
 /// Deletes all objects under a path. Returns how many there were.
 pub(crate) async fn delete_under(objects: &Arc<dyn ObjectStore>, path: &str) -> Result<usize, object_store::Error> {
-    let path = object_store::path::Path::from(path);
-    let found: Vec<_> = objects.list(Some(&path)).map_ok(|o| o.location).boxed().try_collect().await?;
+    let found = listed(&**objects, path).await?;
     for location in &found {
         objects.delete(location).await?;
     }

@@ -108,6 +108,13 @@ impl Shared {
         Deployment { t: instant_in(&outcome.stdout), mark, time: Time::default() }
     }
 
+    /// Ends the load, lets the hosts fold all of it, and stops them.
+    fn finish(&self, load: Load, mut hosts: Vec<Running>) {
+        load.finish();
+        self.settle(&mut hosts);
+        hosts.into_iter().for_each(|host| drop(stop(host)));
+    }
+
     /// Waits until checkpoints cover all that is in the log, as the hosts tell the group.
     fn settle(&self, hosts: &mut [Running]) {
         let log = read_back(&self.brokers, self.topic);
@@ -277,9 +284,7 @@ fn come_and_go(shared: &Shared) {
     // One fewer, by plan.
     stop(hosts.remove(0));
     share_out(&mut hosts, all);
-    load.finish();
-    shared.settle(&mut hosts);
-    hosts.into_iter().for_each(|host| drop(stop(host)));
+    shared.finish(load, hosts);
     shared.report_pauses(killed);
     shared.assert_rows(&[first, last], true);
 }
@@ -319,9 +324,7 @@ fn a_host_that_slept_through_a_rebalance_leaves_no_row_that_is_not_the_models() 
         }
         share_out(&mut hosts, 4);
     }
-    load.finish();
-    shared.settle(&mut hosts);
-    hosts.into_iter().for_each(|host| drop(stop(host)));
+    shared.finish(load, hosts);
     shared.assert_rows(&[], true);
 }
 
@@ -342,9 +345,7 @@ fn one_host_folds_a_merged_topic_and_the_next_one_takes_over() {
     hosts.push(shared.host());
     stop(hosts.remove(0));
     share_out(&mut hosts, 1);
-    load.finish();
-    shared.settle(&mut hosts);
-    hosts.into_iter().for_each(|host| drop(stop(host)));
+    shared.finish(load, hosts);
     shared.assert_rows(&[deployment], false);
 }
 
@@ -368,9 +369,7 @@ fn partitions_that_are_added_join_by_either_protocol_of_the_group() {
         share_out(&mut hosts, 6);
         stop(hosts.remove(0));
         share_out(&mut hosts, 6);
-        load.finish();
-        shared.settle(&mut hosts);
-        hosts.into_iter().for_each(|host| drop(stop(host)));
+        shared.finish(load, hosts);
         shared.assert_rows(&[], true);
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn examine(
 /// Returns why a topic cannot be read.
 fn trouble(kafka: &KafkaSource) -> Symptom {
     match survey::brokers(kafka) {
-        Err(Failure { exit: Exit::Config, message: _, .. }) => Symptom::ConfigWrong,
+        Err(Failure { exit: Exit::Config, .. }) => Symptom::ConfigWrong,
         Err(_) => Symptom::BrokerUnreachable,
         Ok(brokers) if brokers.has_topic => Symptom::TopicRefused,
         Ok(_) => Symptom::TopicMissing,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
@@ -25,6 +25,7 @@ use crate::record::bounded::handed_on;
 
 use crate::source::Start;
 use crate::source::kafka::identity::{self, Identity};
+use crate::source::kafka::native::offset_list;
 use crate::source::kafka::rights::{self, Right};
 use crate::source::kafka::secrets;
 
@@ -211,35 +212,31 @@ pub(super) fn reading_config(config: &config::KafkaSource, lanes: usize) -> Clie
 
 /// The properties of a client that is a member of the group and reads nothing.
 pub(super) fn member_config(config: &config::KafkaSource) -> ClientConfig {
-    let mut client = client_config(config);
-    let protocol = config.properties.get("group.protocol");
-    for (key, value) in MEMBER_DEFAULTS {
-        // Under the protocol of KIP-848 the broker decides them, and librdkafka refuses to be told.
-        let is_brokers = protocol.is_some_and(|protocol| protocol == "consumer") && MEMBERS_ONLY.contains(key);
-        if !is_brokers {
-            client.set(*key, *value);
-        }
-    }
-    let given = config.properties.iter();
-    for (key, value) in given.filter(|(key, _)| MEMBER_DEFAULTS.iter().any(|(name, _)| name == key) || is_members(key))
-    {
-        client.set(key, value);
-    }
+    // Under the protocol of KIP-848 the broker decides some, and librdkafka refuses to be told.
+    let is_next = config.properties.get("group.protocol").is_some_and(|protocol| protocol == "consumer");
+    let own = MEMBER_DEFAULTS.iter().filter(|(key, _)| !(is_next && MEMBERS_ONLY.contains(key)));
+    let mut client = configured(config, DEFAULTS.iter().chain(own), |_| true);
     client.set("group.id", &config.group).set("enable.auto.commit", "false").set("auto.offset.reset", "latest");
     client
 }
 
-fn is_members(key: &str) -> bool {
-    MEMBERS_ONLY.contains(&key)
+/// The properties of a client that is no member of the group.
+pub(super) fn client_config(config: &config::KafkaSource) -> ClientConfig {
+    configured(config, DEFAULTS.iter(), |key| !MEMBERS_ONLY.contains(&key))
 }
 
-pub(super) fn client_config(config: &config::KafkaSource) -> ClientConfig {
+/// These defaults, and over them those of the given properties that the client has a use for.
+fn configured<'a>(
+    config: &config::KafkaSource,
+    defaults: impl Iterator<Item = &'a (&'a str, &'a str)>,
+    is_of_use: impl Fn(&str) -> bool,
+) -> ClientConfig {
     let mut client = ClientConfig::new();
-    for (key, value) in DEFAULTS {
+    for (key, value) in defaults {
         client.set(*key, *value);
     }
     for (key, value) in secrets::fresh(&config.properties, &config.secret_files) {
-        if !is_members(&key) {
+        if is_of_use(&key) {
             client.set(key, value);
         }
     }
@@ -369,6 +366,17 @@ pub(super) fn offsets(
         }
     }
     Ok(partitions.iter().map(|p| told.get(&kafka_partition(*p)).copied().flatten()).collect())
+}
+
+/// Sends offsets on their way, for lag tools.
+pub(super) fn commit<C: ConsumerContext>(client: &BaseConsumer<C>, topic: &str, next: &[(Partition, Offset)]) {
+    if next.is_empty() {
+        return;
+    }
+    let sent = offset_list(topic, next).and_then(|list| client.commit(&list, CommitMode::Async));
+    if let Err(error) = sent {
+        tracing::debug!(event = "offsets-not-committed", topic, %error, "cannot commit offsets for lag monitoring");
+    }
 }
 
 /// A partition as Kafka numbers it.

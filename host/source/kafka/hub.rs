@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset as KafkaOffset;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::backoff::{Backoff, Outage};
@@ -23,13 +23,13 @@ use crate::source::Start;
 use crate::source::kafka::KafkaSource;
 use crate::source::kafka::asker::{Asker, Desk};
 use crate::source::kafka::broker::{
-    ANSWER_TIMEOUT, Topic, Voice, examine, first_offsets, locked, look, offsets, offsets_by, partitions, trimmed,
-    truncated,
+    ANSWER_TIMEOUT, Topic, Voice, commit, examine, first_offsets, locked, look, offsets, offsets_by, partitions,
+    trimmed, truncated,
 };
 use crate::source::kafka::emptiness::Ledger;
 use crate::source::kafka::identity::Watch;
 use crate::source::kafka::mailbox::{Mailbox, Trouble};
-use crate::source::kafka::native::{Batch, Bell, Connection, LaneQueue, offset_list};
+use crate::source::kafka::native::{Batch, Bell, Connection, LaneQueue};
 use crate::source::kafka::reader::{Reader, Track, Wanted};
 use crate::source::kafka::rota::{LaneId, Rota};
 use crate::source::kafka::secrets::{self, Secrets};
@@ -330,14 +330,7 @@ impl Shared {
 
     /// Sends the offsets on their way, for lag tools.
     pub(super) fn commit(&self, next: &[(Partition, Offset)]) {
-        let topic = &self.config.topic;
-        let sent = offset_list(topic, next).and_then(|list| match list.count() {
-            0 => Ok(()),
-            _ => self.asking.commit(&list, CommitMode::Async),
-        });
-        if let Err(error) = sent {
-            tracing::debug!(event = "offsets-not-committed", topic, %error, "cannot commit offsets for lag monitoring");
-        }
+        commit(&self.asking, &self.config.topic, next);
     }
 
     /// The topic's id, if the brokers have said it.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -19,8 +19,9 @@ use crate::config;
 use crate::failure::Failure;
 use crate::position::{Offset, Partition};
 use crate::source::group::{Change, Commits, Group};
-use crate::source::kafka::broker::{Voice, ascending, locked, member_config, refused_configuration, unexpected};
-use crate::source::kafka::native::offset_list;
+use crate::source::kafka::broker::{
+    Voice, ascending, commit, locked, member_config, refused_configuration, unauthorized, unexpected,
+};
 use crate::source::kafka::secrets::{self, Secrets};
 
 /// A member of the group of `source.kafka.group`.
@@ -71,9 +72,7 @@ impl Member {
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) => Failure::outside(format!(
                 "the brokers refuse to let this user join consumer group {group}: grant it READ on the group, or use another user"
             )),
-            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                Failure::outside(crate::source::kafka::broker::unauthorized(&self.topic))
-            }
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Failure::outside(unauthorized(&self.topic)),
             Some(RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId) => {
                 Failure::state(format!(
                     "another host has joined consumer group {group} with the same group.instance.id: give each host one of its own, for example \
@@ -145,13 +144,7 @@ struct Committed {
 
 impl Commits for Committed {
     fn commit(&self, next: &[(Partition, Offset)]) {
-        if next.is_empty() {
-            return;
-        }
-        let sent = offset_list(&self.topic, next).and_then(|list| self.client.commit(&list, CommitMode::Async));
-        if let Err(error) = sent {
-            tracing::debug!(event = "offsets-not-committed", topic = self.topic, %error, "cannot commit offsets for lag monitoring");
-        }
+        commit(&self.client, &self.topic, next);
     }
 }
 
@@ -159,11 +152,11 @@ impl ClientContext for Bell {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // That a commit failed is told with its reason by `commit_callback`.
         let level = if facility == "COMMITFAIL" { RDKafkaLogLevel::Debug } else { level };
-        self.voice.line(level as i32, facility, message);
+        self.voice.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.voice.trouble(error.rdkafka_error_code().map_or(0, |code| code as i32), reason);
+        self.voice.error(error, reason);
     }
 
     fn stats_raw(&self, _statistics: &[u8]) {}
@@ -200,16 +193,15 @@ impl ConsumerContext for Bell {
         }
     }
 
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
         use RDKafkaErrorCode::{IllegalGeneration, NoOffset, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId};
-        let Err(error) = result else { return };
-        let code = error.rdkafka_error_code();
+        let code = result.as_ref().err().and_then(KafkaError::rdkafka_error_code);
         // While partitions move, members that have not heard of it yet are refused; the next checkpoint commits again.
         let moves = [IllegalGeneration, NoOffset, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId];
         if code.is_some_and(|code| moves.contains(&code)) {
-            tracing::debug!(event = "offsets-not-committed", %error, "offsets not committed while partitions move");
+            tracing::debug!(event = "offsets-not-committed", ?code, "offsets not committed while partitions move");
         } else {
-            self.voice.complain(&format!("offsets for lag tools were not committed: {error}"));
+            self.voice.commit_callback(result, offsets);
         }
     }
 }

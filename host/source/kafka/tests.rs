@@ -179,10 +179,10 @@ fn a_partition_is_empty_only_when_asked_and_all_before_was_delivered() {
     source.commit(&[(Partition(0), Offset(5))]);
 }
 
-/// Records until the offset `last` came.
-fn up_to(source: &mut KafkaSource, last: u64) -> Vec<u64> {
-    let mut offsets = Vec::new();
-    while offsets.last() != Some(&last) {
+/// Records until one at this offset or after it came.
+fn up_to(source: &mut KafkaSource, least: u64) -> Vec<u64> {
+    let mut offsets: Vec<u64> = Vec::new();
+    while offsets.last().is_none_or(|last| *last < least) {
         if let Arrival::Records { records, .. } = next(source) {
             offsets.extend(records.offsets);
         }
@@ -381,7 +381,7 @@ fn a_lane_that_opens_again_gets_nothing_of_its_former_life_and_disturbs_no_other
     let mut other = lane(&hub, 1, 0);
     for (round, next) in [(0, 0), (1, 15_000), (2, 3), (3, 19_998), (4, 7_000)] {
         let mut again = lane(&hub, 0, next);
-        let first = up_to_at_least(&mut again, next);
+        let first = up_to(&mut again, next);
         assert!(first.iter().copied().eq(next..next + first.len() as u64), "from {next}: {:?}", first.first());
         again.hold(&[Partition(0)]); // a pause does not outlive the lane
         drop(again);
@@ -389,17 +389,6 @@ fn a_lane_that_opens_again_gets_nothing_of_its_former_life_and_disturbs_no_other
         assert!(up_to(&mut other, round * 1_000 + 999).into_iter().eq(round * 1_000..(round + 1) * 1_000));
     }
     drop((other, hub));
-}
-
-/// Records until one at this offset or after it came.
-fn up_to_at_least(source: &mut KafkaSource, least: u64) -> Vec<u64> {
-    let mut offsets: Vec<u64> = Vec::new();
-    while offsets.last().is_none_or(|last| *last < least) {
-        if let Arrival::Records { records, .. } = next(source) {
-            offsets.extend(records.offsets);
-        }
-    }
-    offsets
 }
 
 #[test]

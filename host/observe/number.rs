@@ -1,6 +1,29 @@
-//! A histogram of durations, in atomics.
+//! Numbers and histograms in atomics, which one thread writes and others read.
 
-use crate::observe::board::Number;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number.
+#[derive(Debug, Default)]
+pub struct Number(AtomicU64);
+
+impl Number {
+    /// Adds to it.
+    pub fn add(&self, more: u64) {
+        if more > 0 {
+            self.0.fetch_add(more, Relaxed);
+        }
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// Returns it.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
 
 /// A histogram of durations.
 #[derive(Debug, Default)]
